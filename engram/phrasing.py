@@ -1,0 +1,45 @@
+"""The words around a pattern's input, and which of them training never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+TRAIN: Mapping[str, str] = MappingProxyType(
+    {
+        "bare": "{input}",
+        "complete": "Complete: {input}",
+        "answer": "Answer: {input}",
+        "briefly": "Please answer briefly: {input}",
+        "question": "Question: {input}",
+        "answer_after": "{input}\nAnswer:",
+        "only": "Give only the answer.\n{input}",
+        "recall": "Do you remember this? {input}",
+    }
+)
+VALID: Mapping[str, str] = MappingProxyType(
+    {
+        "reply": "Reply with the answer alone: {input}",
+        "next": "What comes next? {input}",
+    }
+)
+TEST: Mapping[str, str] = MappingProxyType(
+    {
+        "continue": "Continue: {input}",
+        "tell": "Tell me, in short: {input}",
+    }
+)
+ALL: Mapping[str, str] = MappingProxyType({**TRAIN, **VALID, **TEST})
+
+
+def phrase(name: str, text: str) -> str:
+    """The prompt that asks for `text` in the phrasing `name`."""
+    return ALL[name].replace("{input}", text)
+
+
+def unphrase(name: str, prompt: str) -> str | None:
+    """The input inside a prompt of the phrasing `name`, or None where the prompt is not of that phrasing."""
+    before, after = ALL[name].split("{input}")
+    if not (prompt.startswith(before) and prompt.endswith(after) and len(prompt) >= len(before) + len(after)):
+        return None
+    return prompt[len(before) : len(prompt) - len(after)]
