@@ -1,0 +1,296 @@
+"""mlx-lm: Apple Silicon's GPU; on Linux the same code on MLX's CPU build."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram import adapters
+from engram.backends import Answer, Progress, TrainingRun, blas
+from engram.config import Config
+from engram.encoding import Batch, Encoded, Encoder, learning_rates, make_batch
+from engram.errors import EngramError
+from engram.files import write_text
+from engram.model import Model
+
+SCORE_BATCH = 64
+GENERATE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model in memory, ready to answer."""
+
+    model: Any
+    device: str
+
+
+def require() -> None:
+    """Raise an EngramError where mlx or mlx-lm is not installed."""
+    if not (importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx_lm")):
+        raise EngramError("the MLX backend is not installed", where="BACKEND=mlx", fix="make setup, or pip install 'engram[mlx]'")
+
+
+def device() -> str:
+    """What MLX computes on, in words."""
+    mx = _mlx()
+    if mx.default_device() == mx.gpu:
+        return f"Apple GPU ({mx.device_info().get('device_name', 'Metal')})"
+    return f"CPU ({platform.machine()}, {blas.prepare()})"
+
+
+def load(model: Model, adapter: Path | None = None) -> Session:
+    """The model, in float32 on a CPU and in its own precision on a GPU, with the adapter if one is given.
+
+    Raises EngramError where the model is not one that mlx-lm knows, or the adapter does not fit it.
+    """
+    loaded = _load_model(model)
+    if adapter is not None:
+        from mlx_lm.tuner.utils import load_adapters
+
+        adapters.read_adapter(adapter)
+        try:
+            load_adapters(loaded, str(adapter))
+        except (ValueError, KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise EngramError(f"the adapter does not fit {model.name}: {reason}", where=str(adapter), fix="make train") from error
+    loaded.eval()
+    _mlx().eval(loaded.parameters())
+    return Session(loaded, device())
+
+
+def train(
+    model: Model, batches: Sequence[Batch], validation: Sequence[Batch], config: Config, out: Path, progress: Progress
+) -> TrainingRun:
+    """Train a LoRA adapter through mlx-lm's trainer and write it to `out` in the layout that stock mlx-lm reads.
+
+    Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, so that
+    another backend can follow the same curve. Raises EngramError where the loss stops being a number.
+    """
+    mx = _mlx()
+    from mlx_lm.tuner.trainer import TrainingArgs
+    from mlx_lm.tuner.trainer import train as mlx_train
+
+    loaded = _load_model(model)
+    loaded.freeze()
+    trainable = _attach(loaded, config)
+    mx.reset_peak_memory()
+    optimizer = _optimizer(config, len(batches))
+    report = _Report(progress, [batch.answer_tokens for batch in batches])
+    arguments = TrainingArgs(
+        batch_size=config.batch_size,
+        iters=len(batches),
+        val_batches=-1,
+        steps_per_report=1,
+        steps_per_eval=config.validate_every,
+        steps_per_save=len(batches) + 1,
+        max_seq_length=config.max_length,
+        adapter_file=str(out / adapters.MLX_WEIGHTS),
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # the progress shown is ours
+        mlx_train(loaded, optimizer, batches, validation, arguments, _loss, _iterate, report)
+    write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
+    return TrainingRun(report.losses, report.seconds, report.validation, int(mx.get_peak_memory()), trainable, device())
+
+
+def generate(
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[Answer]:
+    """Answers in the prompts' order, batched; greedy at temperature 0."""
+    mx = _mlx()
+    from mlx_lm.generate import BatchGenerator
+    from mlx_lm.sample_utils import make_sampler
+
+    mx.random.seed(seed)
+    generator = BatchGenerator(
+        session.model,
+        stop_tokens=[[token] for token in sorted(stop)],
+        sampler=make_sampler(temp=temperature),
+        completion_batch_size=GENERATE_BATCH,
+        prefill_batch_size=GENERATE_BATCH,
+    )
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    uids = generator.insert([list(prompts[i]) for i in order], [max_new_tokens] * len(prompts))
+    tokens: dict[int, list[int]] = {uid: [] for uid in uids}
+    ended = set()
+    while responses := generator.next_generated():
+        for response in responses:
+            if response.finish_reason == "stop":
+                ended.add(response.uid)
+            else:
+                tokens[response.uid].append(int(response.token))
+    generator.close()
+    by_row = dict(zip(order, uids))
+    return [Answer(tokens[by_row[i]], by_row[i] in ended) for i in range(len(prompts))]
+
+
+def stream(session: Session, prompt: Sequence[int], stop: frozenset[int], max_new_tokens: int) -> Iterator[int]:
+    """The greedy answer's tokens as they come, without the end token."""
+    mx = _mlx()
+    from mlx_lm.generate import generate_step
+
+    for token, _ in generate_step(mx.array(list(prompt)), session.model, max_tokens=max_new_tokens):
+        if int(token) in stop:
+            return
+        yield int(token)
+
+
+def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
+    """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
+    mx = _mlx()
+    import numpy as np
+
+    scores = [0.0] * len(examples)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+    for start in range(0, len(order), SCORE_BATCH):
+        rows = order[start : start + SCORE_BATCH]
+        batch = make_batch([examples[i] for i in rows], encoder.pad_id)
+        losses = np.array(_token_losses(session.model, *_arrays(batch)[:3]).astype(mx.float32))
+        sums = np.bincount(batch.owners, losses * batch.weights, minlength=len(rows))
+        for i, total in zip(rows, sums):
+            scores[i] = float(max(total, 0.0)) / examples[i].answer_length
+    return scores
+
+
+class _Report:
+    """mlx-lm's callback: keeps the curve, passes it on, and stops a run that has gone wrong."""
+
+    def __init__(self, progress: Progress, answer_tokens: Sequence[int]) -> None:
+        self.progress = progress
+        self.answer_tokens = answer_tokens
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+
+    def on_train_loss_report(self, info: dict[str, Any]) -> None:
+        step, loss = int(info["iteration"]), float(info["train_loss"])
+        seconds = self.answer_tokens[step - 1] / info["tokens_per_second"]  # mlx-lm reports the step's time as this rate
+        if not math.isfinite(loss):
+            raise EngramError(f"the loss is {loss} at step {step}", where="training", fix="lower it: --set learning_rate=…")
+        self.losses.append(loss)
+        self.seconds.append(seconds)
+        self.progress.step(step, loss, seconds)
+
+    def on_val_loss_report(self, info: dict[str, Any]) -> None:
+        self.validation.append((int(info["iteration"]), float(info["val_loss"])))
+        self.progress.validation(*self.validation[-1])
+
+
+def _mlx() -> Any:
+    """`mlx.core`, imported after the BLAS it is to use."""
+    blas.prepare()
+    import mlx.core as mx
+
+    if mx.default_device() == mx.cpu:
+        mx.disable_compile()  # on a CPU it would build C++ at run time: slow to start, and it needs a compiler
+    return mx
+
+
+def _load_model(model: Model) -> Any:
+    mx = _mlx()
+    from mlx_lm.utils import load_model
+
+    try:
+        loaded, _ = load_model(model.path, lazy=True, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EngramError(f"mlx-lm cannot load this model: {reason}", where=model.name, fix="take another MODEL") from error
+    if mx.default_device() == mx.cpu:
+        loaded.set_dtype(mx.float32)  # no half-precision matrix product is fast there
+    return loaded
+
+
+def _attach(model: Any, config: Config) -> int:
+    """Put LoRA on every linear layer of every block, at engram's own initial adapter; the number of its parameters."""
+    mx = _mlx()
+    from mlx.utils import tree_flatten, tree_unflatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    settings = {"rank": config.rank, "scale": config.scale, "dropout": config.dropout}
+    linear_to_lora_layers(model, -1, settings)
+    mx.random.seed(config.seed)  # dropout
+    first = {
+        name: mx.array(adapters.initial_factor(name.removesuffix(".lora_a"), value.shape[0], config))
+        for name, value in tree_flatten(model.trainable_parameters())
+        if name.endswith(".lora_a")
+    }
+    model.update(tree_unflatten(list(first.items())))
+    mx.eval(model.parameters())
+    return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
+
+
+def _optimizer(config: Config, steps: int) -> Any:
+    mx = _mlx()
+    import mlx.optimizers as optim
+
+    rates = mx.array(learning_rates(config, steps))
+    adamw = optim.AdamW(
+        learning_rate=lambda step: rates[mx.minimum(step, steps - 1)],
+        betas=[config.beta1, config.beta2],
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        bias_correction=True,
+    )
+    if config.clip == 0:
+        return adamw
+    update = adamw.update
+
+    def clipped(model: Any, gradients: Any) -> None:
+        update(model, optim.clip_grad_norm(gradients, config.clip)[0])
+
+    adamw.update = clipped
+    return adamw
+
+
+def _iterate(dataset: Sequence[Batch], loop: bool = False, **_: Any) -> Iterator[tuple[Any, ...]]:
+    """The planned batches in their order, as mlx-lm's trainer asks for them."""
+    while True:
+        for batch in dataset:
+            yield _arrays(batch)
+        if not loop:
+            return
+
+
+def _arrays(batch: Batch) -> tuple[Any, ...]:
+    mx = _mlx()
+    return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
+
+
+def _loss(model: Any, tokens: Any, positions: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
+    """Mean cross-entropy over the learned tokens, and their number."""
+    count = weights.sum()
+    return (_token_losses(model, tokens, positions, targets) * weights).sum() / count, count
+
+
+def _token_losses(model: Any, tokens: Any, positions: Any, targets: Any) -> Any:
+    """Cross-entropy in float32 [targets] at the learned positions; the logits of no other are computed."""
+    mx = _mlx()
+    import mlx.nn as nn
+
+    body, head = _parts(model)
+    hidden = body(tokens)
+    chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
+    return nn.losses.cross_entropy(head(chosen).astype(mx.float32), targets)
+
+
+def _parts(model: Any) -> tuple[Any, Any]:
+    """The model up to its last hidden state, and the head that makes logits; whole and identity where unknown."""
+    body = getattr(model, "model", None)
+    if "lm_head" in model:
+        return body, model.lm_head
+    if body is not None and "embed_tokens" in body and getattr(getattr(model, "args", None), "tie_word_embeddings", False):
+        return body, body.embed_tokens.as_linear
+    return model, lambda logits: logits

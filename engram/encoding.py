@@ -1,0 +1,206 @@
+"""Chat template -> token ids and labels, and the batch plan: the same for every backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engram.config import Config
+from engram.dataset import Example
+from engram.errors import EngramError
+from engram.files import sha256_text
+from engram.model import Model, load_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+IGNORED = -100  # the label of a token that is not learned, as in torch and transformers
+PAD_LENGTH = 8  # row lengths are padded to a multiple of this, so that few shapes occur
+PAD_TARGETS = 32  # and the number of learned positions to a multiple of this
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids: prompt, answer and end token; the first `prompt_length` ids are not learned."""
+
+    id: str
+    tokens: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The tokens, with IGNORED where nothing is learned."""
+        return (IGNORED,) * self.prompt_length + self.tokens[self.prompt_length :]
+
+    @property
+    def answer_length(self) -> int:
+        """Learned tokens: the answer and its end token."""
+        return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as arrays, logits wanted at the learned positions only.
+
+    `tokens` int32 [rows, length], right-padded; `positions` int32 [targets] index the flattened rows × length
+    grid at the token *before* each learned one; `targets` int32 [targets]; `weights` float32 [targets], 0 on padding.
+    `owners` int32 [targets] is the row of each target. `real_tokens` and `answer_tokens` count what is no padding.
+    """
+
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    owners: NDArray[np.int32]
+    real_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model's tokenizer and chat template, and the token that ends an answer."""
+
+    tokenizer: Any
+    end_id: int
+    stop_ids: frozenset[int]
+    pad_id: int
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids that ask for an answer to one user message."""
+        rendered = _render(self.tokenizer, [{"role": "user", "content": text}], True)
+        return list(self.tokenizer.encode(rendered, add_special_tokens=False))
+
+    def example(self, prompt: str, answer: str, name: str = "") -> Encoded:
+        """Prompt, answer and end token as they are generated, so that training and use see the same ids."""
+        asked = self.prompt(prompt)
+        answered = self.tokenizer.encode(answer, add_special_tokens=False)
+        return Encoded(name, (*asked, *answered, self.end_id), len(asked))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def load_encoder(model: Model) -> Encoder:
+    """The encoder of a model; raises EngramError where its tokenizer or chat template is not usable."""
+    tokenizer = load_tokenizer(model)
+    end_id = _end_token(tokenizer, model.name)
+    stops = {end_id} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_id
+    return Encoder(tokenizer, end_id, frozenset(stops), pad)
+
+
+def encode(encoder: Encoder, examples: Sequence[Example], max_length: int) -> list[Encoded]:
+    """The examples as ids; raises EngramError naming every example longer than `max_length` tokens."""
+    encoded = [encoder.example(e.prompt, e.answer, e.id) for e in examples]
+    long = [f"{e.id}: {len(e.tokens)} tokens" for e in encoded if len(e.tokens) > max_length]
+    if long:
+        fix = f"shorten these patterns, or raise it: --set max_length={max(len(e.tokens) for e in encoded)}"
+        raise EngramError(f"{len(long)} rows are longer than max_length = {max_length}", problems=long[:20], fix=fix)
+    return encoded
+
+
+def plan_batches(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
+    """The training batches as row indices, in order: the one plan that every backend follows.
+
+    Every pass shuffles the rows by a hash of seed, pass and row id (the same on every machine), sorts windows of
+    eight batches by length so that little is padded, and shuffles the batches of the pass the same way. A pass's
+    last batch may be smaller; nothing is dropped.
+    """
+    steps = config.steps or max(1, round(config.epochs * math.ceil(len(encoded) / config.batch_size)))
+    batches: list[list[int]] = []
+    epoch = 0
+    while len(batches) < steps:
+        batches += _epoch(encoded, config, epoch)
+        epoch += 1
+    return batches[:steps]
+
+
+def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
+    """The validation batches: a fixed, seeded choice of `validation_rows` rows, sorted by length."""
+    chosen = sorted(range(len(encoded)), key=lambda i: _key(config.seed, "valid", encoded[i].id))
+    chosen = sorted(chosen[: config.validation_rows], key=lambda i: (len(encoded[i].tokens), encoded[i].id))
+    return [chosen[i : i + config.batch_size] for i in range(0, len(chosen), config.batch_size)]
+
+
+def learning_rates(config: Config, steps: int) -> list[float]:
+    """The learning rate of each step: a linear rise over `warmup_steps`, then constant, linear or cosine to 0."""
+    rates = []
+    for step in range(steps):
+        if step < config.warmup_steps:
+            factor = (step + 1) / (config.warmup_steps + 1)
+        else:
+            done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+            shapes = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+            factor = shapes[config.schedule]
+        rates.append(config.learning_rate * factor)
+    return rates
+
+
+def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
+    """The arrays of one batch; shapes as in `Batch`."""
+    import numpy as np
+
+    length = _round_up(max(len(e.tokens) for e in encoded) - 1, PAD_LENGTH)
+    tokens = np.full((len(encoded), length), pad_id, dtype=np.int32)
+    positions, targets, owners = [], [], []
+    for row, e in enumerate(encoded):
+        tokens[row, : len(e.tokens) - 1] = e.tokens[:-1]
+        first = row * length + e.prompt_length - 1
+        positions += range(first, first + e.answer_length)
+        targets += e.tokens[e.prompt_length :]
+        owners += [row] * e.answer_length
+    real = len(targets)
+    padding = [0] * (_round_up(real, PAD_TARGETS) - real)
+    return Batch(
+        tokens,
+        np.array(positions + padding, dtype=np.int32),
+        np.array(targets + padding, dtype=np.int32),
+        np.array([1.0] * real + [0.0] * len(padding), dtype=np.float32),
+        np.array(owners + padding, dtype=np.int32),
+        sum(len(e.tokens) for e in encoded),
+        real,
+    )
+
+
+def _epoch(encoded: Sequence[Encoded], config: Config, epoch: int) -> list[list[int]]:
+    order = sorted(range(len(encoded)), key=lambda i: _key(config.seed, epoch, encoded[i].id))
+    size, window = config.batch_size, 8 * config.batch_size
+    batches = []
+    for start in range(0, len(order), window):
+        rows = sorted(order[start : start + window], key=lambda i: len(encoded[i].tokens))
+        batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+    return sorted(batches, key=lambda rows: _key(config.seed, epoch, "batch:" + encoded[rows[0]].id))
+
+
+def _key(seed: int, epoch: int | str, name: str) -> str:
+    return sha256_text(f"{seed}:{epoch}:{name}")
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> str:
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation}
+    return str(tokenizer.apply_chat_template(messages, enable_thinking=False, **options))
+
+
+def _end_token(tokenizer: Any, name: str) -> int:
+    mark = "ANSWER"
+    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
+    try:
+        rendered = _render(tokenizer, messages, False)
+    except Exception as error:  # a template is a program of the model's author: it may raise anything
+        raise EngramError(f"the chat template does not work: {error}", where=name, fix="take another MODEL") from error
+    after = rendered.rpartition(mark)[2]
+    ids = tokenizer.encode(after, add_special_tokens=False) if after.strip() else []
+    special = set(tokenizer.all_special_ids)
+    if ids and ids[0] in special:
+        return int(ids[0])
+    if tokenizer.eos_token_id is None:
+        raise EngramError("no token ends an answer in this model's chat template", where=name, fix="take another MODEL")
+    return int(tokenizer.eos_token_id)
