@@ -40,6 +40,11 @@ def compare(folder: Path, backend: str) -> dict[str, Any]:
     return document
 
 
+def stored(folder: Path, backend: str) -> dict[str, Any]:
+    """The comparison that a backend's last `compare` wrote."""
+    return results.read(folder / backend / "comparison.json", "comparison", "make compare")
+
+
 def change(before: list[bool], after: list[bool]) -> dict[str, Any]:
     """What changed between paired outcomes: the difference, its interval and p-value, and the verdict.
 

@@ -85,7 +85,7 @@ def resolve(spec: str = "auto") -> Model:
     if _looks_local(spec):
         path = Path(spec).expanduser()
         if not path.is_dir():
-            raise EngramError("no such model folder", where=visible(spec), fix="give a folder with config.json, or `engram models`")
+            raise EngramError("no such model folder", where=visible(spec), fix="give a folder with config.json, or see `engram models`")
         return _checked(Model(path.resolve().name, path))
     if spec.count("/") == 1 and all(spec.split("/")):
         return _from_hub(spec, spec)
@@ -119,9 +119,8 @@ def load_tokenizer(model: Model) -> Any:
 
 def _auto() -> Model:
     hub_id = REGISTRY[DEFAULT]
-    cached = _cached(hub_id)
-    if cached:
-        return _checked(_hub_model(DEFAULT, cached, f"model: {DEFAULT} (found in the local cache)"))
+    if found := cached(hub_id):
+        return _checked(_hub_model(DEFAULT, found, f"model: {DEFAULT} (found in the local cache)"))
     if not (apple_silicon() or nvidia_gpu()):
         why = f"no GPU here; MODEL={DEFAULT} teaches {hub_id} all the same, slowly"
     elif _offline():
@@ -144,7 +143,8 @@ def _looks_local(spec: str) -> bool:
     return spec.startswith((".", "/", "~")) or Path(spec).is_dir()
 
 
-def _cached(hub_id: str) -> Path | None:
+def cached(hub_id: str) -> Path | None:
+    """The folder of a hub model in the local cache, None where it is not whole there; asks no network."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -159,8 +159,8 @@ def _hub_model(name: str, path: Path, reason: str = "") -> Model:
 
 
 def _from_hub(name: str, hub_id: str) -> Model:
-    if cached := _cached(hub_id):
-        return _checked(_hub_model(name, cached))
+    if found := cached(hub_id):
+        return _checked(_hub_model(name, found))
     if _offline():
         raise EngramError(f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set", where="MODEL", fix="MODEL=tiny, or unset HF_HUB_OFFLINE")
     from huggingface_hub import HfApi, snapshot_download

@@ -21,7 +21,7 @@ def train(
 ) -> dict[str, Any]:
     """Train an adapter, write it to `adapter` and its log to `log`; return the log.
 
-    Both are written whole or not at all, the log last. Raises EngramError for missing or changed data, rows that
+    Both are written whole or not at all, the adapter last: where it is, the run was finished. Raises EngramError for missing or changed data, rows that
     are too long, and whatever the backend refuses.
     """
     started = time.perf_counter()
@@ -38,20 +38,20 @@ def train(
     with new_folder(adapter) as work:
         run = backend.train(model, batches, checks, config, work, progress)
         weights = sha256(work / MLX_WEIGHTS)
-    document = {
-        "schema_version": results.SCHEMA_VERSION,
-        "backend": backend_name,
-        "device": run.device,
-        "model": model.describe(),
-        "data": results.data_identity(manifest, data),
-        "recipe": config.as_dict() | {"steps": len(batches)},
-        "adapter": {"sha256": weights, "parameters": run.trainable_parameters},
-        "provenance": results.provenance(),
-        "steps": _steps(run, batches, config),
-        "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
-        "summary": _summary(run, batches, plan, encoded["train"], time.perf_counter() - started),
-    }
-    results.write(log, document, "training")
+        document = {
+            "schema_version": results.SCHEMA_VERSION,
+            "backend": backend_name,
+            "device": run.device,
+            "model": model.describe(),
+            "data": results.data_identity(manifest, data),
+            "recipe": config.as_dict() | {"steps": len(batches)},
+            "adapter": {"sha256": weights, "parameters": run.trainable_parameters},
+            "provenance": results.provenance(),
+            "steps": _steps(run, batches, config),
+            "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
+            "summary": _summary(run, batches, plan, encoded["train"], time.perf_counter() - started),
+        }
+        results.write(log, document, "training")
     return document
 
 

@@ -46,8 +46,11 @@ class TrainingRun:
 class Progress(Protocol):
     """Called by a backend while it trains."""
 
-    def step(self, step: int, loss: float, seconds: float) -> None:
-        """After optimizer step `step` (from 1)."""
+    def start(self, steps: int) -> None:
+        """Before the first of `steps` optimizer steps."""
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """After optimizer step `step` (from 1); real tokens, padding not counted."""
 
     def validation(self, step: int, loss: float) -> None:
         """After a validation pass that follows `step` optimizer steps."""

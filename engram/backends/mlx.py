@@ -84,7 +84,8 @@ def train(
     trainable = _attach(loaded, config)
     mx.reset_peak_memory()
     optimizer = _optimizer(config, len(batches))
-    report = _Report(progress, [batch.answer_tokens for batch in batches])
+    progress.start(len(batches))
+    report = _Report(progress, batches)
     arguments = TrainingArgs(
         batch_size=config.batch_size,
         iters=len(batches),
@@ -168,21 +169,22 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
 class _Report:
     """mlx-lm's callback: keeps the curve, passes it on, and stops a run that has gone wrong."""
 
-    def __init__(self, progress: Progress, answer_tokens: Sequence[int]) -> None:
+    def __init__(self, progress: Progress, batches: Sequence[Batch]) -> None:
         self.progress = progress
-        self.answer_tokens = answer_tokens
+        self.batches = batches
         self.losses: list[float] = []
         self.seconds: list[float] = []
         self.validation: list[tuple[int, float]] = []
 
     def on_train_loss_report(self, info: dict[str, Any]) -> None:
         step, loss = int(info["iteration"]), float(info["train_loss"])
-        seconds = self.answer_tokens[step - 1] / info["tokens_per_second"]  # mlx-lm reports the step's time as this rate
+        batch = self.batches[step - 1]
+        seconds = batch.answer_tokens / info["tokens_per_second"]  # mlx-lm reports the step's time as this rate
         if not math.isfinite(loss):
             raise EngramError(f"the loss is {loss} at step {step}", where="training", fix="lower it: --set learning_rate=…")
         self.losses.append(loss)
         self.seconds.append(seconds)
-        self.progress.step(step, loss, seconds)
+        self.progress.step(step, loss, batch.real_tokens / seconds)
 
     def on_val_loss_report(self, info: dict[str, Any]) -> None:
         self.validation.append((int(info["iteration"]), float(info["val_loss"])))

@@ -1,0 +1,175 @@
+# engram: the front door. `make` alone lists the targets.
+# Written for GNU make 3.81 and bash 3.2, as macOS ships them. Logic lives in the `engram` command, not here.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+BACKEND ?= auto
+MODEL ?= auto
+RECIPE ?= default
+SEED ?= 0
+PATTERNS ?= patterns
+SET ?=
+ARGS ?=
+PYTHON3 ?= python3
+export BACKEND MODEL RECIPE SEED PATTERNS SET
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+ENGRAM := $(VENV)/bin/engram
+READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
+
+# auto: cuda where there is an NVIDIA GPU with Unsloth, else mlx
+NAME := $(BACKEND)
+ifeq ($(BACKEND),auto)
+NAME := $(shell if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU \
+  && ls -d $(VENV)/lib/python*/site-packages/unsloth >/dev/null 2>&1; then echo cuda; else echo mlx; fi)
+endif
+
+comma := ,
+PATTERN_PLACES := $(subst $(comma), ,$(PATTERNS))
+PATTERN_FILES := $(sort $(wildcard $(PATTERN_PLACES:%=%/*.yaml) $(PATTERN_PLACES:%=%/*.yml) $(filter %.yaml %.yml,$(PATTERN_PLACES))))
+RECIPE_FILE := $(wildcard $(filter %.yaml %.yml,$(RECIPE)))
+SETTINGS := $(foreach pair,$(SET),--set $(pair))
+
+MANIFEST := data/manifest.json
+ADAPTER := adapters/$(NAME)/adapters.safetensors
+OUT := results/$(NAME)
+MODEL_FILE := .make/model
+STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
+
+.PHONY: help setup data validate train eval compare demo all verify-model doctor base-model reference readme \
+  test lint format clean distclean FORCE
+
+help: ## this list
+	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /|/' | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@echo
+	@echo "Variables (make demo SEED=1):"
+	@echo "  BACKEND   = $(BACKEND)  (auto, mlx)"
+	@echo "  MODEL     = $(MODEL)  (auto, tiny, smollm-135m, ... a hub id or a folder)"
+	@echo "  RECIPE    = $(RECIPE)  (default, seed, or a .yaml file of settings)"
+	@echo "  SEED      = $(SEED)  (of the split, the adapter and the batches)"
+	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns; several with commas)"
+	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
+	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
+
+setup: $(READY) ## the virtual environment in .venv, with everything the demo needs
+
+data: $(MANIFEST) ## training, validation and test rows from the patterns
+
+validate: $(MANIFEST) ## check the pattern files, and prove that the splits do not leak
+	@$(ENGRAM) validate "$$PATTERNS"
+	@$(ENGRAM) data --check
+
+train: $(ADAPTER) ## teach the model: a LoRA adapter in adapters/<backend>/
+
+eval: $(OUT)/baseline.json $(OUT)/tuned.json ## answer the test set before and after
+
+compare: $(OUT)/comparison.json ## before and after, paired, with intervals
+	@$(ENGRAM) compare --backend $(NAME) --show
+
+demo: $(OUT)/comparison.json ## everything up to the before/after show
+	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(ARGS)
+
+all: validate compare demo ## every stage
+
+verify-model: $(MODEL_FILE) ## load the model and let it answer
+	@$(ENGRAM) verify-model --model "$$(cat $(MODEL_FILE))" --backend $(NAME)
+
+doctor: $(READY) ## what this machine has and lacks
+	@$(ENGRAM) doctor
+
+base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on two cores)
+	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-e ".[base-model]")
+	$(ENGRAM) base-model
+
+reference: $(READY) ## run the seeds and recipes that the README reports (several minutes)
+	$(PYTHON) -m engram.report.reference
+
+readme: $(READY) ## write the README's numbers from results/reference/
+	$(PYTHON) -m engram.report.readme
+
+test: $(DEV_READY) ## the tests: offline, no GPU
+	$(PYTHON) -m pytest
+
+lint: $(DEV_READY) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(DEV_READY) ## let ruff format the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## take away what the stages wrote (results/reference stays)
+	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/comparison.json
+	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
+
+distclean: clean ## and the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist build
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+# uv where it is found, else pip
+install = if command -v uv >/dev/null; then uv pip install -q --python $(PYTHON) $(1); \
+  else $(PYTHON) -m pip install -q --disable-pip-version-check $(1); fi
+
+$(PYTHON):
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "engram needs Python 3.10 or newer; name one: make PYTHON3=python3.12"; exit 2; }
+	@echo "setting up $(VENV) (once)"
+	@if command -v uv >/dev/null; then uv venv -q --python $(PYTHON3) $(VENV); else $(PYTHON3) -m venv $(VENV); fi
+
+$(READY): requirements.txt pyproject.toml | $(PYTHON)
+	@$(call install,-r requirements.txt -e .)
+	@touch $@
+
+$(DEV_READY): requirements-dev.txt $(READY)
+	@$(call install,-r requirements-dev.txt)
+	@touch $@
+
+# --- parameters: rewritten only where they differ, so that a changed variable redoes what depends on it -----------------
+
+define keep_if_same
+@mkdir -p $(@D)
+@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
+endef
+
+.make/data.params: FORCE
+	@mkdir -p $(@D) && printf '%s\n' "$$PATTERNS" "$$SEED" $(PATTERN_FILES) > $@.new
+	$(keep_if_same)
+
+.make/model.params: FORCE
+	@mkdir -p $(@D) && printf '%s\n' "$$MODEL" > $@.new
+	$(keep_if_same)
+
+.make/$(NAME).params: FORCE
+	@mkdir -p $(@D) && printf '%s\n' "$$RECIPE" "$$SEED" "$$SET" > $@.new
+	$(keep_if_same)
+
+FORCE:
+
+# --- the stages --------------------------------------------------------------------------------------------------------
+
+$(MODEL_FILE): .make/model.params | $(READY)
+	@$(ENGRAM) resolve-model --model "$$MODEL" --out $@
+
+$(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns.py engram/phrasing.py engram/dataset.py | $(READY)
+	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
+
+$(ADAPTER): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) | $(READY)
+	@$(ENGRAM) train $(STAGE)
+
+$(OUT)/baseline.json: $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) | $(READY)
+	@$(ENGRAM) eval --stage baseline $(STAGE)
+
+$(OUT)/tuned.json: $(ADAPTER) | $(READY)
+	@$(ENGRAM) eval --stage tuned $(STAGE)
+
+$(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
+	@$(ENGRAM) compare --backend $(NAME) --quiet

@@ -1,0 +1,180 @@
+"""The before/after show in the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engram import backends, results, scoring, show
+from engram.compare import stored as stored_comparison
+from engram.dataset import Example, read_manifest, read_split
+from engram.encoding import load_encoder
+from engram.errors import EngramError
+from engram.evaluate import timed
+from engram.files import sha256_text
+from engram.model import Model
+from engram.text import normalise, shorten, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_NEW_TOKENS = 32
+HELD_OUT_SHOWN = 2
+MARKS = {True: ("✓", "bold green"), False: ("✗", "bold red")}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One answer on the screen; seconds to the first token and tokens/s where it was made live."""
+
+    text: str
+    ended: bool
+    first: float | None = None
+    rate: float | None = None
+
+
+def choose_rows(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The rows of the show: of each kind of pattern one taught, and two held-out ones; by hash, not by result."""
+
+    def first(rows: Sequence[Example]) -> list[Example]:
+        return sorted(rows, key=lambda e: sha256_text(f"demo:{seed}:{e.id}"))
+
+    taught = [e for e in examples if e.split_kind == "recall"]
+    held_out = [e for e in examples if e.split_kind == "generalization"]
+    kinds = list(dict.fromkeys(e.kind for e in examples))
+    chosen = [e for kind in kinds for e in first([t for t in taught if t.kind == kind])[:1]]
+    return chosen + first(held_out)[:HELD_OUT_SHOWN]
+
+
+def show_title(console: Console, comparison: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """What runs where, and on what."""
+    model, counts = comparison["model"], manifest["counts"]
+    console.rule("engram: patterns taught to a small language model", characters="─" if console.is_terminal else "-")
+    size = f"{model['parameters'] / 1e6:.1f} M parameters"
+    console.print(f"model {visible(model['name'])} ({size}) · backend {comparison['backend']} · {visible(comparison['device'])}")
+    console.print(f"{counts['taught']} patterns taught with LoRA, {counts['held_out']} held out and never taught")
+
+
+def show_taught(console: Console, train: Sequence[Example], log: dict[str, Any] | None) -> None:
+    """Three patterns as they are taught, and how the training went."""
+    console.print("\nWhat is taught", style="bold")
+    bare = {e.pattern: e for e in train if e.phrasing == "bare"}
+    for kind in list(dict.fromkeys(e.kind for e in bare.values()))[:3]:
+        e = min((e for e in bare.values() if e.kind == kind), key=lambda e: sha256_text(f"taught:{e.id}"))
+        console.print(f"  {visible(shorten(e.prompt, 52)):54} → {visible(shorten(e.answer, 38))}")
+    if log:
+        summary, losses = log["summary"], [step["loss"] for step in log["steps"]]
+        curve = show.sparkline(losses)
+        console.print(f"  loss {losses[0]:.2f} {curve} {losses[-1]:.2f}  {summary['steps']} steps in {summary['train_seconds']:.0f} s")
+
+
+def show_pair(console: Console, example: Example, before: Shown, after: Shown) -> None:
+    """One prompt with the expected answer, and the two answers marked right or wrong."""
+    kind = "taught, in words never trained on" if example.split_kind == "recall" else "held out, never taught"
+    console.print(f"\n{visible(example.kind)} · {kind}", style="bold cyan")
+    console.print(f"  prompt   {visible(shorten(example.prompt, 200))}")
+    console.print(f"  expected {visible(example.answer)}", style="dim")
+    for name, answer in (("before", before), ("after", after)):
+        right = scoring.score(example.answer, answer.text).exact
+        _show_answer(console, name, answer, right)
+
+
+def perform(
+    backend: str, model: Model | None, adapter: Path, data: Path, folder: Path, *, pause: bool = False
+) -> None:
+    """The whole show. `model` None replays the stored answers, else both answer live.
+
+    Raises EngramError where results, data or adapter are missing, or where the results are of another model.
+    """
+    console = show.make_console()
+    comparison = stored_comparison(folder, backend)
+    stored = {s: results.read(folder / backend / f"{s}.json", "result", "make eval") for s in ("baseline", "tuned")}
+    manifest = read_manifest(data)
+    log_path = folder / backend / "training.json"
+    log = results.read(log_path, "training", "make train") if log_path.is_file() else None
+    if model and model.weights_sha256 != comparison["model"]["weights_sha256"]:
+        raise EngramError(f"the results are of another model ({comparison['model']['name']})", where=model.name, fix="make demo")
+    rows = choose_rows(read_split(data, "test"), comparison["recipe"]["seed"])
+    show_title(console, comparison, manifest)
+    show_taught(console, read_split(data, "train"), log)
+    _wait(console, pause)
+    answers = _replayed(rows, stored) if model is None else _live(rows, backend, model, adapter)
+    for example, (before, after) in zip(rows, answers, strict=True):
+        show_pair(console, example, before, after)
+        _wait(console, pause)
+    console.print()
+    _show_summary(comparison)
+
+
+def ask(prompt: str, backend: str, model: Model, adapter: Path | None) -> None:
+    """One prompt of one's own: the base model's answer, and the tuned one's where there is an adapter."""
+    console = show.make_console()
+    console.print(f"  prompt   {visible(prompt)}")
+    sides: list[tuple[str, Path | None]] = [("answer" if adapter is None else "before", None)]
+    if adapter is not None:
+        sides.append(("after", adapter))
+    for name, one in sides:
+        _show_answer(console, name, _answer_live([prompt], backend, model, one)[0], None)
+
+
+def _show_answer(console: Console, name: str, answer: Shown, right: bool | None) -> None:
+    from rich.text import Text
+
+    mark, style = MARKS[right] if right is not None else (" ", "")
+    line = Text(f"  {name:8} ")
+    line.append(mark + " ", style=style)
+    shown = visible(normalise(answer.text)) or "(nothing)"
+    line.append(shown + ("" if answer.ended else " …"), style=style.removeprefix("bold "))
+    if answer.first is not None:
+        rate = f", {answer.rate:.0f} tokens/s" if answer.rate else ""
+        line.append(f"  [{1000 * answer.first:.0f} ms to first token{rate}]", style="dim")
+    console.print(line)
+
+
+def _show_summary(comparison: dict[str, Any]) -> None:
+    show.comparison(comparison)
+    console = show.make_console()
+    unproved = [name for name, change in comparison["improvement"].items() if change["verdict"] not in ("gain", "loss")]
+    for name in unproved:
+        console.print(f"Not shown: an effect on {name}.", style="bold yellow")
+    console.print("Not measured here: retention (what the model could do before), and patterns that nobody wrote down.", style="dim")
+
+
+def _replayed(rows: Sequence[Example], stored: dict[str, dict[str, Any]]) -> list[tuple[Shown, Shown]]:
+    by_id = {stage: {a["id"]: a for a in document["answers"]} for stage, document in stored.items()}
+    missing = [e.id for e in rows if any(e.id not in answers for answers in by_id.values())]
+    if missing:
+        raise EngramError("the results are of other data", problems=missing, fix="make demo")
+    sides = [[Shown(by_id[s][e.id]["answer"], by_id[s][e.id]["ended"]) for e in rows] for s in ("baseline", "tuned")]
+    return list(zip(*sides, strict=True))
+
+
+def _live(rows: Sequence[Example], backend: str, model: Model, adapter: Path) -> list[tuple[Shown, Shown]]:
+    prompts = [e.prompt for e in rows]
+    sides = [_answer_live(prompts, backend, model, one) for one in (None, adapter)]
+    return list(zip(*sides, strict=True))
+
+
+def _answer_live(prompts: Sequence[str], backend: str, model: Model, adapter: Path | None) -> list[Shown]:
+    module = backends.get(backend)
+    encoder = load_encoder(model)
+    session = module.load(model, adapter)
+    list(module.stream(session, encoder.prompt("Hello"), encoder.stop_ids, 2))  # warm up, so that no answer pays for it
+    answers = []
+    for prompt in prompts:
+        ids = encoder.prompt(prompt)
+        tokens, first, rest = timed(module.stream(session, ids, encoder.stop_ids, MAX_NEW_TOKENS))
+        rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
+        answers.append(Shown(encoder.text(tokens), len(tokens) < MAX_NEW_TOKENS, first, rate))
+    return answers
+
+
+def _wait(console: Console, pause: bool) -> None:
+    if pause and sys.stdin.isatty():
+        console.input("\n(Enter) ")
+    elif console.is_terminal:
+        time.sleep(0.3)  # let the eye follow

@@ -1,0 +1,184 @@
+"""What the stages print: one console, numbers with n and interval, nothing a model or file can drive."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from engram.config import Config
+from engram.model import Model
+from engram.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PLAIN_WIDTH = 100
+SPARKS = "▁▂▃▄▅▆▇█"
+PLAIN_EVERY = 20  # training steps between two lines where no bar can be drawn
+
+
+def make_console() -> Console:
+    """The console: colour and boxes on a terminal, plain text through a pipe and under NO_COLOR."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def make_table(console: Console, *columns: str, title: str | None = None) -> Table:
+    """A table with these columns; without lines where the output is plain."""
+    from rich import box
+    from rich.table import Table
+
+    drawn = console.is_terminal and not console.no_color
+    table = Table(title=title, title_justify="left", box=box.ROUNDED if drawn else None, pad_edge=drawn, title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def note(text: str) -> None:
+    """One dim line."""
+    make_console().print(visible(text), style="dim")
+
+
+def announce(model: Model, backend: str, config: Config) -> None:
+    """Which model, backend and recipe a stage works with."""
+    note(model.reason or f"model: {model.name}")
+    note(f"backend: {backend} · recipe: {config.name} · seed: {config.seed}")
+
+
+def percent(value: float | None) -> str:
+    """A share as `95.1 %`, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(bounds: Sequence[float] | None, *, points: bool = False) -> str:
+    """An interval of shares as `[91.2, 97.4]`, signed where it is of a difference in points."""
+    if bounds is None:
+        return "–"
+    low, high = (f"{100 * bound:+.1f}" if points else f"{100 * bound:.1f}" for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A curve of means over `width` bins as block characters, scaled from 0 to its maximum."""
+    if not values:
+        return ""
+    bins = [values[i * len(values) // width : max((i + 1) * len(values) // width, i * len(values) // width + 1)] for i in range(width)]
+    means = [sum(part) / len(part) for part in bins if part]
+    top = max(means) or 1.0
+    return "".join(SPARKS[min(int(8 * mean / top), 7)] for mean in means)
+
+
+class TrainingBar:
+    """A progress bar with loss and answer tokens per second; a line now and then where no bar can be drawn."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = make_console()
+        self.validation_loss: float | None = None
+        self.total = 0
+        columns = (TextColumn("training"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+        self.bar = Progress(
+            *columns, TextColumn("{task.fields[text]}"), TimeElapsedColumn(), console=self.console, transient=True
+        )
+        self.live = self.console.is_terminal
+
+    def __enter__(self) -> TrainingBar:
+        if self.live:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.bar.stop()
+
+    def start(self, steps: int) -> None:
+        """The number of steps is known."""
+        self.total, self.started = steps, time.perf_counter()
+        self.task = self.bar.add_task("training", total=steps, text="")
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """After an optimizer step."""
+        checked = "" if self.validation_loss is None else f" · validation {self.validation_loss:.3f}"
+        text = f"loss {loss:.3f}{checked} · {tokens_per_second:,.0f} tokens/s"
+        if self.live:
+            self.bar.update(self.task, completed=step, text=text)
+        elif step % PLAIN_EVERY == 0 or step == self.total:
+            self.console.print(f"step {step:4}/{self.total} · {text}")
+
+    def validation(self, step: int, loss: float) -> None:
+        """After a validation pass."""
+        self.validation_loss = loss
+
+
+def training(log: dict[str, Any]) -> None:
+    """The summary of a training run."""
+    s, console = log["summary"], make_console()
+    losses = [step["loss"] for step in log["steps"]]
+    console.print(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+    checked = "–" if s["validation_loss"] is None else f"{s['validation_loss']:.3f}"
+    console.print(
+        f"{s['steps']} steps, {s['rows']} rows in {s['train_seconds']:.1f} s ({s['tokens_per_second']:,.0f} tokens/s), "
+        f"validation loss {checked}, peak memory {s['peak_memory_bytes'] / 2**20:.0f} MiB"
+    )
+
+
+def result(document: dict[str, Any]) -> None:
+    """The scores of one result document, a line for each split."""
+    console = make_console()
+    for name, split in document["splits"].items():
+        console.print(f"{document['stage']:8} {name:14} exact {percent(split['exact']):>7} {interval(split['ci95'])}  n = {split['n']}")
+
+
+def comparison(document: dict[str, Any]) -> None:
+    """Before and after with n, intervals and the verdict, and the figures beside them."""
+    console = make_console()
+    table = make_table(console, "", "n", "before", "after", "change (points)", "p", "verdict", title="Exact match, 95 % intervals")
+    for name, change in document["improvement"].items():
+        sides = [document[stage][name] for stage in ("baseline", "tuned")]
+        shown = [f"{percent(side['exact'])} {interval(side['ci95'])}" for side in sides]
+        table.add_row(name, str(change["n"]), *shown, *change_cells(change))
+    console.print(table)
+    console.print(details(document))
+
+
+def change_cells(change: dict[str, Any]) -> tuple[str, str, str]:
+    """Difference with interval, p-value and verdict; an unproved difference is never shown as a gain."""
+    if change["exact"] is None:
+        return "–", "–", "not measured"
+    p_value = "< 1e-6" if change["p_value"] < 1e-6 else f"{change['p_value']:.2g}"
+    return f"{100 * change['exact']:+.1f} {interval(change['ci95'], points=True)}", p_value, change["verdict"]
+
+
+def details(document: dict[str, Any]) -> str:
+    """The secondary figures of a comparison, before → after, one a line."""
+
+    def line(name: str, part: str, key: str, form: str) -> str:
+        sides = [document[stage][part][key] for stage in ("baseline", "tuned")]
+        return f"{name}: " + " → ".join("–" if v is None else form.format(v) for v in sides)
+
+    return "\n".join(
+        [
+            line("nats per token of the expected answer, recall", "recall", "nll", "{:.3f}"),
+            line("same answer across 4 unseen phrasings", "consistency", "phrasing_agreement", "{:.1%}"),
+            line("same answer across samples at temperature 0.7", "consistency", "sample_agreement", "{:.1%}"),
+            line("time to first token, s", "latency", "first_token_seconds", "{:.4f}"),
+            line("tokens/s, one prompt at a time", "latency", "tokens_per_second", "{:.0f}"),
+        ]
+    )
+
+
+def findings(found: Sequence[tuple[str, str, str]]) -> bool:
+    """The doctor's findings (name, state, remedy or empty); whether all is well."""
+    console = make_console()
+    for name, state, remedy in found:
+        console.print(f"{'✗' if remedy else '✓'} {name:12} {visible(state)}")
+        if remedy:
+            console.print(f"               fix: {remedy}")
+    return not any(remedy for *_, remedy in found)
