@@ -41,7 +41,7 @@ OUT := results/$(NAME)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare demo all verify-model doctor base-model reference readme \
+.PHONY: help setup data validate train eval compare demo all verify-model doctor base-model reference docs \
   test lint format clean distclean FORCE
 
 help: ## this list
@@ -91,8 +91,8 @@ base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on tw
 reference: $(READY) ## run the seeds and recipes that the README reports (several minutes)
 	$(PYTHON) -m engram.report.reference
 
-readme: $(READY) ## write the README's numbers from results/reference/
-	$(PYTHON) -m engram.report.readme
+docs: $(READY) ## write the README's numbers and docs/cli.md
+	$(PYTHON) -m engram.report.docs
 
 test: $(DEV_READY) ## the tests: offline, no GPU
 	$(PYTHON) -m pytest

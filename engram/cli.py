@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from engram import __version__
 from engram.errors import EngramError
 
+F = TypeVar("F", bound=Callable[..., Any])
 DATA, RESULTS, ADAPTERS = Path("data"), Path("results"), Path("adapters")
 
 
 class Commands(click.Group):
-    """A user's mistake is printed without a traceback and exits with 2; a failure of ours keeps its traceback, exit 1."""
+    """A user's mistake is printed without a traceback, exit code 2; a failure of ours keeps its own, exit code 1."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; see the class."""
@@ -29,19 +31,29 @@ class Commands(click.Group):
             sys.exit(0)
 
 
-def _path(name: str, default: Path, text: str) -> Any:
+def _path(name: str, default: Path, text: str) -> Callable[[F], F]:
     return click.option(f"--{name}", type=click.Path(path_type=Path), default=default, show_default=True, help=text)
 
 
-patterns_option = click.option("--patterns", default="patterns", show_default=True, help="Folder or file of patterns; several with commas.")
+patterns_option = click.option(
+    "--patterns", default="patterns", show_default=True, help="Folder or file of patterns; several with commas."
+)
 data_option = _path("data", DATA, "Folder of the data.")
 results_option = _path("results", RESULTS, "Folder of the results.")
 adapters_option = _path("adapters", ADAPTERS, "Folder of the adapters, one for each backend.")
 backend_option = click.option("--backend", default="auto", show_default=True, help="auto or mlx.")
-model_option = click.option("--model", default="auto", show_default=True, help="auto, a name of `engram models`, a hub id or a folder.")
-recipe_option = click.option("--recipe", default="default", show_default=True, help="default, seed, or a .yaml file of settings.")
-seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of split, adapter and batches.")
-set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe.")
+model_option = click.option(
+    "--model", default="auto", show_default=True, help="auto, a name of `engram models`, a hub id or a folder."
+)
+recipe_option = click.option(
+    "--recipe", default="default", show_default=True, help="default, seed, or a .yaml file of settings."
+)
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of split, adapter and batches."
+)
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe."
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -78,7 +90,10 @@ def data(patterns: str, data: Path, seed: int, check: bool) -> None:
         return
     files = find_files(patterns)
     counts = dataset.write_data(load_patterns(files), files, data, seed)["counts"]
-    click.echo("{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, ".format(**counts), nl=False)
+    click.echo(
+        "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, ".format(**counts),
+        nl=False,
+    )
     click.echo("test {recall} recall + {generalization} generalization".format(**counts))
 
 
@@ -92,7 +107,14 @@ def data(patterns: str, data: Path, seed: int, check: bool) -> None:
 @adapters_option
 @results_option
 def train(
-    model: str, backend: str, recipe: str, seed: int, settings: tuple[str, ...], data: Path, adapters: Path, results: Path
+    model: str,
+    backend: str,
+    recipe: str,
+    seed: int,
+    settings: tuple[str, ...],
+    data: Path,
+    adapters: Path,
+    results: Path,
 ) -> None:
     """Teach the model the training rows: a LoRA adapter and its log."""
     from engram import backends, config, show
@@ -109,7 +131,13 @@ def train(
 
 
 @main.command("eval")
-@click.option("--stage", type=click.Choice(["both", "baseline", "tuned"]), default="both", show_default=True, help="Which to answer.")
+@click.option(
+    "--stage",
+    type=click.Choice(["both", "baseline", "tuned"]),
+    default="both",
+    show_default=True,
+    help="Which to answer.",
+)
 @model_option
 @backend_option
 @recipe_option
@@ -119,7 +147,15 @@ def train(
 @adapters_option
 @results_option
 def evaluate(
-    stage: str, model: str, backend: str, recipe: str, seed: int, settings: tuple[str, ...], data: Path, adapters: Path, results: Path
+    stage: str,
+    model: str,
+    backend: str,
+    recipe: str,
+    seed: int,
+    settings: tuple[str, ...],
+    data: Path,
+    adapters: Path,
+    results: Path,
 ) -> None:
     """Answer the test set before (baseline) and after (tuned), and score it."""
     from engram import backends, config, show
@@ -229,7 +265,9 @@ def doctor() -> None:
 
 
 @main.command("base-model")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the model goes; default: the bundled model's own place.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the model goes; default: the bundled model's own place."
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps; default: the recipe's.")
 @seed_option
 def base_model(out: Path | None, steps: int | None, seed: int) -> None:

@@ -50,12 +50,20 @@ def choose_rows(examples: Sequence[Example], seed: int) -> list[Example]:
     return chosen + first(held_out)[:HELD_OUT_SHOWN]
 
 
+def asked(document: dict[str, Any]) -> list[Example]:
+    """The test rows that a result document answers."""
+    fields = ("id", "pattern", "kind", "category", "phrasing", "split_kind", "prompt")
+    return [Example(**{name: a[name] for name in fields}, answer=a["expected"]) for a in document["answers"]]
+
+
 def show_title(console: Console, comparison: dict[str, Any], manifest: dict[str, Any]) -> None:
     """What runs where, and on what."""
     model, counts = comparison["model"], manifest["counts"]
     console.rule("engram: patterns taught to a small language model", characters="─" if console.is_terminal else "-")
     size = f"{model['parameters'] / 1e6:.1f} M parameters"
-    console.print(f"model {visible(model['name'])} ({size}) · backend {comparison['backend']} · {visible(comparison['device'])}")
+    console.print(
+        f"model {visible(model['name'])} ({size}) · backend {comparison['backend']} · {visible(comparison['device'])}"
+    )
     console.print(f"{counts['taught']} patterns taught with LoRA, {counts['held_out']} held out and never taught")
 
 
@@ -69,7 +77,8 @@ def show_taught(console: Console, train: Sequence[Example], log: dict[str, Any] 
     if log:
         summary, losses = log["summary"], [step["loss"] for step in log["steps"]]
         curve = show.sparkline(losses)
-        console.print(f"  loss {losses[0]:.2f} {curve} {losses[-1]:.2f}  {summary['steps']} steps in {summary['train_seconds']:.0f} s")
+        took = f"{summary['steps']} steps in {summary['train_seconds']:.0f} s"
+        console.print(f"  loss {losses[0]:.2f} {curve} {losses[-1]:.2f}  {took}")
 
 
 def show_pair(console: Console, example: Example, before: Shown, after: Shown) -> None:
@@ -83,9 +92,7 @@ def show_pair(console: Console, example: Example, before: Shown, after: Shown) -
         _show_answer(console, name, answer, right)
 
 
-def perform(
-    backend: str, model: Model | None, adapter: Path, data: Path, folder: Path, *, pause: bool = False
-) -> None:
+def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder: Path, *, pause: bool = False) -> None:
     """The whole show. `model` None replays the stored answers, else both answer live.
 
     Raises EngramError where results, data or adapter are missing, or where the results are of another model.
@@ -97,17 +104,19 @@ def perform(
     log_path = folder / backend / "training.json"
     log = results.read(log_path, "training", "make train") if log_path.is_file() else None
     if model and model.weights_sha256 != comparison["model"]["weights_sha256"]:
-        raise EngramError(f"the results are of another model ({comparison['model']['name']})", where=model.name, fix="make demo")
-    rows = choose_rows(read_split(data, "test"), comparison["recipe"]["seed"])
+        raise EngramError(
+            f"the results are of another model ({comparison['model']['name']})", where=model.name, fix="make demo"
+        )
+    rows = choose_rows(asked(stored["baseline"]), comparison["recipe"]["seed"])
     show_title(console, comparison, manifest)
     show_taught(console, read_split(data, "train"), log)
     _wait(console, pause)
-    answers = _replayed(rows, stored) if model is None else _live(rows, backend, model, adapter)
+    answers = replayed(rows, stored) if model is None else _live(rows, backend, model, adapter)
     for example, (before, after) in zip(rows, answers, strict=True):
         show_pair(console, example, before, after)
         _wait(console, pause)
     console.print()
-    _show_summary(comparison)
+    show_summary(comparison)
 
 
 def ask(prompt: str, backend: str, model: Model, adapter: Path | None) -> None:
@@ -135,16 +144,21 @@ def _show_answer(console: Console, name: str, answer: Shown, right: bool | None)
     console.print(line)
 
 
-def _show_summary(comparison: dict[str, Any]) -> None:
+def show_summary(comparison: dict[str, Any]) -> None:
+    """The figures, and what was not shown."""
     show.comparison(comparison)
     console = show.make_console()
     unproved = [name for name, change in comparison["improvement"].items() if change["verdict"] not in ("gain", "loss")]
     for name in unproved:
         console.print(f"Not shown: an effect on {name}.", style="bold yellow")
-    console.print("Not measured here: retention (what the model could do before), and patterns that nobody wrote down.", style="dim")
+    console.print(
+        "Not measured here: retention (what the model could do before), and patterns that nobody wrote down.",
+        style="dim",
+    )
 
 
-def _replayed(rows: Sequence[Example], stored: dict[str, dict[str, Any]]) -> list[tuple[Shown, Shown]]:
+def replayed(rows: Sequence[Example], stored: dict[str, dict[str, Any]]) -> list[tuple[Shown, Shown]]:
+    """The stored answers to these rows, before and after."""
     by_id = {stage: {a["id"]: a for a in document["answers"]} for stage, document in stored.items()}
     missing = [e.id for e in rows if any(e.id not in answers for answers in by_id.values())]
     if missing:

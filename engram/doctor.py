@@ -35,7 +35,9 @@ def _backend() -> Finding:
     except EngramError as error:
         return "backend", f"{name}: {error.what}", error.fix
     versions = machine.packages()
-    shown = ", ".join(f"{package} {versions[package]}" for package in ("mlx", "mlx-lm", "transformers") if package in versions)
+    shown = ", ".join(
+        f"{package} {versions[package]}" for package in ("mlx", "mlx-lm", "transformers") if package in versions
+    )
     gpu = "; an NVIDIA GPU is here, its backend is not installed" if machine.nvidia_gpu() and name == "mlx" else ""
     return "backend", f"{name} ({shown}){gpu}", ""
 

@@ -146,7 +146,9 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
 
     length = _round_up(max(len(e.tokens) for e in encoded) - 1, PAD_LENGTH)
     tokens = np.full((len(encoded), length), pad_id, dtype=np.int32)
-    positions, targets, owners = [], [], []
+    positions: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
     for row, e in enumerate(encoded):
         tokens[row, : len(e.tokens) - 1] = e.tokens[:-1]
         first = row * length + e.prompt_length - 1

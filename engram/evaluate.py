@@ -132,7 +132,9 @@ def _consistency(
 ) -> dict[str, Any]:
     """Agreement across the phrasings that training never saw (greedy), and across samples at a temperature."""
     taught = [example for example in examples if example.split_kind == "recall"]
-    chosen = sorted(taught, key=lambda e: sha256_text(f"consistency:{config.seed}:{e.id}"))[: config.consistency_prompts]
+    chosen = sorted(taught, key=lambda e: sha256_text(f"consistency:{config.seed}:{e.id}"))[
+        : config.consistency_prompts
+    ]
     names = [*phrasing.VALID, *phrasing.TEST]
     prompts = [encoder.prompt(phrasing.phrase(name, e.input)) for e in chosen for name in names]
     greedy = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "mlx", "mlx-lm", "numpy", "scipy-openblas32", "transformers", "tokenizers", "safetensors", "torch", "trl", "peft", "unsloth",
-)  # fmt: skip
+    *("mlx", "mlx-lm", "numpy", "scipy-openblas32", "transformers", "tokenizers", "safetensors"),
+    *("torch", "trl", "peft", "unsloth"),
+)
 # settings that change numbers or speed; nothing else of the environment is ever recorded
 ENVIRONMENT = ("ENGRAM_BLAS", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 

@@ -41,7 +41,7 @@ FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 @dataclass(frozen=True)
 class Model:
-    """A model on this disk. `chat_template` replaces the tokenizer's own where it has none; `reason` says why `auto` chose it."""
+    """A model on this disk; `chat_template` stands in for a missing one, `reason` says why `auto` chose this model."""
 
     name: str
     path: Path
@@ -85,12 +85,20 @@ def resolve(spec: str = "auto") -> Model:
     if _looks_local(spec):
         path = Path(spec).expanduser()
         if not path.is_dir():
-            raise EngramError("no such model folder", where=visible(spec), fix="give a folder with config.json, or see `engram models`")
+            raise EngramError(
+                "no such model folder",
+                where=visible(spec),
+                fix="give a folder with config.json, or see `engram models`",
+            )
         return _checked(Model(path.resolve().name, path))
     if spec.count("/") == 1 and all(spec.split("/")):
         return _from_hub(spec, spec)
     hint = nearest(spec, ["auto", *REGISTRY]) or f"; known are auto, {', '.join(REGISTRY)}"
-    raise EngramError(f"unknown model {visible(spec)!r}{hint}", where="MODEL", fix="name one of them, a hub id (owner/name) or a folder")
+    raise EngramError(
+        f"unknown model {visible(spec)!r}{hint}",
+        where="MODEL",
+        fix="name one of them, a hub id (owner/name) or a folder",
+    )
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -103,17 +111,22 @@ def load_tokenizer(model: Model) -> Any:
 
     Raises EngramError where the files cannot be read or no chat template is there.
     """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many kinds; all mean that these files are not usable
         reason = visible(str(error).split("\n")[0][:200])
-        raise EngramError(f"the tokenizer cannot be loaded: {reason}", where=model.name, fix="take another MODEL") from error
+        raise EngramError(
+            f"the tokenizer cannot be loaded: {reason}", where=model.name, fix="take another MODEL"
+        ) from error
     if model.chat_template:
         tokenizer.chat_template = model.chat_template
     if not tokenizer.chat_template:
-        raise EngramError("this model has no chat template", where=model.name, fix="take an instruct model (MODEL=smollm-135m)")
+        raise EngramError(
+            "this model has no chat template", where=model.name, fix="take an instruct model (MODEL=smollm-135m)"
+        )
     return tokenizer
 
 
@@ -162,7 +175,11 @@ def _from_hub(name: str, hub_id: str) -> Model:
     if found := cached(hub_id):
         return _checked(_hub_model(name, found))
     if _offline():
-        raise EngramError(f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set", where="MODEL", fix="MODEL=tiny, or unset HF_HUB_OFFLINE")
+        raise EngramError(
+            f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set",
+            where="MODEL",
+            fix="MODEL=tiny, or unset HF_HUB_OFFLINE",
+        )
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -183,7 +200,9 @@ def _checked(model: Model) -> Model:
         pickled = any(model.path.glob("*.bin")) or any(model.path.glob("*.pt"))
         missing.append("*.safetensors (pickled weights are never loaded)" if pickled else "*.safetensors")
     if missing:
-        raise EngramError(f"not a model folder: {', '.join(missing)} missing", where=model.name, fix="take another MODEL")
+        raise EngramError(
+            f"not a model folder: {', '.join(missing)} missing", where=model.name, fix="take another MODEL"
+        )
     try:
         config = json.loads(read_bytes(model.path / "config.json"))
         valid = isinstance(config, dict) and bool(config.get("model_type"))
@@ -191,6 +210,10 @@ def _checked(model: Model) -> Model:
         valid = False
     if not valid:
         raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")
+    if "model_file" in config:  # mlx-lm's way to bring Python along
+        raise EngramError(
+            "this model brings code of its own, which is never run", where=model.name, fix="take another MODEL"
+        )
     return model
 
 
@@ -203,4 +226,6 @@ def _shapes(path: Path) -> list[list[int]]:
             header = json.loads(file.read(length))
         return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise EngramError(f"not a whole safetensors file ({error})", where=path.name, fix="fetch or copy the model again") from error
+        raise EngramError(
+            f"not a whole safetensors file ({error})", where=path.name, fix="fetch or copy the model again"
+        ) from error

@@ -25,7 +25,7 @@ def make_console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
 
 
 def make_table(console: Console, *columns: str, title: str | None = None) -> Table:
@@ -34,7 +34,9 @@ def make_table(console: Console, *columns: str, title: str | None = None) -> Tab
     from rich.table import Table
 
     drawn = console.is_terminal and not console.no_color
-    table = Table(title=title, title_justify="left", box=box.ROUNDED if drawn else None, pad_edge=drawn, title_style="bold")
+    table = Table(
+        title=title, title_justify="left", box=box.ROUNDED if drawn else None, pad_edge=drawn, title_style="bold"
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -68,7 +70,10 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     """A curve of means over `width` bins as block characters, scaled from 0 to its maximum."""
     if not values:
         return ""
-    bins = [values[i * len(values) // width : max((i + 1) * len(values) // width, i * len(values) // width + 1)] for i in range(width)]
+    bins = [
+        values[i * len(values) // width : max((i + 1) * len(values) // width, i * len(values) // width + 1)]
+        for i in range(width)
+    ]
     means = [sum(part) / len(part) for part in bins if part]
     top = max(means) or 1.0
     return "".join(SPARKS[min(int(8 * mean / top), 7)] for mean in means)
@@ -112,7 +117,7 @@ class TrainingBar:
         elif step % PLAIN_EVERY == 0 or step == self.total:
             self.console.print(f"step {step:4}/{self.total} · {text}")
 
-    def validation(self, step: int, loss: float) -> None:
+    def validation(self, step: int, loss: float) -> None:  # noqa: ARG002 (the protocol names it)
         """After a validation pass."""
         self.validation_loss = loss
 
@@ -133,13 +138,15 @@ def result(document: dict[str, Any]) -> None:
     """The scores of one result document, a line for each split."""
     console = make_console()
     for name, split in document["splits"].items():
-        console.print(f"{document['stage']:8} {name:14} exact {percent(split['exact']):>7} {interval(split['ci95'])}  n = {split['n']}")
+        exact = f"{percent(split['exact']):>7} {interval(split['ci95'])}"
+        console.print(f"{document['stage']:8} {name:14} exact {exact}  n = {split['n']}")
 
 
 def comparison(document: dict[str, Any]) -> None:
     """Before and after with n, intervals and the verdict, and the figures beside them."""
     console = make_console()
-    table = make_table(console, "", "n", "before", "after", "change (points)", "p", "verdict", title="Exact match, 95 % intervals")
+    columns = ("", "n", "before", "after", "change (points)", "p", "verdict")
+    table = make_table(console, *columns, title="Exact match, 95 % intervals")
     for name, change in document["improvement"].items():
         sides = [document[stage][name] for stage in ("baseline", "tuned")]
         shown = [f"{percent(side['exact'])} {interval(side['ci95'])}" for side in sides]

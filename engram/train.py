@@ -11,7 +11,16 @@ from engram.adapters import MLX_WEIGHTS
 from engram.backends import Progress, TrainingRun
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
-from engram.encoding import Batch, Encoded, encode, learning_rates, load_encoder, make_batch, plan_batches, plan_validation
+from engram.encoding import (
+    Batch,
+    Encoded,
+    encode,
+    learning_rates,
+    load_encoder,
+    make_batch,
+    plan_batches,
+    plan_validation,
+)
 from engram.files import new_folder, sha256
 from engram.model import Model
 
@@ -21,8 +30,8 @@ def train(
 ) -> dict[str, Any]:
     """Train an adapter, write it to `adapter` and its log to `log`; return the log.
 
-    Both are written whole or not at all, the adapter last: where it is, the run was finished. Raises EngramError for missing or changed data, rows that
-    are too long, and whatever the backend refuses.
+    Both are written whole or not at all, the adapter last: where it is, the run was finished. Raises EngramError
+    for missing or changed data, rows that are too long, and whatever the backend refuses.
     """
     started = time.perf_counter()
     backend = backends.get(backend_name)

@@ -66,13 +66,24 @@ class Backend(Protocol):
         """What it computes on, in words."""
 
     def train(
-        self, model: Model, batches: Sequence[Batch], validation: Sequence[Batch], config: Config, out: Path, progress: Progress
+        self,
+        model: Model,
+        batches: Sequence[Batch],
+        validation: Sequence[Batch],
+        config: Config,
+        out: Path,
+        progress: Progress,
     ) -> TrainingRun:
         """Train an adapter on these batches, in this order, and write it to the folder `out`."""
 
     def generate(
-        self, session: Any, prompts: Sequence[Sequence[int]], stop: frozenset[int], max_new_tokens: int,
-        temperature: float = 0.0, seed: int = 0,
+        self,
+        session: Any,
+        prompts: Sequence[Sequence[int]],
+        stop: frozenset[int],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[Answer]:
         """Answers in the prompts' order; greedy at temperature 0."""
 
@@ -89,7 +100,9 @@ def choose(name: str = "auto") -> str:
         return "cuda" if "cuda" in NAMES and nvidia_gpu() and importlib.util.find_spec("unsloth") else "mlx"
     if name not in NAMES:
         hint = nearest(name, NAMES) or f"; known are auto, {', '.join(NAMES)}"
-        raise EngramError(f"unknown backend {name!r}{hint}", where="BACKEND", fix="BACKEND=auto takes the one for this machine")
+        raise EngramError(
+            f"unknown backend {name!r}{hint}", where="BACKEND", fix="BACKEND=auto takes the one for this machine"
+        )
     return name
 
 

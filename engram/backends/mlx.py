@@ -36,7 +36,9 @@ class Session:
 def require() -> None:
     """Raise an EngramError where mlx or mlx-lm is not installed."""
     if not (importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx_lm")):
-        raise EngramError("the MLX backend is not installed", where="BACKEND=mlx", fix="make setup, or pip install 'engram[mlx]'")
+        raise EngramError(
+            "the MLX backend is not installed", where="BACKEND=mlx", fix="make setup, or pip install 'engram[mlx]'"
+        )
 
 
 def device() -> str:
@@ -61,7 +63,9 @@ def load(model: Model, adapter: Path | None = None) -> Session:
             load_adapters(loaded, str(adapter))
         except (ValueError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise EngramError(f"the adapter does not fit {model.name}: {reason}", where=str(adapter), fix="make train") from error
+            raise EngramError(
+                f"the adapter does not fit {model.name}: {reason}", where=str(adapter), fix="make train"
+            ) from error
     loaded.eval()
     _mlx().eval(loaded.parameters())
     return Session(loaded, device())
@@ -96,7 +100,8 @@ def train(
         max_seq_length=config.max_length,
         adapter_file=str(out / adapters.MLX_WEIGHTS),
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # the progress shown is ours
+    silence = io.StringIO()  # the progress shown is ours
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         mlx_train(loaded, optimizer, batches, validation, arguments, _loss, _iterate, report)
     write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return TrainingRun(report.losses, report.seconds, report.validation, int(mx.get_peak_memory()), trainable, device())
@@ -181,7 +186,9 @@ class _Report:
         batch = self.batches[step - 1]
         seconds = batch.answer_tokens / info["tokens_per_second"]  # mlx-lm reports the step's time as this rate
         if not math.isfinite(loss):
-            raise EngramError(f"the loss is {loss} at step {step}", where="training", fix="lower it: --set learning_rate=…")
+            raise EngramError(
+                f"the loss is {loss} at step {step}", where="training", fix="lower it: --set learning_rate=…"
+            )
         self.losses.append(loss)
         self.seconds.append(seconds)
         self.progress.step(step, loss, batch.real_tokens / seconds)
@@ -206,10 +213,12 @@ def _load_model(model: Model) -> Any:
     from mlx_lm.utils import load_model
 
     try:
-        loaded, _ = load_model(model.path, lazy=True, trust_remote_code=False)
+        loaded, _ = load_model(model.path, lazy=True)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngramError(f"mlx-lm cannot load this model: {reason}", where=model.name, fix="take another MODEL") from error
+        raise EngramError(
+            f"mlx-lm cannot load this model: {reason}", where=model.name, fix="take another MODEL"
+        ) from error
     if mx.default_device() == mx.cpu:
         loaded.set_dtype(mx.float32)  # no half-precision matrix product is fast there
     return loaded
@@ -293,6 +302,10 @@ def _parts(model: Any) -> tuple[Any, Any]:
     body = getattr(model, "model", None)
     if "lm_head" in model:
         return body, model.lm_head
-    if body is not None and "embed_tokens" in body and getattr(getattr(model, "args", None), "tie_word_embeddings", False):
+    if (
+        body is not None
+        and "embed_tokens" in body
+        and getattr(getattr(model, "args", None), "tie_word_embeddings", False)
+    ):
         return body, body.embed_tokens.as_linear
     return model, lambda logits: logits

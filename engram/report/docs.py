@@ -1,0 +1,105 @@
+"""The parts of the documentation that are made, not written: the README's numbers and the command reference."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engram import demo, results, show
+from engram.files import PACKAGE, write_text
+from engram.report.reference import REFERENCE, RUNS
+
+ROOT = PACKAGE.parent
+
+
+def main() -> None:
+    """Write every made part."""
+    for path, text in rendered().items():
+        write_text(path, text)
+
+
+def rendered() -> dict[Path, str]:
+    """Each file that holds made parts, as it should read."""
+    readme = ROOT / "README.md"
+    parts = {"results": results_table(), "demo": demo_output(), "runtime": runtime_line()}
+    return {readme: fill(readme.read_text("utf-8"), parts), ROOT / "docs" / "cli.md": cli_reference()}
+
+
+def fill(text: str, parts: dict[str, str]) -> str:
+    """The text with everything between `<!-- name -->` and `<!-- /name -->` replaced."""
+    for name, part in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+        if not pattern.search(text):
+            raise ValueError(f"no <!-- {name} --> … <!-- /{name} --> in the text")
+        text = pattern.sub(lambda m, part=part: m.group(1) + part + m.group(2), text)  # type: ignore[misc]
+    return text
+
+
+def results_table() -> str:
+    """Recall and generalization of each reference run, with n, intervals and the test."""
+    lines = [
+        "| run | split | n | before | after | change, points | p (McNemar) | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, (recipe, seed) in RUNS.items():
+        document = _reference(name, "comparison")
+        for split, change in document["improvement"].items():
+            sides = [document[stage][split] for stage in ("baseline", "tuned")]
+            shown = [f"{show.percent(side['exact'])} {show.interval(side['ci95'])}" for side in sides]
+            cells = [f"`{recipe}`, seed {seed}", split, str(change["n"]), *shown, *show.change_cells(change)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def runtime_line() -> str:
+    """What the first reference run took, and on what."""
+    document = _reference("default-0", "comparison")
+    training, hardware = document["training"], document["provenance"]["hardware"]
+    speed = f"{training['steps']} steps, {training['tokens_per_second']:,.0f} tokens/s"
+    machine = f"{hardware['cores']} cores of {hardware['processor']}, no GPU"
+    source = "`results/reference/tiny/default-0/training.json`"
+    return f"Training took {training['train_seconds']:.0f} s ({speed}) on {machine} ({source}).\n"
+
+
+def demo_output() -> str:
+    """The before/after pairs of the first reference run as the demo prints them through a pipe."""
+    stored = {stage: _reference("default-0", stage) for stage in ("baseline", "tuned")}
+    comparison = _reference("default-0", "comparison")
+    rows = demo.choose_rows(demo.asked(stored["baseline"]), comparison["recipe"]["seed"])
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        console = show.make_console()
+        for row, (before, after) in zip(rows, demo.replayed(rows, stored), strict=True):
+            demo.show_pair(console, row, before, after)
+        console.print()
+        demo.show_summary(comparison)
+    lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def cli_reference() -> str:
+    """`docs/cli.md`: the help of every command."""
+    from engram.cli import main as group
+
+    parts = ["# Commands\n\nMade from `engram --help` by `make docs`.\n"]
+    context = click.Context(group, info_name="engram", max_content_width=100, terminal_width=100)
+    parts.append(f"\n```text\n{group.get_help(context)}\n```\n")
+    for name in sorted(group.commands):
+        inner = click.Context(
+            group.commands[name], info_name=name, parent=context, max_content_width=100, terminal_width=100
+        )
+        parts.append(f"\n## engram {name}\n\n```text\n{group.commands[name].get_help(inner)}\n```\n")
+    return "".join(parts)
+
+
+def _reference(name: str, document: str) -> dict[str, Any]:
+    schema = "result" if document in ("baseline", "tuned") else document
+    return results.read(REFERENCE / name / f"{document}.json", schema, "make reference")
+
+
+if __name__ == "__main__":
+    main()
