@@ -1,0 +1,147 @@
+"""The recipe of the bundled model `tiny`: from the standard library and generated chat to a model folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engram.base_model import card, pretrain, rows
+from engram.base_model.conversations import Conversation, conversations
+from engram.base_model.library_text import Library, read_library
+from engram.base_model.tokenizer import train_tokenizer
+from engram.base_model.turns import bank_from
+from engram.errors import EngramError
+
+STEPS = 1_750  # 14.3 million tokens: about 40 minutes on two cores
+HELD_OUT_SEED = 1_000_003  # added to the seed; another stream of conversations
+HELD_OUT_CHAT = 1_000  # conversations whose loss is measured; the first 40 go into heldout.jsonl
+KEPT_ROWS = 40  # of each kind in heldout.jsonl
+SNIPPET = 480  # characters of a held-out text row
+
+
+def build(
+    out: Path,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    work: Path | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Make the bundled model in the folder `out`: tokenizer, weights, configuration, model card, held-out rows.
+
+    `work` keeps the checkpoint that an interrupted run goes on from, and `work/tiny-snapshot`, the model so far;
+    by default it lies beside `out` and is removed at the end. `out` itself appears complete or not at all.
+    Raises EngramError where torch or transformers is missing.
+    """
+    _require("torch", "transformers")
+    scratch = work or out.with_name(f".{out.name}.work")
+    scratch.mkdir(parents=True, exist_ok=True)
+    new = scratch / "finished"
+    shutil.rmtree(new, ignore_errors=True)
+    run = _make(new, pretrain.Schedule(steps=steps or STEPS, seed=seed), scratch, report)
+    card.write_card(new, run)
+    _move_into_place(new, out)
+    if work is None:
+        shutil.rmtree(scratch)
+    report(f"the model is in {out}")
+
+
+def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """Everything but the card: writes the model's files into `folder` and returns the run's numbers."""
+    from transformers import AutoTokenizer
+
+    library = read_library()
+    chat, unseen = _conversations(library, schedule.seed)
+    report(f"{len(chat):,} conversations, {len(library.documents):,} documents of the standard library")
+    train_tokenizer(_texts(library, chat), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.model_max_length = sys.maxsize  # documents are cut into rows below; no warning about their length
+    packed = [
+        rows.pack_chat(chat, tokenizer, schedule.length),
+        rows.pack_text(library.documents, tokenizer, schedule.length),
+        rows.pack_chat(unseen, tokenizer, schedule.length),
+        rows.pack_text(library.held_out, tokenizer, schedule.length),
+    ]
+    report(f"tokens: {packed[0].tokens.size:,} chat, {packed[1].tokens.size:,} text")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = pretrain.new_model(schedule.seed, tokenizer)
+
+    def snapshot(trained: Any) -> None:
+        pretrain.save_model(trained, tokenizer, work / "tiny-snapshot.new")
+        _move_into_place(work / "tiny-snapshot.new", work / "tiny-snapshot")
+
+    snapshot(model)
+    numbers = pretrain.train(model, packed[0], packed[1], schedule, work=work, on_snapshot=snapshot, report=report)
+    model.eval()
+    numbers["heldout_loss_chat"] = round(pretrain.mean_loss(model, packed[2]), 4)
+    numbers["heldout_loss_text"] = round(pretrain.mean_loss(model, packed[3]), 4)
+    report(f"held out: chat {numbers['heldout_loss_chat']:.3f}, text {numbers['heldout_loss_text']:.3f}")
+    pretrain.save_model(model, tokenizer, folder)
+    write_held_out(folder / "heldout.jsonl", unseen, library.held_out)
+    data = {
+        "conversations": len(chat),
+        "documents": len(library.documents),
+        "characters": sum(map(len, library.documents)),
+        "chat_tokens": int(packed[0].tokens.size),
+        "text_tokens": int(packed[1].tokens.size),
+        "heldout_conversations": len(unseen),
+        "heldout_documents": len(library.held_out),
+    }
+    return card.run_document(schedule, data, numbers, parameters=sum(p.numel() for p in model.parameters()))
+
+
+def _conversations(library: Library, seed: int) -> tuple[list[Conversation], list[Conversation]]:
+    """The conversations to train on, and others of which no question occurs in training."""
+    bank = bank_from(library)
+    chat = list(conversations(bank, seed))
+    asked = {message["content"] for talk in chat for message in talk if message["role"] == "user"}
+    others = conversations(bank, seed + HELD_OUT_SEED, 4 * HELD_OUT_CHAT)
+    unseen = [talk for talk in others if not any(message["content"] in asked for message in talk)]
+    return chat, unseen[:HELD_OUT_CHAT]
+
+
+def _texts(library: Library, chat: Sequence[Conversation]) -> list[str]:
+    return [*library.documents, *(message["content"] for talk in chat for message in talk)]
+
+
+def write_held_out(path: Path, unseen: Sequence[Conversation], documents: Sequence[str]) -> None:
+    """Write 40 conversations and 40 pieces of text that training never saw, for the measurement of retention."""
+    rows: list[dict[str, Any]] = [{"kind": "chat", "messages": talk} for talk in unseen[:KEPT_ROWS]]
+    longest = max(map(len, documents), default=0)
+    pieces = [  # the beginnings of all documents, then a later piece of each that is long enough, and so on
+        text[start : start + SNIPPET]
+        for start in range(0, longest, 4 * SNIPPET)
+        for text in documents
+        if len(text) >= start + SNIPPET
+    ]
+    rows += [{"kind": "text", "text": piece} for piece in pieces[:KEPT_ROWS]]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _move_into_place(new: Path, out: Path) -> None:
+    """Put the complete folder `new` where `out` is; an older `out` goes away only when the new one is there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.new")
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.move(new, beside)
+    if out.exists():
+        out.rename(old)
+    beside.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _require(*packages: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EngramError(
+            f"pretraining the bundled model needs {' and '.join(missing)}",
+            where="engram base-model",
+            fix="make base-model  (it installs them, then runs this command)",
+        )
