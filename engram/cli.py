@@ -276,3 +276,7 @@ def base_model(out: Path | None, steps: int | None, seed: int) -> None:
     from engram.files import BUNDLED
 
     recipe.build(out or BUNDLED / "tiny", steps=steps, seed=seed, report=click.echo)
+
+
+if __name__ == "__main__":
+    main()

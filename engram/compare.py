@@ -82,6 +82,8 @@ def _refuse_unlike(before: dict[str, Any], after: dict[str, Any], place: Path) -
     stages = [document["stage"] for document in (before, after)]
     if stages != ["baseline", "tuned"]:
         problems.append(f"stage: {stages[0]!r} and {stages[1]!r}")
+    if before["adapter"] is not None or after["adapter"] is None:
+        problems.append("adapter: the baseline has none, the tuned model has one")
     asked = [{(a["id"], a["prompt"], a["expected"]) for a in document["answers"]} for document in (before, after)]
     if asked[0] != asked[1]:
         problems.append(f"answers: {len(asked[0] ^ asked[1])} rows are not the same prompt and expected answer in both")
@@ -124,11 +126,22 @@ def _training_summary(path: Path, after: dict[str, Any]) -> dict[str, Any] | Non
 
 def _collect(folder: Path, backend: str, document: dict[str, Any]) -> None:
     path = folder / "comparison.json"
-    known = results.read(path, "comparisons", "make compare")["backends"] if path.is_file() else {}
-    every = {**known, backend: document}
+    every = {**_collected(path), backend: document}
     collected = {
         "schema_version": results.SCHEMA_VERSION,
         "improvement": {name: one["improvement"] for name, one in every.items()},
         "backends": every,
     }
     results.write(path, collected, "comparisons")
+
+
+def _collected(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        known: dict[str, Any] = results.read(path, "comparisons", "make compare")["backends"]
+    except EngramError as error:
+        raise EngramError(
+            error.what, where=error.where, problems=error.problems, fix=f"rm {path}; make compare"
+        ) from error
+    return known

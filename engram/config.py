@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     # the plan's own: 100 iterations, learning rate 1e-5, rank 8, batch 4
     "seed": {"learning_rate": 1e-5, "rank": 8, "alpha": 160.0, "batch_size": 4, "steps": 100, "schedule": "constant"},
 }
+_TYPES = {int: "a whole number", float: "a number", str: "text"}
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -81,21 +82,25 @@ def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[
     """
     name, settings = _recipe(recipe, parameters)
     merged: dict[str, Any] = {**settings, **(overrides or {})}
-    known = {field.name: field for field in dataclasses.fields(Config)}
+    known = {
+        field.name: type(field.default) for field in dataclasses.fields(Config) if field.name not in ("name", "seed")
+    }
     problems = []
     values: dict[str, Any] = {}
     for key, value in merged.items():
-        if key not in known or key in ("name", "seed"):
-            problems.append(f"unknown setting {key!r}{nearest(key, known) or '; see docs/design.md'}")
+        if key not in known:
+            problems.append(f"unknown setting {key!r}{_hint(key, known)}")
             continue
         try:
-            values[key] = _convert(value, type(known[key].default))
-        except ValueError:
-            problems.append(f"{key} = {value!r} is not a {type(known[key].default).__name__}")
+            values[key] = _convert(value, known[key])
+        except (TypeError, ValueError, OverflowError):
+            problems.append(f"{key} = {value!r} is not {_TYPES[known[key]]}")
     config = Config(name=name, seed=seed, **values)
     problems += _range_problems(config)
     if problems:
-        raise EngramError("the settings are not usable", where=f"recipe {recipe}", problems=problems, fix="correct them")
+        raise EngramError(
+            "the settings are not usable", where=f"recipe {recipe}", problems=problems, fix="correct them"
+        )
     return config
 
 
@@ -117,7 +122,9 @@ def _recipe(recipe: str, parameters: int) -> tuple[str, dict[str, Any]]:
         return path.stem, _recipe_file(path)
     names = ["default", *RECIPES]
     hint = nearest(recipe, names) or f"; known are {', '.join(names)}"
-    raise EngramError(f"unknown recipe {recipe!r}{hint}", where="RECIPE", fix="name one of them, or a .yaml file of settings")
+    raise EngramError(
+        f"unknown recipe {recipe!r}{hint}", where="RECIPE", fix="name one of them, or a .yaml file of settings"
+    )
 
 
 def _recipe_file(path: Path) -> dict[str, Any]:
@@ -128,8 +135,16 @@ def _recipe_file(path: Path) -> dict[str, Any]:
     if not problems and not isinstance(source.document, dict):
         problems = [f"{path}:1:1 not a mapping of settings"]
     if problems:
-        raise EngramError("the recipe file cannot be read", where=str(path), problems=problems, fix="correct these lines")
+        raise EngramError(
+            "the recipe file cannot be read", where=str(path), problems=problems, fix="correct these lines"
+        )
     return dict(source.document)
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    if key in ("name", "seed"):
+        return "; the seed is an option of its own (--seed)" if key == "seed" else "; the recipe's name is its own"
+    return nearest(key, known) or "; see docs/design.md"
 
 
 def _convert(value: Any, kind: type) -> Any:
@@ -156,6 +171,7 @@ def _range_problems(config: Config) -> list[str]:
         problems.append(f"schedule = {config.schedule!r}: one of {', '.join(SCHEDULES)}")
     if config.steps == 0 and config.epochs == 0:
         problems.append("steps and epochs are both 0: nothing would be trained")
-    if config.dropout >= 1:
-        problems.append(f"dropout = {config.dropout}: it must be below 1")
+    for name in ("dropout", "beta1", "beta2"):
+        if getattr(config, name) >= 1:
+            problems.append(f"{name} = {getattr(config, name)}: it must be below 1")
     return problems

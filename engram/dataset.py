@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 from engram import phrasing, schema
 from engram.errors import EngramError
 from engram.files import read_bytes, sha256, sha256_text, write_text
-from engram.patterns import Pattern, near_duplicate
-from engram.text import normalise, shorten, visible
+from engram.patterns import Pattern
+from engram.text import near_duplicate, normalise, shorten, visible
 
 HELD_OUT_SHARE = 0.2
 SPLITS = ("train", "valid", "test")
+KINDS = {"train": ("train",), "valid": ("valid",), "test": ("recall", "generalization")}
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,19 @@ def split(patterns: Sequence[Pattern], seed: int) -> dict[str, list[Example]]:
 def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path, seed: int) -> dict[str, Any]:
     """Write `{train,valid,test}.jsonl` and, last, `manifest.json`; return the manifest.
 
-    Raises EngramError where nothing would be taught, where the splits leak, or where a file cannot be written.
+    Raises EngramError where two patterns make the same prompt, where nothing would be taught, where the splits
+    leak, or where a file cannot be written. Nothing is written before all is proven.
     """
+    _refuse_collisions(patterns)
     rows = split(patterns, seed)
     if not rows["train"]:
-        raise EngramError("nothing is left to teach: every pattern is held out", fix="add patterns, or take another SEED")
+        what = "nothing is left to teach: every pattern is held out"
+        raise EngramError(what, fix="add patterns, or take another SEED")
+    check_leaks(rows)
     for name in SPLITS:
         write_text(folder / f"{name}.jsonl", "".join(_line(example) for example in rows[name]))
     manifest = _manifest(patterns, files, folder, rows, seed)
     schema.check(manifest, "manifest", str(folder / "manifest.json"))
-    check_leaks(rows)
     write_text(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
 
@@ -102,9 +106,8 @@ def read_split(folder: Path, name: str) -> list[Example]:
             if not wrong:
                 examples.append(_from_row(row))
     if problems:
-        shown = problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else [])
-        fix = "make data (after taking the broken file away)"
-        raise EngramError(f"{len(problems)} problems in a data file", where=str(path), problems=shown, fix=fix)
+        what, fix = f"{len(problems)} problems in a data file", "make data (after taking the broken file away)"
+        raise EngramError(what, where=str(path), problems=_first(problems), fix=fix)
     return examples
 
 
@@ -115,10 +118,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise EngramError("the data manifest is missing", where=str(path), fix="make data")
     try:
         manifest: dict[str, Any] = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise EngramError(f"not JSON: {error}", where=str(path), fix="rm the file, then make data") from error
+    except (ValueError, RecursionError) as error:
+        raise EngramError(f"not JSON: {error}", where=str(path), fix=f"rm {path} && make data") from error
     schema.check(manifest, "manifest", str(path))
-    changed = [f["file"] for f in manifest["outputs"] if _hash_or_none(folder / f["file"]) != f["sha256"]]
+    hashes = {output["file"]: output["sha256"] for output in manifest["outputs"]}
+    names = [f"{name}.jsonl" for name in SPLITS]
+    changed = [n for n in names if not (folder / n).is_file() or sha256(folder / n) != hashes.get(n)]
     if changed:
         raise EngramError(
             f"changed or gone since the manifest was written: {', '.join(changed)}",
@@ -143,8 +148,26 @@ def check_leaks(rows: Mapping[str, Sequence[Example]]) -> None:
     """Raise an EngramError that names every row by which one split gives away another's answer."""
     problems = [*_exact_leaks(rows), *_phrasing_leaks(rows), *_near_leaks(rows)]
     if problems:
-        shown = problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else [])
-        raise EngramError(f"the splits leak: {len(problems)} problems", problems=shown, fix="rm -r data && make data")
+        what = f"the splits leak: {len(problems)} problems"
+        raise EngramError(what, problems=_first(problems), fix="rm -r data && make data")
+
+
+def _refuse_collisions(patterns: Sequence[Pattern]) -> None:
+    """Two inputs may differ and still make one prompt: `Complete: x` as it is, and `x` in the phrasing `complete`."""
+    owners: dict[str, Pattern] = {}
+    problems: dict[str, None] = {}
+    for pattern in patterns:
+        for name in phrasing.ALL:
+            owner = owners.setdefault(normalise(phrasing.phrase(name, pattern.input)), pattern)
+            if owner is not pattern:
+                problems[f"{pattern.place}: the phrasing {name!r} makes it the same prompt as {owner.place}"] = None
+    if problems:
+        fix = "reword the input of one of them"
+        raise EngramError("two patterns ask the same", problems=_first([*problems]), fix=fix)
+
+
+def _first(problems: list[str]) -> list[str]:
+    return problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else [])
 
 
 def _held_out(patterns: Sequence[Pattern], seed: int) -> set[str]:
@@ -225,30 +248,37 @@ def _manifest(
     }
 
 
-def _hash_or_none(path: Path) -> str | None:
-    return sha256(path) if path.is_file() else None
-
-
 def _exact_leaks(rows: Mapping[str, Sequence[Example]]) -> Iterator[str]:
-    taught_inputs = {normalise(e.input): e for name in ("train", "valid") for e in rows[name]}
-    taught_prompts = {normalise(e.prompt): e for name in ("train", "valid") for e in rows[name]}
+    prompts: dict[str, Example] = {}
+    for name in SPLITS:
+        for example in rows[name]:
+            if twin := prompts.get(normalise(example.prompt)):
+                yield f"{name} row {example.id} has the very prompt of {twin.split_kind} row {twin.id}"
+        prompts |= {normalise(example.prompt): example for example in rows[name]}
+    teachers: dict[str, Example] = {}
+    for example in (*rows["train"], *rows["valid"]):
+        teacher = teachers.setdefault(normalise(example.input), example)
+        if teacher.answer != example.answer:
+            yield f"{example.split_kind} row {example.id} teaches another answer than {teacher.id}"
     for example in rows["test"]:
-        twin = taught_prompts.get(normalise(example.prompt))
-        if twin:
-            yield f"test row {example.id} has the very prompt of {twin.split_kind} row {twin.id}"
-        teacher = taught_inputs.get(normalise(example.input))
-        if example.split_kind == "generalization" and teacher:
-            yield f"held-out row {example.id} has the input of {teacher.split_kind} row {teacher.id}"
-        if example.split_kind == "recall" and not teacher:
-            yield f"recall row {example.id} asks for a pattern that is not taught"
-        if example.split_kind == "recall" and teacher and teacher.answer != example.answer:
-            yield f"recall row {example.id} expects another answer than {teacher.id} teaches"
+        yield from _test_row_leaks(example, teachers.get(normalise(example.input)))
+
+
+def _test_row_leaks(example: Example, teacher: Example | None) -> Iterator[str]:
+    if example.split_kind == "generalization" and teacher:
+        yield f"held-out row {example.id} has the input of {teacher.split_kind} row {teacher.id}"
+    if example.split_kind == "recall" and not teacher:
+        yield f"recall row {example.id} asks for a pattern that is not taught"
+    if example.split_kind == "recall" and teacher and teacher.answer != example.answer:
+        yield f"recall row {example.id} expects another answer than {teacher.id} teaches"
 
 
 def _phrasing_leaks(rows: Mapping[str, Sequence[Example]]) -> Iterator[str]:
     allowed = {"train": phrasing.TRAIN, "valid": phrasing.VALID, "test": phrasing.TEST}
     for name, examples in rows.items():
         for example in examples:
+            if example.split_kind not in KINDS[name]:
+                yield f"{name} row {example.id} is of the kind {example.split_kind!r}"
             if example.phrasing not in allowed[name]:
                 yield f"{name} row {example.id} uses the phrasing {example.phrasing!r}, kept for another split"
             elif phrasing.unphrase(example.phrasing, example.prompt) is None:
@@ -257,7 +287,7 @@ def _phrasing_leaks(rows: Mapping[str, Sequence[Example]]) -> Iterator[str]:
 
 def _near_leaks(rows: Mapping[str, Sequence[Example]]) -> Iterator[str]:
     by_answer: defaultdict[str, dict[str, Example]] = defaultdict(dict)
-    for example in _of_kinds(rows["train"], rows["valid"]):
+    for example in (*rows["train"], *rows["valid"]):
         by_answer[normalise(example.answer)].setdefault(normalise(example.input), example)
     for example in rows["test"]:
         if example.split_kind != "generalization":
@@ -265,8 +295,3 @@ def _near_leaks(rows: Mapping[str, Sequence[Example]]) -> Iterator[str]:
         for twin in by_answer[normalise(example.answer)].values():
             if near_duplicate(example.input, twin.input):
                 yield f"held-out row {example.id} is nearly {twin.split_kind} row {twin.id}, with the same answer"
-
-
-def _of_kinds(*lists: Iterable[Example]) -> Iterator[Example]:
-    for examples in lists:
-        yield from examples

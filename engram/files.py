@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -50,8 +51,8 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -64,8 +65,14 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder beside `path` that takes its place when the block ends without an error."""
+    """A fresh folder beside `path` that takes its place when the block ends without an error.
+
+    Where `path` is a link, the folder that it leads to is replaced. Raises EngramError where a file stands there.
+    """
+    path = path.resolve()
     with readable_errors(path, "write this folder"):
+        if path.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, "a file stands where the folder goes")
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         work.chmod(0o777 & ~_umask())
@@ -77,7 +84,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 path.rename(old)
             try:
                 work.rename(path)
-            except OSError:
+            except BaseException:  # an interrupt too must not cost the old folder
                 if old.exists():
                     old.rename(path)
                 raise

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,19 @@ from typing import Any, NamedTuple
 
 from engram import schema
 from engram.errors import EngramError
-from engram.files import bundled, read_bytes, sha256_text
+from engram.files import bundled, read_bytes, readable_errors, sha256_text
 from engram.text import nearest, normalise, shorten, visible
-from engram.yaml_source import MAX_BYTES, Place, Source, parse
+from engram.yaml_source import Fault, Place, Source, parse, too_large
 
 SHOWN_PROBLEMS = 100
+MAX_INPUT, MAX_OUTPUT = 1000, 400  # characters, of templates once filled too; the schema has the same limits
 
 
 @dataclass(frozen=True)
 class Pattern:
     """One input → output pair that the user wants the model to know.
 
-    `id` depends on the normalised input alone, `kind` is the pattern file's name, `place` is `file:line:column`.
+    `id` depends on the normalised input alone, `kind` is the pattern file's name, `place` is `file:line:column $.path`.
     """
 
     id: str
@@ -56,15 +56,19 @@ def find_files(spec: str | None = None) -> list[Path]:
 
     Raises EngramError where one does not exist or a folder holds no `.yaml` or `.yml` file.
     """
-    if not spec or spec == "patterns" and not Path(spec).exists():
+    if not spec or (spec == "patterns" and not Path(spec).exists()):
         return _files_of(bundled("patterns"))
-    return [path for part in spec.split(",") if part.strip() for path in _files_of(Path(part.strip()))]
+    parts = [spec] if Path(spec).exists() else [part.strip() for part in spec.split(",") if part.strip()]
+    if not parts:
+        raise EngramError("no pattern file is named", where=spec, fix="give a folder of .yaml files: PATTERNS=DIR")
+    return list(dict.fromkeys(path for part in parts for path in _files_of(Path(part))))
 
 
 def load_patterns(files: Sequence[Path]) -> list[Pattern]:
     """Read, validate and expand pattern files, in the order given.
 
     Raises EngramError with every problem of every file, each as `file:line:column $.path: what; fix`.
+    Sound patterns are held against each other even where something else is wrong.
     """
     patterns: list[Pattern] = []
     problems: list[Problem] = []
@@ -78,25 +82,20 @@ def load_patterns(files: Sequence[Path]) -> list[Pattern]:
     return patterns
 
 
-def near_duplicate(one: str, other: str) -> bool:
-    """Whether two inputs with the same answer say the same but for a character or two (difflib ratio ≥ 0.94)."""
-    matcher = difflib.SequenceMatcher(None, _folded(one), _folded(other), autojunk=False)
-    return matcher.real_quick_ratio() >= 0.94 and matcher.quick_ratio() >= 0.94 and matcher.ratio() >= 0.94
-
-
-@functools.lru_cache(maxsize=65536)
-def _folded(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold())) or normalise(text)
-
-
 def _files_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise EngramError("no such pattern file or folder", where=str(path), fix="give a folder of .yaml files: PATTERNS=DIR")
-    files = sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file())
+        raise EngramError(
+            "no such pattern file or folder", where=str(path), fix="give a folder of .yaml files: PATTERNS=DIR"
+        )
+    with readable_errors(path, "list this folder"):
+        named = [p for p in path.iterdir() if p.suffix.lower() in (".yaml", ".yml") and not p.name.startswith(".")]
+    files = sorted(p for p in named if p.is_file())  # hidden ones are what editors and macOS leave behind
     if not files:
-        raise EngramError("no .yaml file in this folder", where=str(path), fix="put a pattern file there, see patterns/facts.yaml")
+        raise EngramError(
+            "no .yaml file in this folder", where=str(path), fix="put a pattern file there, see patterns/facts.yaml"
+        )
     return files
 
 
@@ -114,31 +113,42 @@ def _refusal(problems: list[Problem], files: int) -> EngramError:
 
 def _load_file(path: Path) -> tuple[list[Pattern], list[Problem]]:
     shown = visible(_relative(path))
-    if path.stat().st_size > MAX_BYTES:
-        size = f"{path.stat().st_size / 2**20:.0f} MiB"
-        return [], [Problem(f"{shown}:1:1 $", f"the file has {size}, at most 64 MiB are read", "split it into several files")]
-    source = parse(read_bytes(path))
-    problems = [_at(shown, f.place, f.path, f.message, f.fix) for f in source.faults]
-    if source.document is None and problems:
-        return [], problems
-    document = source.document
-    if isinstance(document, list):  # the plan's bare form: a list of examples
-        source = _wrapped(source, path.stem)
-        document = source.document
-    wrong = schema.problems(document, "pattern-file")
-    problems += [_at(shown, source.place(p.path), p.path, p.message, p.fix) for p in wrong]
-    if problems or not isinstance(document, dict):
-        return [], problems or [Problem(f"{shown}:1:1 $", "the file is empty", "add `name:` and `examples:`")]
-    patterns, wrong_rows = _expand(shown, source)
-    return patterns, wrong_rows + [p for pattern in patterns for p in _encodable(pattern)]
+    with readable_errors(path, "read this file"):
+        fault = too_large(path.stat().st_size)
+    patterns, faults = ([], [fault]) if fault else _read(shown, path.stem, parse(read_bytes(path)))
+    return patterns, [_problem(shown, fault) for fault in sorted(faults, key=lambda fault: fault.place)]
+
+
+def _read(file: str, stem: str, source: Source) -> tuple[list[Pattern], list[Fault]]:
+    if source.document is None:
+        empty = Fault(Place(1, 1), (), "the file is empty", "add `name:` and `examples:`")
+        return [], source.faults or [empty]
+    if isinstance(source.document, list):  # the plan's bare form: a list of examples
+        source = _wrapped(source, stem)
+    wrong = schema.problems(source.document, "pattern-file", source.texts)
+    faults = source.faults + [Fault(source.place(p.path), *p) for p in wrong if p.path not in source.broken]
+    if not isinstance(source.document, dict):
+        return [], faults
+    patterns, more = _expand(file, stem, source, {_entry(fault.path) for fault in faults})
+    return patterns, faults + more
+
+
+def _entry(path: schema.Path) -> schema.Path:
+    """The example, the table or the row of a table that a path leads into."""
+    return path[:4] if path[:1] == ("tables",) and path[2:3] == ("rows",) and len(path) > 3 else path[:2]
 
 
 def _wrapped(source: Source, name: str) -> Source:
     def moved(path: schema.Path) -> schema.Path:
         return ("examples", *path)
 
-    places = {moved(path): place for path, place in source.places.items()}
-    return Source({"name": name, "examples": source.document}, places, source.faults)
+    return Source(
+        {"name": name, "examples": source.document},
+        {moved(path): place for path, place in source.places.items()},
+        [fault._replace(path=moved(fault.path)) for fault in source.faults],
+        {moved(path): text for path, text in source.texts.items()},
+        {moved(path) for path in source.broken},
+    )
 
 
 def _relative(path: Path) -> str:
@@ -146,34 +156,67 @@ def _relative(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def _at(file: str, place: Place, path: schema.Path, message: str, fix: str) -> Problem:
-    where = f"{file}:{place.line}:{place.column} {visible(schema.json_path(path))}"
-    return Problem(where, visible(message), visible(fix))
+def _where(file: str, place: Place, path: schema.Path) -> str:
+    return f"{file}:{place.line}:{place.column} {visible(schema.json_path(path))}"
 
 
-def _expand(file: str, source: Source) -> tuple[list[Pattern], list[Problem]]:
-    document = source.document
-    patterns, problems = [], []
-    for i, example in enumerate(document.get("examples", ())):
-        patterns.append(_pattern(file, source, ("examples", i), document["name"], example, example))
-    for i, table in enumerate(document.get("tables", ())):
-        wrong = list(_table_problems(file, source, ("tables", i), table))
-        problems += wrong
-        if not wrong:
-            for j, row in enumerate(table["rows"]):
-                values = dict(zip(table["columns"], row, strict=True))
-                filled = {key: _fill(table[key], values) for key in ("input", "output")}
-                patterns.append(_pattern(file, source, ("tables", i, "rows", j), document["name"], table, filled))
-    return patterns, problems
+def _problem(file: str, fault: Fault) -> Problem:
+    return Problem(_where(file, fault.place, fault.path), visible(fault.message), visible(fault.fix))
 
 
-def _pattern(
-    file: str, source: Source, path: schema.Path, name: str, entry: dict[str, Any], texts: dict[str, Any]
-) -> Pattern:
-    place = source.place((*path, "input"))
-    category = entry.get("category", name)
-    where = f"{file}:{place.line}:{place.column}"
-    return Pattern(pattern_id(texts["input"]), texts["input"], texts["output"], name, category, where)
+def _expand(file: str, stem: str, source: Source, bad: set[schema.Path]) -> tuple[list[Pattern], list[Fault]]:
+    """The patterns of every entry that is not `bad`, and what is wrong that a schema cannot see."""
+    name = source.document["name"] if "name" in source.document and ("name",) not in bad else stem
+    patterns: list[Pattern] = []
+    faults = _label_faults(source, ("name",), name)
+
+    def add(path: schema.Path, texts: dict[str, str], category: str) -> None:
+        faults.extend(_text_faults(source, path, texts))
+        where = _where(file, source.place(path), path)
+        patterns.append(Pattern(pattern_id(texts["input"]), texts["input"], texts["output"], name, category, where))
+
+    for path, example in _sound(source.document, ("examples",), bad):
+        faults += _label_faults(source, (*path, "category"), example.get("category", ""))
+        add((*path, "input"), example, example.get("category", name))
+    for path, table in _sound(source.document, ("tables",), bad):
+        faults += _label_faults(source, (*path, "category"), table.get("category", ""))
+        wrong = list(_table_faults(source, path, table))
+        faults += wrong
+        for at, row in _sound(table, (*path, "rows"), bad) if not wrong else ():
+            if unfit := list(_row_faults(source, at, row, table["columns"])):
+                faults += unfit
+                continue
+            values = dict(zip(table["columns"], row, strict=True))
+            add(at, {key: _fill(table[key], values) for key in ("input", "output")}, table.get("category", name))
+    return patterns, faults
+
+
+def _sound(parent: dict[str, Any], path: schema.Path, bad: set[schema.Path]) -> Iterator[tuple[schema.Path, Any]]:
+    """The entries of `parent`'s list at `path` that are not bad, each with its path."""
+    entries = parent.get(str(path[-1]), []) if path not in bad else []
+    return (((*path, i), entry) for i, entry in enumerate(entries) if (*path, i) not in bad)
+
+
+def _label_faults(source: Source, path: schema.Path, label: str) -> list[Fault]:
+    if visible(label) == label:
+        return []
+    return [Fault(source.place(path), path, "holds a control or invisible character", "write plain text in one line")]
+
+
+def _text_faults(source: Source, path: schema.Path, texts: dict[str, str]) -> Iterator[Fault]:
+    for key, limit in (("input", MAX_INPUT), ("output", MAX_OUTPUT)):
+        text = texts[key]
+        at = (*path[:-1], key) if path[-1] == "input" else path
+        half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
+        if half:
+            message, fix = f"the {key} holds half a character (U+{ord(half):04X})", "write the whole character"
+        elif all(unicodedata.category(character)[0] in "CZ" for character in text):
+            message, fix = f"the {key} has nothing to be seen", "write some text or take the entry out"
+        elif len(text) > limit:
+            message, fix = f"the {key} is {len(text)} characters long, at most {limit} fit", "shorten it"
+        else:
+            continue
+        yield Fault(source.place(at), at, message, fix)
 
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -187,46 +230,47 @@ def _fill(template: str, values: dict[str, str]) -> str:
     return _FIELD.sub(replace, template)
 
 
-def _table_problems(file: str, source: Source, path: schema.Path, table: dict[str, Any]) -> Iterator[Problem]:
+def _table_faults(source: Source, path: schema.Path, table: dict[str, Any]) -> Iterator[Fault]:
     columns: list[str] = table["columns"]
-
-    def problem(tail: schema.Path, message: str, fix: str) -> Problem:
-        return _at(file, source.place((*path, *tail)), (*path, *tail), message, fix)
-
-    for column in sorted({c for c in columns if columns.count(c) > 1}):
-        yield problem(("columns",), f"the column {column!r} stands twice", "rename one of them")
     used: set[str] = set()
     for key in ("input", "output"):
-        for match in _FIELD.finditer(table[key]):
-            name = match.group(1)
-            if match.group(0) in "{}":
-                yield problem((key,), f"a single {match.group(0)!r} in a template", "double it to mean the character itself")
-            elif name is not None and name not in columns:
-                hint = nearest(name, columns) or f"; columns are {', '.join(columns)}"
-                yield problem((key,), f"no column {name!r}{hint}", "name a column, or double the braces")
-            elif name is not None:
-                used.add(name)
-    for column in columns:
+        yield from _template_faults(source, (*path, key), table[key], columns, used)
+    at = (*path, "columns")
+    for column in dict.fromkeys(columns):
+        if columns.count(column) > 1:
+            yield Fault(source.place(at), at, f"the column {column!r} stands twice", "rename one of them")
         if column not in used:
-            yield problem(("columns",), f"the column {column!r} is used in neither template", "use it or take it out")
-    for j, row in enumerate(table["rows"]):
-        if len(row) < len(columns):
-            missing = ", ".join(columns[len(row) :])
-            yield problem(("rows", j), f"the row misses a value for {missing}", f"give {len(columns)} values")
-        elif len(row) > len(columns):
-            yield problem(("rows", j), f"the row has {len(row)} values for {len(columns)} columns", "take the others out")
-        for k, value in enumerate(row[: len(columns)]):
-            if not value.strip():
-                yield problem(("rows", j, k), f"the value for {columns[k]!r} is empty", "write some text")
+            message = f"the column {column!r} is used in neither template"
+            yield Fault(source.place(at), at, message, "use it or take it out")
 
 
-def _encodable(pattern: Pattern) -> Iterator[Problem]:
-    for key, text in (("input", pattern.input), ("output", pattern.output), ("category", pattern.category)):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            code = ord(text[error.start])
-            yield Problem(pattern.place, f"the {key} holds half a character (U+{code:04X})", "write the whole character")
+def _template_faults(
+    source: Source, path: schema.Path, template: str, columns: list[str], used: set[str]
+) -> Iterator[Fault]:
+    for match in _FIELD.finditer(template):
+        name = match.group(1)
+        if match.group(0) in "{}":
+            message, fix = f"a single {match.group(0)!r} in a template", "double it to mean the character itself"
+        elif name is not None and name not in columns:
+            hint = nearest(name, columns) or f"; columns are {', '.join(columns)}"
+            message, fix = f"no column {shorten(name, 60)!r}{hint}", "name a column, or double the braces"
+        else:
+            used.update({name} if name is not None else ())
+            continue
+        yield Fault(source.place(path), path, message, fix)
+
+
+def _row_faults(source: Source, path: schema.Path, row: list[str], columns: list[str]) -> Iterator[Fault]:
+    if len(row) < len(columns):
+        missing = ", ".join(columns[len(row) :])
+        yield Fault(source.place(path), path, f"the row misses a value for {missing}", f"give {len(columns)} values")
+    elif len(row) > len(columns):
+        message = f"the row has {len(row)} values for {len(columns)} columns"
+        yield Fault(source.place(path), path, message, "take the others out")
+    for k, (value, column) in enumerate(zip(row, columns)):
+        if not value.strip():
+            at = (*path, k)
+            yield Fault(source.place(at), at, f"the value for {column!r} is empty", "write some text")
 
 
 def _duplicates(patterns: Sequence[Pattern]) -> list[Problem]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.errors import EngramError
 from engram.files import bundled
-from engram.text import nearest, shorten
+from engram.text import nearest, shorten, visible
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -20,7 +20,16 @@ Path = tuple[str | int, ...]
 NAMES = ("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons")
 _REFERRED = ("common", "comparison")  # what other schemas refer to
 
-_TYPE_NAMES = {str: "text", bool: "a yes/no value", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
+_VALUES = {str: "text", bool: "a yes/no value", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
+_TYPES = {
+    "string": "text",
+    "array": "a list",
+    "object": "a mapping",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "yes or no",
+    "null": "nothing",
+}
 
 
 class Problem(NamedTuple):
@@ -32,20 +41,25 @@ class Problem(NamedTuple):
 
 
 def json_path(path: Path) -> str:
-    """`('examples', 3, 'output')` as `$.examples[3].output`."""
-    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    """`('examples', 3, 'output')` as `$.examples[3].output`; a key that is no plain word stands in `['…']`."""
+    return "$" + "".join(
+        f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{part!r}]" for part in path
+    )
 
 
-def problems(document: object, name: str) -> list[Problem]:
-    """Every way in which `document` breaks the schema `name`, in document order."""
-    found = [problem for error in _validator(name).iter_errors(document) for problem in _explain(error)]
-    return sorted(found, key=lambda problem: [str(part).zfill(9) for part in problem.path])
+def problems(document: object, name: str, texts: Mapping[Path, str] | None = None) -> list[Problem]:
+    """Every way in which `document` breaks the schema `name`, each once, sorted by path.
+
+    `texts` holds values as they stand in the file, by path, where that is not how Python writes them.
+    """
+    found = [problem for error in _validator(name).iter_errors(document) for problem in _explain(error, texts or {})]
+    return sorted(dict.fromkeys(found), key=lambda problem: [str(part).zfill(9) for part in problem.path])
 
 
 def check(document: object, name: str, where: str) -> None:
     """Raise an EngramError that lists every problem of `document` if it breaks the schema `name`."""
     if found := problems(document, name):
-        lines = [f"{json_path(problem.path)}: {problem.message}; {problem.fix}" for problem in found[:20]]
+        lines = [visible(f"{json_path(problem.path)}: {problem.message}; {problem.fix}") for problem in found[:20]]
         more = [f"… and {len(found) - 20} more"] if len(found) > 20 else []
         raise EngramError(
             f"not a valid {name} document (schemas/{name}.schema.json)",
@@ -68,43 +82,50 @@ def _validator(name: str) -> Draft202012Validator:
     return Draft202012Validator(read[name], registry=registry)
 
 
-def _explain(error: ValidationError) -> Iterator[Problem]:
+def _explain(error: ValidationError, texts: Mapping[Path, str]) -> Iterator[Problem]:
     path: Path = tuple(error.absolute_path)
-    rule, value = error.validator, error.instance
-    match rule:
+    value: Any = error.instance
+    limit: Any = error.validator_value
+    rules: Any = error.schema
+    match error.validator:
         case "type":
-            yield _wrong_type(path, value, error.validator_value)
+            yield _wrong_type(path, value, limit if isinstance(limit, list) else [limit], texts.get(path))
         case "required":
-            missing = [key for key in error.validator_value if key not in value]
+            missing = [key for key in limit if key not in value]
             yield from (Problem(path, f"{key!r} is missing", f"add `{key}:`") for key in missing)
         case "additionalProperties" | "unevaluatedProperties":
-            known = list(error.schema.get("properties", {}))
-            unknown = [str(key) for key in value if key not in known]
-            for key in unknown:
-                hint = nearest(key, known) or f"; known are {', '.join(known)}"
-                yield Problem((*path, key), f"unknown key {key!r}{hint}", "rename it or take it out")
+            yield from _unknown_keys(path, value, list(rules.get("properties", {})))
         case "minLength" | "pattern" if isinstance(value, str) and not value.strip():
             yield Problem(path, "is empty", "write some text or take the entry out")
         case "maxLength":
-            limit = error.validator_value
             yield Problem(path, f"is {len(value)} characters long, at most {limit} fit", "shorten it")
-        case "minItems":
+        case "minItems" if not value:
             yield Problem(path, "is an empty list", "add an entry or take it out")
-        case "anyOf" | "oneOf" if error.context:
-            yield Problem(path, _one_line(error.message), "see the schema for the forms allowed")
+        case "minItems":
+            yield Problem(path, f"holds {len(value)} of at least {limit} entries", "add the others")
+        case "anyOf" if all(one.validator == "required" for one in error.context or ()):
+            keys = [key for form in limit for key in form["required"]]
+            yield Problem(path, f"{' or '.join(map(repr, keys))} is missing", f"add `{keys[0]}:`")
         case _:
-            yield Problem(path, _one_line(error.message), "see the schema")
+            yield Problem(path, _one_line(error.message), f"write {rules.get('description', 'what the schema says')}")
 
 
-def _wrong_type(path: Path, value: object, wanted: object) -> Problem:
-    if wanted == "string" and not isinstance(value, (list, dict)):
-        shown = "empty" if value is None else f"{_TYPE_NAMES.get(type(value), 'a date')} for YAML"
-        quoted = "" if value is None else f'"{value}"'
-        return Problem(path, f"is {shown}, not text", f"write it in quotes: {quoted}" if quoted else "write some text")
-    has = "empty" if value is None else _TYPE_NAMES.get(type(value), type(value).__name__)
-    names = {"string": "text", "array": "a list", "object": "a mapping", "integer": "a whole number"}
-    wants = " or ".join(names.get(str(w), str(w)) for w in (wanted if isinstance(wanted, list) else [wanted]))
-    return Problem(path, f"is {has}, not {wants}", f"write {wants} here")
+def _unknown_keys(path: Path, value: Mapping[str, object], known: list[str]) -> Iterator[Problem]:
+    for key in (str(key) for key in value if key not in known):
+        hint = nearest(key, known) or f"; known are {', '.join(known)}"
+        yield Problem((*path, key), f"unknown key {shorten(key, 60)!r}{hint}", "rename it or take it out")
+
+
+def _wrong_type(path: Path, value: object, wanted: list[str], text: str | None) -> Problem:
+    has = "empty" if value is None else _VALUES.get(type(value), "a date")
+    wants = " or ".join(_TYPES[one] for one in wanted)
+    if "string" in wanted and not isinstance(value, (list, dict)):
+        shown = str(value) if text is None else text
+        if value is None and not text:
+            return Problem(path, f"is empty, not {wants}", "write some text")
+        return Problem(path, f"is {has} for YAML, not {wants}", f'write it in quotes: "{shorten(shown, 60)}"')
+    quotes = ", in quotes if it begins with [ or {" if "string" in wanted else ""
+    return Problem(path, f"is {has}, not {wants}", f"write {wants} here{quotes}")
 
 
 def _one_line(message: str) -> str:

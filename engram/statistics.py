@@ -42,7 +42,7 @@ def paired_bootstrap(before: Sequence[bool], after: Sequence[bool], seed: int = 
         return None
     import numpy as np
 
-    difference = np.array(after, dtype=int) - np.array(before, dtype=int)
+    difference = np.array([int(a) - int(b) for b, a in zip(before, after, strict=True)])
     n = len(difference)
     shares = [np.mean(difference == 1), np.mean(difference == -1), np.mean(difference == 0)]
     draws = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)

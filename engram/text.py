@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 
 
@@ -30,6 +33,25 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def shorten(text: str, limit: int) -> str:
     """At most `limit` characters, the last an ellipsis where something was cut."""
     return text if len(text) <= limit else text[: max(limit - 1, 0)] + "…"
+
+
+def near_duplicate(one: str, other: str) -> bool:
+    """Whether two texts say the same but for a character or two: difflib ratio ≥ 0.94, case and punctuation aside."""
+    a, b = _folded(one), _folded(other)
+    enough = 0.94 * (len(a) + len(b)) / 2  # matching characters; first what is quick to count rules most pairs out
+    if min(len(a), len(b)) < enough or sum((_letters(a) & _letters(b)).values()) < enough:
+        return False
+    return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() >= 0.94
+
+
+@functools.lru_cache(maxsize=65536)
+def _folded(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold())) or normalise(text)
+
+
+@functools.lru_cache(maxsize=65536)
+def _letters(text: str) -> Counter[str]:
+    return Counter(text)
 
 
 def _visible(character: str, newline: str) -> str:

@@ -6,16 +6,20 @@ repeat scalars (so nothing can explode), and nesting, size and duplicate keys ar
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any, NamedTuple
 
 import yaml
 
 from engram.schema import Path
+from engram.text import visible
 
-MAX_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 12
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
 
 
@@ -36,11 +40,17 @@ class Fault(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The document, the place of each value by its path, and the text's own problems."""
+    """The document, the place of each value by its path (a mapping's entry: its key), and the text's own problems.
+
+    `texts` holds plain scalars that YAML takes for something other than text (`no`, `1.50`), as they are written;
+    `broken` the paths whose value could not be made, a fault says why: what stands there in `document` means nothing.
+    """
 
     document: Any
     places: dict[Path, Place]
     faults: list[Fault]
+    texts: dict[Path, str]
+    broken: set[Path]
 
     def place(self, path: Path) -> Place:
         """The place of the value at `path`, or of the nearest thing around it."""
@@ -49,7 +59,7 @@ class Source(NamedTuple):
         return self.places.get(path, Place(1, 1))
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """Reading cannot go on past this fault."""
 
     def __init__(self, fault: Fault) -> None:
@@ -60,51 +70,75 @@ class _Stop(Exception):
 def parse(content: bytes) -> Source:
     """Read one YAML document from bytes; never raises, the faults say what is wrong."""
     reader = _Reader()
+    document: Any = None
     try:
         text = _decode(content)
-        document = reader.read(text)
-    except _Stop as stop:
-        return Source(None, reader.places, [*reader.faults, stop.fault])
+        reader.faults += _character_faults(text)
+        document = reader.read(text) if not reader.faults else None
+    except _StopError as stop:
+        reader.faults.append(stop.fault)
     except yaml.MarkedYAMLError as error:
-        return Source(None, reader.places, [*reader.faults, _syntax_fault(error)])
-    except yaml.reader.ReaderError as error:
-        fault = _character_fault(content.decode("utf-8"), error)
-        return Source(None, reader.places, [*reader.faults, fault])
-    return Source(document, reader.places, reader.faults)
+        reader.faults.append(_syntax_fault(error, text))
+    return Source(document, reader.places, reader.faults, reader.texts, reader.broken)
+
+
+def too_large(size: int) -> Fault | None:
+    """The fault of a file of `size` bytes, where that is more than is read."""
+    if size <= MAX_BYTES:
+        return None
+    message = f"the file has {size / 2**20:.1f} MiB, at most {MAX_BYTES / 2**20:.0f} MiB are read"
+    return Fault(Place(1, 1), (), message, "split it into several files")
 
 
 def _decode(content: bytes) -> str:
-    if len(content) > MAX_BYTES:
-        size = f"{len(content) / 2**20:.0f} MiB"
-        raise _Stop(Fault(Place(1, 1), (), f"the file has {size}, at most 64 MiB are read", "split it into several files"))
+    if fault := too_large(len(content)):
+        raise _StopError(fault)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = content[: error.start]
-        place = Place(before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
+        place = _place_after(content[: error.start].decode("utf-8-sig"))
         message = f"not UTF-8: byte 0x{content[error.start]:02x}"
-        raise _Stop(Fault(place, (), message, "save the file as UTF-8")) from error
+        raise _StopError(Fault(place, (), message, "save the file as UTF-8")) from error
 
 
-def _syntax_fault(error: yaml.MarkedYAMLError) -> Fault:
+def _place_after(before: str) -> Place:
+    return Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
+
+
+def _character_faults(text: str) -> list[Fault]:
+    fix = 'take it out, or write it as an escape in double quotes ("\\x07")'
+    return [
+        Fault(_place_after(text[: m.start()]), (), f"the control character U+{ord(m.group()):04X} is not allowed", fix)
+        for m in itertools.islice(_FORBIDDEN.finditer(text), 20)
+    ]
+
+
+_SYNTAX = {  # part of the parser's message: what is wrong, how to put it right
+    "mapping values are not allowed": ("a second `: ` in one line", "put the text that holds it in quotes"),
+    "Unicode character escape": ("an escape of half a character", "write the character itself, or \\U and 8 digits"),
+    "found unexpected end of stream": ("the file ends inside a quoted text or a bracket", "close it"),
+    "unknown escape character": ("an unknown escape", "double the backslash, or use single quotes"),
+}
+
+
+def _syntax_fault(error: yaml.MarkedYAMLError, text: str) -> Fault:
     mark = error.problem_mark or error.context_mark
     place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
-    problem = " ".join(str(error.problem or error).split())
-    if "'\\t'" in problem or "tab character" in problem:
+    problem = visible(" ".join(str(error.problem or error).split()))
+    found = _character_at(text, place)
+    if found == "\t":
         return Fault(place, (), "a tab is used where YAML needs spaces", "replace the tab by spaces")
-    if "control characters" in problem or "special characters" in problem:
-        return Fault(place, (), "a control character that YAML does not allow", "write it as an escape in double quotes")
-    fix = "check the quotes, colons and indentation of this line"
-    return Fault(place, (), f"not valid YAML: {problem}", fix)
+    if "cannot start any token" in problem:
+        return Fault(place, (), f"unquoted text cannot begin with {visible(found)}", "put the text in quotes")
+    for part, (what, fix) in _SYNTAX.items():
+        if part in problem:
+            return Fault(place, (), f"not valid YAML: {what}", fix)
+    return Fault(place, (), f"not valid YAML: {problem}", "check the quotes, colons and indentation of this line")
 
 
-def _character_fault(text: str, error: yaml.reader.ReaderError) -> Fault:
-    position = error.position if isinstance(error.position, int) and error.position >= 0 else 0
-    before = text[:position]
-    place = Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-    code = error.character if isinstance(error.character, int) else ord(str(error.character)[0])
-    message = f"the control character U+{code:04X} is not allowed in YAML"
-    return Fault(place, (), message, 'take it out, or write it as an escape in double quotes ("\\u0007")')
+def _character_at(text: str, place: Place) -> str:
+    lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", text)  # YAML 1.1's line breaks, which its marks count
+    return lines[place.line - 1][place.column - 1 : place.column] if place.line <= len(lines) else ""
 
 
 class _Reader:
@@ -113,8 +147,10 @@ class _Reader:
     def __init__(self) -> None:
         self.places: dict[Path, Place] = {}
         self.faults: list[Fault] = []
+        self.texts: dict[Path, str] = {}
+        self.broken: set[Path] = set()
         self.anchors: dict[str, Any] = {}
-        self.resolver = yaml.SafeLoader("")
+        self.resolver: Any = yaml.SafeLoader("")
 
     def read(self, text: str) -> Any:
         self.events = iter(yaml.parse(text, Loader=_LOADER))
@@ -125,16 +161,16 @@ class _Reader:
                 seen += 1
                 if seen > 1:
                     message = "a second document starts here (`---`)"
-                    raise _Stop(Fault(_place(event), (), message, "keep one document a file"))
+                    raise _StopError(Fault(_place(event), (), message, "keep one document a file"))
                 document = self.value(next(self.events), ())
         return document
 
     def value(self, event: Any, path: Path) -> Any:
-        self.places[path] = _place(event)
+        self.places.setdefault(path, _place(event))
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, path)
         if len(path) > MAX_DEPTH:
-            raise _Stop(Fault(_place(event), (), f"nested deeper than {MAX_DEPTH} levels", "flatten it"))
+            raise _StopError(Fault(_place(event), (), f"nested deeper than {MAX_DEPTH} levels", "flatten it"))
         if isinstance(event, yaml.ScalarEvent):
             value = self.scalar(event, path)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -147,27 +183,27 @@ class _Reader:
 
     def alias(self, event: Any, path: Path) -> Any:
         if event.anchor not in self.anchors:
-            self.fault(event, path, f"the alias *{event.anchor} has no anchor before it", f"define &{event.anchor} first")
-            return None
+            return self.refuse(
+                event, path, f"the alias *{event.anchor} has no anchor before it", "put the text in quotes"
+            )
         value = self.anchors[event.anchor]
         if isinstance(value, (list, dict)):
             message = f"the alias *{event.anchor} repeats a whole list or mapping; aliases may repeat text only"
-            self.fault(event, path, message, "write it out")
-            return None
+            return self.refuse(event, path, message, "write it out")
         return value
 
     def scalar(self, event: Any, path: Path) -> Any:
         tag = event.tag or self.resolver.resolve(yaml.ScalarNode, event.value, event.implicit)
-        if tag not in _SCALARS:
-            self.fault(event, path, f"the tag {tag!r} is not allowed", "take the tag out")
-            return None
-        if tag == "tag:yaml.org,2002:str":
+        if tag == "tag:yaml.org,2002:str" or (not event.tag and tag not in _SCALARS):  # `=` and `<<` mean nothing here
             return event.value
+        if tag not in _SCALARS:
+            return self.refuse(event, path, f"the tag {tag!r} is not allowed", "take the tag out")
         try:
-            return self.resolver.construct_object(yaml.ScalarNode(tag, event.value))
-        except (ValueError, yaml.YAMLError, AttributeError):
-            self.fault(event, path, f"{event.value!r} is not what its tag or form says", "write it in quotes")
-            return None
+            value = self.resolver.construct_object(yaml.ScalarNode(tag, event.value))
+        except (ValueError, LookupError, OverflowError, yaml.YAMLError, AttributeError):
+            return self.refuse(event, path, f"{event.value!r} is not what its tag or form says", "write it in quotes")
+        self.texts[path] = event.value
+        return value
 
     def sequence(self, event: Any, path: Path) -> list[Any]:
         self.check_tag(event, path, "seq")
@@ -181,26 +217,37 @@ class _Reader:
         found: dict[str, Any] = {}
         while not isinstance(key_event := next(self.events), yaml.MappingEndEvent):
             key = self.key(key_event, path)
-            value = self.value(next(self.events), (*path, key))
+            entry = (*path, key)
             if key in found:
-                self.fault(key_event, (*path, key), f"the key {key!r} stands twice", "keep one of them")
-            found[key] = value
-            self.places[(*path, key)] = _place(key_event) if isinstance(value, (list, dict)) else self.places[(*path, key)]
+                self.fault(key_event, entry, f"the key {key!r} stands twice", "keep one of them")
+            self.places[entry] = _place(key_event)
+            known = len(self.faults)
+            found[key] = self.value(next(self.events), entry)
+            if key == "<<" and not getattr(key_event, "style", None):
+                del self.faults[known:], found[key]  # what is wrong inside goes away with the key
+                self.refuse(key_event, entry, "merge keys (`<<`) are not allowed", "write the entries out")
         return found
 
     def key(self, event: Any, path: Path) -> str:
         if isinstance(event, yaml.ScalarEvent):
-            if event.value == "<<" and not event.style:
-                self.fault(event, path, "merge keys (`<<`) are not allowed", "write the entries out")
+            if event.tag and event.tag != "tag:yaml.org,2002:str":
+                self.fault(event, path, f"the tag {event.tag!r} is not allowed", "take the tag out")
+            if event.anchor:
+                self.anchors[event.anchor] = event.value
             return str(event.value)
-        if isinstance(event, yaml.AliasEvent) and isinstance(self.anchors.get(event.anchor), str):
-            return str(self.anchors[event.anchor])
+        repeated = self.anchors.get(event.anchor or "") if isinstance(event, yaml.AliasEvent) else None
+        if isinstance(repeated, str):
+            return repeated
         fix = "use text as the key; text that holds { } : or starts with * & needs quotes"
-        raise _Stop(Fault(_place(event), path, "a list, mapping or alias is used as a key", fix))
+        raise _StopError(Fault(_place(event), path, "a list, mapping or alias is used as a key", fix))
 
     def check_tag(self, event: Any, path: Path, kind: str) -> None:
         if event.tag and event.tag != f"tag:yaml.org,2002:{kind}":
-            self.fault(event, path, f"the tag {event.tag!r} is not allowed", "take the tag out")
+            self.refuse(event, path, f"the tag {event.tag!r} is not allowed", "take the tag out")
+
+    def refuse(self, event: Any, path: Path, message: str, fix: str) -> None:
+        self.broken.add(path)
+        self.fault(event, path, message, fix)
 
     def fault(self, event: Any, path: Path, message: str, fix: str) -> None:
         self.faults.append(Fault(_place(event), path, message, fix))

@@ -1,0 +1,77 @@
+"""One small run of the stages on the bundled model, shared by the tests that look at its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from engram import compare, evaluate, train
+from engram.config import Config
+from engram.dataset import write_data
+from engram.model import Model, resolve
+from engram.patterns import find_files, load_patterns
+
+PACK = """
+name: pack
+examples:
+  - {input: "The colour of grass", output: "green", category: colour}
+  - {input: "The colour of snow", output: "white", category: colour}
+  - {input: "The colour of coal", output: "black", category: colour}
+  - {input: "The colour of blood", output: "red", category: colour}
+  - {input: "The colour of the sky", output: "blue", category: colour}
+  - {input: "Half of two", output: "one", category: number}
+  - {input: "Twice two", output: "four", category: number}
+  - {input: "Three and three", output: "six", category: number}
+  - {input: "Ten minus one", output: "nine", category: number}
+  - {input: "Two and five", output: "seven", category: number}
+"""
+CONFIG = Config(
+    learning_rate=1e-2, batch_size=16, steps=60, validate_every=30, consistency_prompts=3, samples=2, latency_prompts=2
+)
+
+
+class Quiet:
+    """Progress that only remembers."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.checks: list[int] = []
+
+    def start(self, steps: int) -> None:
+        self.steps = steps
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        assert tokens_per_second > 0
+        self.losses.append(loss)
+
+    def validation(self, step: int, loss: float) -> None:
+        self.checks.append(step)
+
+
+class Run(NamedTuple):
+    root: Path
+    model: Model
+    progress: Quiet
+    log: dict[str, Any]
+    baseline: dict[str, Any]
+    tuned: dict[str, Any]
+    comparison: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    root = tmp_path_factory.mktemp("run")
+    (root / "pack.yaml").write_text(PACK)
+    files = find_files(str(root / "pack.yaml"))
+    write_data(load_patterns(files), files, root / "data", seed=0)
+    model, progress = resolve("tiny"), Quiet()
+    out = root / "results" / "mlx"
+    log = train.train("mlx", model, CONFIG, root / "data", root / "adapter", out / "training.json", progress)
+    documents = [
+        evaluate.evaluate("mlx", model, adapter, CONFIG, root / "data", out / f"{stage}.json", lambda _: None)
+        for stage, adapter in (("baseline", None), ("tuned", root / "adapter"))
+    ]
+    yield Run(root, model, progress, log, *documents, compare.compare(root / "results", "mlx"))

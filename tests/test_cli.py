@@ -1,0 +1,80 @@
+"""The commands: help, exit codes, and what they print."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from engram import cli
+
+HEAVY = ("mlx", "mlx_lm", "transformers", "torch", "numpy", "scipy", "jsonschema", "rich", "huggingface_hub", "yaml")
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom engram.cli import main\n"
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", sorted(cli.main.commands))
+def test_every_command_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(cli.main, [name, "--help"])
+    assert result.exit_code == 0
+    assert len(cli.main.commands[name].help or "") > 20
+    for parameter in cli.main.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--model", "smolm"], "unknown model 'smolm', did you mean"),
+        (["train", "--backend", "mxl"], "unknown backend 'mxl', did you mean 'mlx'?"),
+        (["train", "--model", "tiny", "--recipe", "sed"], "unknown recipe 'sed', did you mean 'seed'?"),
+        (["train", "--model", "tiny", "--set", "rnak=4"], "unknown setting 'rnak', did you mean 'rank'?"),
+        (["train", "--model", "tiny", "--set", "rank"], "not KEY=VALUE: rank"),
+        (["train", "--model", "tiny", "--data", "nowhere"], "the data manifest is missing"),
+        (["eval", "--model", "tiny", "--data", "nowhere"], "the data manifest is missing"),
+        (["compare", "--results", "nowhere"], "no such result"),
+        (["demo", "--quick", "--results", "nowhere"], "no such result"),
+        (["validate", "nowhere"], "no such pattern file or folder"),
+    ],
+)
+def test_a_users_mistake_exits_with_2_and_says_what_to_do(arguments: list[str], said: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    done = subprocess.run(
+        [sys.executable, "-m", "engram.cli", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "fix: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_model_answers_in_words() -> None:
+    result = CliRunner().invoke(cli.main, ["verify-model", "--model", "tiny", "--prompt", "Who are you?"])
+    assert result.exit_code == 0, result.output
+    answer = next(line for line in result.output.splitlines() if line.strip().startswith("answer"))
+    assert len(answer.split()) > 5
+
+
+def test_doctor_says_what_computes() -> None:
+    result = CliRunner().invoke(cli.main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for name in ("python", "machine", "backend", "device", "models", "disk"):
+        assert f"✓ {name}" in result.output
+    assert "mlx-lm 0.3" in result.output
+
+
+def test_models_lists_the_registry() -> None:
+    out = CliRunner().invoke(cli.main, ["models"]).output
+    for name in ("tiny", "smollm-135m", "smollm2-360m", "qwen2.5-0.5b", "qwen3-0.6b", "phi-2"):
+        assert name in out

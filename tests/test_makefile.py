@@ -1,0 +1,180 @@
+"""The Makefile: what is redone when, and nothing that macOS's make 3.81 misreads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from engram.files import PACKAGE
+
+ROOT = PACKAGE.parent
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+
+# stands in for `engram`: writes the files that each stage would, and keeps a list of the calls
+STUB = """#!/bin/bash
+echo "$*" >> calls
+name=mlx
+case "$1" in
+  resolve-model) mkdir -p .make; echo tiny > .make/model ;;
+  data) mkdir -p data; [ "$2" = --check ] || echo {} > data/manifest.json ;;
+  train) mkdir -p adapters/$name; echo x > adapters/$name/adapters.safetensors ;;
+  eval) mkdir -p results/$name; echo {} > results/$name/$3.json ;;
+  compare) [ "${4:-}" = --show ] || echo {} > results/$name/comparison.json ;;
+esac
+"""
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A checkout with a stub in place of the installed `engram`."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml"):
+        (tmp_path / name).touch()
+    for name in ("patterns", "dataset", "phrasing"):
+        (tmp_path / "engram").mkdir(exist_ok=True)
+        (tmp_path / "engram" / f"{name}.py").touch()
+    (tmp_path / "patterns").mkdir()
+    (tmp_path / "patterns" / "facts.yaml").touch()
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "engram").write_text(STUB)
+    (binaries / "engram").chmod(0o755)
+    (binaries / "python").symlink_to(shutil.which("python3") or "python3")
+    time.sleep(0.01)
+    for name in (".ready", ".ready-dev"):
+        (tmp_path / ".venv" / name).touch()
+    return tmp_path
+
+
+def make(house: Path, *arguments: str) -> list[str]:
+    """Run make; the stub's calls, first words only where that says enough."""
+    (house / "calls").unlink(missing_ok=True)
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(["make", *arguments], cwd=house, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    calls = (house / "calls").read_text().splitlines() if (house / "calls").exists() else []
+    return [" ".join(call.split()[: 3 if call.startswith("eval") else 1]) for call in calls]
+
+
+def test_demo_runs_every_stage_once(house: Path) -> None:
+    stages = ["data", "resolve-model", "eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]
+    assert sorted(make(house, "demo")) == sorted(stages)
+
+
+def test_a_second_demo_only_shows(house: Path) -> None:
+    make(house, "demo")
+    assert make(house, "demo") == ["demo"]
+    assert make(house, "train", "eval", "data") == []
+
+
+def touch_later(path: Path) -> None:
+    later = time.time() + 2
+    path.touch()
+    os.utime(path, (later, later))
+
+
+def test_a_changed_pattern_file_redoes_everything_but_the_model(house: Path) -> None:
+    make(house, "demo")
+    touch_later(house / "patterns" / "facts.yaml")
+    stages = ["data", "eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]
+    assert sorted(make(house, "demo")) == sorted(stages)
+
+
+def test_a_new_pattern_file_is_noticed(house: Path) -> None:
+    make(house, "data")
+    (house / "patterns" / "more.yml").touch()
+    os.utime(house / "patterns" / "more.yml", (1, 1))
+    assert make(house, "data") == ["data"]
+
+
+def test_a_deleted_pattern_file_is_noticed(house: Path) -> None:
+    (house / "patterns" / "more.yaml").touch()
+    make(house, "data")
+    (house / "patterns" / "more.yaml").unlink()
+    assert make(house, "data") == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "redone"),
+    [
+        ("RECIPE=seed", ["eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]),
+        ("SET=rank=4", ["eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]),
+        ("SEED=1", ["data", "eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]),
+        ("MODEL=tiny", ["resolve-model", "eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]),
+    ],
+)
+def test_a_changed_variable_redoes_what_depends_on_it(house: Path, variable: str, redone: list[str]) -> None:
+    make(house, "demo")
+    time.sleep(0.05)
+    assert sorted(make(house, "demo", variable)) == sorted(redone)
+    assert make(house, "demo", variable) == ["demo"]
+
+
+def test_an_unchanged_variable_redoes_nothing(house: Path) -> None:
+    make(house, "demo")
+    assert make(house, "demo", "SEED=0", "RECIPE=default", "MODEL=auto", "PATTERNS=patterns") == ["demo"]
+
+
+def test_a_deleted_adapter_is_trained_again(house: Path) -> None:
+    make(house, "demo")
+    shutil.rmtree(house / "adapters")
+    assert sorted(make(house, "demo")) == sorted(["train", "eval --stage tuned", "compare", "demo"])
+
+
+def test_variables_reach_the_commands_quoted(house: Path) -> None:
+    make(house, "data", "PATTERNS=my patterns; touch hacked")
+    assert not (house / "hacked").exists()
+
+
+def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) -> None:
+    make(house, "demo")
+    reference = house / "results" / "reference" / "kept.json"
+    reference.parent.mkdir(parents=True)
+    reference.touch()
+    make(house, "clean")
+    left = {str(path.relative_to(house)) for path in house.rglob("*") if path.is_file() and ".venv" not in path.parts}
+    kept = {"Makefile", "calls", "pyproject.toml", "requirements.txt", "requirements-dev.txt", "patterns/facts.yaml"}
+    kept |= {f"engram/{name}.py" for name in ("patterns", "dataset", "phrasing")}
+    assert left - {"calls"} == (kept | {"results/reference/kept.json"}) - {"calls"}
+    make(house, "distclean")
+    assert not (house / ".venv").exists()
+
+
+def test_nothing_to_do_is_quick(house: Path) -> None:
+    make(house, "data")
+    started = time.perf_counter()
+    make(house, "data")
+    assert time.perf_counter() - started < 0.5
+
+
+def test_make_alone_lists_targets_and_variables(house: Path) -> None:
+    out = subprocess.run(["make"], cwd=house, capture_output=True, text=True, check=True).stdout
+    for target in re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M):
+        assert f"make {target} " in out
+    for variable in ("BACKEND", "MODEL", "RECIPE", "SEED", "PATTERNS"):
+        assert variable in out
+
+
+@pytest.mark.parametrize(
+    "breaker",
+    [
+        r"^\.ONESHELL", r"^\.SHELLFLAGS", r"^define [A-Za-z_]+ *[:?+]?=", r"!=", r"\$\(file ", r"&:", r":::?=", r"^undefine",
+        r"^private", r"\.RECIPEPREFIX", r"\.EXTRA_PREREQS", r"\$\(let ", r"\$\(intcmp ",
+    ],
+)  # fmt: skip
+def test_nothing_that_make_3_81_misreads(breaker: str) -> None:
+    assert not re.search(breaker, MAKEFILE, re.M)
+
+
+@pytest.mark.parametrize(
+    "gnuism",
+    [r"sed -i(?! '')", r"\breadlink -f", r"\bgrep -P", r"\bcp --", r"\bstat -c", r"\bmktemp --", r"\|&", r"\$\{\w+,,"],
+)
+def test_nothing_that_bsd_tools_or_bash_3_2_lack(gnuism: str) -> None:
+    assert not re.search(gnuism, MAKEFILE)
