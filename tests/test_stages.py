@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from small_run import CONFIG, Quiet, Run
 
 from engram import backends, compare, results, schema, train
 from engram.encoding import Encoded, load_encoder, make_batch
 from engram.errors import EngramError
 from engram.files import sha256
-from small_run import CONFIG, Quiet, Run
 
 
 def test_training_teaches(run: Run) -> None:
@@ -83,7 +83,7 @@ def test_clipping_changes_the_run(run: Run, tmp_path: Path) -> None:
 
 def test_an_exploding_loss_stops_the_run_and_leaves_no_adapter(run: Run, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, learning_rate=1e30, steps=10)
-    with pytest.raises(EngramError, match="the loss is (nan|inf) at step"):
+    with pytest.raises(EngramError, match=r"the loss is (nan|inf) at step"):
         train.train("mlx", run.model, config, run.root / "data", tmp_path / "a", tmp_path / "log.json", Quiet())
     assert list(tmp_path.iterdir()) == []
 
@@ -220,7 +220,7 @@ def test_a_truncated_adapter_is_refused(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.root / "adapter", tmp_path / "a")
     weights = tmp_path / "a" / "adapters.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(EngramError, match="does not fit|not a whole"):
+    with pytest.raises(EngramError, match=r"does not fit|not a whole"):
         backends.get("mlx").load(run.model, tmp_path / "a")
 
 
