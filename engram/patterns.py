@@ -171,7 +171,9 @@ def _expand(file: str, stem: str, source: Source, bad: set[schema.Path]) -> tupl
     faults = _label_faults(source, ("name",), name)
 
     def add(path: schema.Path, texts: dict[str, str], category: str) -> None:
-        faults.extend(_text_faults(source, path, texts))
+        if wrong := list(_text_faults(source, path, texts)):
+            faults.extend(wrong)
+            return
         where = _where(file, source.place(path), path)
         patterns.append(Pattern(pattern_id(texts["input"]), texts["input"], texts["output"], name, category, where))
 
@@ -249,7 +251,7 @@ def _template_faults(
 ) -> Iterator[Fault]:
     for match in _FIELD.finditer(template):
         name = match.group(1)
-        if match.group(0) in "{}":
+        if match.group(0) in ("{", "}"):
             message, fix = f"a single {match.group(0)!r} in a template", "double it to mean the character itself"
         elif name is not None and name not in columns:
             hint = nearest(name, columns) or f"; columns are {', '.join(columns)}"

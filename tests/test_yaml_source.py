@@ -43,7 +43,7 @@ REFUSED: dict[str, tuple[str | bytes, list[str]]] = {
         "a:\n  - !!python/object/apply:os.system [x]\n",
         [f"2:5 ('a', 0) the tag '{TAG}:python/object/apply:os.system' {NOT_ALLOWED}"],
     ),
-    "python name": ("a: !!python/name:os.system x\n", [f"1:4 ('a',) the tag '{TAG}:python/name:os.system' {NOT_ALLOWED}"]),
+    "python name": ("a: !!python/name:os.x b\n", [f"1:4 ('a',) the tag '{TAG}:python/name:os.x' {NOT_ALLOWED}"]),
     "python on the document": (
         "!!python/object:os.x\na: b\n",
         [f"1:1 () the tag '{TAG}:python/object:os.x' {NOT_ALLOWED}"],
