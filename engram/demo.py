@@ -21,10 +21,12 @@ from engram.text import normalise, shorten, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 MAX_NEW_TOKENS = 32
 HELD_OUT_SHOWN = 2
-MARKS = {True: ("✓", "bold green"), False: ("✗", "bold red")}
+MARKS = {True: ("✓", "green"), False: ("✗", "red")}
+Line = tuple[str, "Text", "Text"]  # name, mark, text
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,8 @@ def show_title(console: Console, comparison: dict[str, Any], manifest: dict[str,
     model, counts = comparison["model"], manifest["counts"]
     console.rule("engram: patterns taught to a small language model", characters="─" if console.is_terminal else "-")
     size = f"{model['parameters'] / 1e6:.1f} M parameters"
-    console.print(
-        f"model {visible(model['name'])} ({size}) · backend {comparison['backend']} · {visible(comparison['device'])}"
-    )
+    device = visible(comparison["device"])
+    console.print(f"model {visible(model['name'])} ({size}) · backend {comparison['backend']} · {device}")
     console.print(f"{counts['taught']} patterns taught with LoRA, {counts['held_out']} held out and never taught")
 
 
@@ -83,13 +84,11 @@ def show_taught(console: Console, train: Sequence[Example], log: dict[str, Any] 
 
 def show_pair(console: Console, example: Example, before: Shown, after: Shown) -> None:
     """One prompt with the expected answer, and the two answers marked right or wrong."""
-    kind = "taught, in words never trained on" if example.split_kind == "recall" else "held out, never taught"
-    console.print(f"\n{visible(example.kind)} · {kind}", style="bold cyan")
-    console.print(f"  prompt   {visible(shorten(example.prompt, 200))}")
-    console.print(f"  expected {visible(example.answer)}", style="dim")
+    kind = "taught, asked in words never trained on" if example.split_kind == "recall" else "held out, never taught"
+    rows = [_line("prompt", example.prompt), _line("expected", example.answer, style="dim")]
     for name, answer in (("before", before), ("after", after)):
-        right = scoring.score(example.answer, answer.text).exact
-        _show_answer(console, name, answer, right)
+        rows.append(_answer_line(name, answer, scoring.score(example.answer, answer.text).exact))
+    _print_box(console, f"{visible(example.kind)} · {kind}", rows)
 
 
 def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder: Path, *, pause: bool = False) -> None:
@@ -122,26 +121,45 @@ def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder
 def ask(prompt: str, backend: str, model: Model, adapter: Path | None) -> None:
     """One prompt of one's own: the base model's answer, and the tuned one's where there is an adapter."""
     console = show.make_console()
-    console.print(f"  prompt   {visible(prompt)}")
     sides: list[tuple[str, Path | None]] = [("answer" if adapter is None else "before", None)]
     if adapter is not None:
         sides.append(("after", adapter))
-    for name, one in sides:
-        _show_answer(console, name, _answer_live([prompt], backend, model, one)[0], None)
+    rows = [_line("prompt", prompt)]
+    rows += [_answer_line(name, _answer_live([prompt], backend, model, one)[0], None) for name, one in sides]
+    _print_box(console, "one prompt", rows)
 
 
-def _show_answer(console: Console, name: str, answer: Shown, right: bool | None) -> None:
+def _answer_line(name: str, answer: Shown, right: bool | None) -> Line:
     from rich.text import Text
 
     mark, style = MARKS[right] if right is not None else (" ", "")
-    line = Text(f"  {name:8} ")
-    line.append(mark + " ", style=style)
-    shown = visible(normalise(answer.text)) or "(nothing)"
-    line.append(shown + ("" if answer.ended else " …"), style=style.removeprefix("bold "))
+    text = Text((visible(normalise(answer.text)) or "(nothing)") + ("" if answer.ended else " …"), style=style)
     if answer.first is not None:
         rate = f", {answer.rate:.0f} tokens/s" if answer.rate else ""
-        line.append(f"  [{1000 * answer.first:.0f} ms to first token{rate}]", style="dim")
-    console.print(line)
+        text.append(f"  [{1000 * answer.first:.0f} ms to first token{rate}]", style="dim")
+    return name, Text(mark, style=f"bold {style}".strip()), text
+
+
+def _line(name: str, text: str, style: str = "") -> Line:
+    from rich.text import Text
+
+    return name, Text(" "), Text(visible(shorten(text, 200)), style=style)
+
+
+def _print_box(console: Console, title: str, rows: Sequence[Line]) -> None:
+    """Rows under a title: in a box on a terminal, indented through a pipe."""
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    for row in rows:
+        grid.add_row(*row)
+    if console.is_terminal:
+        console.print(Panel(grid, title=Text(title), title_align="left", border_style="cyan"))
+    else:
+        console.print(f"\n{title}")
+        console.print(grid)
 
 
 def show_summary(comparison: dict[str, Any]) -> None:

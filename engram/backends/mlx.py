@@ -46,7 +46,7 @@ def device() -> str:
     mx = _mlx()
     if mx.default_device() == mx.gpu:
         return f"Apple GPU ({mx.device_info().get('device_name', 'Metal')})"
-    return f"CPU ({platform.machine()}, {blas.prepare()})"
+    return f"CPU ({platform.machine()}, {blas.prepare().split(' (')[0]})"
 
 
 def load(model: Model, adapter: Path | None = None) -> Session:
