@@ -123,7 +123,8 @@ def _wrong_type(path: Path, value: object, wanted: list[str], text: str | None) 
         shown = str(value) if text is None else text
         if value is None and not text:
             return Problem(path, f"is empty, not {wants}", "write some text")
-        return Problem(path, f"is {has} for YAML, not {wants}", f'write it in quotes: "{shorten(shown, 60)}"')
+        taken = has if text is None else f"{has} for YAML"
+        return Problem(path, f"is {taken}, not {wants}", f'write it in quotes: "{shorten(shown, 60)}"')
     quotes = ", in quotes if it begins with [ or {" if "string" in wanted else ""
     return Problem(path, f"is {has}, not {wants}", f"write {wants} here{quotes}")
 
