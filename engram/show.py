@@ -150,7 +150,7 @@ def comparison(document: dict[str, Any]) -> None:
     table = make_table(console, *columns, title="Exact match, 95 % intervals")
     for name, change in document["improvement"].items():
         sides = [document[stage][name] for stage in ("baseline", "tuned")]
-        shown = [f"{percent(side['exact'])} {interval(side['ci95'])}" for side in sides]
+        shown = [f"{percent(side['exact'])}\n{interval(side['ci95'])}" for side in sides]
         table.add_row(name, str(change["n"]), *shown, *change_cells(change))
     console.print(table)
     console.print(details(document))
@@ -161,7 +161,8 @@ def change_cells(change: dict[str, Any]) -> tuple[str, str, str]:
     if change["exact"] is None:
         return "–", "–", "not measured"
     p_value = "< 1e-6" if change["p_value"] < 1e-6 else f"{change['p_value']:.2g}"
-    return f"{100 * change['exact']:+.1f} {interval(change['ci95'], points=True)}", p_value, change["verdict"]
+    difference = f"{100 * change['exact']:+.1f}\n{interval(change['ci95'], points=True)}"
+    return difference, p_value, change["verdict"]
 
 
 def details(document: dict[str, Any]) -> str:

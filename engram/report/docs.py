@@ -52,7 +52,7 @@ def results_table() -> str:
             sides = [document[stage][split] for stage in ("baseline", "tuned")]
             shown = [f"{show.percent(side['exact'])} {show.interval(side['ci95'])}" for side in sides]
             cells = [f"`{recipe}`, seed {seed}", split, str(change["n"]), *shown, *show.change_cells(change)]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append("| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
