@@ -103,6 +103,8 @@ def _explain(error: ValidationError, texts: Mapping[Path, str]) -> Iterator[Prob
             yield Problem(path, "is an empty list", "add an entry or take it out")
         case "minItems":
             yield Problem(path, f"holds {len(value)} of at least {limit} entries", "add the others")
+        case "maxItems":
+            yield Problem(path, f"holds {len(value)} entries, at most {limit} fit", "take the others out")
         case "anyOf" if all(one.validator == "required" for one in error.context or ()):
             keys = [key for form in limit for key in form["required"]]
             yield Problem(path, f"{' or '.join(map(repr, keys))} is missing", f"add `{keys[0]}:`")

@@ -1,0 +1,150 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from packs import refusal
+
+from engram import files
+from engram.errors import EngramError
+from engram.files import bundled, new_folder, read_bytes, sha256, sha256_text, write_bytes, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_with_the_folders_it_needs(tmp_path: Path) -> None:
+    path = tmp_path / "a/b/c.txt"
+    write_text(path, "é\nü\u2028")
+    assert path.read_bytes() == "é\nü\u2028".encode() and names(path.parent) == ["c.txt"]
+
+
+def test_a_file_gets_the_rights_that_any_program_would_give_it(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "x")
+        with new_folder(tmp_path / "b"):
+            pass
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "a", "old")
+
+    def fail(descriptor: int) -> None:
+        assert len(names(tmp_path)) == 2  # the new one lies beside the old one
+        raise error
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(EngramError if isinstance(error, OSError) else KeyboardInterrupt):
+        write_text(tmp_path / "a", "new")
+    assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+def test_text_that_is_no_utf8_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a", "\ud800")
+    assert (tmp_path / "a").read_text() == "old" and names(tmp_path) == ["a"]
+
+
+def test_what_the_system_refuses_is_said_with_the_path_and_a_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    fix = "\n  fix: check the path, its permissions and the free disk space"
+    assert (
+        str(refusal(write_text, tmp_path / "folder", "x"))
+        == f"{tmp_path}/folder: cannot write this file: Is a directory{fix}"
+    )
+    assert "cannot write this file: " in str(refusal(write_text, tmp_path / "file/below", "x"))
+    assert "cannot read this file: Is a directory" in str(refusal(read_bytes, tmp_path / "folder"))
+    assert "cannot read this file: No such file or directory" in str(refusal(sha256, tmp_path / "nowhere"))
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def make(path: Path, text: str = "new") -> None:
+    with new_folder(path) as work:
+        (work / "inside").write_text(text)
+
+
+def test_a_new_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    (tmp_path / "a/deep").mkdir(parents=True)
+    (tmp_path / "a/deep/old").write_text("x")
+    make(tmp_path / "a")
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["inside"]
+
+
+def test_a_new_folder_comes_with_the_folders_around_it(tmp_path: Path) -> None:
+    make(tmp_path / "x/y/z")
+    assert (tmp_path / "x/y/z/inside").read_text() == "new" and names(tmp_path / "x/y") == ["z"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, EngramError])
+def test_a_block_that_fails_leaves_the_old_folder(error: type[BaseException], tmp_path: Path) -> None:
+    make(tmp_path / "a", "old")
+    with pytest.raises(error), new_folder(tmp_path / "a") as work:
+        (work / "inside").write_text("new")
+        raise error("stop")
+    assert names(tmp_path) == ["a"] and (tmp_path / "a/inside").read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [OSError(16, "busy"), KeyboardInterrupt()])
+def test_a_replacement_that_fails_half_way_puts_the_old_folder_back(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a", "old")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(EngramError if isinstance(error, OSError) else KeyboardInterrupt):
+        make(tmp_path / "a")
+    assert names(tmp_path) == ["a"] and (tmp_path / "a/inside").read_text() == "old"
+
+
+def test_a_file_in_a_folders_place_is_kept_and_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    error = refusal(make, tmp_path / "a")
+    assert "cannot write this folder: a file stands where the folder goes" in str(error)
+    assert (tmp_path / "a").read_text() == "mine" and names(tmp_path) == ["a"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk/real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk/real")
+    make(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and names(tmp_path / "disk/real") == ["inside"]
+    assert names(tmp_path) == ["disk", "link"] and names(tmp_path / "disk") == ["real"]
+
+
+def test_hashes_are_those_of_the_bytes(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a", b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "a") == sha256_text("abc") == known
+    write_bytes(tmp_path / "b", b"x" * ((1 << 20) * 2 + 1))
+    assert sha256(tmp_path / "b") == sha256_text("x" * ((1 << 20) * 2 + 1))
+
+
+def test_bundled_folders_are_the_checkouts_own_or_the_installed_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert (bundled("schemas") / "manifest.schema.json").is_file()
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "site-packages/engram")
+    monkeypatch.setattr(files, "BUNDLED", tmp_path / "site-packages/engram/bundled")
+    (tmp_path / "site-packages/schemas").mkdir(parents=True)  # somebody else's
+    assert bundled("schemas") == tmp_path / "site-packages/engram/bundled/schemas"
