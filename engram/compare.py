@@ -13,6 +13,7 @@ from engram.statistics import mcnemar, paired_bootstrap
 
 # what must be the same on both sides for a difference to mean anything
 SAME = ("backend", "model", "data", "scoring")
+ASKED = ("id", "split_kind", "prompt", "expected")
 
 
 def compare(folder: Path, backend: str) -> dict[str, Any]:
@@ -83,8 +84,8 @@ def _refuse_unlike(before: dict[str, Any], after: dict[str, Any], place: Path) -
     if stages != ["baseline", "tuned"]:
         problems.append(f"stage: {stages[0]!r} and {stages[1]!r}")
     if before["adapter"] is not None or after["adapter"] is None:
-        problems.append("adapter: the baseline has none, the tuned model has one")
-    asked = [{(a["id"], a["prompt"], a["expected"]) for a in document["answers"]} for document in (before, after)]
+        problems.append("adapter: a baseline has none, a tuned model has one")
+    asked = [{tuple(a[key] for key in ASKED) for a in document["answers"]} for document in (before, after)]
     if asked[0] != asked[1]:
         problems.append(f"answers: {len(asked[0] ^ asked[1])} rows are not the same prompt and expected answer in both")
     if problems:
