@@ -75,6 +75,7 @@ REFUSED: dict[str, tuple[str | bytes, list[str]]] = {
         [f"2:8 ('b', 0) the alias *a {WHOLE}", f"2:12 ('b', 1) the alias *a {WHOLE}",
          f"3:5 ('c', 0) the alias *b {WHOLE}", f"3:9 ('c', 1) the alias *b {WHOLE}"],
     ),
+    "alias of a mapping": ("a: &x {b: c}\nd: *x\n", [f"2:4 ('d',) the alias *x {WHOLE}"]),
     "itself": ("a: &a\n  - *a\n", ["2:5 ('a', 0) the alias *a has no anchor before it; put the text in quotes"]),
     "alias of nothing": ("a: *b\n", ["1:4 ('a',) the alias *b has no anchor before it; put the text in quotes"]),
     "NUL": ('a: "é\0b"\n', [f"1:6 () the control character U+0000 {CONTROL}"]),
