@@ -11,6 +11,7 @@ import click
 
 from engram import __version__
 from engram.errors import EngramError
+from engram.text import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 DATA, RESULTS, ADAPTERS = Path("data"), Path("results"), Path("adapters")
@@ -24,7 +25,7 @@ class Commands(click.Group):
         try:
             return super().main(*args, **kwargs)
         except EngramError as error:
-            click.echo(f"engram: {error}", err=True)
+            click.echo("engram: " + "\n".join(visible(line) for line in str(error).split("\n")), err=True)
             sys.exit(2)
         except BrokenPipeError:
             sys.stderr.close()
@@ -63,15 +64,16 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("patterns", default="patterns")
-def validate(patterns: str) -> None:
-    """Check pattern files; PATTERNS is a folder or file, several with commas."""
+@click.argument("patterns", nargs=-1)
+def validate(patterns: tuple[str, ...]) -> None:
+    """Check pattern files; PATTERNS are folders or files, by default `patterns`."""
     from engram.patterns import find_files, load_patterns
 
-    files = find_files(patterns)
+    files = [file for spec in patterns or ("patterns",) for file in find_files(spec)]
     found = load_patterns(files)
     kinds = {kind: sum(p.kind == kind for p in found) for kind in dict.fromkeys(p.kind for p in found)}
-    click.echo(f"{len(found)} patterns in {len(files)} files: " + ", ".join(f"{k} {n}" for k, n in kinds.items()))
+    noun = "file" if len(files) == 1 else "files"
+    click.echo(f"{len(found)} patterns in {len(files)} {noun}: " + ", ".join(f"{k} {n}" for k, n in kinds.items()))
 
 
 @main.command()

@@ -12,7 +12,7 @@ from engram.files import sha256
 from engram.statistics import mcnemar, paired_bootstrap
 
 # what must be the same on both sides for a difference to mean anything
-SAME = ("backend", "model", "data", "scoring")
+SAME = ("backend", "model", "data", "recipe", "scoring")
 ASKED = ("id", "split_kind", "prompt", "expected")
 
 
@@ -20,7 +20,7 @@ def compare(folder: Path, backend: str) -> dict[str, Any]:
     """Compare `baseline.json` and `tuned.json` of `folder/<backend>`; write and return `comparison.json`.
 
     Also puts it into `folder/comparison.json`, which holds every backend's last one. Raises EngramError, naming
-    each differing field, where the two documents do not speak of the same model, data and scoring.
+    each differing field, where the two documents do not speak of the same model, data, recipe and scoring.
     """
     place = folder / backend
     before, after = (results.read(place / f"{stage}.json", "result", "make eval") for stage in ("baseline", "tuned"))

@@ -49,8 +49,8 @@ def read(path: Path, name: str, missing: str) -> dict[str, Any]:
     try:
         document = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(path), fix=f"rm {path}; {missing}") from error
-    schema.check(document, name, str(path))
+        raise EngramError(f"not JSON: {error}", where=str(path), fix=f"rm {path} && {missing}") from error
+    schema.check(document, name, str(path), f"rm {path} && {missing}")
     checked: dict[str, Any] = document
     return checked
 

@@ -56,7 +56,7 @@ def problems(document: object, name: str, texts: Mapping[Path, str] | None = Non
     return sorted(dict.fromkeys(found), key=lambda problem: [str(part).zfill(9) for part in problem.path])
 
 
-def check(document: object, name: str, where: str) -> None:
+def check(document: object, name: str, where: str, fix: str = "make it anew with the stage that writes it") -> None:
     """Raise an EngramError that lists every problem of `document` if it breaks the schema `name`."""
     if found := problems(document, name):
         lines = [visible(f"{json_path(problem.path)}: {problem.message}; {problem.fix}") for problem in found[:20]]
@@ -65,7 +65,7 @@ def check(document: object, name: str, where: str) -> None:
             f"not a valid {name} document (schemas/{name}.schema.json)",
             where=where,
             problems=lines + more,
-            fix="make this file anew with the stage that writes it (`make help` lists the stages)",
+            fix=fix,
         )
 
 

@@ -170,9 +170,14 @@ def test_a_missing_row_is_seen(folder: Path) -> None:
 
 
 def test_what_may_differ_may(folder: Path) -> None:
-    for keys, value in ((("recipe", "learning_rate"), 0.5), (("device",), "gpu"), (("timings",), {"load_seconds": 1})):
+    for keys, value in ((("device",), "gpu"), (("timings",), {"load_seconds": 1})):
         edit(folder / "mlx/tuned.json", *keys, to=value)
-    assert compare(folder, "mlx")["recipe"]["learning_rate"] == 0.5
+    assert compare(folder, "mlx")["device"] == "gpu"
+
+
+def test_another_recipe_is_refused_by_the_setting(folder: Path) -> None:
+    edit(folder / "mlx/tuned.json", "recipe", "learning_rate", to=0.5)
+    assert any(line.startswith("recipe.learning_rate: ") for line in refusal(compare, folder, "mlx").problems)
 
 
 @pytest.mark.parametrize("stage", ["baseline", "tuned"])

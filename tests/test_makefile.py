@@ -164,8 +164,8 @@ def test_make_alone_lists_targets_and_variables(house: Path) -> None:
 @pytest.mark.parametrize(
     "breaker",
     [
-        r"^\.ONESHELL", r"^\.SHELLFLAGS", r"^define [A-Za-z_]+ *[:?+]?=", r"!=", r"\$\(file ", r"&:", r":::?=", r"^undefine",
-        r"^private", r"\.RECIPEPREFIX", r"\.EXTRA_PREREQS", r"\$\(let ", r"\$\(intcmp ",
+        r"^\.ONESHELL", r"^\.SHELLFLAGS", r"^define [A-Za-z_]+ *[:?+]?=", r"!=", r"\$\(file ", r"&:", r":::?=",
+        r"^undefine", r"^private", r"\.RECIPEPREFIX", r"\.EXTRA_PREREQS", r"\$\(let ", r"\$\(intcmp ",
     ],
 )  # fmt: skip
 def test_nothing_that_make_3_81_misreads(breaker: str) -> None:
@@ -174,7 +174,8 @@ def test_nothing_that_make_3_81_misreads(breaker: str) -> None:
 
 @pytest.mark.parametrize(
     "gnuism",
-    [r"sed -i(?! '')", r"\breadlink -f", r"\bgrep -P", r"\bcp --", r"\bstat -c", r"\bmktemp --", r"\|&", r"\$\{\w+,,"],
-)
+    [r"sed -i(?! '')", r"\breadlink -f", r"\bgrep -P", r"\bcp --", r"\bstat -c", r"\bmktemp --",
+     r"\|&", r"\$\{\w+,,"],
+)  # fmt: skip
 def test_nothing_that_bsd_tools_or_bash_3_2_lack(gnuism: str) -> None:
     assert not re.search(gnuism, MAKEFILE)

@@ -150,7 +150,7 @@ def test_a_refused_document_names_file_schema_and_remedy() -> None:
         "  $['\\x1b']: unknown key '\\x1b'; known are id, pattern, kind, category, phrasing, split_kind, messages; "
         "rename it or take it out\n"
         "  $.kind: is empty; write some text or take the entry out\n"
-        "  fix: make this file anew with the stage that writes it (`make help` lists the stages)"
+        "  fix: make it anew with the stage that writes it"
     )
 
 
