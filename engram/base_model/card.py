@@ -58,8 +58,9 @@ Nothing was downloaded, and no other model wrote any of it.
 **Overlap with engram's patterns.** The generated conversations contain none of the pattern families that engram ships
 (status codes, ports, abbreviations, capital cities, dates, naming styles, sizes, error fixes, loop idioms): a filter
 drops what looks like one. The standard library is taken as it is, and it does contain some of that text in another
-form: names of HTTP status codes in `http/__init__.py`, port numbers in protocol modules, `for` loops everywhere,
-exception messages. The model can therefore have seen a pattern's words, though never as prompt and answer.
+form: names of HTTP status codes in `http/__init__.py`, port numbers in protocol modules, exception messages, and loops
+everywhere, a common idiom such as `for key, value in d.items():` word for word. The model can therefore have read a
+pattern's words as part of a file, though never as a prompt and its answer.
 
 ## Training
 
