@@ -64,7 +64,10 @@ class Config:
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # tuned on the bundled model; see results/reference/
-    "default-small": {"learning_rate": 1e-2, "batch_size": 32, "epochs": 2.0},
+    "default-small": {
+        **{"rank": 16, "alpha": 16.0, "learning_rate": 8e-3, "batch_size": 16, "epochs": 2.5},
+        **{"validate_every": 64, "validation_rows": 64},
+    },
     # usual LoRA settings for 100 M parameters and more
     "default-large": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 4.0},
     # the plan's own: 100 iterations, learning rate 1e-5, rank 8, batch 4
