@@ -24,8 +24,9 @@ class Config:
     bias correction, `steps` optimizer steps of `batch_size` rows (0: as many as `epochs` passes need), learning
     rate rising over `warmup_steps` and then following `schedule`. `clip` 0 means no clipping, lengths are in
     tokens. `quantize` is `none`, or `4bit` where the backend can (cuda). `gradient_checkpointing` is `off`, or `on`
-    to compute activations twice and keep fewer (cuda, cpu). Evaluation: greedy answers of at most `max_new_tokens`; `samples` answers at `temperature` for the
-    first `consistency_prompts` test rows; `latency_prompts` rows timed one at a time.
+    to compute activations twice and keep fewer of them (cuda, cpu). Evaluation: greedy answers of at most
+    `max_new_tokens`; `samples` answers at `temperature` for the first `consistency_prompts` test rows;
+    `latency_prompts` rows timed one at a time.
     """
 
     name: str = "default"

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-DRIVER = 570  # the first driver that brings CUDA 12.8, which requirements-gpu.txt's torch is built for
-CAPABILITY = (7, 5)  # Turing; torch for CUDA 12.8 and Unsloth's kernels have nothing for older cards
+# the first driver that serves each CUDA (NVIDIA's release notes); requirements-gpu.txt's torch is built for 12.8
+DRIVERS = {"12.6": 560, "12.8": 570, "12.9": 575, "13.0": 580}
+CUDA = "12.8"
+DRIVER = DRIVERS[CUDA]
+CAPABILITY = (7, 5)  # Turing; there are no kernels for older cards
 BF16 = (8, 0)
 QUERY = "name,driver_version,memory.total,memory.free,compute_cap"
 SUMMARY_CUDA = re.compile(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)")
@@ -107,8 +110,12 @@ def examine() -> Report:
     return parse(query, _output([command]), container=container)
 
 
-def problem(report: Report, *, unsloth: bool = True) -> Problem | None:
-    """The first thing that keeps the `cuda` backend from computing here, with its remedy; None where nothing does."""
+def problem(report: Report, *, unsloth: bool = True, torch_cuda: str | None = CUDA) -> Problem | None:
+    """The first thing that keeps the `cuda` backend from computing here, with its remedy; None where nothing does.
+
+    `unsloth` is whether it is installed, `torch_cuda` the CUDA that torch is built for: empty for the CPU build,
+    None where there is no torch.
+    """
     if not report.found:
         return _no_driver(report)
     if not report.cards:
@@ -119,49 +126,59 @@ def problem(report: Report, *, unsloth: bool = True) -> Problem | None:
             f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} names none of the {len(report.cards)} GPUs",
             "unset CUDA_VISIBLE_DEVICES",
         )
-    if 0 < report.driver_major < DRIVER:
+    cuda = torch_cuda or CUDA
+    needed = DRIVERS.get(cuda, DRIVER)
+    if 0 < report.driver_major < needed:
         serves = f" (CUDA {report.cuda} at most)" if report.cuda else ""
         return Problem(
-            f"the NVIDIA driver {report.driver}{serves} is too old for CUDA 12.8",
-            f"install driver {DRIVER} or newer on the host (Ubuntu: sudo ubuntu-drivers install, then reboot), "
+            f"the NVIDIA driver {report.driver}{serves} is too old for CUDA {cuda}",
+            f"install driver {needed} or newer on the host (Ubuntu: sudo ubuntu-drivers install, then reboot), "
             + CPU_INSTEAD,
         )
     if (0, 0) < card.capability < CAPABILITY:
         has, needs = (".".join(map(str, capability)) for capability in (card.capability, CAPABILITY))
         return Problem(
-            f"{card.name} has compute capability {has}; Unsloth and CUDA 12.8 need {needs} (Turing, 2018) or newer",
+            f"{card.name} has compute capability {has}; Unsloth and torch need {needs} (Turing, 2018) or newer",
             "take another GPU (CUDA_VISIBLE_DEVICES=1 chooses the second), " + CPU_INSTEAD,
         )
-    if not unsloth:
+    if not unsloth or torch_cuda is None:
         return Problem("the GPU is usable, but Unsloth is not installed", "make setup BACKEND=cuda")
+    if not torch_cuda:
+        return Problem("torch is its CPU build", "rm -f .venv/.ready-cuda; make setup BACKEND=cuda")
     return None
 
 
-def estimate(shape: Shape, tokens: int, bits: int = 16, *, checkpointing: bool = False) -> int:
-    """MiB that training takes at `tokens` per batch, roughly: weights, activations, logits, and 1 GiB for CUDA itself.
+def estimate(shape: Shape, tokens: int, bits: int = 16, *, checkpointing: bool = False, bytes_kept: int = 34) -> int:
+    """MiB that training at `tokens` per batch takes, roughly: weights, activations, logits, and 512 for CUDA itself.
 
-    34 bytes per token, layer and unit of width (Korthikanti et al. 2022, without the attention matrix, which fused
-    kernels do not keep); with checkpointing 2, and one layer in full. Logits in chunks of 4,096 tokens at most.
+    `bytes_kept` is what a layer keeps of each token and unit of width for the backward pass: 34 by Korthikanti et
+    al. (2022), without the attention matrix, which fused kernels do not keep; with checkpointing 2, and one layer in
+    full. Logits in float32 and their gradient, for 4,096 tokens at most.
     """
     weights = shape.parameters * (2 if bits == 16 else 0.6)
-    layer = tokens * shape.width * 34
+    layer = tokens * shape.width * bytes_kept
     activations = tokens * shape.width * 2 * shape.layers + layer if checkpointing else layer * shape.layers
-    logits = min(tokens, 4096) * shape.vocabulary * 6
-    return round((weights + activations + logits) / 2**20) + 1024
+    logits = min(tokens, 4096) * shape.vocabulary * 8
+    return round((weights + activations + logits) / 2**20) + 512
 
 
-def memory_problem(report: Report, shape: Shape, tokens: int, batch_size: int, quantize: str) -> Problem | None:
-    """None where a batch of `tokens` fits into the memory that is free; else what is missing, and what would fit."""
+def memory_problem(
+    report: Report, shape: Shape, tokens: int, batch_size: int, quantize: str, *, checkpointing: bool = False
+) -> Problem | None:
+    """What is missing, and what would fit, where a batch of `tokens` surely exceeds the free memory; else None.
+
+    Surely: half of what a layer would keep is counted, so that no run is refused that could have worked.
+    """
     card = report.card
     if card is None or not card.free:
         return None
     bits = 4 if quantize == "4bit" else 16
-    needed = estimate(shape, tokens, bits)
+    needed = estimate(shape, tokens, bits, checkpointing=checkpointing, bytes_kept=16)
     if needed <= card.free:
         return None
     used = card.memory - card.free
-    others = f" ({used} MiB of {card.memory} are in use)" if used > 1024 else ""
-    what = f"about {needed} MiB are needed, {card.name} has {card.free} MiB free{others}"
+    others = f" ({used:,} of {card.memory:,} are in use)" if used > 1024 else ""
+    what = f"at least {needed:,} MiB of GPU memory are needed, {card.name} has {card.free:,} free{others}"
     return Problem(what, _what_fits(shape, tokens, batch_size, card.free))
 
 
@@ -213,12 +230,13 @@ def _complaint(report: Report) -> Problem:
 
 def _what_fits(shape: Shape, tokens: int, batch_size: int, free: int) -> str:
     per_row = tokens / max(1, batch_size)
-    settings = (("", 16, False), (" --set gradient_checkpointing=on", 16, True), (" QUANTIZE=4bit", 4, True))
+    checkpointed = " gradient_checkpointing=on"
+    settings = (("", 16, False), (checkpointed, 16, True), (checkpointed + " quantize=4bit", 4, True))
     for text, bits, checkpointing in settings:
         rows = batch_size
         while rows >= 1:
             if estimate(shape, round(rows * per_row), bits, checkpointing=checkpointing) <= free:
-                return f"this would fit: --set batch_size={rows}{text}"
+                return f'SET="batch_size={rows}{text}" would fit'
             rows //= 2
     return f"no setting makes this model fit; MODEL=smollm-135m is smaller, {CPU_INSTEAD}"
 

@@ -122,5 +122,7 @@ def refuse_quantize(quantize: str, name: str) -> None:
     """Raise an EngramError where a backend that cannot quantize is asked to."""
     if quantize != "none":
         raise EngramError(
-            f"BACKEND={name} does not load a model in {quantize}", where="quantize", fix="QUANTIZE=none, or BACKEND=cuda"
+            f"BACKEND={name} does not load a model in {quantize}",
+            where="quantize",
+            fix="QUANTIZE=none, or BACKEND=cuda",
         )

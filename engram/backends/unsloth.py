@@ -21,7 +21,7 @@ from engram.backends import Answer, Progress, TrainingRun, refuse_quantize
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, make_batch
 from engram.errors import EngramError
-from engram.files import cache_folder, readable_errors, write_bytes, write_text
+from engram.files import cache_folder, read_bytes, readable_errors, write_bytes, write_text
 from engram.model import REGISTRY, Model
 
 WEIGHTS = adapters.PEFT_WEIGHTS
@@ -45,8 +45,10 @@ def require(name: str = "cpu") -> None:
     """Raise an EngramError where Unsloth is not installed, or, for `cuda`, where no GPU can be used."""
     global _chosen
     missing = [package for package in ("unsloth", "trl", "torch") if not importlib.util.find_spec(package)]
-    if name == "cuda" and (problem := gpu.problem(gpu.examine(), unsloth="unsloth" not in missing)):
-        raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
+    if name == "cuda":
+        torch_cuda = None if "torch" in missing else gpu.torch_build()[1]
+        if problem := gpu.problem(gpu.examine(), unsloth="unsloth" not in missing, torch_cuda=torch_cuda):
+            raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
     if missing:
         raise EngramError(
             f"the Unsloth backend is not installed ({', '.join(missing)})",
@@ -97,8 +99,10 @@ def train(
     """
     from engram.backends import unsloth_training as training
 
-    fix = f"one of: --set batch_size={max(1, config.batch_size // 2)} · --set gradient_checkpointing=on"
-    fix += " · QUANTIZE=4bit" if _chosen == "cuda" and config.quantize == "none" else ""
+    if _chosen == "cuda":
+        _refuse_what_cannot_fit(model, batches, config)
+    fix = f"a smaller batch (--set batch_size={max(1, config.batch_size // 2)}), --set gradient_checkpointing=on"
+    fix += ", or QUANTIZE=4bit" if _chosen == "cuda" else ", or a smaller MODEL"
     with out_of_memory(f"training, batch_size = {config.batch_size}", fix), quiet():
         loaded, _ = load_model(model, config.max_length, config.quantize, config)
         targets = training.linear_layers(loaded)
@@ -146,7 +150,7 @@ def stream(session: Session, prompt: Sequence[int], stop: frozenset[int], max_ne
         try:
             options = _options(session, stop, max_new_tokens, 0.0)
             session.model.generate(input_ids=tokens, attention_mask=mask, streamer=streamer, **options)
-        except _Abandoned:
+        except AbandonedError:
             pass
         except BaseException as error:  # it belongs to whoever reads the stream
             streamer.queue.put(error)
@@ -250,7 +254,7 @@ def out_of_memory(doing: str, fix: str) -> Iterator[None]:
         raise EngramError("the memory does not suffice", where=f"{doing} on {_chosen}", fix=fix) from error
 
 
-class _Abandoned(Exception):
+class AbandonedError(Exception):
     """Nobody reads this stream any more."""
 
 
@@ -264,7 +268,7 @@ class _Streamer:
 
     def put(self, value: Any) -> None:
         if self.abandoned:
-            raise _Abandoned
+            raise AbandonedError
         if self.begun:
             self.queue.put(int(value.reshape(-1)[0]))
         self.begun = True
@@ -326,6 +330,24 @@ def _max_length(model: Model) -> int:
     return min(known, 2048) if isinstance(known, int) and known > 0 else 2048
 
 
+def _refuse_what_cannot_fit(model: Model, batches: Sequence[Batch], config: Config) -> None:
+    known = json.loads(read_bytes(model.path / "config.json"))
+    sizes = [known.get(name) for name in ("num_hidden_layers", "hidden_size", "vocab_size")]
+    if not all(isinstance(size, int) for size in sizes):
+        return
+    tokens = max(batch.tokens.size for batch in batches)
+    problem = gpu.memory_problem(
+        gpu.examine(),
+        gpu.Shape(model.parameters, *sizes),
+        tokens,
+        config.batch_size,
+        config.quantize,
+        checkpointing=config.gradient_checkpointing == "on",
+    )
+    if problem:
+        raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
+
+
 def _with_adapter(loaded: Any, settings: Mapping[str, Any], adapter: Path, name: str) -> Any:
     """The model with this adapter's tensors, every one of them checked against the model's layers."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -366,8 +388,12 @@ def _serialised(peft: Any) -> bytes:
 def _options(session: Session, stop: frozenset[int], max_new_tokens: int, temperature: float) -> dict[str, Any]:
     """Every setting of `generate` that a model's own generation config could change."""
     pad = session.tokenizer.pad_token_id
-    options = {"do_sample": False, "max_new_tokens": max_new_tokens, "use_cache": True, "repetition_penalty": 1.0}
-    options |= {"eos_token_id": sorted(stop), "pad_token_id": pad if pad is not None else min(stop)}
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens, "use_cache": True}
+    options |= {
+        "repetition_penalty": 1.0,
+        "eos_token_id": sorted(stop),
+        "pad_token_id": pad if pad is not None else min(stop),
+    }
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": None}
     return options | (sampling if temperature > 0 else {})
 
