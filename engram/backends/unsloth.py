@@ -18,7 +18,7 @@ from typing import Any
 
 from engram import adapters, gpu
 from engram.backends import Answer, Progress, TrainingRun, refuse_quantize
-from engram.config import Config
+from engram.config import SMALL_MODEL, Config
 from engram.encoding import Batch, Encoded, Encoder, make_batch
 from engram.errors import EngramError
 from engram.files import cache_folder, read_bytes, readable_errors, write_bytes, write_text
@@ -193,6 +193,7 @@ def load_model(model: Model, max_length: int, quantize: str, config: Config | No
     """Unsloth's model and tokenizer; raises EngramError where it cannot load the model or may not quantize."""
     if _chosen == "cpu":
         refuse_quantize(quantize, "cpu")
+        _set_threads(model.parameters)
     try:
         loaded, tokenizer = _unsloth().FastLanguageModel.from_pretrained(
             model_name=str(model.path),
@@ -303,9 +304,25 @@ def _unsloth() -> Any:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             fix = f"make doctor BACKEND={_chosen}; rm -f .venv/.ready-{_chosen}; make setup BACKEND={_chosen}"
             raise EngramError(f"Unsloth does not start: {reason}", where=f"BACKEND={_chosen}", fix=fix) from error
+        _all_threads()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
     return unsloth
+
+
+def _set_threads(parameters: int) -> None:
+    """One thread for a small model: several would mostly wait for each other and for the machine's other work."""
+    _unsloth()
+    import torch
+
+    torch.set_num_threads(1 if parameters < SMALL_MODEL else _all_threads())
+
+
+@functools.cache
+def _all_threads() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
 
 
 def _dtype() -> Any:
