@@ -109,7 +109,7 @@ def train(
         peft = attach(loaded, config.rank, config.alpha, targets, config)
         trainable = training.start_at_the_shared_adapter(peft, config)
         run = training.run(peft, batches, validation, config, progress, cuda=_chosen == "cuda")
-    write_bytes(out / WEIGHTS, _serialised(peft))
+    write_bytes(out / WEIGHTS, serialised(peft))
     settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
     write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
     return TrainingRun(run.losses, run.seconds, run.validation, run.peak_memory_bytes, trainable, device())
@@ -231,6 +231,17 @@ def attach(loaded: Any, rank: int, alpha: float, targets: Sequence[str], config:
         random_state=config.seed if config else 0,
         use_rslora=False,
     )
+
+
+def serialised(peft: Any) -> bytes:
+    """The adapter's tensors as a safetensors file, float32, the same bytes for the same numbers."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    tensors = get_peft_model_state_dict(peft)
+    plain = {key: tensors[key].detach().to("cpu", torch.float32).contiguous() for key in sorted(tensors)}
+    return bytes(save(plain, {"format": "pt"}))
 
 
 @contextlib.contextmanager
@@ -392,16 +403,6 @@ def _with_adapter(loaded: Any, settings: Mapping[str, Any], adapter: Path, name:
     return peft
 
 
-def _serialised(peft: Any) -> bytes:
-    import torch
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save
-
-    tensors = get_peft_model_state_dict(peft)
-    plain = {key: tensors[key].detach().to("cpu", torch.float32).contiguous() for key in sorted(tensors)}
-    return bytes(save(plain, {"format": "pt"}))
-
-
 def _options(session: Session, stop: frozenset[int], max_new_tokens: int, temperature: float) -> dict[str, Any]:
     """Every setting of `generate` that a model's own generation config could change."""
     pad = session.tokenizer.pad_token_id
@@ -440,7 +441,7 @@ def _token_losses(model: Any, batch: Batch) -> Any:
 
     tokens = torch.from_numpy(batch.tokens).long().to(model.device)
     mask = torch.from_numpy(attention_mask(batch)).to(model.device)
-    half = torch.autocast("cuda", _dtype()) if _chosen == "cuda" else contextlib.nullcontext()
+    half = torch.autocast("cuda", model.dtype) if model.device.type == "cuda" else contextlib.nullcontext()
     with torch.inference_mode(), half:
         logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
         chosen = logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
