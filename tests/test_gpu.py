@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engram import gpu
+from engram.files import PACKAGE
 
 SUMMARY = """\
 Sun Nov 22 10:00:00 2026
@@ -161,6 +163,29 @@ def test_checkpointing_and_4_bit_lower_the_estimate() -> None:
     plain = gpu.estimate(PHI, 16 * 512)
     assert gpu.estimate(PHI, 16 * 512, checkpointing=True) < plain
     assert gpu.estimate(PHI, 16 * 512, 4) < plain
+
+
+def pins(name: str) -> dict[str, set[str]]:
+    """The versions that a list of requirements has for each package, whatever the Python."""
+    found: dict[str, set[str]] = {}
+    for package, version in re.findall(r"^([a-z0-9-]+)==([^ ;\n]+)", (PACKAGE.parent / name).read_text("utf-8"), re.M):
+        found.setdefault(package, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("name", ["requirements-gpu.txt", "requirements-cpu.txt"])
+def test_shared_packages_are_pinned_to_the_same_versions(name: str) -> None:
+    theirs, shared = pins(name), {**pins("requirements-dev.txt"), **pins("requirements.txt")}
+    for package in ("transformers", "datasets", "tokenizers", "safetensors", "numpy", "huggingface-hub"):
+        assert theirs[package] <= shared[package], package
+    assert not [package for package in {*theirs} & {*shared} if not theirs[package] <= shared[package]]
+
+
+def test_the_gpu_list_is_for_the_driver_that_detection_asks_for() -> None:
+    text = (PACKAGE.parent / "requirements-gpu.txt").read_text("utf-8")
+    assert f"driver of {gpu.DRIVER} or newer (CUDA {gpu.CUDA})" in text
+    assert f"nvidia-cuda-runtime-cu12=={gpu.CUDA}." in text
+    assert "index-url" not in text
 
 
 @pytest.mark.skipif(gpu.examine().found, reason="there is an NVIDIA driver here")

@@ -60,6 +60,7 @@ def require(name: str = "cpu") -> None:
             f"this process computes with BACKEND={_chosen} already", where=f"BACKEND={name}", fix="start another one"
         )
     _chosen = name
+    _unsloth()  # now, since it must be imported before transformers to change what it changes there
 
 
 def device() -> str:
