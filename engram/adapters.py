@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MLX_WEIGHTS = "adapters.safetensors"
+PEFT_WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+# each layout by its weights file: its name, the key that its configuration must have, the backend that trains it
+LAYOUTS = {MLX_WEIGHTS: ("mlx-lm", "lora_parameters", "mlx"), PEFT_WEIGHTS: ("PEFT", "peft_type", "cuda or cpu")}
 
 
 def initial_factor(name: str, inputs: int, config: Config) -> NDArray[np.float32]:
@@ -44,18 +47,40 @@ def mlx_config(config: Config, model_name: str) -> dict[str, Any]:
     }
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, Any], str]:
-    """The configuration and the weights' SHA-256 of an adapter folder in the MLX layout.
+def peft_config(config: Config, base: str, targets: Sequence[str]) -> dict[str, Any]:
+    """`adapter_config.json` as stock PEFT reads it: LoRA on the linear layers of these names, in every block."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "bias": "none",
+        "target_modules": sorted(targets),
+        "inference_mode": True,
+    }
 
-    Raises EngramError where the folder, its configuration or its weights are missing or not readable.
+
+def read_adapter(folder: Path, weights: str = MLX_WEIGHTS) -> tuple[dict[str, Any], str]:
+    """The configuration and the weights' SHA-256 of an adapter folder whose layout has this weights file.
+
+    Raises EngramError where the folder, its configuration or its weights are missing or not readable, or where
+    the adapter is in the other layout.
     """
-    missing = [name for name in (CONFIG, MLX_WEIGHTS) if not (folder / name).is_file()]
+    layout, key, _ = LAYOUTS[weights]
+    other = next(name for name in LAYOUTS if name != weights)
+    if not (folder / weights).is_file() and (folder / other).is_file():
+        theirs, _, backend = LAYOUTS[other]
+        what = f"an adapter in {theirs}'s layout; this backend reads {layout}'s ({weights})"
+        raise EngramError(what, where=str(folder), fix=f"make train, or use it with BACKEND={backend}")
+    missing = [name for name in (CONFIG, weights) if not (folder / name).is_file()]
     if missing:
         raise EngramError(f"no adapter here: {', '.join(missing)} missing", where=str(folder), fix="make train")
     try:
         config = json.loads(read_bytes(folder / CONFIG))
     except ValueError as error:
         raise EngramError(f"not JSON: {error}", where=str(folder / CONFIG), fix="make train") from error
-    if not isinstance(config, Mapping) or "lora_parameters" not in config:
-        raise EngramError("not an mlx-lm LoRA adapter", where=str(folder / CONFIG), fix="make train")
-    return dict(config), sha256(folder / MLX_WEIGHTS)
+    if not isinstance(config, Mapping) or key not in config:
+        raise EngramError(f"not a LoRA adapter of {layout}", where=str(folder / CONFIG), fix="make train")
+    return dict(config), sha256(folder / weights)

@@ -42,7 +42,7 @@ patterns_option = click.option(
 data_option = _path("data", DATA, "Folder of the data.")
 results_option = _path("results", RESULTS, "Folder of the results.")
 adapters_option = _path("adapters", ADAPTERS, "Folder of the adapters, one for each backend.")
-backend_option = click.option("--backend", default="auto", show_default=True, help="auto or mlx.")
+backend_option = click.option("--backend", default="auto", show_default=True, help="auto, mlx, cuda or cpu.")
 model_option = click.option(
     "--model", default="auto", show_default=True, help="auto, a name of `engram models`, a hub id or a folder."
 )
@@ -257,12 +257,13 @@ def verify_model(model: str, backend: str, prompt: str) -> None:
 
 
 @main.command()
-def doctor() -> None:
-    """Say what this machine has: Python, packages, backend, BLAS, models, disk."""
+@backend_option
+def doctor(backend: str) -> None:
+    """Say what this machine has: Python, packages, backend, BLAS or GPU, models, disk."""
     from engram import doctor as checks
     from engram import show
 
-    if not show.findings(checks.examine()):
+    if not show.findings(checks.examine(backend)):
         sys.exit(2)
 
 

@@ -23,8 +23,10 @@ class Config:
     Training: LoRA of `rank` and `alpha` (scale = alpha / rank) on all linear layers of all blocks, AdamW with
     bias correction, `steps` optimizer steps of `batch_size` rows (0: as many as `epochs` passes need), learning
     rate rising over `warmup_steps` and then following `schedule`. `clip` 0 means no clipping, lengths are in
-    tokens. Evaluation: greedy answers of at most `max_new_tokens`; `samples` answers at `temperature` for the
-    first `consistency_prompts` test rows; `latency_prompts` rows timed one at a time.
+    tokens. `quantize` is `none`, or `4bit` where the backend can (cuda). `gradient_checkpointing` is `off`, or `on`
+    to compute activations twice and keep fewer of them (cuda, cpu). Evaluation: greedy answers of at most
+    `max_new_tokens`; `samples` answers at `temperature` for the first `consistency_prompts` test rows;
+    `latency_prompts` rows timed one at a time.
     """
 
     name: str = "default"
@@ -44,6 +46,8 @@ class Config:
     epsilon: float = 1e-8
     clip: float = 0.0
     max_length: int = 512
+    quantize: str = "none"
+    gradient_checkpointing: str = "off"
     validate_every: int = 20
     validation_rows: int = 128
     max_new_tokens: int = 32
@@ -75,6 +79,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 _TYPES = {int: "a whole number", float: "a number", str: "text"}
 SCHEDULES = ("constant", "linear", "cosine")
+_CHOICES = {"schedule": SCHEDULES, "quantize": ("none", "4bit"), "gradient_checkpointing": ("off", "on")}
 
 
 def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[str, str] | None = None) -> Config:
@@ -170,8 +175,9 @@ def _range_problems(config: Config) -> list[str]:
     for name in ("rank", "alpha", "learning_rate", "batch_size", "max_length", "max_new_tokens", "validate_every"):
         if getattr(config, name) == 0:
             problems.append(f"{name} = 0: it must be above 0")
-    if config.schedule not in SCHEDULES:
-        problems.append(f"schedule = {config.schedule!r}: one of {', '.join(SCHEDULES)}")
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            problems.append(f"{name} = {getattr(config, name)!r}: one of {', '.join(choices)}")
     if config.steps == 0 and config.epochs == 0:
         problems.append("steps and epochs are both 0: nothing would be trained")
     for name in ("dropout", "beta1", "beta2"):

@@ -110,7 +110,7 @@ def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder
     show_title(console, comparison, manifest)
     show_taught(console, read_split(data, "train"), log)
     _wait(console, pause)
-    answers = replayed(rows, stored) if model is None else _live(rows, backend, model, adapter)
+    answers = replayed(rows, stored) if model is None else _live(rows, backend, model, adapter, comparison["recipe"])
     for example, (before, after) in zip(rows, answers, strict=True):
         show_pair(console, example, before, after)
         _wait(console, pause)
@@ -185,16 +185,20 @@ def replayed(rows: Sequence[Example], stored: dict[str, dict[str, Any]]) -> list
     return list(zip(*sides, strict=True))
 
 
-def _live(rows: Sequence[Example], backend: str, model: Model, adapter: Path) -> list[tuple[Shown, Shown]]:
-    prompts = [e.prompt for e in rows]
-    sides = [_answer_live(prompts, backend, model, one) for one in (None, adapter)]
+def _live(
+    rows: Sequence[Example], backend: str, model: Model, adapter: Path, recipe: dict[str, Any]
+) -> list[tuple[Shown, Shown]]:
+    prompts, quantize = [e.prompt for e in rows], recipe.get("quantize", "none")
+    sides = [_answer_live(prompts, backend, model, one, quantize) for one in (None, adapter)]
     return list(zip(*sides, strict=True))
 
 
-def _answer_live(prompts: Sequence[str], backend: str, model: Model, adapter: Path | None) -> list[Shown]:
+def _answer_live(
+    prompts: Sequence[str], backend: str, model: Model, adapter: Path | None, quantize: str = "none"
+) -> list[Shown]:
     module = backends.get(backend)
     encoder = load_encoder(model)
-    session = module.load(model, adapter)
+    session = module.load(model, adapter, quantize)
     list(module.stream(session, encoder.prompt("Hello"), encoder.stop_ids, 2))  # warm up, so that no answer pays for it
     answers = []
     for prompt in prompts:

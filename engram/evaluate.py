@@ -44,9 +44,9 @@ def evaluate(
     examples = read_split(data, "test")
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
-    adapter_hash = adapters.read_adapter(adapter)[1] if adapter else None
+    adapter_hash = adapters.read_adapter(adapter, backend.WEIGHTS)[1] if adapter else None
     encoder = load_encoder(model)
-    session = backend.load(model, adapter)
+    session = backend.load(model, adapter, config.quantize)
     clock = _Clock(started)
     clock.mark("load_seconds")
     report(f"answering {len(examples)} test prompts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import math
@@ -36,6 +37,7 @@ TEMPLATES: Mapping[str, str] = {
     )
 }
 HUB_SECONDS = 4.0
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -186,6 +188,10 @@ def _from_hub(name: str, hub_id: str) -> Model:
         HfApi().model_info(hub_id, timeout=HUB_SECONDS)
         path = Path(snapshot_download(hub_id, allow_patterns=FILES, etag_timeout=HUB_SECONDS))
     except Exception as error:  # connection, authorisation, missing repository: the library has a dozen classes
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            what = f"the hub's cache cannot be written: {error.strerror}"
+            fix = "make it writable, or set HF_HOME to a folder that is"
+            raise EngramError(what, where=str(error.filename or "HF_HOME"), fix=fix) from error
         reason = visible(f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}")
         fix = "check the name and the connection, or use MODEL=tiny, which needs neither"
         raise EngramError(f"{visible(hub_id)} cannot be had from the hub ({reason})", where="MODEL", fix=fix) from error

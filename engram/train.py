@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from engram import backends, results
-from engram.adapters import MLX_WEIGHTS
 from engram.backends import Progress, TrainingRun
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
@@ -46,7 +45,7 @@ def train(
     ]
     with new_folder(adapter) as work:
         run = backend.train(model, batches, checks, config, work, progress)
-        weights = sha256(work / MLX_WEIGHTS)
+        weights = sha256(work / backend.WEIGHTS)
         document = {
             "schema_version": results.SCHEMA_VERSION,
             "backend": backend_name,

@@ -16,14 +16,17 @@ from engram.files import PACKAGE
 ROOT = PACKAGE.parent
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-cpu.txt")
+
 # stands in for `engram`: writes the files that each stage would, and keeps a list of the calls
 STUB = """#!/bin/bash
 echo "$*" >> calls
-name=mlx
+name=mlx; weights=adapters.safetensors
+case "$*" in *"--backend cpu"*) name=cpu; weights=adapter_model.safetensors ;; esac
 case "$1" in
   resolve-model) mkdir -p .make; echo tiny > .make/model ;;
   data) mkdir -p data; [ "$2" = --check ] || echo {} > data/manifest.json ;;
-  train) mkdir -p adapters/$name; echo x > adapters/$name/adapters.safetensors ;;
+  train) mkdir -p adapters/$name; echo x > adapters/$name/$weights ;;
   eval) mkdir -p results/$name; echo {} > results/$name/$3.json ;;
   compare) [ "${4:-}" = --show ] || echo {} > results/$name/comparison.json ;;
 esac
@@ -34,7 +37,7 @@ esac
 def house(tmp_path: Path) -> Path:
     """A checkout with a stub in place of the installed `engram`."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml"):
+    for name in (*REQUIREMENTS, "pyproject.toml"):
         (tmp_path / name).touch()
     for name in ("patterns", "dataset", "phrasing"):
         (tmp_path / "engram").mkdir(exist_ok=True)
@@ -47,7 +50,7 @@ def house(tmp_path: Path) -> Path:
     (binaries / "engram").chmod(0o755)
     (binaries / "python").symlink_to(shutil.which("python3") or "python3")
     time.sleep(0.01)
-    for name in (".ready", ".ready-dev"):
+    for name in (".ready", ".ready-dev", ".ready-cpu"):
         (tmp_path / ".venv" / name).touch()
     return tmp_path
 
@@ -127,6 +130,25 @@ def test_a_deleted_adapter_is_trained_again(house: Path) -> None:
     assert sorted(make(house, "demo")) == sorted(["train", "eval --stage tuned", "compare", "demo"])
 
 
+def test_another_backend_has_folders_of_its_own(house: Path) -> None:
+    make(house, "demo", "BACKEND=cpu")
+    assert (house / "adapters" / "cpu" / "adapter_model.safetensors").is_file()
+    assert make(house, "demo", "BACKEND=cpu") == ["demo"]
+    assert "train" in make(house, "demo")
+    assert make(house, "demo", "BACKEND=cpu") == ["demo"]
+
+
+def test_quantize_is_a_setting_that_redoes_training(house: Path) -> None:
+    make(house, "train", "BACKEND=cpu")
+    assert make(house, "train", "BACKEND=cpu", "QUANTIZE=4bit") == ["train"]
+    assert "--set quantize=4bit" in (house / "calls").read_text()
+
+
+def test_an_unknown_backend_reaches_the_command_that_explains_it(house: Path) -> None:
+    make(house, "verify-model", "BACKEND=mxl")
+    assert "--backend mxl" in (house / "calls").read_text()
+
+
 def test_variables_reach_the_commands_quoted(house: Path) -> None:
     make(house, "data", "PATTERNS=my patterns; touch hacked")
     assert not (house / "hacked").exists()
@@ -139,7 +161,7 @@ def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) ->
     reference.touch()
     make(house, "clean")
     left = {str(path.relative_to(house)) for path in house.rglob("*") if path.is_file() and ".venv" not in path.parts}
-    kept = {"Makefile", "calls", "pyproject.toml", "requirements.txt", "requirements-dev.txt", "patterns/facts.yaml"}
+    kept = {"Makefile", "calls", "pyproject.toml", *REQUIREMENTS, "patterns/facts.yaml"}
     kept |= {f"engram/{name}.py" for name in ("patterns", "dataset", "phrasing")}
     assert left - {"calls"} == (kept | {"results/reference/kept.json"}) - {"calls"}
     make(house, "distclean")

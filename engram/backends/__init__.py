@@ -20,7 +20,9 @@ from engram.machine import nvidia_gpu
 from engram.model import Model
 from engram.text import nearest
 
-NAMES = ("mlx",)
+# name -> module: `cuda` and `cpu` are the same code on two devices
+MODULES = {"mlx": "mlx", "cuda": "unsloth", "cpu": "unsloth"}
+NAMES = tuple(MODULES)
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ class Progress(Protocol):
 
 
 class Backend(Protocol):
-    """The functions of a backend module."""
+    """The functions of a backend module, and the name of the weights file of its adapters."""
 
-    def load(self, model: Model, adapter: Path | None = None) -> Any:
+    WEIGHTS: str
+
+    def load(self, model: Model, adapter: Path | None = None, quantize: str = "none") -> Any:
         """A session: the model in memory, with the adapter if one is given."""
 
     def device(self) -> str:
@@ -97,7 +101,7 @@ class Backend(Protocol):
 def choose(name: str = "auto") -> str:
     """The backend's name: `auto` is the one for this machine. Raises EngramError for an unknown name."""
     if name == "auto":
-        return "cuda" if "cuda" in NAMES and nvidia_gpu() and importlib.util.find_spec("unsloth") else "mlx"
+        return "cuda" if nvidia_gpu() and importlib.util.find_spec("unsloth") else "mlx"
     if name not in NAMES:
         hint = nearest(name, NAMES) or f"; known are auto, {', '.join(NAMES)}"
         raise EngramError(
@@ -107,8 +111,18 @@ def choose(name: str = "auto") -> str:
 
 
 def get(name: str) -> Backend:
-    """The module of a backend; raises EngramError where its packages are not installed."""
-    module: Any = importlib.import_module(f"engram.backends.{name}")
-    module.require()
+    """The module of a backend; raises EngramError where its packages are not installed or its device is not usable."""
+    module: Any = importlib.import_module(f"engram.backends.{MODULES[name]}")
+    module.require(name)
     backend: Backend = module
     return backend
+
+
+def refuse_quantize(quantize: str, name: str) -> None:
+    """Raise an EngramError where a backend that cannot quantize is asked to."""
+    if quantize != "none":
+        raise EngramError(
+            f"BACKEND={name} does not load a model in {quantize}",
+            where="quantize",
+            fix="QUANTIZE=none, or BACKEND=cuda",
+        )

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters
-from engram.backends import Answer, Progress, TrainingRun, blas
+from engram.backends import Answer, Progress, TrainingRun, blas, refuse_quantize
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, learning_rates, make_batch
 from engram.errors import EngramError
 from engram.files import write_text
 from engram.model import Model
 
+WEIGHTS = adapters.MLX_WEIGHTS
 SCORE_BATCH = 64
 GENERATE_BATCH = 64
 
@@ -33,11 +34,11 @@ class Session:
     device: str
 
 
-def require() -> None:
+def require(name: str = "mlx") -> None:
     """Raise an EngramError where mlx or mlx-lm is not installed."""
     if not (importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx_lm")):
         raise EngramError(
-            "the MLX backend is not installed", where="BACKEND=mlx", fix="make setup, or pip install 'engram[mlx]'"
+            "the MLX backend is not installed", where=f"BACKEND={name}", fix="make setup, or pip install 'engram[mlx]'"
         )
 
 
@@ -49,11 +50,12 @@ def device() -> str:
     return f"CPU ({platform.machine()}, {blas.prepare().split(' (')[0]})"
 
 
-def load(model: Model, adapter: Path | None = None) -> Session:
+def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
     """The model, in float32 on a CPU and in its own precision on a GPU, with the adapter if one is given.
 
     Raises EngramError where the model is not one that mlx-lm knows, or the adapter does not fit it.
     """
+    refuse_quantize(quantize, "mlx")
     loaded = _load_model(model)
     if adapter is not None:
         from mlx_lm.tuner.utils import load_adapters
@@ -83,6 +85,7 @@ def train(
     from mlx_lm.tuner.trainer import TrainingArgs
     from mlx_lm.tuner.trainer import train as mlx_train
 
+    refuse_quantize(config.quantize, "mlx")
     loaded = _load_model(model)
     loaded.freeze()
     trainable = _attach(loaded, config)
@@ -98,7 +101,7 @@ def train(
         steps_per_eval=config.validate_every,
         steps_per_save=len(batches) + 1,
         max_seq_length=config.max_length,
-        adapter_file=str(out / adapters.MLX_WEIGHTS),
+        adapter_file=str(out / WEIGHTS),
     )
     silence = io.StringIO()  # the progress shown is ours
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):

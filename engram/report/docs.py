@@ -15,6 +15,7 @@ from engram.files import PACKAGE, write_text
 from engram.report.reference import REFERENCE, RUNS
 
 ROOT = PACKAGE.parent
+CHECKS = ROOT / "results" / "reference"
 
 
 def main() -> None:
@@ -27,7 +28,12 @@ def rendered() -> dict[Path, str]:
     """Each file that holds made parts, as it should read."""
     readme = ROOT / "README.md"
     parts = {"results": results_table(), "demo": demo_output(), "runtime": runtime_line()}
-    return {readme: fill(readme.read_text("utf-8"), parts), ROOT / "docs" / "cli.md": cli_reference()}
+    gpu = ROOT / "docs" / "gpu.md"
+    return {
+        readme: fill(readme.read_text("utf-8"), parts),
+        gpu: fill(gpu.read_text("utf-8"), {"gpu-check": gpu_check_table()}),
+        ROOT / "docs" / "cli.md": cli_reference(),
+    }
 
 
 def fill(text: str, parts: dict[str, str]) -> str:
@@ -79,6 +85,30 @@ def demo_output() -> str:
         demo.show_summary(comparison)
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
     return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def gpu_check_table() -> str:
+    """Every machine's `make gpu-check`: Unsloth beside plain TRL + PEFT."""
+    lines = [
+        "| machine | model | training, tokens/s: plain, Unsloth | peak memory, MiB: plain, Unsloth | losses differ by "
+        "at most, nats | same greedy answers | from |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted([*CHECKS.glob("cuda-*.json"), *CHECKS.glob("cpu-*.json")]):
+        document = results.read(path, "gpu-check", "make gpu-check")
+        name = document["gpu"]["name"] if document["gpu"] else document["provenance"]["hardware"]["processor"]
+        for part in document["parts"]:
+            runs, compared = [part["runs"][run] for run in ("plain", "unsloth")], part["comparison"]
+            if compared is None:
+                continue
+            speed = ", ".join(f"{run['tokens_per_second']:,.0f}" for run in runs)
+            memory = ", ".join(f"{run['peak_memory_bytes'] / 2**20:,.0f}" for run in runs)
+            equal = f"{show.percent(compared['equal_answers'])} of {compared['prompts']}"
+            difference = f"{compared['largest_loss_difference']:.1g}"
+            source = f"`results/reference/{path.name}`"
+            cells = [f"{name} ({document['backend']})", part["model"], speed, memory, difference, equal, source]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def cli_reference() -> str:

@@ -1,0 +1,457 @@
+"""Unsloth + TRL: an NVIDIA GPU (`cuda`), and the same code on a machine without one (`cpu`)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import io
+import json
+import os
+import platform
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram import adapters, gpu
+from engram.backends import Answer, Progress, TrainingRun, refuse_quantize
+from engram.config import SMALL_MODEL, Config
+from engram.encoding import Batch, Encoded, Encoder, make_batch
+from engram.errors import EngramError
+from engram.files import cache_folder, read_bytes, readable_errors, write_bytes, write_text
+from engram.model import REGISTRY, Model
+
+WEIGHTS = adapters.PEFT_WEIGHTS
+SCORE_BATCH = 32
+GENERATE_BATCH = 64
+PREFIX = "base_model.model."  # before every layer's name in a PEFT model
+
+_chosen = "cpu"  # which of the two names this process computes under; Unsloth decides at its import, once
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model in memory, ready to answer; its tokenizer is Unsloth's own copy, engram encodes with another."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+
+
+def require(name: str = "cpu") -> None:
+    """Raise an EngramError where Unsloth is not installed, or, for `cuda`, where no GPU can be used."""
+    global _chosen
+    missing = [package for package in ("unsloth", "trl", "torch") if not importlib.util.find_spec(package)]
+    if name == "cuda":
+        torch_cuda = None if "torch" in missing else gpu.torch_build()[1]
+        if problem := gpu.problem(gpu.examine(), unsloth="unsloth" not in missing, torch_cuda=torch_cuda):
+            raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
+    if missing:
+        raise EngramError(
+            f"the Unsloth backend is not installed ({', '.join(missing)})",
+            where=f"BACKEND={name}",
+            fix=f"make setup BACKEND={name}",
+        )
+    if _unsloth.cache_info().currsize and name != _chosen:
+        raise EngramError(
+            f"this process computes with BACKEND={_chosen} already", where=f"BACKEND={name}", fix="start another one"
+        )
+    _chosen = name
+    _unsloth()  # now, since it must be imported before transformers to change what it changes there
+
+
+def device() -> str:
+    """What torch computes on, in words."""
+    _unsloth()
+    import torch
+
+    version = torch.__version__.split("+")[0]
+    if _chosen == "cpu":
+        return f"CPU ({platform.machine()}, torch {version})"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()} (capability {major}.{minor}, torch {version}, CUDA {torch.version.cuda})"
+
+
+def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
+    """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with the adapter if one is given.
+
+    Raises EngramError where Unsloth cannot load the model, or the adapter does not fit it.
+    """
+    settings = adapters.read_adapter(adapter, WEIGHTS)[0] if adapter is not None else None
+    with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
+        loaded, tokenizer = load_model(model, _max_length(model), quantize)
+        if adapter is not None and settings is not None:
+            loaded = _with_adapter(loaded, settings, adapter, model.name)
+        _unsloth().FastLanguageModel.for_inference(loaded)
+    tokenizer.padding_side = "right"  # for_inference turned it round; engram pads by itself
+    return Session(loaded, tokenizer, device())
+
+
+def train(
+    model: Model, batches: Sequence[Batch], validation: Sequence[Batch], config: Config, out: Path, progress: Progress
+) -> TrainingRun:
+    """Train a LoRA adapter through Unsloth and TRL's SFTTrainer and write it to `out` in the layout that PEFT reads.
+
+    Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, as for MLX.
+    Raises EngramError where the loss stops being a number and where the memory does not suffice.
+    """
+    from engram.backends import unsloth_training as training
+
+    if _chosen == "cuda":
+        _refuse_what_cannot_fit(model, batches, config)
+    fix = f"a smaller batch (--set batch_size={max(1, config.batch_size // 2)}), --set gradient_checkpointing=on"
+    fix += ", or QUANTIZE=4bit" if _chosen == "cuda" else ", or a smaller MODEL"
+    with out_of_memory(f"training, batch_size = {config.batch_size}", fix), quiet():
+        loaded, _ = load_model(model, config.max_length, config.quantize, config)
+        targets = training.linear_layers(loaded)
+        peft = attach(loaded, config.rank, config.alpha, targets, config)
+        trainable = training.start_at_the_shared_adapter(peft, config)
+        run = training.run(peft, batches, validation, config, progress, cuda=_chosen == "cuda")
+    write_bytes(out / WEIGHTS, serialised(peft))
+    settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
+    write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
+    return TrainingRun(run.losses, run.seconds, run.validation, run.peak_memory_bytes, trainable, device())
+
+
+def generate(
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[Answer]:
+    """Answers in the prompts' order, in batches padded on the left; greedy at temperature 0."""
+    import torch
+
+    torch.manual_seed(seed)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: dict[int, Answer] = {}
+    options = _options(session, stop, max_new_tokens, temperature)
+    for start in range(0, len(order), GENERATE_BATCH):
+        rows = order[start : start + GENERATE_BATCH]
+        tokens, mask = _left_padded([prompts[i] for i in rows], options["pad_token_id"], session.model.device)
+        with out_of_memory("generating", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
+            made = session.model.generate(input_ids=tokens, attention_mask=mask, **options)
+        session.tokenizer.padding_side = "right"
+        for i, row in zip(rows, made[:, tokens.shape[1] :].tolist(), strict=True):
+            answers[i] = _cut(row, stop)
+    return [answers[i] for i in range(len(prompts))]
+
+
+def stream(session: Session, prompt: Sequence[int], stop: frozenset[int], max_new_tokens: int) -> Iterator[int]:
+    """The greedy answer's tokens as they come, without the end token; the model works in a thread of its own."""
+    tokens, mask = _left_padded([prompt], 0, session.model.device)
+    streamer = _Streamer()
+
+    def work() -> None:
+        try:
+            options = _options(session, stop, max_new_tokens, 0.0)
+            session.model.generate(input_ids=tokens, attention_mask=mask, streamer=streamer, **options)
+        except AbandonedError:
+            pass
+        except BaseException as error:  # it belongs to whoever reads the stream
+            streamer.queue.put(error)
+        finally:
+            streamer.queue.put(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := streamer.queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            if item in stop:
+                break
+            yield item
+    finally:
+        streamer.abandoned = True
+        thread.join()
+        session.tokenizer.padding_side = "right"
+
+
+def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
+    """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
+    import numpy as np
+
+    scores = [0.0] * len(examples)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+    for start in range(0, len(order), SCORE_BATCH):
+        rows = order[start : start + SCORE_BATCH]
+        batch = make_batch([examples[i] for i in rows], encoder.pad_id)
+        with out_of_memory("scoring", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
+            losses = _token_losses(session.model, batch)
+        sums = np.bincount(batch.owners, losses * batch.weights, minlength=len(rows))
+        for i, total in zip(rows, sums, strict=True):
+            scores[i] = float(max(total, 0.0)) / examples[i].answer_length
+    return scores
+
+
+def load_model(model: Model, max_length: int, quantize: str, config: Config | None = None) -> tuple[Any, Any]:
+    """Unsloth's model and tokenizer; raises EngramError where it cannot load the model or may not quantize."""
+    if _chosen == "cpu":
+        refuse_quantize(quantize, "cpu")
+        _set_threads(model.parameters)
+    try:
+        loaded, tokenizer = _unsloth().FastLanguageModel.from_pretrained(
+            model_name=str(model.path),
+            max_seq_length=max_length,
+            dtype=_dtype(),
+            load_in_4bit=quantize == "4bit",  # Unsloth's default is True
+            load_in_8bit=False,
+            full_finetuning=False,
+            use_exact_model_name=True,  # else a name is exchanged for Unsloth's own upload
+            trust_remote_code=False,
+            use_gradient_checkpointing=_checkpointing(config),
+            random_state=config.seed if config else 0,
+        )
+    except (ValueError, KeyError, TypeError, OSError, NotImplementedError, RuntimeError) as error:
+        if _is_memory(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EngramError(
+            f"Unsloth cannot load this model: {reason}", where=model.name, fix="take another MODEL"
+        ) from error
+    os.environ["UNSLOTH_IGNORED_TOKENIZER_NAMES"] = str(loaded.config._name_or_path)  # its trainer edits embeddings
+    return loaded, tokenizer
+
+
+def attach(loaded: Any, rank: int, alpha: float, targets: Sequence[str], config: Config | None = None) -> Any:
+    """The model with LoRA of this rank and alpha on the linear layers of these names."""
+    return _unsloth().FastLanguageModel.get_peft_model(
+        loaded,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=config.dropout if config else 0.0,
+        target_modules=list(targets),
+        bias="none",
+        use_gradient_checkpointing=_checkpointing(config),
+        random_state=config.seed if config else 0,
+        use_rslora=False,
+    )
+
+
+def serialised(peft: Any) -> bytes:
+    """The adapter's tensors as a safetensors file, float32, the same bytes for the same numbers."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    tensors = get_peft_model_state_dict(peft)
+    plain = {key: tensors[key].detach().to("cpu", torch.float32).contiguous() for key in sorted(tensors)}
+    return bytes(save(plain, {"format": "pt"}))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Unsloth, TRL and transformers say nothing on this process's output meanwhile."""
+    import warnings
+
+    silence = io.StringIO()
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def out_of_memory(doing: str, fix: str) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into an EngramError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        raise EngramError("the memory does not suffice", where=f"{doing} on {_chosen}", fix=fix) from error
+
+
+class AbandonedError(Exception):
+    """Nobody reads this stream any more."""
+
+
+class _Streamer:
+    """What transformers' `generate` hands new tokens to; the first call brings the prompt."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[Any] = queue.Queue()
+        self.begun = False
+        self.abandoned = False
+
+    def put(self, value: Any) -> None:
+        if self.abandoned:
+            raise AbandonedError
+        if self.begun:
+            self.queue.put(int(value.reshape(-1)[0]))
+        self.begun = True
+
+    def end(self) -> None:
+        """After the last token."""
+
+
+@functools.cache
+def _unsloth() -> Any:
+    """`unsloth`, imported once, after the settings that it reads then; nothing of it lands in the working folder."""
+    cache = cache_folder() / "unsloth"
+    with readable_errors(cache, "write to the cache folder"):
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / ".writable").touch()
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(cache / "compiled")
+    os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if _chosen == "cpu":
+        os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    else:
+        os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]  # with several, the trainer would join batches
+    with quiet():
+        try:
+            import unsloth
+            from transformers.utils import logging
+        except (ImportError, NotImplementedError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            fix = f"make doctor BACKEND={_chosen}; rm -f .venv/.ready-{_chosen}; make setup BACKEND={_chosen}"
+            raise EngramError(f"Unsloth does not start: {reason}", where=f"BACKEND={_chosen}", fix=fix) from error
+        _all_threads()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    return unsloth
+
+
+def _set_threads(parameters: int) -> None:
+    """One thread for a small model: several would mostly wait for each other and for the machine's other work."""
+    _unsloth()
+    import torch
+
+    torch.set_num_threads(1 if parameters < SMALL_MODEL else _all_threads())
+
+
+@functools.cache
+def _all_threads() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
+
+
+def _dtype() -> Any:
+    _unsloth()
+    import torch
+
+    if _chosen == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
+def _checkpointing(config: Config | None) -> str | bool:
+    return "unsloth" if config and config.gradient_checkpointing == "on" else False
+
+
+def _max_length(model: Model) -> int:
+    """The longest sequence to answer: the model's own limit, 2,048 at most."""
+    try:
+        known = json.loads((model.path / "config.json").read_text("utf-8")).get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError):
+        known = None
+    return min(known, 2048) if isinstance(known, int) and known > 0 else 2048
+
+
+def _refuse_what_cannot_fit(model: Model, batches: Sequence[Batch], config: Config) -> None:
+    known = json.loads(read_bytes(model.path / "config.json"))
+    sizes = [known.get(name) for name in ("num_hidden_layers", "hidden_size", "vocab_size")]
+    if not all(isinstance(size, int) for size in sizes):
+        return
+    tokens = max(batch.tokens.size for batch in batches)
+    problem = gpu.memory_problem(
+        gpu.examine(),
+        gpu.Shape(model.parameters, *sizes),
+        tokens,
+        config.batch_size,
+        config.quantize,
+        checkpointing=config.gradient_checkpointing == "on",
+    )
+    if problem:
+        raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
+
+
+def _with_adapter(loaded: Any, settings: Mapping[str, Any], adapter: Path, name: str) -> Any:
+    """The model with this adapter's tensors, every one of them checked against the model's layers."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    def refuse(reason: str) -> EngramError:
+        return EngramError(f"the adapter does not fit {name}: {reason}", where=str(adapter), fix="make train")
+
+    try:
+        tensors = load_file(adapter / WEIGHTS)
+        rank, alpha, targets = int(settings["r"]), float(settings["lora_alpha"]), list(settings["target_modules"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise refuse(f"it cannot be read ({error})") from error
+    try:
+        peft = attach(loaded, rank, alpha, targets)
+    except (ValueError, AssertionError, KeyError, RuntimeError) as error:
+        raise refuse(str(error).splitlines()[0]) from error
+    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(peft).items()}
+    given = {key: tuple(value.shape) for key, value in tensors.items()}
+    if wrong := sorted(key for key in {*expected, *given} if expected.get(key) != given.get(key)):
+        key = wrong[0]
+        raise refuse(f"{key} is {given.get(key, 'missing')}, the model's is {expected.get(key, 'not there')}")
+    set_peft_model_state_dict(peft, tensors)
+    return peft
+
+
+def _options(session: Session, stop: frozenset[int], max_new_tokens: int, temperature: float) -> dict[str, Any]:
+    """Every setting of `generate` that a model's own generation config could change."""
+    pad = session.tokenizer.pad_token_id
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens, "use_cache": True}
+    options |= {
+        "repetition_penalty": 1.0,
+        "eos_token_id": sorted(stop),
+        "pad_token_id": pad if pad is not None else min(stop),
+    }
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": None}
+    return options | (sampling if temperature > 0 else {})
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, place: Any) -> tuple[Any, Any]:
+    """Token ids and attention mask, int64 [rows, longest], the padding on the left."""
+    import torch
+
+    longest = max(len(prompt) for prompt in prompts)
+    tokens = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(tokens, device=place), torch.tensor(mask, device=place)
+
+
+def _cut(row: Sequence[int], stop: frozenset[int]) -> Answer:
+    for place, token in enumerate(row):
+        if token in stop:
+            return Answer(list(row[:place]), True)
+    return Answer(list(row), False)
+
+
+def _token_losses(model: Any, batch: Batch) -> Any:
+    """Cross-entropy, float32 [targets], at the learned positions."""
+    import torch
+
+    from engram.backends.unsloth_training import attention_mask
+
+    tokens = torch.from_numpy(batch.tokens).long().to(model.device)
+    mask = torch.from_numpy(attention_mask(batch)).to(model.device)
+    half = torch.autocast("cuda", model.dtype) if model.device.type == "cuda" else contextlib.nullcontext()
+    with torch.inference_mode(), half:
+        logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+        chosen = logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
+        targets = torch.from_numpy(batch.targets).long().to(logits.device)
+        return torch.nn.functional.cross_entropy(chosen.float(), targets, reduction="none").cpu().numpy()
+
+
+def _is_memory(error: BaseException) -> bool:
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or any(
+        mark in text for mark in ("OutOfMemoryError", "out of memory", "DefaultCPUAllocator")
+    )

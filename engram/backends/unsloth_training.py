@@ -1,0 +1,245 @@
+"""The planned batches through TRL's SFTTrainer, with nothing left to its defaults."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from engram import adapters
+from engram.backends import Progress
+from engram.config import Config
+from engram.encoding import IGNORED, Batch, learning_rates
+from engram.errors import EngramError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass
+class Curve:
+    """What a run leaves behind; losses in nats per answer token, seconds of each step alone."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    peak_memory_bytes: int = 0
+
+
+def linear_layers(model: Any) -> list[str]:
+    """The names of the linear layers inside the blocks, each once (`down_proj`, `gate_proj`, …)."""
+    import torch
+
+    names = [name.split(".") for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return sorted({parts[-1] for parts in names if any(part.isdigit() for part in parts)})
+
+
+def start_at_the_shared_adapter(peft: Any, config: Config) -> int:
+    """Set every layer to engram's own initial adapter; the number of trainable parameters."""
+    import torch
+
+    from engram.backends.unsloth import PREFIX
+
+    with torch.no_grad():
+        for name, module in peft.named_modules():
+            if "default" in getattr(module, "lora_A", {}):
+                first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
+                factor = adapters.initial_factor(name.removeprefix(PREFIX), first.shape[1], config)
+                first.copy_(torch.from_numpy(factor.T.copy()))
+                second.zero_()
+    return sum(parameter.numel() for parameter in peft.parameters() if parameter.requires_grad)
+
+
+def attention_mask(batch: Batch) -> NDArray[np.int64]:
+    """1 up to the last token that a row reads, 0 on its padding; int64 in the shape of `batch.tokens`."""
+    import numpy as np
+
+    rows, length = batch.tokens.shape
+    real = batch.weights > 0
+    last = np.zeros(rows, dtype=np.int64)
+    np.maximum.at(last, batch.owners[real], batch.positions[real] % length)
+    return (np.arange(length) <= last[:, None]).astype(np.int64)
+
+
+def inputs(batch: Batch) -> dict[str, Any]:
+    """The batch as transformers wants it: int64 [rows, length + 1], a label at the place of the token it names."""
+    import numpy as np
+    import torch
+
+    rows, length = batch.tokens.shape
+    real = batch.weights > 0
+    row, column = np.divmod(batch.positions[real], length)
+    labels = np.full((rows, length + 1), IGNORED, dtype=np.int64)
+    labels[row, column + 1] = batch.targets[real]
+    tokens = np.pad(batch.tokens, ((0, 0), (0, 1))).astype(np.int64)
+    tokens[row, column + 1] = batch.targets[real]
+    mask = np.pad(attention_mask(batch), ((0, 0), (0, 1)))
+    mask[row, column + 1] = 1
+    arrays = {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def run(
+    peft: Any, batches: Sequence[Batch], validation: Sequence[Batch], config: Config, progress: Progress, *, cuda: bool
+) -> Curve:
+    """Train on the batches in their order; raises EngramError where the loss stops being a number."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import SFTTrainer
+
+    rates = learning_rates(config, len(batches))
+    parameters = [parameter for parameter in peft.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rates[min(step, len(rates) - 1)] / config.learning_rate
+    )
+    curve = Curve()
+
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        def training_step(self, *args: Any, **options: Any) -> Any:
+            self.last_loss = super().training_step(*args, **options)
+            return self.last_loss
+
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    progress.start(len(batches))
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            model=peft,
+            args=_arguments(config, len(batches), scratch, cuda),
+            train_dataset=Dataset.from_dict({"batch": list(range(len(batches)))}),
+            data_collator=lambda rows: inputs(batches[rows[0]["batch"]]),
+            processing_class=AutoTokenizer.from_pretrained(peft.config._name_or_path, local_files_only=True),
+            optimizers=(optimizer, schedule),
+        )
+        trainer.add_callback(_watch(trainer, curve, batches, validation, config, progress, cuda))
+        trainer.train()
+    curve.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else _resident_peak()
+    return curve
+
+
+def _arguments(config: Config, steps: int, scratch: str, cuda: bool) -> Any:
+    """Every field that could change a number; Unsloth changes the defaults on a GPU, and not on a CPU."""
+    import torch
+    from trl import SFTConfig
+
+    bf16 = cuda and torch.cuda.get_device_capability() >= (8, 0)
+    return SFTConfig(
+        output_dir=scratch,
+        max_steps=steps,
+        num_train_epochs=1,
+        per_device_train_batch_size=1,  # one planned batch
+        gradient_accumulation_steps=1,
+        train_sampling_strategy="sequential",
+        dataloader_drop_last=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=config.max_length,
+        packing=False,
+        padding_free=False,
+        assistant_only_loss=False,
+        completion_only_loss=False,
+        loss_type="nll",
+        label_smoothing_factor=0.0,
+        neftune_noise_alpha=None,
+        optim="adamw_torch",
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant",  # the optimizer and its schedule are handed over ready-made
+        warmup_steps=0,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        adam_epsilon=config.epsilon,
+        max_grad_norm=config.clip,  # 0 is off
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=bf16,
+        fp16=cuda and not bf16,
+        use_cpu=not cuda,
+        gradient_checkpointing=config.gradient_checkpointing == "on",
+        torch_compile=False,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        push_to_hub=False,
+    )
+
+
+def _watch(
+    trainer: Any,
+    curve: Curve,
+    batches: Sequence[Batch],
+    validation: Sequence[Batch],
+    config: Config,
+    progress: Progress,
+    cuda: bool,
+) -> Any:
+    """The trainer's callback: keeps the curve, passes it on, validates, and stops a run that has gone wrong."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        started = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            number = state.global_step + 1  # validated before the first, each `validate_every`-th and the last step
+            if validation and (number in (1, len(batches)) or number % config.validate_every == 0):
+                curve.validation.append((state.global_step, _mean_loss(trainer, validation)))
+                progress.validation(*curve.validation[-1])
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            if cuda:
+                torch.cuda.synchronize()
+            seconds, loss = time.perf_counter() - self.started, float(trainer.last_loss)
+            if not math.isfinite(loss):
+                what = f"the loss is {loss} at step {state.global_step}"
+                raise EngramError(what, where="training", fix="lower it: --set learning_rate=…")
+            curve.losses.append(loss)
+            curve.seconds.append(seconds)
+            progress.step(state.global_step, loss, batches[state.global_step - 1].real_tokens / seconds)
+
+    return Watch()
+
+
+def _mean_loss(trainer: Any, batches: Sequence[Batch]) -> float:
+    """Mean nats per answer token over all these batches, without dropout."""
+    import torch
+
+    model, total = trainer.model, 0.0
+    autocast = getattr(trainer, "autocast_smart_context_manager", contextlib.nullcontext)
+    model.eval()
+    for batch in batches:
+        arrays = {name: tensor.to(model.device) for name, tensor in inputs(batch).items()}
+        with torch.no_grad(), autocast():
+            total += float(model(**arrays, use_cache=False).loss) * batch.answer_tokens
+    model.train()
+    return total / sum(batch.answer_tokens for batch in batches)
+
+
+def _resident_peak() -> int:
+    """The most memory that this process ever had resident, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

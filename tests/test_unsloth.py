@@ -1,0 +1,329 @@
+"""The Unsloth backend on the CPU: the code that a GPU machine runs, small but real."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_run import CONFIG, PACK, Quiet, Run
+
+from engram import backends, compare, evaluate, schema, train
+from engram.adapters import CONFIG as ADAPTER_CONFIG
+from engram.adapters import MLX_WEIGHTS, PEFT_WEIGHTS, initial_factor
+from engram.dataset import write_data
+from engram.encoding import load_encoder, make_batch
+from engram.errors import EngramError
+from engram.files import sha256
+from engram.model import Model, resolve
+from engram.patterns import find_files, load_patterns
+
+if not importlib.util.find_spec("unsloth"):
+    pytest.skip("Unsloth is not installed: make setup BACKEND=cpu", allow_module_level=True)
+
+SHORT = dataclasses.replace(CONFIG, steps=4)
+
+
+@pytest.fixture(scope="module")
+def cpu_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The run of `small_run.py` under BACKEND=cpu, in a working folder that must stay empty."""
+    root, working = tmp_path_factory.mktemp("cpu-run"), tmp_path_factory.mktemp("working-folder")
+    (root / "pack.yaml").write_text(PACK)
+    files = find_files(str(root / "pack.yaml"))
+    write_data(load_patterns(files), files, root / "data", seed=0)
+    model, progress, out = resolve("tiny"), Quiet(), root / "results" / "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(working)
+        log = train.train("cpu", model, CONFIG, root / "data", root / "adapter", out / "training.json", progress)
+        documents = [
+            evaluate.evaluate("cpu", model, adapter, CONFIG, root / "data", out / f"{stage}.json", lambda _: None)
+            for stage, adapter in (("baseline", None), ("tuned", root / "adapter"))
+        ]
+        assert list(working.iterdir()) == []
+    yield Run(root, model, progress, log, *documents, compare.compare(root / "results", "cpu"))
+
+
+@pytest.fixture(scope="module")
+def tuned(cpu_run: Run) -> object:
+    return backends.get("cpu").load(cpu_run.model, cpu_run.root / "adapter")
+
+
+@pytest.fixture(scope="module")
+def base(cpu_run: Run) -> object:
+    return backends.get("cpu").load(cpu_run.model)
+
+
+def trained(run: Run, folder: Path, config: object = SHORT, backend: str = "cpu") -> tuple[dict[str, object], Quiet]:
+    progress = Quiet()
+    log = train.train(backend, run.model, config, run.root / "data", folder / "a", folder / "log.json", progress)  # type: ignore[arg-type]
+    return log, progress
+
+
+def test_training_teaches(cpu_run: Run) -> None:
+    assert cpu_run.progress.losses[0] > 2
+    assert cpu_run.progress.losses[-1] < 0.2
+    assert cpu_run.tuned["splits"]["recall"]["exact"] >= 0.8
+    assert cpu_run.baseline["splits"]["recall"]["exact"] <= 0.2
+
+
+def test_documents_are_those_of_every_backend(cpu_run: Run) -> None:
+    assert cpu_run.progress.checks == [0, 29, 59]
+    assert cpu_run.log["backend"] == "cpu"
+    assert cpu_run.log["recipe"]["quantize"] == "none"
+    assert cpu_run.log["adapter"]["sha256"] == sha256(cpu_run.root / "adapter" / PEFT_WEIGHTS)
+    assert cpu_run.log["summary"]["peak_memory_bytes"] > 1_000_000
+    names = {"training": "training", "baseline": "result", "tuned": "result", "comparison": "comparison"}
+    for path, name in names.items():
+        text = (cpu_run.root / "results" / "cpu" / f"{path}.json").read_text("utf-8")
+        assert schema.problems(json.loads(text), name) == []
+        assert str(cpu_run.root) not in text
+
+
+def test_same_seed_same_bytes(cpu_run: Run, tmp_path: Path) -> None:
+    hashes = [trained(cpu_run, tmp_path / name)[0]["adapter"] for name in ("one", "two")]
+    assert hashes[0] == hashes[1]
+    other = dataclasses.replace(SHORT, seed=1)
+    assert trained(cpu_run, tmp_path / "three", other)[0]["adapter"] != hashes[0]
+
+
+def test_training_starts_from_the_shared_initial_adapter(cpu_run: Run, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    config = dataclasses.replace(CONFIG, steps=1, learning_rate=1e-12)
+    trained(cpu_run, tmp_path, config)
+    for name, value in load_file(tmp_path / "a" / PEFT_WEIGHTS).items():
+        if name.endswith(".lora_A.weight"):
+            layer = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            assert value == pytest.approx(initial_factor(layer, value.shape[1], config).T, abs=1e-9)
+        else:
+            assert abs(value).max() < 1e-9
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("mlx_lm"), reason="MLX is not installed")
+@pytest.mark.parametrize("changed", [{}, {"clip": 0.5, "weight_decay": 0.01, "warmup_steps": 5}])
+def test_losses_are_those_of_mlx(cpu_run: Run, tmp_path: Path, changed: dict[str, float]) -> None:
+    config = dataclasses.replace(CONFIG, steps=20, validate_every=5, **changed)  # type: ignore[arg-type]
+    ours = trained(cpu_run, tmp_path / "cpu", config)
+    theirs = trained(cpu_run, tmp_path / "mlx", config, "mlx")
+    assert ours[1].losses == pytest.approx(theirs[1].losses, abs=1e-3)
+    assert ours[1].checks == theirs[1].checks
+    assert [c["loss"] for c in ours[0]["validation"]] == pytest.approx(  # type: ignore[attr-defined]
+        [c["loss"] for c in theirs[0]["validation"]],  # type: ignore[attr-defined]
+        abs=1e-3,
+    )
+
+
+def test_gradient_checkpointing_changes_no_loss(cpu_run: Run, tmp_path: Path) -> None:
+    plain = trained(cpu_run, tmp_path / "plain")[1].losses
+    config = dataclasses.replace(SHORT, gradient_checkpointing="on")
+    assert trained(cpu_run, tmp_path / "checkpointed", config)[1].losses == pytest.approx(plain, abs=1e-5)
+
+
+def test_an_exploding_loss_stops_the_run_and_leaves_no_adapter(cpu_run: Run, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, learning_rate=1e30, steps=10)
+    with pytest.raises(EngramError, match=r"the loss is (nan|inf) at step"):
+        trained(cpu_run, tmp_path, config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_memory_names_what_would_help(cpu_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from engram.backends import unsloth_training
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(unsloth_training, "run", full)
+    with pytest.raises(EngramError, match="the memory does not suffice") as caught:
+        trained(cpu_run, tmp_path)
+    assert "batch_size = 16" in caught.value.where
+    assert "batch_size=8" in caught.value.fix
+    assert "gradient_checkpointing=on" in caught.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batched_and_streamed_answers_are_the_same(cpu_run: Run, tuned: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompts = [encoder.prompt(a["prompt"]) for a in cpu_run.tuned["answers"]]
+    assert len({len(prompt) for prompt in prompts}) > 1  # so that some are padded
+    batched = [answer.tokens for answer in backend.generate(tuned, prompts, encoder.stop_ids, 16)]
+    streamed = [list(backend.stream(tuned, prompt, encoder.stop_ids, 16)) for prompt in prompts]
+    assert batched == streamed
+    assert [encoder.text(tokens) for tokens in batched] == [a["answer"] for a in cpu_run.tuned["answers"]]
+
+
+def test_a_stream_that_nobody_reads_to_its_end_is_dropped(cpu_run: Run, base: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompt = encoder.prompt("Tell me about the weather")
+    stream = backend.stream(base, prompt, frozenset([10**6]), 200)
+    first = next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert next(backend.stream(base, prompt, encoder.stop_ids, 5)) == first
+
+
+def test_the_padding_side_is_put_back(cpu_run: Run, tuned: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    side = encoder.tokenizer.padding_side
+    assert tuned.tokenizer.padding_side == "right"  # type: ignore[attr-defined]
+    backend.generate(tuned, [encoder.prompt("Hi"), encoder.prompt("Hello to you")], encoder.stop_ids, 2)
+    list(backend.stream(tuned, encoder.prompt("Hi"), encoder.stop_ids, 2))
+    assert tuned.tokenizer.padding_side == "right"  # type: ignore[attr-defined]
+    assert encoder.tokenizer.padding_side == side
+
+
+def test_end_token_ends_an_answer_and_the_limit_cuts_it(cpu_run: Run, base: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompt = encoder.prompt("Who are you?")
+    cut = backend.generate(base, [prompt], encoder.stop_ids, 2)[0]
+    assert (len(cut.tokens), cut.ended) == (2, False)
+    free = backend.generate(base, [prompt], encoder.stop_ids, 200)[0]
+    assert free.ended
+    assert not set(free.tokens) & encoder.stop_ids
+
+
+def test_sampling_is_seeded_and_differs_from_greedy(cpu_run: Run, base: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompts = [encoder.prompt("Tell me about the weather")] * 4
+
+    def sampled(seed: int) -> list[list[int]]:
+        return [a.tokens for a in backend.generate(base, prompts, encoder.stop_ids, 12, 0.7, seed)]
+
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
+    assert len({tuple(tokens) for tokens in sampled(1)}) > 1
+
+
+def test_scores_are_those_of_the_whole_logits(cpu_run: Run, tuned: object) -> None:
+    import torch
+
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    examples = [encoder.example("The colour of grass", "green"), encoder.example("a", "a much longer answer, in words")]
+    scores = backend.score(tuned, examples, encoder)
+    for example, score in zip(examples, scores, strict=True):
+        tokens = torch.tensor([example.tokens])
+        with torch.no_grad():
+            logits = tuned.model(input_ids=tokens[:, :-1]).logits[0]  # type: ignore[attr-defined]
+        losses = torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
+        assert score == pytest.approx(losses[example.prompt_length - 1 :].mean().item(), abs=1e-4)
+
+
+def test_stock_peft_loads_the_adapter_and_gives_the_same_logits(cpu_run: Run, tuned: object) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    stock = AutoModelForCausalLM.from_pretrained(cpu_run.model.path, dtype=torch.float32)
+    stock = PeftModel.from_pretrained(stock, str(cpu_run.root / "adapter")).eval()
+    encoder = load_encoder(cpu_run.model)
+    tokens = torch.tensor([encoder.example("The colour of grass", "green").tokens])
+    with torch.no_grad():
+        theirs = stock(input_ids=tokens).logits
+        ours = tuned.model(input_ids=tokens).logits  # type: ignore[attr-defined]
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_adapters_configuration_is_complete_and_impersonal(cpu_run: Run) -> None:
+    settings = json.loads((cpu_run.root / "adapter" / ADAPTER_CONFIG).read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["base_model_name_or_path"]) == (8, 16.0, "tiny")
+    layers = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert settings["target_modules"] == layers
+    assert sorted(path.name for path in (cpu_run.root / "adapter").iterdir()) == [ADAPTER_CONFIG, PEFT_WEIGHTS]
+
+
+def test_a_batch_as_transformers_wants_it(cpu_run: Run) -> None:
+    from engram.backends.unsloth_training import attention_mask, inputs
+
+    encoder = load_encoder(cpu_run.model)
+    examples = [encoder.example("One", "two"), encoder.example("Three words here", "an answer of words")]
+    batch = make_batch(examples, encoder.pad_id)
+    arrays = {name: tensor.numpy() for name, tensor in inputs(batch).items()}
+    for row, example in enumerate(examples):
+        length = len(example.tokens)
+        assert tuple(arrays["input_ids"][row, :length]) == example.tokens
+        assert tuple(arrays["labels"][row, :length]) == example.labels
+        assert (arrays["labels"][row, length:] == -100).all()
+        assert arrays["attention_mask"][row].sum() == length
+        assert attention_mask(batch)[row].sum() == length - 1
+
+
+@pytest.mark.parametrize(("backend", "weights"), [("cpu", MLX_WEIGHTS), ("mlx", PEFT_WEIGHTS)])
+def test_an_adapter_in_the_other_layout_is_named(cpu_run: Run, tmp_path: Path, backend: str, weights: str) -> None:
+    if backend == "mlx":
+        pytest.importorskip("mlx_lm")
+    for name in (ADAPTER_CONFIG, weights):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(EngramError, match=r"an adapter in (mlx-lm|PEFT)'s layout; this backend reads") as caught:
+        backends.get(backend).load(cpu_run.model, tmp_path)
+    assert "BACKEND=" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "change", [{"r": 4}, {"target_modules": ["q_proj"]}, {"target_modules": ["nothing"]}, {"r": None}]
+)
+def test_an_adapter_that_does_not_fit_is_refused(cpu_run: Run, tmp_path: Path, change: dict[str, object]) -> None:
+    shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
+    path = tmp_path / "a" / ADAPTER_CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(EngramError, match="the adapter does not fit tiny"):
+        backends.get("cpu").load(cpu_run.model, tmp_path / "a")
+
+
+def test_an_adapter_of_another_model_is_refused(cpu_run: Run, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / PEFT_WEIGHTS)
+    save_file({k.replace(".layers.5.", ".layers.50."): v for k, v in tensors.items()}, tmp_path / "a" / PEFT_WEIGHTS)
+    with pytest.raises(EngramError, match="the adapter does not fit tiny"):
+        backends.get("cpu").load(cpu_run.model, tmp_path / "a")
+
+
+def test_a_truncated_adapter_is_refused(cpu_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
+    weights = tmp_path / "a" / PEFT_WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EngramError, match="the adapter does not fit tiny: it cannot be read"):
+        backends.get("cpu").load(cpu_run.model, tmp_path / "a")
+
+
+def test_4_bit_is_refused_by_name(cpu_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(EngramError, match="BACKEND=cpu does not load a model in 4bit"):
+        trained(cpu_run, tmp_path, dataclasses.replace(SHORT, quantize="4bit"))
+    with pytest.raises(EngramError, match="BACKEND=cpu does not load a model in 4bit"):
+        backends.get("cpu").load(cpu_run.model, None, "4bit")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    shutil.copytree(resolve("tiny").path, tmp_path / "odd")
+    settings = json.loads((tmp_path / "odd" / "config.json").read_text()) | {"model_type": "no-such-architecture"}
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(EngramError, match="Unsloth cannot load this model"):
+        backends.get("cpu").load(Model("odd", tmp_path / "odd"))
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file stands here")
+    code = "from engram import backends; backends.get('cpu').device()"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "EngramError" in done.stderr
+    assert "cannot write to the cache folder" in done.stderr
+
+
+def test_nothing_of_unsloth_is_printed(cpu_run: Run, tmp_path: Path) -> None:
+    arguments = ["verify-model", "--backend", "cpu", "--model", "tiny", "--prompt", "Hello"]
+    done = subprocess.run(
+        [sys.executable, "-m", "engram.cli", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "unsloth" not in (done.stdout + done.stderr).lower()
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
