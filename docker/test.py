@@ -142,6 +142,7 @@ def perform(work: Path) -> dict[str, Any]:
         become_the_caller(run)
         copy_checkout(run)
         try:
+            name_the_machine(run)
             choose_base(run)
             for check in (build, stages, documents, owners, no_gpu, rebuild, alone):
                 check(run)
@@ -186,7 +187,7 @@ def engine(work: Path) -> Iterator[dict[str, str]]:
         raise MissingError("no Docker engine answers here: start it, or join its group (sudo usermod -aG docker $USER)")
     socket = f"unix://{work}/docker.sock"
     command = ["dockerd", "--host", socket, "--data-root", f"{work}/engine", "--exec-root", f"{work}/exec"]
-    command += ["--pidfile", f"{work}/docker.pid", "--group", str(STRANGER)]
+    command += ["--pidfile", f"{work}/docker.pid"]
     with (work / "dockerd.log").open("w") as log:
         daemon = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
     environment |= {"DOCKER_HOST": socket}
@@ -198,6 +199,7 @@ def engine(work: Path) -> Iterator[dict[str, str]]:
                     f"dockerd does not start:\n{tail((work / 'dockerd.log').read_text('utf-8', 'replace'), 5)}"
                 )
             time.sleep(0.5)
+        os.chown(work / "docker.sock", 0, STRANGER)
         say("started an engine of its own")
         yield environment
     finally:
@@ -256,6 +258,20 @@ def own(run: Run) -> None:
             os.chown(path, run.owner, run.owner, follow_symlinks=False)
 
 
+def name_the_machine(run: Run) -> None:
+    """What the figures were measured on; nothing that names its owner."""
+    engine = run.must("docker", "version", "--format", "{{.Server.Version}}").strip()
+    plugin = quiet(["docker", "compose", "version"], run.environment, 30)
+    compose = plugin if not plugin.returncode else quiet(["docker-compose", "--version"], run.environment, 30)
+    run.figures |= {
+        "schema_version": 1,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "engine": engine,
+        "compose": (compose.stdout.splitlines() or ["none"])[0],
+        "cores": os.cpu_count() or 1,
+    }
+
+
 def choose_base(run: Run) -> None:
     """BASE_IMAGE if it is set, else the compose file's where a registry answers, else one made here."""
     base = run.environment.get("BASE_IMAGE", "")
@@ -268,6 +284,8 @@ def choose_base(run: Run) -> None:
             jobs = [pool.submit(bootstrap, run), pool.submit(fetch_wheels, run)]
             for job in jobs:
                 job.result()
+    if base == "debootstrap":
+        base += f" ({platform.freedesktop_os_release()['PRETTY_NAME']})"
     run.figures["base"] = base or default
 
 
