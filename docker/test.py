@@ -23,7 +23,10 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +80,8 @@ class Run:
     owner: int | None = None
     groups: list[int] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    leftovers: list[Path] = field(default_factory=list)
+    wheels: ThreadingHTTPServer | None = None
 
     @property
     def checkout(self) -> Path:
@@ -208,6 +213,14 @@ def engine(work: Path) -> Iterator[dict[str, str]]:
             daemon.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(daemon.pid, signal.SIGKILL)
+        unmount_below(work)
+
+
+def unmount_below(folder: Path) -> None:
+    """What an engine that has ended leaves mounted in its folder, the innermost first."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
+    for place in sorted((place for place in mounts if place.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", place], check=False)
 
 
 def answers(environment: dict[str, str]) -> bool:
@@ -300,7 +313,10 @@ def bootstrap(run: Run) -> None:
         raise MissingError("no registry answers, and making a base image needs root and debootstrap; or set BASE_IMAGE")
     started = time.monotonic()
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    root = run.work / "base"
+    memory = Path("/dev/shm")  # where there is room for it: unpacking there waits for no disk
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2**30
+    root = Path(tempfile.mkdtemp(prefix="engram-base-", dir=memory if roomy else run.work))
+    run.leftovers.append(root)
     done = quiet(
         ["debootstrap", "--variant=minbase", "--include=ca-certificates", release, str(root)], run.environment, 600
     )
@@ -311,30 +327,42 @@ def bootstrap(run: Run) -> None:
     if bundle.exists():
         shutil.copy(bundle, root / bundle.relative_to("/"))
     name = run.environment["ENGRAM_IMAGE"] + ":base"
+    (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text(
+        "force-unsafe-io\n", "utf-8"
+    )  # as the registries' images have it
     command = f"tar -C '{root}' -c . | docker import - {name}"
     done = quiet(["bash", "-o", "pipefail", "-c", command], run.environment, 300)
-    shutil.rmtree(root, ignore_errors=True)
     if done.returncode:
         raise CheckError(f"docker import failed: {tail(done.stderr, 3)}")
-    run.environment |= {"BASE_IMAGE": name, "ENGRAM_BUILD_NETWORK": "host", "PIP_OPTIONS": "--no-index"}
+    run.environment |= {"BASE_IMAGE": name, "ENGRAM_BUILD_NETWORK": "host"}
     run.figures["base_seconds"] = round(time.monotonic() - started)
 
 
 def fetch_wheels(run: Run) -> None:
-    """The wheels of the lock in docker/wheels, for the Python of this host's release, with this host's pip settings."""
+    """The wheels of the lock, fetched with this host's pip settings for its release's Python; served to the build."""
     started = time.monotonic()
     asked = "import sys; print('%d.%d' % sys.version_info[:2])"
     version = quiet(["/usr/bin/python3", "-c", asked], run.environment, 30).stdout.strip()
-    wheels = run.checkout / "docker" / "wheels"
+    wheels = run.work / "wheels"
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--only-binary=:all:"]
-    command += ["--python-version", version, "-d", str(wheels), "-r", str(requirements())]
+    command += ["--no-deps", "--python-version", version, "-d", str(wheels), "-r", str(requirements())]
     done = quiet(command, {**os.environ}, STEP_SECONDS)
     if done.returncode:
         raise MissingError(f"pip cannot fetch the wheels:\n{tail(done.stdout + done.stderr, 5)}")
-    own(run)
+    run.wheels = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(wheels)))
+    Thread(target=run.wheels.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{run.wheels.server_port}"
+    run.environment |= {"PIP_OPTIONS": f"--no-index --find-links {address}", "ENGRAM_BUILD_NETWORK": "host"}
     size = sum(path.stat().st_size for path in wheels.iterdir())
     say(f"wheels: {size / 1e6:.0f} MB in {time.monotonic() - started:.0f} s")
     run.figures["wheels_seconds"] = round(time.monotonic() - started)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Hands out files without a word."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 # --- the checks ------------------------------------------------------------------------------------------------------
@@ -445,7 +473,10 @@ def alone(run: Run) -> None:
 
 def take_away(run: Run) -> None:
     """The test's images and volume; an engine of its own goes with its folder."""
-    run.environment.pop("BASE_IMAGE", None)
+    if run.wheels:
+        run.wheels.shutdown()
+    for folder in run.leftovers:
+        shutil.rmtree(folder, ignore_errors=True)
     name = run.environment["ENGRAM_IMAGE"]
     quiet(["docker", "volume", "rm", "-f", run.environment["ENGRAM_CACHE"]], run.environment, 60)
     for tag in ("cuda", "cpu", "base"):
