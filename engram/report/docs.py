@@ -28,11 +28,11 @@ def rendered() -> dict[Path, str]:
     """Each file that holds made parts, as it should read."""
     readme = ROOT / "README.md"
     parts = {"results": results_table(), "demo": demo_output(), "runtime": runtime_line()}
-    gpu, container = ROOT / "docs" / "gpu.md", ROOT / "docs" / "container.md"
+    gpu = ROOT / "docs" / "gpu.md"
+    measured = {"gpu-check": gpu_check_table(), "container": container_figures()}
     return {
         readme: fill(readme.read_text("utf-8"), parts),
-        gpu: fill(gpu.read_text("utf-8"), {"gpu-check": gpu_check_table()}),
-        container: fill(container.read_text("utf-8"), {"container": container_figures()}),
+        gpu: fill(gpu.read_text("utf-8"), measured),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 
