@@ -478,6 +478,9 @@ def take_away(run: Run) -> None:
     for folder in run.leftovers:
         shutil.rmtree(folder, ignore_errors=True)
     name = run.environment["ENGRAM_IMAGE"]
+    left = quiet(["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={name}"], run.environment, 60)
+    if left.stdout.strip():  # where the test ended in the middle of a stage
+        quiet(["docker", "rm", "-f", *left.stdout.split()], run.environment, 60)
     quiet(["docker", "volume", "rm", "-f", run.environment["ENGRAM_CACHE"]], run.environment, 60)
     for tag in ("cuda", "cpu", "base"):
         quiet(["docker", "image", "rm", "-f", f"{name}:{tag}"], run.environment, 120)

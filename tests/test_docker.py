@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from engram import gpu
 from engram.files import PACKAGE
 
 ROOT = PACKAGE.parent
@@ -85,6 +86,10 @@ def test_nothing_of_a_machine_or_its_registry_is_in_the_files() -> None:
 )
 def test_every_cache_lies_in_the_volume(name: str) -> None:
     assert re.search(rf"\b{name}=/cache/\w+", arguments("ENV")[0])
+
+
+def test_the_driver_that_is_asked_for_is_the_gpu_check_s() -> None:
+    assert re.search(rf"\bMINIMUM_DRIVER={gpu.DRIVER}\b", arguments("ENV")[0])
 
 
 # --- compose.yaml ----------------------------------------------------------------------------------------------------
