@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from engram import __version__
 from engram.errors import EngramError
 from engram.text import visible
+
+if TYPE_CHECKING:
+    from engram.config import Config
+    from engram.model import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
 DATA, RESULTS, ADAPTERS = Path("data"), Path("results"), Path("adapters")
@@ -57,6 +62,35 @@ set_option = click.option(
 )
 
 
+class Work(NamedTuple):
+    """What a stage works with."""
+
+    backend: str
+    model: Model
+    config: Config
+
+
+def stage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a stage; those that name backend, model and settings reach it resolved, as `work`."""
+
+    @functools.wraps(command)
+    def settled(model: str, backend: str, recipe: str, seed: int, settings: tuple[str, ...], **others: Any) -> None:
+        from engram import backends, config, show
+        from engram import model as models
+
+        name = backends.choose(backend)
+        chosen = models.resolve(model)
+        known = config.load_config(recipe, chosen.parameters, seed, config.parse_overrides(settings))
+        show.announce(chosen, name, known)
+        command(work=Work(name, chosen, known), **others)
+
+    options = (model_option, backend_option, recipe_option, seed_option, set_option)
+    wrapped: Callable[..., None] = settled
+    for option in reversed((*options, data_option, adapters_option, results_option)):
+        wrapped = option(wrapped)
+    return wrapped
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="engram")
 def main() -> None:
@@ -100,35 +134,15 @@ def data(patterns: str, data: Path, seed: int, check: bool) -> None:
 
 
 @main.command()
-@model_option
-@backend_option
-@recipe_option
-@seed_option
-@set_option
-@data_option
-@adapters_option
-@results_option
-def train(
-    model: str,
-    backend: str,
-    recipe: str,
-    seed: int,
-    settings: tuple[str, ...],
-    data: Path,
-    adapters: Path,
-    results: Path,
-) -> None:
+@stage_options
+def train(work: Work, data: Path, adapters: Path, results: Path) -> None:
     """Teach the model the training rows: a LoRA adapter and its log."""
-    from engram import backends, config, show
-    from engram import model as models
+    from engram import show
     from engram import train as stage
 
-    name = backends.choose(backend)
-    chosen = models.resolve(model)
-    settled = config.load_config(recipe, chosen.parameters, seed, config.parse_overrides(settings))
-    show.announce(chosen, name, settled)
+    place = results / work.backend / "training.json"
     with show.TrainingBar() as progress:
-        log = stage.train(name, chosen, settled, data, adapters / name, results / name / "training.json", progress)
+        log = stage.train(*work, data, adapters / work.backend, place, progress)
     show.training(log)
 
 
@@ -140,37 +154,16 @@ def train(
     show_default=True,
     help="Which to answer.",
 )
-@model_option
-@backend_option
-@recipe_option
-@seed_option
-@set_option
-@data_option
-@adapters_option
-@results_option
-def evaluate(
-    stage: str,
-    model: str,
-    backend: str,
-    recipe: str,
-    seed: int,
-    settings: tuple[str, ...],
-    data: Path,
-    adapters: Path,
-    results: Path,
-) -> None:
+@stage_options
+def evaluate(work: Work, stage: str, data: Path, adapters: Path, results: Path) -> None:
     """Answer the test set before (baseline) and after (tuned), and score it."""
-    from engram import backends, config, show
     from engram import evaluate as evaluation
-    from engram import model as models
+    from engram import show
 
-    name = backends.choose(backend)
-    chosen = models.resolve(model)
-    settled = config.load_config(recipe, chosen.parameters, seed, config.parse_overrides(settings))
-    show.announce(chosen, name, settled)
+    name, model, config = work
     for one in ("baseline", "tuned") if stage == "both" else (stage,):
         adapter = adapters / name if one == "tuned" else None
-        document = evaluation.evaluate(name, chosen, adapter, settled, data, results / name / f"{one}.json", show.note)
+        document = evaluation.evaluate(name, model, adapter, config, data, results / name / f"{one}.json", show.note)
         show.result(document)
 
 

@@ -132,12 +132,11 @@ def cli_reference() -> str:
     from engram.cli import main as group
 
     parts = ["# Commands\n\nMade from `engram --help` by `make docs`.\n"]
-    context = click.Context(group, info_name="engram", max_content_width=100, terminal_width=100)
+    settings = {**group.context_settings, "terminal_width": 100}
+    context = click.Context(group, info_name="engram", **settings)
     parts.append(f"\n```text\n{group.get_help(context)}\n```\n")
     for name in sorted(group.commands):
-        inner = click.Context(
-            group.commands[name], info_name=name, parent=context, max_content_width=100, terminal_width=100
-        )
+        inner = click.Context(group.commands[name], info_name=name, parent=context, **settings)
         parts.append(f"\n## engram {name}\n\n```text\n{group.commands[name].get_help(inner)}\n```\n")
     return "".join(parts)
 
