@@ -280,7 +280,7 @@ def name_the_machine(run: Run) -> None:
         "schema_version": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "engine": engine,
-        "compose": (compose.stdout.splitlines() or ["none"])[0],
+        "compose": (compose.stdout.splitlines() or ["none"])[0].partition(", build")[0],
         "cores": os.cpu_count() or 1,
     }
 
