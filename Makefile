@@ -15,9 +15,14 @@ SET ?=
 QUANTIZE ?= none
 ARGS ?=
 PYTHON3 ?= python3
-export BACKEND MODEL RECIPE SEED PATTERNS SET QUANTIZE
+# the container: its service, and (empty: the compose file's) the image that it is built on and the compose command
+SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
+BASE_IMAGE ?=
+DOCKER_COMPOSE ?=
+export BACKEND MODEL RECIPE SEED PATTERNS SET QUANTIZE ARGS SERVICE BASE_IMAGE DOCKER_COMPOSE
 
-VENV := .venv
+# the container's image brings its own
+VENV := $(or $(ENGRAM_VENV),.venv)
 PYTHON := $(VENV)/bin/python
 ENGRAM := $(VENV)/bin/engram
 DEV_READY := $(VENV)/.ready-dev
@@ -52,7 +57,7 @@ MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
 .PHONY: help setup data validate train eval compare demo all verify-model doctor gpu-check base-model reference docs \
-  test lint format clean distclean FORCE
+  docker-build docker-train docker-demo docker-shell docker-test test lint format clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -68,6 +73,8 @@ help: ## this list
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
+	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
+	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
 
 setup: $(READY) ## the virtual environment in .venv, with everything the demo needs
 
@@ -107,6 +114,21 @@ reference: $(READY) ## run the seeds and recipes that the README reports (severa
 
 docs: $(READY) ## write the README's numbers and docs/cli.md
 	$(PYTHON) -m engram.report.docs
+
+docker-build: ## the container's image: SERVICE=engram for an NVIDIA GPU, engram-cpu without
+	@docker/run --build
+
+docker-train: ## make train in the container
+	@docker/run make train
+
+docker-demo: ## make demo in the container
+	@docker/run make demo
+
+docker-shell: ## a shell in the container
+	@docker/run bash
+
+docker-test: ## check the container in a real engine, on the CPU (docs/container.md)
+	@$(PYTHON3) docker/test.py $(ARGS)
 
 test: $(DEV_READY) ## the tests: offline, no GPU
 	$(PYTHON) -m pytest

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Path = tuple[str | int, ...]
 
-NAMES = ("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons", "gpu-check")
+NAMES = (
+    *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
+    *("gpu-check", "container"),
+)
 _REFERRED = ("common", "comparison")  # what other schemas refer to
 
 _VALUES = {str: "text", bool: "a yes/no value", int: "a number", float: "a number", list: "a list", dict: "a mapping"}

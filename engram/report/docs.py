@@ -29,9 +29,10 @@ def rendered() -> dict[Path, str]:
     readme = ROOT / "README.md"
     parts = {"results": results_table(), "demo": demo_output(), "runtime": runtime_line()}
     gpu = ROOT / "docs" / "gpu.md"
+    measured = {"gpu-check": gpu_check_table(), "container": container_figures()}
     return {
         readme: fill(readme.read_text("utf-8"), parts),
-        gpu: fill(gpu.read_text("utf-8"), {"gpu-check": gpu_check_table()}),
+        gpu: fill(gpu.read_text("utf-8"), measured),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 
@@ -109,6 +110,21 @@ def gpu_check_table() -> str:
             cells = [f"{name} ({document['backend']})", part["model"], speed, memory, difference, equal, source]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def container_figures() -> str:
+    """What `make docker-test` measured: image, build, stages, and on what."""
+    found = results.read(REFERENCE.parent / "docker.json", "container", "make docker-test")
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found["stage_seconds"].items())
+    rows = {
+        "image of `engram-cpu`": f"{found['image_gb']:.2f} GB",
+        "its build, wheels at hand": f"{found['build_seconds']:.0f} s",
+        "rebuild after a change of the code": f"{found['rebuild_seconds']:.0f} s",
+        "the stages with `tiny`, start of the container included": stages,
+        "recall of what it trained": show.percent(found["recall"]),
+        "measured on": f"{found['cores']} cores, Docker {found['engine']}, {found['compose']}, base {found['base']}",
+    }
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
 def cli_reference() -> str:
