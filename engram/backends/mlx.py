@@ -302,7 +302,7 @@ def _token_losses(model: Any, tokens: Any, positions: Any, targets: Any) -> Any:
 
 
 def _parts(model: Any) -> tuple[Any, Any]:
-    """The model up to its last hidden state, and the head that makes logits; whole and identity where no seam is known."""
+    """The model up to its last hidden state, and the head that makes logits; whole and identity without a seam."""
     body = getattr(model, "model", None)
     if not getattr(model, "has_seam", True) or body is None:
         return model, lambda logits: logits
