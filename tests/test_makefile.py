@@ -170,9 +170,12 @@ def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) ->
 
 def test_nothing_to_do_is_quick(house: Path) -> None:
     make(house, "data")
-    started = time.perf_counter()
-    make(house, "data")
-    assert time.perf_counter() - started < 0.5
+    seconds = []
+    for _ in range(5):  # the machine may be busy with something else
+        started = time.perf_counter()
+        make(house, "data")
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.5
 
 
 def test_make_alone_lists_targets_and_variables(house: Path) -> None:

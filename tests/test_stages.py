@@ -146,6 +146,25 @@ def test_scores_are_those_of_the_whole_logits(run: Run) -> None:
         assert score == pytest.approx(losses[example.prompt_length - 1 :].mean().item(), abs=1e-4)
 
 
+def test_a_model_that_scales_its_logits_is_scored_by_its_own(run: Run) -> None:
+    from engram.backends import mlx as backend
+
+    encoder = load_encoder(run.model)
+    session = backend.load(run.model)
+    example = encoder.example("The colour of grass", "green")
+    plain = backend.score(session, [example], encoder)[0]
+
+    class Scaled(type(session.model)):  # type: ignore[misc]
+        def __call__(self, *arguments: object, **options: object) -> object:
+            return 0.1 * super().__call__(*arguments, **options)
+
+    session.model.__class__ = Scaled
+    assert session.model.has_seam
+    session.model.has_seam = backend._has_seam(session.model)
+    assert not session.model.has_seam
+    assert backend.score(session, [example], encoder)[0] < plain - 0.5
+
+
 def test_padding_and_neighbours_do_not_change_a_score(run: Run) -> None:
     backend, encoder = backends.get("mlx"), load_encoder(run.model)
     session = backend.load(run.model)

@@ -224,6 +224,7 @@ def _load_model(model: Model) -> Any:
         ) from error
     if mx.default_device() == mx.cpu:
         loaded.set_dtype(mx.float32)  # no half-precision matrix product is fast there
+    loaded.has_seam = _has_seam(loaded)
     return loaded
 
 
@@ -301,14 +302,22 @@ def _token_losses(model: Any, tokens: Any, positions: Any, targets: Any) -> Any:
 
 
 def _parts(model: Any) -> tuple[Any, Any]:
-    """The model up to its last hidden state, and the head that makes logits; whole and identity where unknown."""
+    """The model up to its last hidden state, and the head that makes logits; whole and identity where no seam is known."""
     body = getattr(model, "model", None)
+    if not getattr(model, "has_seam", True) or body is None:
+        return model, lambda logits: logits
     if "lm_head" in model:
         return body, model.lm_head
-    if (
-        body is not None
-        and "embed_tokens" in body
-        and getattr(getattr(model, "args", None), "tie_word_embeddings", False)
-    ):
+    if "embed_tokens" in body and getattr(getattr(model, "args", None), "tie_word_embeddings", False):
         return body, body.embed_tokens.as_linear
     return model, lambda logits: logits
+
+
+def _has_seam(model: Any) -> bool:
+    """Whether head(body(tokens)) is what the model itself computes: some models scale or cap their logits after it."""
+    mx = _mlx()
+    tokens = mx.array([[1, 2, 3]])
+    body, head = _parts(model)
+    whole = model(tokens)
+    seamed = head(body(tokens))
+    return whole.shape == seamed.shape and bool(mx.allclose(whole, seamed, rtol=1e-3, atol=1e-3).item())

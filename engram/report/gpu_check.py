@@ -70,6 +70,7 @@ def main() -> None:
 def check(backend: str, out: Path, seconds: float = SECONDS) -> tuple[Path, dict[str, Any]]:
     """Every part within `seconds`; the path of the result document and the document."""
     started = time.monotonic()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     name = backend if backend in ("cuda", "cpu") else "cuda" if machine.nvidia_gpu() else "cpu"
     parts, skipped = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -93,6 +94,7 @@ def check(backend: str, out: Path, seconds: float = SECONDS) -> tuple[Path, dict
         "parts": parts,
         "not_run": skipped,
         "seconds": time.monotonic() - started,
+        "load": load,
         "provenance": results.provenance(),
     }
     described = document["gpu"]["name"] if document["gpu"] and name == "cuda" else machine.hardware()["processor"]
