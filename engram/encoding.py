@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +166,26 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         sum(len(e.tokens) for e in encoded),
         real,
     )
+
+
+def mean_losses(
+    encoded: Sequence[Encoded], pad_id: int, size: int, losses: Callable[[Batch], NDArray[np.float32]]
+) -> list[float]:
+    """Mean nats per answer token of each row, in batches of `size` rows sorted by length.
+
+    `losses` is the backend's part: the cross-entropy of a batch, float32 [targets].
+    """
+    import numpy as np
+
+    means = [0.0] * len(encoded)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].tokens))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        batch = make_batch([encoded[i] for i in rows], pad_id)
+        sums = np.bincount(batch.owners, losses(batch) * batch.weights, minlength=len(rows))
+        for i, total in zip(rows, sums, strict=True):
+            means[i] = float(max(total, 0.0)) / encoded[i].answer_length
+    return means
 
 
 def _epoch(encoded: Sequence[Encoded], config: Config, epoch: int) -> list[list[int]]:

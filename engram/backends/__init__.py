@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,33 @@ class Progress(Protocol):
 
     def validation(self, step: int, loss: float) -> None:
         """After a validation pass that follows `step` optimizer steps."""
+
+
+@dataclass
+class Curve:
+    """The curve of a run as it comes: kept, passed on, and stopped where a loss is no number."""
+
+    progress: Progress
+    batches: Sequence[Batch]
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    peak_memory_bytes: int = 0
+
+    def step(self, step: int, loss: float, seconds: float) -> None:
+        """After optimizer step `step` (from 1), which took `seconds`; raises EngramError where `loss` is no number."""
+        if not math.isfinite(loss):
+            raise EngramError(
+                f"the loss is {loss} at step {step}", where="training", fix="lower it: --set learning_rate=…"
+            )
+        self.losses.append(loss)
+        self.seconds.append(seconds)
+        self.progress.step(step, loss, self.batches[step - 1].real_tokens / seconds)
+
+    def validated(self, step: int, loss: float) -> None:
+        """After a validation pass that follows `step` optimizer steps."""
+        self.validation.append((step, loss))
+        self.progress.validation(step, loss)
 
 
 class Backend(Protocol):

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import math
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters
-from engram.backends import Answer, Progress, TrainingRun, blas, refuse_quantize
+from engram.backends import Answer, Curve, Progress, TrainingRun, blas, refuse_quantize
 from engram.config import Config
-from engram.encoding import Batch, Encoded, Encoder, learning_rates, make_batch
+from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
 from engram.errors import EngramError
 from engram.files import write_text
 from engram.model import Model
@@ -92,7 +91,7 @@ def train(
     mx.reset_peak_memory()
     optimizer = _optimizer(config, len(batches))
     progress.start(len(batches))
-    report = _Report(progress, batches)
+    curve = Curve(progress, batches)
     arguments = TrainingArgs(
         batch_size=config.batch_size,
         iters=len(batches),
@@ -105,9 +104,9 @@ def train(
     )
     silence = io.StringIO()  # the progress shown is ours
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        mlx_train(loaded, optimizer, batches, validation, arguments, _loss, _iterate, report)
+        mlx_train(loaded, optimizer, batches, validation, arguments, _loss, _iterate, _Report(curve))
     write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
-    return TrainingRun(report.losses, report.seconds, report.validation, int(mx.get_peak_memory()), trainable, device())
+    return TrainingRun(curve.losses, curve.seconds, curve.validation, int(mx.get_peak_memory()), trainable, device())
 
 
 def generate(
@@ -162,43 +161,26 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
     mx = _mlx()
     import numpy as np
 
-    scores = [0.0] * len(examples)
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
-    for start in range(0, len(order), SCORE_BATCH):
-        rows = order[start : start + SCORE_BATCH]
-        batch = make_batch([examples[i] for i in rows], encoder.pad_id)
-        losses = np.array(_token_losses(session.model, *_arrays(batch)[:3]).astype(mx.float32))
-        sums = np.bincount(batch.owners, losses * batch.weights, minlength=len(rows))
-        for i, total in zip(rows, sums):
-            scores[i] = float(max(total, 0.0)) / examples[i].answer_length
-    return scores
+    def losses(batch: Batch) -> Any:
+        return np.array(_token_losses(session.model, *_arrays(batch)[:3]).astype(mx.float32))
+
+    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
 
 
 class _Report:
-    """mlx-lm's callback: keeps the curve, passes it on, and stops a run that has gone wrong."""
+    """mlx-lm's callback: hands the curve what it hears."""
 
-    def __init__(self, progress: Progress, batches: Sequence[Batch]) -> None:
-        self.progress = progress
-        self.batches = batches
-        self.losses: list[float] = []
-        self.seconds: list[float] = []
-        self.validation: list[tuple[int, float]] = []
+    def __init__(self, curve: Curve) -> None:
+        self.curve = curve
 
     def on_train_loss_report(self, info: dict[str, Any]) -> None:
-        step, loss = int(info["iteration"]), float(info["train_loss"])
-        batch = self.batches[step - 1]
-        seconds = batch.answer_tokens / info["tokens_per_second"]  # mlx-lm reports the step's time as this rate
-        if not math.isfinite(loss):
-            raise EngramError(
-                f"the loss is {loss} at step {step}", where="training", fix="lower it: --set learning_rate=…"
-            )
-        self.losses.append(loss)
-        self.seconds.append(seconds)
-        self.progress.step(step, loss, batch.real_tokens / seconds)
+        step = int(info["iteration"])
+        # mlx-lm reports the step's time as this rate
+        seconds = self.curve.batches[step - 1].answer_tokens / info["tokens_per_second"]
+        self.curve.step(step, float(info["train_loss"]), seconds)
 
     def on_val_loss_report(self, info: dict[str, Any]) -> None:
-        self.validation.append((int(info["iteration"]), float(info["val_loss"])))
-        self.progress.validation(*self.validation[-1])
+        self.curve.validated(int(info["iteration"]), float(info["val_loss"]))
 
 
 def _mlx() -> Any:

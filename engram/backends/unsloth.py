@@ -19,7 +19,7 @@ from typing import Any
 from engram import adapters, gpu
 from engram.backends import Answer, Progress, TrainingRun, refuse_quantize
 from engram.config import SMALL_MODEL, Config
-from engram.encoding import Batch, Encoded, Encoder, make_batch
+from engram.encoding import Batch, Encoded, Encoder, mean_losses
 from engram.errors import EngramError
 from engram.files import cache_folder, read_bytes, readable_errors, write_bytes, write_text
 from engram.model import REGISTRY, Model
@@ -175,19 +175,12 @@ def stream(session: Session, prompt: Sequence[int], stop: frozenset[int], max_ne
 
 def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
     """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
-    import numpy as np
 
-    scores = [0.0] * len(examples)
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
-    for start in range(0, len(order), SCORE_BATCH):
-        rows = order[start : start + SCORE_BATCH]
-        batch = make_batch([examples[i] for i in rows], encoder.pad_id)
+    def losses(batch: Batch) -> Any:
         with out_of_memory("scoring", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
-            losses = _token_losses(session.model, batch)
-        sums = np.bincount(batch.owners, losses * batch.weights, minlength=len(rows))
-        for i, total in zip(rows, sums, strict=True):
-            scores[i] = float(max(total, 0.0)) / examples[i].answer_length
-    return scores
+            return _token_losses(session.model, batch)
+
+    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
 
 
 def load_model(model: Model, max_length: int, quantize: str, config: Config | None = None) -> tuple[Any, Any]:

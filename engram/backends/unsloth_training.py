@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engram import adapters
-from engram.backends import Progress
+from engram.backends import Curve, Progress
 from engram.config import Config
 from engram.encoding import IGNORED, Batch, learning_rates
-from engram.errors import EngramError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-@dataclass
-class Curve:
-    """What a run leaves behind; losses in nats per answer token, seconds of each step alone."""
-
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    peak_memory_bytes: int = 0
 
 
 def linear_layers(model: Any) -> list[str]:
@@ -105,7 +92,7 @@ def run(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rates[min(step, len(rates) - 1)] / config.learning_rate
     )
-    curve = Curve()
+    curve = Curve(progress, batches)
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
         def training_step(self, *args: Any, **options: Any) -> Any:
@@ -124,7 +111,7 @@ def run(
             processing_class=AutoTokenizer.from_pretrained(peft.config._name_or_path, local_files_only=True),
             optimizers=(optimizer, schedule),
         )
-        trainer.add_callback(_watch(trainer, curve, batches, validation, config, progress, cuda))
+        trainer.add_callback(_watch(trainer, curve, validation, config, cuda))
         trainer.train()
     curve.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else _resident_peak()
     return curve
@@ -184,13 +171,11 @@ def _arguments(config: Config, steps: int, scratch: str, cuda: bool) -> Any:
 def _watch(
     trainer: Any,
     curve: Curve,
-    batches: Sequence[Batch],
     validation: Sequence[Batch],
     config: Config,
-    progress: Progress,
     cuda: bool,
 ) -> Any:
-    """The trainer's callback: keeps the curve, passes it on, validates, and stops a run that has gone wrong."""
+    """The trainer's callback: validates when it is time, and hands the curve every step."""
     import torch
     from transformers import TrainerCallback
 
@@ -199,21 +184,15 @@ def _watch(
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             number = state.global_step + 1  # validated before the first, each `validate_every`-th and the last step
-            if validation and (number in (1, len(batches)) or number % config.validate_every == 0):
-                curve.validation.append((state.global_step, _mean_loss(trainer, validation)))
-                progress.validation(*curve.validation[-1])
+            if validation and (number in (1, len(curve.batches)) or number % config.validate_every == 0):
+                curve.validated(state.global_step, _mean_loss(trainer, validation))
             self.started = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             if cuda:
                 torch.cuda.synchronize()
-            seconds, loss = time.perf_counter() - self.started, float(trainer.last_loss)
-            if not math.isfinite(loss):
-                what = f"the loss is {loss} at step {state.global_step}"
-                raise EngramError(what, where="training", fix="lower it: --set learning_rate=…")
-            curve.losses.append(loss)
-            curve.seconds.append(seconds)
-            progress.step(state.global_step, loss, batches[state.global_step - 1].real_tokens / seconds)
+            seconds = time.perf_counter() - self.started
+            curve.step(state.global_step, float(trainer.last_loss), seconds)
 
     return Watch()
 
