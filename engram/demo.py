@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram import backends, results, scoring, show
 from engram.compare import stored as stored_comparison
+from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
 from engram.encoding import load_encoder
 from engram.errors import EngramError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-MAX_NEW_TOKENS = 32
 HELD_OUT_SHOWN = 2
 MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 Line = tuple[str, "Text", "Text"]  # name, mark, text
@@ -106,11 +106,13 @@ def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder
         raise EngramError(
             f"the results are of another model ({comparison['model']['name']})", where=model.name, fix="make demo"
         )
+    limit, quantize = comparison["scoring"]["max_new_tokens"], comparison["recipe"].get("quantize", "none")
+    used = Config(max_new_tokens=limit, quantize=quantize)
     rows = choose_rows(asked(stored["baseline"]), comparison["recipe"]["seed"])
     show_title(console, comparison, manifest)
     show_taught(console, read_split(data, "train"), log)
     _wait(console, pause)
-    answers = replayed(rows, stored) if model is None else _live(rows, backend, model, adapter, comparison["recipe"])
+    answers = replayed(rows, stored) if model is None else _live(rows, backend, model, adapter, used)
     for example, (before, after) in zip(rows, answers, strict=True):
         show_pair(console, example, before, after)
         _wait(console, pause)
@@ -125,7 +127,7 @@ def ask(prompt: str, backend: str, model: Model, adapter: Path | None) -> None:
     if adapter is not None:
         sides.append(("after", adapter))
     rows = [_line("prompt", prompt)]
-    rows += [_answer_line(name, _answer_live([prompt], backend, model, one)[0], None) for name, one in sides]
+    rows += [_answer_line(name, _answer_live([prompt], backend, model, one, Config())[0], None) for name, one in sides]
     _print_box(console, "one prompt", rows)
 
 
@@ -186,26 +188,26 @@ def replayed(rows: Sequence[Example], stored: dict[str, dict[str, Any]]) -> list
 
 
 def _live(
-    rows: Sequence[Example], backend: str, model: Model, adapter: Path, recipe: dict[str, Any]
+    rows: Sequence[Example], backend: str, model: Model, adapter: Path, config: Config
 ) -> list[tuple[Shown, Shown]]:
-    prompts, quantize = [e.prompt for e in rows], recipe.get("quantize", "none")
-    sides = [_answer_live(prompts, backend, model, one, quantize) for one in (None, adapter)]
+    prompts = [e.prompt for e in rows]
+    sides = [_answer_live(prompts, backend, model, one, config) for one in (None, adapter)]
     return list(zip(*sides, strict=True))
 
 
 def _answer_live(
-    prompts: Sequence[str], backend: str, model: Model, adapter: Path | None, quantize: str = "none"
+    prompts: Sequence[str], backend: str, model: Model, adapter: Path | None, config: Config
 ) -> list[Shown]:
     module = backends.get(backend)
     encoder = load_encoder(model)
-    session = module.load(model, adapter, quantize)
+    session = module.load(model, adapter, config.quantize)
     list(module.stream(session, encoder.prompt("Hello"), encoder.stop_ids, 2))  # warm up, so that no answer pays for it
     answers = []
     for prompt in prompts:
         ids = encoder.prompt(prompt)
-        tokens, first, rest = timed(module.stream(session, ids, encoder.stop_ids, MAX_NEW_TOKENS))
+        tokens, first, rest = timed(module.stream(session, ids, encoder.stop_ids, config.max_new_tokens))
         rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
-        answers.append(Shown(encoder.text(tokens), len(tokens) < MAX_NEW_TOKENS, first, rate))
+        answers.append(Shown(encoder.text(tokens), len(tokens) < config.max_new_tokens, first, rate))
     return answers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ def make_console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
+    plain = False if os.environ.get("NO_COLOR") else None  # rich alone would still print bold, and we draw boxes
+    return Console(file=sys.stdout, force_terminal=plain, highlight=False, markup=False, emoji=False, width=width)
 
 
 def make_table(console: Console, *columns: str, title: str | None = None) -> Table:
@@ -33,7 +35,7 @@ def make_table(console: Console, *columns: str, title: str | None = None) -> Tab
     from rich import box
     from rich.table import Table
 
-    drawn = console.is_terminal and not console.no_color
+    drawn = console.is_terminal
     table = Table(
         title=title, title_justify="left", box=box.ROUNDED if drawn else None, pad_edge=drawn, title_style="bold"
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,37 @@ def test_pipe_gets_plain_text_with_numbers_and_intervals(run: Run, capsys: pytes
     assert f"{100 * run.comparison['tuned']['recall']['exact']:.1f} %" in out
     assert f"{100 * recall['exact']:+.1f}" in out
     assert "retention" in out
+
+
+def on_a_terminal(run: Run, **environment: str) -> str:
+    """What `engram demo --quick` prints on a terminal of its own."""
+    leader, follower = os.openpty()
+    command = [sys.executable, "-m", "engram.cli", "demo", "--quick", "--results", str(run.root / "results")]
+    clean = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [*command, "--data", str(run.root / "data")], stdout=follower, stderr=follower, env=clean | environment
+    )
+    os.close(follower)
+    printed = b""
+    while True:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError:  # Linux says so when the other side is closed
+            break
+        if not piece:
+            break
+        printed += piece
+    os.close(leader)
+    assert process.wait() == 0, printed
+    return printed.decode()
+
+
+def test_terminal_gets_boxes_and_colour_and_no_color_neither(run: Run) -> None:
+    drawn, plain = on_a_terminal(run), on_a_terminal(run, NO_COLOR="1")
+    assert "\x1b[" in drawn and "╭" in drawn
+    assert "\x1b" not in plain
+    assert not set("╭│╰─") & set(plain)
+    assert "Exact match" in plain
 
 
 def test_live_answers_are_the_stored_ones(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
