@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
-import io
 import json
-import os
 import platform
 import queue
 import threading
@@ -17,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, gpu
-from engram.backends import Answer, Progress, TrainingRun, refuse_quantize
-from engram.config import SMALL_MODEL, Config
+from engram.backends import Answer, Progress, TrainingRun
+from engram.backends.unsloth_process import attach, begin, chosen, load_model, out_of_memory, quiet, unsloth
+from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, mean_losses
 from engram.errors import EngramError
-from engram.files import cache_folder, read_bytes, readable_errors, write_bytes, write_text
+from engram.files import read_bytes, write_bytes, write_text
 from engram.model import REGISTRY, Model
 
 WEIGHTS = adapters.PEFT_WEIGHTS
 SCORE_BATCH = 32
 GENERATE_BATCH = 64
-PREFIX = "base_model.model."  # before every layer's name in a PEFT model
-
-_chosen = "cpu"  # which of the two names this process computes under; Unsloth decides at its import, once
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,6 @@ class Session:
 
 def require(name: str = "cpu") -> None:
     """Raise an EngramError where Unsloth is not installed, or, for `cuda`, where no GPU can be used."""
-    global _chosen
     missing = [package for package in ("unsloth", "trl", "torch") if not importlib.util.find_spec(package)]
     if name == "cuda":
         torch_cuda = None if "torch" in missing else gpu.torch_build()[1]
@@ -55,21 +49,16 @@ def require(name: str = "cpu") -> None:
             where=f"BACKEND={name}",
             fix=f"make setup BACKEND={name}",
         )
-    if _unsloth.cache_info().currsize and name != _chosen:
-        raise EngramError(
-            f"this process computes with BACKEND={_chosen} already", where=f"BACKEND={name}", fix="start another one"
-        )
-    _chosen = name
-    _unsloth()  # now, since it must be imported before transformers to change what it changes there
+    begin(name)
 
 
 def device() -> str:
     """What torch computes on, in words."""
-    _unsloth()
+    unsloth()
     import torch
 
     version = torch.__version__.split("+")[0]
-    if _chosen == "cpu":
+    if chosen() == "cpu":
         return f"CPU ({platform.machine()}, torch {version})"
     major, minor = torch.cuda.get_device_capability()
     return f"{torch.cuda.get_device_name()} (capability {major}.{minor}, torch {version}, CUDA {torch.version.cuda})"
@@ -85,7 +74,7 @@ def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> S
         loaded, tokenizer = load_model(model, _max_length(model), quantize)
         if adapter is not None and settings is not None:
             loaded = _with_adapter(loaded, settings, adapter, model.name)
-        _unsloth().FastLanguageModel.for_inference(loaded)
+        unsloth().FastLanguageModel.for_inference(loaded)
     tokenizer.padding_side = "right"  # for_inference turned it round; engram pads by itself
     return Session(loaded, tokenizer, device())
 
@@ -100,16 +89,16 @@ def train(
     """
     from engram.backends import unsloth_training as training
 
-    if _chosen == "cuda":
+    if chosen() == "cuda":
         _refuse_what_cannot_fit(model, batches, config)
     fix = f"a smaller batch (--set batch_size={max(1, config.batch_size // 2)}), --set gradient_checkpointing=on"
-    fix += ", or QUANTIZE=4bit" if _chosen == "cuda" else ", or a smaller MODEL"
+    fix += ", or QUANTIZE=4bit" if chosen() == "cuda" else ", or a smaller MODEL"
     with out_of_memory(f"training, batch_size = {config.batch_size}", fix), quiet():
         loaded, _ = load_model(model, config.max_length, config.quantize, config)
         targets = training.linear_layers(loaded)
         peft = attach(loaded, config.rank, config.alpha, targets, config)
         trainable = training.start_at_the_shared_adapter(peft, config)
-        run = training.run(peft, batches, validation, config, progress, cuda=_chosen == "cuda")
+        run = training.run(peft, batches, validation, config, progress, cuda=chosen() == "cuda")
     write_bytes(out / WEIGHTS, serialised(peft))
     settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
     write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
@@ -183,50 +172,6 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
 
 
-def load_model(model: Model, max_length: int, quantize: str, config: Config | None = None) -> tuple[Any, Any]:
-    """Unsloth's model and tokenizer; raises EngramError where it cannot load the model or may not quantize."""
-    if _chosen == "cpu":
-        refuse_quantize(quantize, "cpu")
-        _set_threads(model.parameters)
-    try:
-        loaded, tokenizer = _unsloth().FastLanguageModel.from_pretrained(
-            model_name=str(model.path),
-            max_seq_length=max_length,
-            dtype=_dtype(),
-            load_in_4bit=quantize == "4bit",  # Unsloth's default is True
-            load_in_8bit=False,
-            full_finetuning=False,
-            use_exact_model_name=True,  # else a name is exchanged for Unsloth's own upload
-            trust_remote_code=False,
-            use_gradient_checkpointing=_checkpointing(config),
-            random_state=config.seed if config else 0,
-        )
-    except (ValueError, KeyError, TypeError, OSError, NotImplementedError, RuntimeError) as error:
-        if _is_memory(error):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngramError(
-            f"Unsloth cannot load this model: {reason}", where=model.name, fix="take another MODEL"
-        ) from error
-    os.environ["UNSLOTH_IGNORED_TOKENIZER_NAMES"] = str(loaded.config._name_or_path)  # its trainer edits embeddings
-    return loaded, tokenizer
-
-
-def attach(loaded: Any, rank: int, alpha: float, targets: Sequence[str], config: Config | None = None) -> Any:
-    """The model with LoRA of this rank and alpha on the linear layers of these names."""
-    return _unsloth().FastLanguageModel.get_peft_model(
-        loaded,
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=config.dropout if config else 0.0,
-        target_modules=list(targets),
-        bias="none",
-        use_gradient_checkpointing=_checkpointing(config),
-        random_state=config.seed if config else 0,
-        use_rslora=False,
-    )
-
-
 def serialised(peft: Any) -> bytes:
     """The adapter's tensors as a safetensors file, float32, the same bytes for the same numbers."""
     import torch
@@ -236,28 +181,6 @@ def serialised(peft: Any) -> bytes:
     tensors = get_peft_model_state_dict(peft)
     plain = {key: tensors[key].detach().to("cpu", torch.float32).contiguous() for key in sorted(tensors)}
     return bytes(save(plain, {"format": "pt"}))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Unsloth, TRL and transformers say nothing on this process's output meanwhile."""
-    import warnings
-
-    silence = io.StringIO()
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
-def out_of_memory(doing: str, fix: str) -> Iterator[None]:
-    """Turn torch's out-of-memory errors into an EngramError."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not _is_memory(error):
-            raise
-        raise EngramError("the memory does not suffice", where=f"{doing} on {_chosen}", fix=fix) from error
 
 
 class AbandonedError(Exception):
@@ -281,66 +204,6 @@ class _Streamer:
 
     def end(self) -> None:
         """After the last token."""
-
-
-@functools.cache
-def _unsloth() -> Any:
-    """`unsloth`, imported once, after the settings that it reads then; nothing of it lands in the working folder."""
-    cache = cache_folder() / "unsloth"
-    with readable_errors(cache, "write to the cache folder"):
-        cache.mkdir(parents=True, exist_ok=True)
-        (cache / ".writable").touch()
-    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(cache / "compiled")
-    os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
-    os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if _chosen == "cpu":
-        os.environ["UNSLOTH_FORCE_CPU"] = "1"
-    else:
-        os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]  # with several, the trainer would join batches
-    with quiet():
-        try:
-            import unsloth
-            from transformers.utils import logging
-        except (ImportError, NotImplementedError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            fix = f"make doctor BACKEND={_chosen}; rm -f .venv/.ready-{_chosen}; make setup BACKEND={_chosen}"
-            raise EngramError(f"Unsloth does not start: {reason}", where=f"BACKEND={_chosen}", fix=fix) from error
-        _all_threads()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    return unsloth
-
-
-def _set_threads(parameters: int) -> None:
-    """One thread for a small model: several would mostly wait for each other and for the machine's other work."""
-    _unsloth()
-    import torch
-
-    torch.set_num_threads(1 if parameters < SMALL_MODEL else _all_threads())
-
-
-@functools.cache
-def _all_threads() -> int:
-    import torch
-
-    return int(torch.get_num_threads())
-
-
-def _dtype() -> Any:
-    _unsloth()
-    import torch
-
-    if _chosen == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-
-
-def _checkpointing(config: Config | None) -> str | bool:
-    return "unsloth" if config and config.gradient_checkpointing == "on" else False
 
 
 def _max_length(model: Model) -> int:
@@ -438,13 +301,6 @@ def _token_losses(model: Any, batch: Batch) -> Any:
     half = torch.autocast("cuda", model.dtype) if model.device.type == "cuda" else contextlib.nullcontext()
     with torch.inference_mode(), half:
         logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
-        chosen = logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
+        learned = logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
         targets = torch.from_numpy(batch.targets).long().to(logits.device)
-        return torch.nn.functional.cross_entropy(chosen.float(), targets, reduction="none").cpu().numpy()
-
-
-def _is_memory(error: BaseException) -> bool:
-    text = f"{type(error).__name__}: {error}"
-    return isinstance(error, MemoryError) or any(
-        mark in text for mark in ("OutOfMemoryError", "out of memory", "DefaultCPUAllocator")
-    )
+        return torch.nn.functional.cross_entropy(learned.float(), targets, reduction="none").cpu().numpy()

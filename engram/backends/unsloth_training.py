@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+PREFIX = "base_model.model."  # before every layer's name in a PEFT model
+
 
 def linear_layers(model: Any) -> list[str]:
     """The names of the linear layers inside the blocks, each once (`down_proj`, `gate_proj`, …)."""
@@ -29,8 +31,6 @@ def linear_layers(model: Any) -> list[str]:
 def start_at_the_shared_adapter(peft: Any, config: Config) -> int:
     """Set every layer to engram's own initial adapter; the number of trainable parameters."""
     import torch
-
-    from engram.backends.unsloth import PREFIX
 
     with torch.no_grad():
         for name, module in peft.named_modules():

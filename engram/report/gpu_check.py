@@ -184,12 +184,13 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
 
     from engram.backends import unsloth
     from engram.backends import unsloth_training as training
+    from engram.backends.unsloth_process import quiet
 
     cuda = backend == "cuda"
     half = torch.bfloat16 if cuda and torch.cuda.get_device_capability() >= gpu.BF16 else torch.float16
     if not cuda and chosen.parameters < config.SMALL_MODEL:
         torch.set_num_threads(1)  # as the backend does
-    with unsloth.quiet():
+    with quiet():
         base = AutoModelForCausalLM.from_pretrained(chosen.path, dtype=half if cuda else torch.float32)
         targets = training.linear_layers(base)
         lora = LoraConfig(r=settled.rank, lora_alpha=settled.alpha, target_modules=targets, task_type="CAUSAL_LM")
@@ -274,12 +275,12 @@ def _random_smollm(folder: Path) -> model.Model:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        from engram.backends import unsloth
+        from engram.backends.unsloth_process import quiet
 
         torch.manual_seed(0)
         tokens = json.loads((tiny / "config.json").read_bytes())
         special = {name: tokens[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        with unsloth.quiet():
+        with quiet():
             made = LlamaForCausalLM(LlamaConfig(**SMOLLM, **special)).to(torch.bfloat16)
             made.save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
