@@ -1,0 +1,38 @@
+"""The command line: parse, call, print. A file for each group of commands, imported with it: none is heavy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from engram import __version__
+from engram.cli import machine, stages
+from engram.errors import EngramError
+from engram.text import visible
+
+
+class Commands(click.Group):
+    """A user's mistake is printed without a traceback, exit code 2; a failure of ours keeps its own, exit code 1."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; see the class."""
+        try:
+            return super().main(*args, **kwargs)
+        except EngramError as error:
+            click.echo("engram: " + "\n".join(visible(line) for line in str(error).split("\n")), err=True)
+            sys.exit(2)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(0)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="engram")
+def main() -> None:
+    """Teach a small chat model the patterns that never change, and show honestly what it learned."""
+
+
+for _command in (*stages.COMMANDS, *machine.COMMANDS):
+    main.add_command(_command)

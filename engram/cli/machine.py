@@ -1,0 +1,79 @@
+"""The commands about models and this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from engram.cli.options import backend_option, model_option, seed_option
+
+
+@click.command()
+def models() -> None:
+    """List the model names, and which of them are on this disk."""
+    from engram import model as registry
+
+    for name, hub_id in registry.REGISTRY.items():
+        place = "bundled" if not hub_id else "on this disk" if registry.cached(hub_id) else "on the hub"
+        click.echo(f"{name:15} {hub_id or 'made by `make base-model`':40} {place}")
+
+
+@click.command("resolve-model")
+@model_option
+@click.option("--out", type=click.Path(path_type=Path), help="Write the name there.")
+def resolve_model(model: str, out: Path | None) -> None:
+    """Say which model MODEL means here, fetching it if it must be fetched."""
+    from engram import model as models
+    from engram.files import write_text
+
+    chosen = models.resolve(model)
+    spec = chosen.name if model == "auto" else model
+    click.echo(chosen.reason or f"model: {chosen.name}")
+    if out:
+        write_text(out, spec + "\n")
+
+
+@click.command("verify-model")
+@model_option
+@backend_option
+@click.option("--prompt", default="Hello, world!", show_default=True, help="What to ask.")
+def verify_model(model: str, backend: str, prompt: str) -> None:
+    """Load the model and let it answer one prompt."""
+    from engram import backends, show
+    from engram import demo as shown
+    from engram import model as models
+
+    name = backends.choose(backend)
+    chosen = models.resolve(model)
+    show.note(chosen.reason or f"model: {chosen.name}")
+    shown.ask(prompt, name, chosen, None)
+
+
+@click.command()
+@backend_option
+def doctor(backend: str) -> None:
+    """Say what this machine has: Python, packages, backend, BLAS or GPU, models, disk."""
+    from engram import doctor as checks
+    from engram import show
+
+    if not show.findings(checks.examine(backend)):
+        sys.exit(2)
+
+
+@click.command("base-model")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the model goes; default: the bundled model's own place."
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps; default: the recipe's.")
+@seed_option
+def base_model(out: Path | None, steps: int | None, seed: int) -> None:
+    """Train the bundled model `tiny` anew (under an hour on two cores; needs torch)."""
+    from engram import base_model as recipe
+    from engram.files import BUNDLED
+
+    recipe.build(out or BUNDLED / "tiny", steps=steps, seed=seed, report=click.echo)
+
+
+COMMANDS = (models, resolve_model, verify_model, doctor, base_model)

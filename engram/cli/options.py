@@ -1,0 +1,71 @@
+"""The options that several commands share, and what a stage works with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from engram.config import Config
+    from engram.model import Model
+
+F = TypeVar("F", bound=Callable[..., Any])
+DATA, RESULTS, ADAPTERS = Path("data"), Path("results"), Path("adapters")
+
+
+def _path(name: str, default: Path, text: str) -> Callable[[F], F]:
+    return click.option(f"--{name}", type=click.Path(path_type=Path), default=default, show_default=True, help=text)
+
+
+patterns_option = click.option(
+    "--patterns", default="patterns", show_default=True, help="Folder or file of patterns; several with commas."
+)
+data_option = _path("data", DATA, "Folder of the data.")
+results_option = _path("results", RESULTS, "Folder of the results.")
+adapters_option = _path("adapters", ADAPTERS, "Folder of the adapters, one for each backend.")
+backend_option = click.option("--backend", default="auto", show_default=True, help="auto, mlx, cuda or cpu.")
+model_option = click.option(
+    "--model", default="auto", show_default=True, help="auto, a name of `engram models`, a hub id or a folder."
+)
+recipe_option = click.option(
+    "--recipe", default="default", show_default=True, help="default, seed, or a .yaml file of settings."
+)
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of split, adapter and batches."
+)
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe."
+)
+
+
+class Work(NamedTuple):
+    """What a stage works with."""
+
+    backend: str
+    model: Model
+    config: Config
+
+
+def stage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a stage; those that name backend, model and settings reach it resolved, as `work`."""
+
+    @functools.wraps(command)
+    def settled(model: str, backend: str, recipe: str, seed: int, settings: tuple[str, ...], **others: Any) -> None:
+        from engram import backends, config, show
+        from engram import model as models
+
+        name = backends.choose(backend)
+        chosen = models.resolve(model)
+        known = config.load_config(recipe, chosen.parameters, seed, config.parse_overrides(settings))
+        show.announce(chosen, name, known)
+        command(work=Work(name, chosen, known), **others)
+
+    options = (model_option, backend_option, recipe_option, seed_option, set_option)
+    wrapped: Callable[..., None] = settled
+    for option in reversed((*options, data_option, adapters_option, results_option)):
+        wrapped = option(wrapped)
+    return wrapped
