@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram import backends, results, scoring, show
+from engram import backends, results, scoring, show, tables
 from engram.compare import stored as stored_comparison
 from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
@@ -97,7 +97,7 @@ def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder
     Raises EngramError where results, data or adapter are missing, or where the results are of another model.
     """
     console = show.make_console()
-    comparison = stored_comparison(folder, backend)
+    comparison = stored_comparison(folder / backend)
     stored = {s: results.read(folder / backend / f"{s}.json", "result", "make eval") for s in ("baseline", "tuned")}
     manifest = read_manifest(data)
     log_path = folder / backend / "training.json"
@@ -166,7 +166,7 @@ def _print_box(console: Console, title: str, rows: Sequence[Line]) -> None:
 
 def show_summary(comparison: dict[str, Any]) -> None:
     """The figures, and what was not shown."""
-    show.comparison(comparison)
+    tables.comparison(comparison)
     console = show.make_console()
     unproved = [name for name, change in comparison["improvement"].items() if change["verdict"] not in ("gain", "loss")]
     for name in unproved:

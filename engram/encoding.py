@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +75,19 @@ class Encoder:
 
     def example(self, prompt: str, answer: str, name: str = "") -> Encoded:
         """Prompt, answer and end token as they are generated, so that training and use see the same ids."""
-        asked = self.prompt(prompt)
-        answered = self.tokenizer.encode(answer, add_special_tokens=False)
+        messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
+        return self.conversation(messages, name)
+
+    def conversation(self, messages: Sequence[Mapping[str, str]], name: str = "") -> Encoded:
+        """A conversation whose last message is the answer: what asks for it, the answer and its end token."""
+        rendered = _render(self.tokenizer, messages[:-1], True)
+        asked = self.tokenizer.encode(rendered, add_special_tokens=False)
+        answered = self.tokenizer.encode(messages[-1]["content"], add_special_tokens=False)
         return Encoded(name, (*asked, *answered, self.end_id), len(asked))
+
+    def plain(self, text: str) -> tuple[int, ...]:
+        """The ids of a text that is no chat."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated ids, special tokens left out."""
@@ -206,9 +216,9 @@ def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> str:
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], generation: bool) -> str:
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation}
-    return str(tokenizer.apply_chat_template(messages, enable_thinking=False, **options))
+    return str(tokenizer.apply_chat_template([dict(m) for m in messages], enable_thinking=False, **options))
 
 
 def _end_token(tokenizer: Any, name: str) -> int:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import statistics as stdlib_statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, phrasing, results, scoring
+from engram import adapters, backends, general, phrasing, results, scoring
 from engram.backends import Backend
 from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
 from engram.encoding import Encoder, encode, load_encoder
 from engram.errors import EngramError
 from engram.files import sha256_text
+from engram.general import GeneralSet
 from engram.model import Model
-from engram.statistics import wilson
-from engram.text import normalise
 
-SPLITS = ("recall", "generalization")
+Rows = list[dict[str, Any]]
+ASKED = ("id", "pattern", "kind", "category", "phrasing", "split_kind", "prompt")
 
 
 def evaluate(
@@ -33,30 +30,32 @@ def evaluate(
     out: Path,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Answer the whole test set, score it, and write the result document to `out`; return it.
+    """Answer the whole test set and the general rows, score them, and write the result document; return it.
 
     `adapter` None is the baseline. `report` receives a line at each part. Raises EngramError for missing or
     changed data, a model or adapter that cannot be used, and an empty test set.
     """
-    started = time.perf_counter()
+    clock = _Clock()
     backend = backends.get(backend_name)
     manifest = read_manifest(data)
     examples = read_split(data, "test")
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
     adapter_hash = adapters.read_adapter(adapter, backend.WEIGHTS)[1] if adapter else None
+    known = general.general_set(model)
     encoder = load_encoder(model)
     session = backend.load(model, adapter, config.quantize)
-    clock = _Clock(started)
     clock.mark("load_seconds")
-    report(f"answering {len(examples)} test prompts")
-    answers = _answers(backend, session, encoder, examples, config)
-    clock.mark("answer_seconds")
-    consistency = _consistency(backend, session, encoder, examples, config)
-    clock.mark("consistency_seconds")
-    latency = _latency(backend, session, encoder, examples, config)
-    clock.mark("latency_seconds")
+    report(f"answering {len(examples)} test prompts and {len(known.rows)} rows of general text and chat")
+    raw = {
+        "answers": clock.timed("answer_seconds", _answers(backend, session, encoder, examples, config)),
+        "repeats": clock.timed("consistency_seconds", _repeats(backend, session, encoder, examples, config)),
+        "general": clock.timed("retention_seconds", _general(backend, session, encoder, known, config)),
+        "timed": clock.timed("latency_seconds", _timed(backend, session, encoder, examples, config)),
+    }
+    raw = results.rounded(raw)  # the figures follow from what is written, to the last digit
     document = {
+        "document": "result",
         "schema_version": results.SCHEMA_VERSION,
         "stage": "tuned" if adapter else "baseline",
         "backend": backend_name,
@@ -65,114 +64,25 @@ def evaluate(
         "adapter": {"sha256": adapter_hash} if adapter_hash else None,
         "data": results.data_identity(manifest, data),
         "recipe": config.as_dict(),
-        "scoring": {"version": scoring.VERSION, "max_new_tokens": config.max_new_tokens},
+        "scoring": scoring_identity(config, known),
         "provenance": results.provenance(),
-        "splits": {name: _split([a for a in answers if a["split_kind"] == name]) for name in SPLITS},
-        "consistency": consistency,
-        "latency": latency,
+        **scoring.derived(raw),
         "timings": clock.parts,
-        "answers": answers,
+        **raw,
     }
     results.write(out, document, "result")
     return document
 
 
-def summarise(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The scores of a list of scored answers: n, shares with the Wilson interval of the exact one, mean nats."""
-    n = len(answers)
-    exact = sum(a["exact"] for a in answers)
+def scoring_identity(config: Config, known: GeneralSet) -> dict[str, Any]:
+    """All that decides how answers are asked for and scored."""
     return {
-        "n": n,
-        "exact": exact / n if n else None,
-        "ci95": wilson(exact, n),
-        "prefix": _mean([a["prefix"] for a in answers]),
-        "similarity": _mean([a["similarity"] for a in answers]),
-        "nll": _mean([a["nll"] for a in answers]),
-    }
-
-
-class _Clock:
-    """Seconds of each part of a stage."""
-
-    def __init__(self, started: float) -> None:
-        self.last = started
-        self.parts: dict[str, float] = {}
-
-    def mark(self, name: str) -> None:
-        now = time.perf_counter()
-        self.parts[name], self.last = now - self.last, now
-
-
-def _answers(
-    backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config
-) -> list[dict[str, Any]]:
-    prompts = [encoder.prompt(example.prompt) for example in examples]
-    generated = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)
-    nats = backend.score(session, encode(encoder, examples, config.max_length), encoder)
-    rows = []
-    for example, answer, nll in zip(examples, generated, nats, strict=True):
-        text = encoder.text(answer.tokens)
-        scored = scoring.score(example.answer, text)
-        fields = ("id", "pattern", "kind", "category", "phrasing", "split_kind", "prompt")
-        row = {name: getattr(example, name) for name in fields}
-        row |= {"expected": example.answer, "answer": text, "ended": answer.ended}
-        rows.append(row | {**scored._asdict(), "nll": nll})
-    return rows
-
-
-def _split(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for answer in answers:
-        groups[f"{answer['kind']}/{answer['category']}"].append(answer)
-    return summarise(answers) | {"by_category": {name: summarise(group) for name, group in sorted(groups.items())}}
-
-
-def _consistency(
-    backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config
-) -> dict[str, Any]:
-    """Agreement across the phrasings that training never saw (greedy), and across samples at a temperature."""
-    taught = [example for example in examples if example.split_kind == "recall"]
-    chosen = sorted(taught, key=lambda e: sha256_text(f"consistency:{config.seed}:{e.id}"))[
-        : config.consistency_prompts
-    ]
-    names = [*phrasing.VALID, *phrasing.TEST]
-    prompts = [encoder.prompt(phrasing.phrase(name, e.input)) for e in chosen for name in names]
-    greedy = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)
-    repeated = [encoder.prompt(e.prompt) for e in chosen for _ in range(config.samples)]
-    sampled = (
-        backend.generate(session, repeated, encoder.stop_ids, config.max_new_tokens, config.temperature, config.seed)
-        if repeated
-        else []
-    )
-    texts = [normalise(encoder.text(answer.tokens)) for answer in sampled]
-    wanted = [normalise(e.answer) for e in chosen for _ in range(config.samples)]
-    return {
-        "patterns": len(chosen),
-        "phrasings": names,
-        "phrasing_agreement": _agreement([normalise(encoder.text(a.tokens)) for a in greedy], len(names)),
+        "version": scoring.VERSION,
+        "max_new_tokens": config.max_new_tokens,
+        "phrasings": [*phrasing.VALID, *phrasing.TEST],
         "samples": config.samples,
         "temperature": config.temperature,
-        "sample_agreement": _agreement(texts, config.samples),
-        "sample_exact": _mean([given == expected for given, expected in zip(texts, wanted, strict=True)]),
-    }
-
-
-def _latency(
-    backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config
-) -> dict[str, Any]:
-    """Medians over single prompts, one at a time, after one that warms up."""
-    chosen = sorted(examples, key=lambda e: sha256_text(f"latency:{config.seed}:{e.id}"))[: config.latency_prompts]
-    firsts, rates = [], []
-    for number, example in enumerate([*chosen[:1], *chosen]):
-        ids = encoder.prompt(example.prompt)
-        tokens, first, rest = timed(backend.stream(session, ids, encoder.stop_ids, config.max_new_tokens))
-        if number and tokens:
-            firsts.append(first)
-            rates += [(len(tokens) - 1) / rest] if len(tokens) > 1 and rest > 0 else []
-    return {
-        "prompts": len(chosen),
-        "first_token_seconds": stdlib_statistics.median(firsts) if firsts else None,
-        "tokens_per_second": stdlib_statistics.median(rates) if rates else None,
+        "general": {"name": known.name, "sha256": known.sha256},
     }
 
 
@@ -185,14 +95,86 @@ def timed(tokens: Iterator[int]) -> tuple[list[int], float, float]:
     return ([] if first is None else [first, *rest]), middle - started, time.perf_counter() - middle
 
 
-def _agreement(texts: Sequence[str], group: int) -> float | None:
-    pairs = [
-        one == other
-        for start in range(0, len(texts), group or 1)
-        for one, other in itertools.combinations(texts[start : start + group], 2)
+class _Clock:
+    """Seconds of each part of a stage."""
+
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+        self.parts: dict[str, float] = {}
+
+    def mark(self, name: str) -> None:
+        now = time.perf_counter()
+        self.parts[name], self.last = now - self.last, now
+
+    def timed(self, name: str, rows: Rows) -> Rows:
+        """The rows, which have just been made, with the time that they took marked."""
+        self.mark(name)
+        return rows
+
+
+def _answers(backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config) -> Rows:
+    """Each test row's greedy answer, its scores, and the mean nats per token of the expected one."""
+    prompts = [encoder.prompt(example.prompt) for example in examples]
+    generated = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)
+    nats = backend.score(session, encode(encoder, examples, config.max_length), encoder)
+    rows = []
+    for example, answer, nll in zip(examples, generated, nats, strict=True):
+        text = encoder.text(answer.tokens)
+        row = {name: getattr(example, name) for name in ASKED}
+        row |= {"expected": example.answer, "answer": text, "ended": answer.ended}
+        rows.append(row | {**scoring.score(example.answer, text)._asdict(), "nll": nll})
+    return rows
+
+
+def _repeats(backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config) -> Rows:
+    """Some taught patterns, answered under each phrasing that training never saw (greedy), and several times over."""
+    taught = [example for example in examples if example.split_kind == "recall"]
+    chosen = _chosen("consistency", taught, config, config.consistency_prompts)
+    names = [*phrasing.VALID, *phrasing.TEST]
+    prompts = [encoder.prompt(phrasing.phrase(name, e.input)) for e in chosen for name in names]
+    again = [encoder.prompt(e.prompt) for e in chosen for _ in range(config.samples)]
+    stop, limit = encoder.stop_ids, config.max_new_tokens
+    greedy = [encoder.text(a.tokens) for a in backend.generate(session, prompts, stop, limit)]
+    drawn = backend.generate(session, again, stop, limit, config.temperature, config.seed) if again else []
+    sampled = [encoder.text(answer.tokens) for answer in drawn]
+    return [
+        {
+            "pattern": example.pattern,
+            "expected": example.answer,
+            "greedy": greedy[i * len(names) : (i + 1) * len(names)],
+            "sampled": sampled[i * config.samples : (i + 1) * config.samples],
+        }
+        for i, example in enumerate(chosen)
     ]
-    return _mean(pairs)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _general(backend: Backend, session: Any, encoder: Encoder, known: GeneralSet, config: Config) -> Rows:
+    """The general rows' nats, and the greedy answers to the chats among them."""
+    encoded = general.encode_general(encoder, known.rows)
+    means = backend.score(session, encoded, encoder)
+    asked = {row.id: list(e.tokens[: e.prompt_length]) for row, e in zip(known.rows, encoded) if row.kind == "chat"}
+    answers = backend.generate(session, list(asked.values()), encoder.stop_ids, config.max_new_tokens)
+    by_id = dict(zip(asked, answers, strict=True))
+    rows: Rows = []
+    for row, e, mean in zip(known.rows, encoded, means, strict=True):
+        measured = {"id": row.id, "kind": row.kind, "tokens": e.answer_length, "nats": mean * e.answer_length}
+        if row.id in by_id:
+            answer = by_id[row.id]
+            measured |= {"prompt": row.prompt, "answer": encoder.text(answer.tokens), "ended": answer.ended}
+        rows.append(measured)
+    return rows
+
+
+def _timed(backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config) -> Rows:
+    """Single prompts, one at a time, after one that warms up."""
+    chosen = _chosen("latency", examples, config, config.latency_prompts)
+    rows = []
+    for example in [*chosen[:1], *chosen]:
+        ids = encoder.prompt(example.prompt)
+        tokens, first, rest = timed(backend.stream(session, ids, encoder.stop_ids, config.max_new_tokens))
+        rows.append({"id": example.id, "tokens": len(tokens), "first_seconds": first, "rest_seconds": rest})
+    return rows[1:]
+
+
+def _chosen(purpose: str, examples: Sequence[Example], config: Config, count: int) -> list[Example]:
+    return sorted(examples, key=lambda e: sha256_text(f"{purpose}:{config.seed}:{e.id}"))[:count]

@@ -103,6 +103,17 @@ def resolve(spec: str = "auto") -> Model:
     )
 
 
+def on_this_disk(spec: str) -> Model | None:
+    """The model that `spec` names if it is here already, else None; asks no network.
+
+    Raises EngramError where it is here and not usable.
+    """
+    if spec in ("tiny", "auto") or _looks_local(spec):
+        return resolve("tiny" if spec == "auto" else spec)
+    found = cached(REGISTRY.get(spec, spec))
+    return _checked(_hub_model(spec, found)) if found else None
+
+
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a model folder, in name order."""
     return sorted(path.glob("*.safetensors"))

@@ -12,7 +12,7 @@ from engram import __version__, machine, schema
 from engram.errors import EngramError
 from engram.files import PACKAGE, read_bytes, sha256, write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def provenance() -> dict[str, Any]:
@@ -37,9 +37,9 @@ def data_identity(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def write(path: Path, document: dict[str, Any], name: str) -> None:
     """Check a document against its schema and write it, whole or absent; numbers are rounded to 6 digits."""
-    rounded = _rounded(document)
-    schema.check(rounded, name, str(path))
-    write_text(path, json.dumps(rounded, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    written = rounded(document)
+    schema.check(written, name, str(path))
+    write_text(path, json.dumps(written, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(path: Path, name: str, missing: str) -> dict[str, Any]:
@@ -55,11 +55,12 @@ def read(path: Path, name: str, missing: str) -> dict[str, Any]:
     return checked
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """The value with every number in it as it is written: six digits. Raises ValueError for one that is not finite."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"a result holds {value}")
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -19,9 +19,9 @@ Path = tuple[str | int, ...]
 
 NAMES = (
     *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
-    *("gpu-check", "container"),
+    *("seeds", "gpu-check", "container"),
 )
-_REFERRED = ("common", "comparison")  # what other schemas refer to
+_REFERRED = ("common", "comparison", "result")  # what other schemas refer to
 
 _VALUES = {str: "text", bool: "a yes/no value", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
 _TYPES = {

@@ -137,54 +137,6 @@ def training(log: dict[str, Any]) -> None:
     )
 
 
-def result(document: dict[str, Any]) -> None:
-    """The scores of one result document, a line for each split."""
-    console = make_console()
-    for name, split in document["splits"].items():
-        exact = f"{percent(split['exact']):>7} {interval(split['ci95'])}"
-        console.print(f"{document['stage']:8} {name:14} exact {exact}  n = {split['n']}")
-
-
-def comparison(document: dict[str, Any]) -> None:
-    """Before and after with n, intervals and the verdict, and the figures beside them."""
-    console = make_console()
-    columns = ("", "n", "before", "after", "change (points)", "p", "verdict")
-    table = make_table(console, *columns, title="Exact match, 95 % intervals")
-    for name, change in document["improvement"].items():
-        sides = [document[stage][name] for stage in ("baseline", "tuned")]
-        shown = [f"{percent(side['exact'])}\n{interval(side['ci95'])}" for side in sides]
-        table.add_row(name, str(change["n"]), *shown, *change_cells(change))
-    console.print(table)
-    console.print(details(document))
-
-
-def change_cells(change: dict[str, Any]) -> tuple[str, str, str]:
-    """Difference with interval, p-value and verdict; an unproved difference is never shown as a gain."""
-    if change["exact"] is None:
-        return "–", "–", "not measured"
-    p_value = "< 1e-6" if change["p_value"] < 1e-6 else f"{change['p_value']:.2g}"
-    difference = f"{100 * change['exact']:+.1f}\n{interval(change['ci95'], points=True)}"
-    return difference, p_value, change["verdict"]
-
-
-def details(document: dict[str, Any]) -> str:
-    """The secondary figures of a comparison, before → after, one a line."""
-
-    def line(name: str, part: str, key: str, form: str) -> str:
-        sides = [document[stage][part][key] for stage in ("baseline", "tuned")]
-        return f"{name}: " + " → ".join("–" if v is None else form.format(v) for v in sides)
-
-    return "\n".join(
-        [
-            line("nats per token of the expected answer, recall", "recall", "nll", "{:.3f}"),
-            line("same answer across 4 unseen phrasings", "consistency", "phrasing_agreement", "{:.1%}"),
-            line("same answer across samples at temperature 0.7", "consistency", "sample_agreement", "{:.1%}"),
-            line("time to first token, s", "latency", "first_token_seconds", "{:.4f}"),
-            line("tokens/s, one prompt at a time", "latency", "tokens_per_second", "{:.0f}"),
-        ]
-    )
-
-
 def findings(found: Sequence[tuple[str, str, str]]) -> bool:
     """The doctor's findings (name, state, remedy or empty); whether all is well."""
     console = make_console()

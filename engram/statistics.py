@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 RESAMPLES = 10_000
+Interval = tuple[float, float]
 
 
-def wilson(successes: int, n: int) -> tuple[float, float] | None:
+def wilson(successes: int, n: int) -> Interval | None:
     """The 95 % Wilson score interval of a share; None where n is 0. Wilson (1927), through scipy."""
     if n == 0:
         return None
@@ -21,7 +24,8 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float | None:
     """The two-sided p-value of the exact McNemar test on paired outcomes; None where there is no pair.
 
     Under no change, each pair that differs is equally likely to have been fixed or broken: a binomial test of
-    those pairs alone. McNemar (1947), exact form. 1.0 where no pair differs.
+    those pairs alone. McNemar (1947), exact form. 1.0 where no pair differs. The pairs must be independent: one of
+    each pattern.
     """
     if not before:
         return None
@@ -32,20 +36,61 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float | None:
     return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
 
 
-def paired_bootstrap(before: Sequence[bool], after: Sequence[bool], seed: int = 0) -> tuple[float, float] | None:
-    """The 95 % percentile interval of the mean difference, resampling pairs; None where there is no pair.
+def paired_bootstrap(
+    before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> Interval | None:
+    """The 95 % percentile interval of the mean difference, resampling clusters of pairs; None where there is no pair.
 
-    Efron (1979); 10,000 resamples. Only the counts of fixed, broken and unchanged pairs matter, so a resample is
-    one multinomial draw.
+    `clusters` names each pair's cluster (its pattern), since answers to several phrasings of one pattern are not
+    independent; without it every pair is its own. Efron (1979); 10,000 resamples of whole clusters (Davison and
+    Hinkley 1997, 3.8). Clusters of equal sum and size are alike, so a resample is one multinomial draw.
     """
     if not before:
         return None
+    differences = [float(int(a) - int(b)) for b, a in zip(before, after, strict=True)]
+    return ratio_bootstrap(differences, [1.0] * len(differences), clusters, seed)
+
+
+def ratio_bootstrap(
+    sums: Sequence[float], sizes: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> Interval | None:
+    """The 95 % percentile interval of Σ sums / Σ sizes, resampling clusters; None where there is nothing.
+
+    With `sums` the differences of nats and `sizes` the tokens of each row, it is that of nats per token.
+    """
+    if not sums:
+        return None
     import numpy as np
 
-    difference = np.array([int(a) - int(b) for b, a in zip(before, after, strict=True)])
-    n = len(difference)
-    shares = [np.mean(difference == 1), np.mean(difference == -1), np.mean(difference == 0)]
-    draws = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
-    means = (draws[:, 0] - draws[:, 1]) / n
-    low, high = np.percentile(means, [2.5, 97.5])
+    names = clusters if clusters is not None else range(len(sums))
+    totals: dict[Hashable, tuple[float, float]] = {}
+    for name, part, size in zip(names, sums, sizes, strict=True):
+        known = totals.get(name, (0.0, 0.0))
+        totals[name] = (known[0] + part, known[1] + size)
+    kinds = sorted(Counter(totals.values()).items())
+    shares = np.array([count for _, count in kinds]) / len(totals)
+    draws = np.random.default_rng(seed).multinomial(len(totals), shares, size=RESAMPLES)
+    values = np.array([kind for kind, _ in kinds])
+    ratios = draws @ values[:, 0] / (draws @ values[:, 1])
+    low, high = np.percentile(ratios, [2.5, 97.5])
     return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number, in the same order: Holm (1979), step down, never above 1."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Number, mean, sample standard deviation (None below two), smallest and largest of some runs' figures."""
+    n = len(values)
+    mean = sum(values) / n if n else None
+    deviation = None
+    if mean is not None and n > 1:
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    return {"n": n, "mean": mean, "sd": deviation, "min": min(values, default=None), "max": max(values, default=None)}

@@ -47,6 +47,7 @@ def train(
         run = backend.train(model, batches, checks, config, work, progress)
         weights = sha256(work / backend.WEIGHTS)
         document = {
+            "document": "training",
             "schema_version": results.SCHEMA_VERSION,
             "backend": backend_name,
             "device": run.device,

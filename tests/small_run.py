@@ -74,4 +74,4 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         evaluate.evaluate("mlx", model, adapter, CONFIG, root / "data", out / f"{stage}.json", lambda _: None)
         for stage, adapter in (("baseline", None), ("tuned", root / "adapter"))
     ]
-    yield Run(root, model, progress, log, *documents, compare.compare(root / "results", "mlx"))
+    yield Run(root, model, progress, log, *documents, compare.compare(out))

@@ -67,10 +67,7 @@ def test_mappings_with_named_keys_say_what_else_they_take(name: str) -> None:
 
     known = {
         "engram:common": ["/$defs/recipe", "/$defs/provenance/properties/hardware"],
-        "engram:comparison": [
-            "/properties/scoring", "/$defs/stage/properties/consistency", "/$defs/stage/properties/latency",
-            "/$defs/score",
-        ],
+        "engram:comparison": ["/$defs/score"],
         "engram:result": ["/$defs/score"],
     }  # fmt: skip
     assert list(open_mappings(READ[name], "")) == known.get(name, [])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +49,7 @@ def test_documents_on_disk_are_valid_and_impersonal(run: Run) -> None:
 
 
 def test_comparison_has_the_fields_that_readers_use(run: Run) -> None:
-    improvement = json.loads((run.root / "results" / "comparison.json").read_text())["improvement"]["mlx"]
+    improvement = json.loads((run.root / "results/mlx/comparison.json").read_text())["improvement"]
     for split in ("recall", "generalization"):
         assert improvement[split]["n"] == run.comparison["baseline"][split]["n"]
         for stage in ("baseline", "tuned"):
@@ -56,6 +59,29 @@ def test_comparison_has_the_fields_that_readers_use(run: Run) -> None:
         assert set(improvement[split]) >= {"exact", "ci95", "p_value"}
     counts = run.comparison["baseline"]["recall"]["n"] + run.comparison["baseline"]["generalization"]["n"]
     assert counts == 10
+
+
+def test_same_seed_same_result_document_in_another_process(run: Run, tmp_path: Path) -> None:
+    """Timings aside; another process has another hash seed, another memory layout and nothing warm."""
+    arguments = ["eval", "--stage", "tuned", "--model", "tiny", "--backend", "mlx", "--data", str(run.root / "data")]
+    for name, value in dataclasses.asdict(CONFIG).items():
+        if name not in ("name", "seed"):
+            arguments += ["--set", f"{name}={value}"]
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "mlx").symlink_to(run.root / "adapter")
+    arguments += ["--adapters", str(tmp_path / "adapters"), "--results", str(tmp_path)]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-m", "engram.cli", *arguments], check=True, env=environment, capture_output=True)
+    documents = [json.loads(p.read_text()) for p in (run.root / "results/mlx/tuned.json", tmp_path / "mlx/tuned.json")]
+    for document in documents:
+        document["recipe"].pop("name")
+        document["provenance"].pop("environment")
+        for timed in ("timings", "latency"):
+            document.pop(timed)
+        document["provenance"].pop("created")
+        for row in document["timed"]:
+            row.pop("first_seconds"), row.pop("rest_seconds")
+    assert documents[0] == documents[1]
 
 
 def test_same_seed_same_bytes(run: Run, tmp_path: Path) -> None:
@@ -250,4 +276,4 @@ def test_results_of_an_earlier_adapter_are_not_credited_with_a_later_log(run: Ru
     log = json.loads((tmp_path / "results" / "mlx" / "training.json").read_text())
     log["adapter"]["sha256"] = "0" * 64
     results.write(tmp_path / "results" / "mlx" / "training.json", log, "training")
-    assert compare.compare(tmp_path / "results", "mlx")["training"] is None
+    assert compare.compare(tmp_path / "results" / "mlx")["training"] is None

@@ -13,8 +13,10 @@ from engram.cli.options import (
     data_option,
     model_option,
     patterns_option,
+    recipe_option,
     results_option,
     seed_option,
+    set_option,
     stage_options,
 )
 
@@ -80,29 +82,65 @@ def train(work: Work, data: Path, adapters: Path, results: Path) -> None:
 def evaluate(work: Work, stage: str, data: Path, adapters: Path, results: Path) -> None:
     """Answer the test set before (baseline) and after (tuned), and score it."""
     from engram import evaluate as evaluation
-    from engram import show
+    from engram import show, tables
 
     name, model, config = work
     for one in ("baseline", "tuned") if stage == "both" else (stage,):
         adapter = adapters / name if one == "tuned" else None
         document = evaluation.evaluate(name, model, adapter, config, data, results / name / f"{one}.json", show.note)
-        show.result(document)
+        tables.result(document)
 
 
 @click.command()
 @click.option("--show", "only_show", is_flag=True, help="Print the comparison that is there; write nothing.")
 @click.option("--quiet", is_flag=True, help="Write it without printing it.")
+@click.option("--categories", is_flag=True, help="Print each category too.")
+@click.option("--across", is_flag=True, help="Print every run beside the others; refuse those that differ.")
 @backend_option
 @results_option
-def compare(only_show: bool, quiet: bool, backend: str, results: Path) -> None:
-    """Compare before and after, paired; say what is shown and what is not."""
-    from engram import backends, show
+def compare(only_show: bool, quiet: bool, categories: bool, across: bool, backend: str, results: Path) -> None:
+    """Compare before and after, paired, and the backends with each other; say what is shown and what is not."""
+    from engram import across as platforms
+    from engram import backends, tables
     from engram import compare as comparison
 
-    name = backends.choose(backend)
-    document = comparison.stored(results, name) if only_show else comparison.compare(results, name)
+    if across:
+        together = platforms.collect(results)
+        tables.across(together)
+        platforms.refuse_unlike(together, results)
+        return
+    place = results / backends.choose(backend)
+    document = comparison.stored(place) if only_show else comparison.compare(place)
+    if not only_show:
+        platforms.collect(results)
     if not quiet:
-        show.comparison(document)
+        tables.comparison(document)
+    if categories:
+        tables.categories(document)
+
+
+@click.command()
+@click.option("--seeds", "seed_list", default="0,1,2", show_default=True, help="Seeds, as 1,2,3 or 0-4.")
+@model_option
+@backend_option
+@recipe_option
+@set_option
+@patterns_option
+@results_option
+def seeds(
+    seed_list: str, model: str, backend: str, recipe: str, settings: tuple[str, ...], patterns: str, results: Path
+) -> None:
+    """Run every stage for several seeds; write and print their mean and spread."""
+    from engram import backends, config, show, tables
+    from engram import model as models
+    from engram import seeds as several
+    from engram.patterns import find_files
+
+    chosen, name, numbers = models.resolve(model), backends.choose(backend), several.parse(seed_list)
+    overrides = config.parse_overrides(settings)
+    configs = [config.load_config(recipe, chosen.parameters, seed, overrides) for seed in numbers]
+    files = find_files(patterns)
+    tables.seeds(several.campaign(name, chosen, configs, files, results / "seeds", show.note))
 
 
 @click.command()
@@ -130,4 +168,4 @@ def demo(
         shown.perform(name, chosen, adapters / name, data, results, pause=pause)
 
 
-COMMANDS = (validate, data, train, evaluate, compare, demo)
+COMMANDS = (validate, data, train, evaluate, compare, seeds, demo)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from engram import demo, results, show
+from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
 from engram.report.reference import REFERENCE, RUNS
 
@@ -58,7 +58,7 @@ def results_table() -> str:
         for split, change in document["improvement"].items():
             sides = [document[stage][split] for stage in ("baseline", "tuned")]
             shown = [f"{show.percent(side['exact'])} {show.interval(side['ci95'])}" for side in sides]
-            cells = [f"`{recipe}`, seed {seed}", split, str(change["n"]), *shown, *show.change_cells(change)]
+            cells = [f"`{recipe}`, seed {seed}", split, str(change["n"]), *shown, *tables.change_cells(change)]
             lines.append("| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

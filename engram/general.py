@@ -1,0 +1,99 @@
+"""General text and chat that no pattern file holds: what the model could do before, and still should."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.encoding import Encoded, Encoder
+from engram.errors import EngramError
+from engram.files import BUNDLED, read_bytes, sha256
+from engram.model import Model
+
+FILE = "heldout.jsonl"
+MAX_TOKENS = 512  # what is longer is cut: the set is to measure, not to fill the context
+
+
+@dataclass(frozen=True)
+class General:
+    """One row: a `text`, or a `chat` whose last message is the answer. Its id is its kind and number in the file."""
+
+    id: str
+    kind: str
+    text: str = ""
+    messages: tuple[dict[str, str], ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """The last user message of a chat, for people to read."""
+        return self.messages[-2]["content"] if self.messages else ""
+
+
+@dataclass(frozen=True)
+class GeneralSet:
+    """The rows that stand for what a model could do before, and the SHA-256 of their file."""
+
+    name: str
+    sha256: str
+    rows: tuple[General, ...]
+
+    def of_kind(self, kind: str) -> list[General]:
+        """The rows of one kind, in the file's order."""
+        return [row for row in self.rows if row.kind == kind]
+
+
+def general_set(model: Model) -> GeneralSet:
+    """A model's own held-out pretraining rows where its folder has them, else the bundled public-domain set.
+
+    Raises EngramError, naming each line, where the file is not what `engram base-model` writes.
+    """
+    own = model.path / FILE
+    path, name = (own, f"{model.name}'s held-out rows") if own.is_file() else (BUNDLED / "general.jsonl", "general")
+    return GeneralSet(name, sha256(path), _read(path))
+
+
+def encode_general(encoder: Encoder, rows: Sequence[General]) -> list[Encoded]:
+    """The rows as ids: of a chat the last answer is scored, of a text every token but the first."""
+    return [_encode(encoder, row) for row in rows]
+
+
+def _encode(encoder: Encoder, row: General) -> Encoded:
+    if row.kind == "text":
+        return Encoded(row.id, encoder.plain(row.text)[:MAX_TOKENS], 1)
+    whole = encoder.conversation(row.messages, row.id)
+    return Encoded(row.id, whole.tokens[:MAX_TOKENS], whole.prompt_length)
+
+
+def _read(path: Path) -> tuple[General, ...]:
+    rows, problems, seen = [], [], {"chat": 0, "text": 0}
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = _row(json.loads(line), seen)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            problems.append(f"{path.name}:{number} {type(error).__name__}: {error}")
+        else:
+            rows.append(row)
+    problems += [f"no row of the kind {kind!r}" for kind, count in seen.items() if not problems and not count]
+    if problems:
+        what = "the general text and chat rows cannot be read"
+        raise EngramError(what, where=str(path), problems=problems[:20], fix="make them anew: engram base-model")
+    return tuple(rows)
+
+
+def _row(document: Any, seen: dict[str, int]) -> General:
+    kind = document["kind"]
+    seen[kind] += 1
+    name = f"{kind}-{seen[kind]}"
+    if kind == "text":
+        if not isinstance(document["text"], str) or not document["text"].strip():
+            raise ValueError("text is empty")
+        return General(name, kind, text=document["text"])
+    messages = tuple({"role": str(m["role"]), "content": str(m["content"])} for m in document["messages"])
+    if [m["role"] for m in messages[-2:]] != ["user", "assistant"]:
+        raise ValueError("the last two messages are not a question and its answer")
+    return General(name, kind, messages=messages)
