@@ -13,13 +13,14 @@ SEED ?= 0
 PATTERNS ?= patterns
 SET ?=
 QUANTIZE ?= none
+DIR ?= exports/lm-eval
 ARGS ?=
 PYTHON3 ?= python3
 # the container: its service, and (empty: the compose file's) the image that it is built on and the compose command
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED PATTERNS SET QUANTIZE ARGS SERVICE BASE_IMAGE DOCKER_COMPOSE
+export BACKEND MODEL RECIPE SEED PATTERNS SET QUANTIZE DIR ARGS SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # the container's image brings its own
 VENV := $(or $(ENGRAM_VENV),.venv)
@@ -56,7 +57,7 @@ OUT := results/$(NAME)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare demo all verify-model doctor gpu-check base-model reference docs \
+.PHONY: help setup data validate train eval compare demo all export-eval verify-model doctor gpu-check base-model reference docs \
   docker-build docker-train docker-demo docker-shell docker-test test lint format clean distclean FORCE
 
 help: ## this list
@@ -72,6 +73,7 @@ help: ## this list
 	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns; several with commas)"
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
+	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
@@ -95,6 +97,9 @@ demo: $(OUT)/comparison.json ## everything up to the before/after show
 	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(ARGS)
 
 all: validate compare demo ## every stage
+
+export-eval: $(MANIFEST) $(MODEL_FILE) ## the test set as a task of lm-evaluation-harness, in DIR
+	@$(ENGRAM) export-eval "$$DIR" --model "$$(cat $(MODEL_FILE))" --recipe "$$RECIPE" $(SETTINGS)
 
 verify-model: $(MODEL_FILE) ## load the model and let it answer
 	@$(ENGRAM) verify-model --model "$$(cat $(MODEL_FILE))" --backend $(NAME)
@@ -144,6 +149,7 @@ format: $(DEV_READY) ## let ruff format the code
 
 clean: ## take away what the stages wrote (results/reference stays)
 	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/comparison.json
+	rm -rf exports/lm-eval
 	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
 
 distclean: clean ## and the virtual environment and caches

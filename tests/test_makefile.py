@@ -76,6 +76,14 @@ def test_a_second_demo_only_shows(house: Path) -> None:
     assert make(house, "train", "eval", "data") == []
 
 
+def test_the_export_has_the_settings_of_the_evaluation(house: Path) -> None:
+    assert sorted(make(house, "export-eval", "DIR=out dir", "RECIPE=seed", "SET=max_new_tokens=9")) == sorted(
+        ["data", "resolve-model", "export-eval"]
+    )
+    call = "export-eval out dir --model tiny --recipe seed --set max_new_tokens=9"
+    assert call in (house / "calls").read_text().splitlines()
+
+
 def touch_later(path: Path) -> None:
     later = time.time() + 2
     path.touch()

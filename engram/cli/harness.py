@@ -1,0 +1,34 @@
+"""The command that hands the test set to lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from engram.cli.options import data_option, model_option, recipe_option, set_option
+
+
+@click.command("export-eval")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@data_option
+@model_option
+@recipe_option
+@set_option
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer; default: the recipe's.")
+def export_eval(
+    folder: Path, data: Path, model: str, recipe: str, settings: tuple[str, ...], max_new_tokens: int | None
+) -> None:
+    """Write the test set into DIR as the task `engram` of lm-evaluation-harness."""
+    from engram import config, harness, show
+    from engram import model as models
+
+    chosen = models.resolve(model)
+    show.note(chosen.reason or f"model: {chosen.name}")
+    longest = (f"max_new_tokens={max_new_tokens}",) if max_new_tokens else ()
+    known = config.load_config(recipe, chosen.parameters, 0, config.parse_overrides((*settings, *longest)))
+    files = harness.export(data, folder, chosen, known)
+    click.echo(f"{len(files)} files in {folder}; README.md there has the commands, with MODEL={chosen.path}")
+
+
+COMMANDS = (export_eval,)
