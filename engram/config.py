@@ -22,7 +22,8 @@ class Config:
 
     Training: LoRA of `rank` and `alpha` (scale = alpha / rank) on all linear layers of all blocks, AdamW with
     bias correction, `steps` optimizer steps of `batch_size` rows (0: as many as `epochs` passes need), learning
-    rate rising over `warmup_steps` and then following `schedule`. `clip` 0 means no clipping, lengths are in
+    rate rising over `warmup_steps` and then following `schedule`. `replay` rows of general chat are mixed in for each
+    row of a pass (0: none), so that less of what the model knew is lost. `clip` 0 means no clipping, lengths are in
     tokens. `quantize` is `none`, or `4bit` where the backend can (cuda). `gradient_checkpointing` is `off`, or `on`
     to compute activations twice and keep fewer of them (cuda, cpu). Evaluation: greedy answers of at most
     `max_new_tokens`; `samples` answers at `temperature` for the first `consistency_prompts` test rows;
@@ -40,6 +41,7 @@ class Config:
     batch_size: int = 16
     epochs: float = 8.0
     steps: int = 0
+    replay: float = 0.0
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -70,6 +72,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     # tuned on the bundled model; see results/reference/
     "default-small": {
         **{"rank": 16, "alpha": 16.0, "learning_rate": 8e-3, "batch_size": 16, "epochs": 2.5},
+        "replay": 0.15,
         **{"validate_every": 64, "validation_rows": 64},
     },
     # usual LoRA settings for 100 M parameters and more

@@ -113,20 +113,26 @@ def encode(encoder: Encoder, examples: Sequence[Example], max_length: int) -> li
     return encoded
 
 
-def plan_batches(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
-    """The training batches as row indices, in order: the one plan that every backend follows.
+def plan_batches(
+    encoded: Sequence[Encoded], config: Config, replay: Sequence[Encoded] = ()
+) -> tuple[list[Encoded], list[list[int]]]:
+    """All rows that are trained on, and the batches as indices into them, in order: the plan of every backend.
 
-    Every pass shuffles the rows by a hash of seed, pass and row id (the same on every machine), sorts windows of
-    eight batches by length so that little is padded, and shuffles the batches of the pass the same way. A pass's
-    last batch may be smaller; nothing is dropped.
+    Every pass mixes `config.replay` replay rows for each row into the rows, other ones each time as far as they go.
+    It shuffles them by a hash of seed, pass and row id (the same on every machine), sorts windows of eight batches
+    by length so that little is padded, and shuffles the batches of the pass the same way. A pass's last batch may
+    be smaller; nothing is dropped.
     """
-    steps = config.steps or max(1, round(config.epochs * math.ceil(len(encoded) / config.batch_size)))
+    rows = [*encoded, *replay]
+    mixed_in = min(round(config.replay * len(encoded)), len(replay))
+    steps = config.steps or max(1, round(config.epochs * math.ceil((len(encoded) + mixed_in) / config.batch_size)))
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < steps:
-        batches += _epoch(encoded, config, epoch)
+        chosen = sorted(range(len(encoded), len(rows)), key=lambda i: _key(config.seed, f"replay:{epoch}", rows[i].id))
+        batches += _epoch(rows, [*range(len(encoded)), *chosen[:mixed_in]], config, epoch)
         epoch += 1
-    return batches[:steps]
+    return rows, batches[:steps]
 
 
 def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
@@ -198,8 +204,8 @@ def mean_losses(
     return means
 
 
-def _epoch(encoded: Sequence[Encoded], config: Config, epoch: int) -> list[list[int]]:
-    order = sorted(range(len(encoded)), key=lambda i: _key(config.seed, epoch, encoded[i].id))
+def _epoch(encoded: Sequence[Encoded], chosen: Sequence[int], config: Config, epoch: int) -> list[list[int]]:
+    order = sorted(chosen, key=lambda i: _key(config.seed, epoch, encoded[i].id))
     size, window = config.batch_size, 8 * config.batch_size
     batches = []
     for start in range(0, len(order), window):

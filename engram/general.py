@@ -13,7 +13,8 @@ from engram.errors import EngramError
 from engram.files import BUNDLED, read_bytes, sha256
 from engram.model import Model
 
-FILE = "heldout.jsonl"
+HELD_OUT, REPLAY = "heldout.jsonl", "replay.jsonl"
+BUNDLED_FOR = {HELD_OUT: "general.jsonl", REPLAY: "replay.jsonl"}  # for a model whose folder has none of its own
 MAX_TOKENS = 512  # what is longer is cut: the set is to measure, not to fill the context
 
 
@@ -46,13 +47,19 @@ class GeneralSet:
 
 
 def general_set(model: Model) -> GeneralSet:
-    """A model's own held-out pretraining rows where its folder has them, else the bundled public-domain set.
+    """What retention is measured on: a model's own held-out pretraining rows, else the bundled public-domain set.
 
     Raises EngramError, naming each line, where the file is not what `engram base-model` writes.
     """
-    own = model.path / FILE
-    path, name = (own, f"{model.name}'s held-out rows") if own.is_file() else (BUNDLED / "general.jsonl", "general")
-    return GeneralSet(name, sha256(path), _read(path))
+    return _read_set(model, HELD_OUT, ("chat", "text"))
+
+
+def replay_set(model: Model) -> GeneralSet:
+    """What a recipe may mix in so that less is forgotten: rows of a model's own training, else the bundled ones.
+
+    None of them is in `general_set`. Raises EngramError as that does.
+    """
+    return _read_set(model, REPLAY, ("chat",))
 
 
 def encode_general(encoder: Encoder, rows: Sequence[General]) -> list[Encoded]:
@@ -67,7 +74,14 @@ def _encode(encoder: Encoder, row: General) -> Encoded:
     return Encoded(row.id, whole.tokens[:MAX_TOKENS], whole.prompt_length)
 
 
-def _read(path: Path) -> tuple[General, ...]:
+def _read_set(model: Model, file: str, kinds: Sequence[str]) -> GeneralSet:
+    own = model.path / file
+    path = own if own.is_file() else BUNDLED / BUNDLED_FOR[file]
+    name = f"{model.name}/{file}" if own.is_file() else path.name
+    return GeneralSet(name, sha256(path), _read(path, kinds))
+
+
+def _read(path: Path, kinds: Sequence[str]) -> tuple[General, ...]:
     rows, problems, seen = [], [], {"chat": 0, "text": 0}
     for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         if not line.strip():
@@ -78,7 +92,7 @@ def _read(path: Path) -> tuple[General, ...]:
             problems.append(f"{path.name}:{number} {type(error).__name__}: {error}")
         else:
             rows.append(row)
-    problems += [f"no row of the kind {kind!r}" for kind, count in seen.items() if not problems and not count]
+    problems += [f"no row of the kind {kind!r}" for kind in kinds if not problems and not seen[kind]]
     if problems:
         what = "the general text and chat rows cannot be read"
         raise EngramError(what, where=str(path), problems=problems[:20], fix="make them anew: engram base-model")

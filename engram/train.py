@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import backends, results
+from engram import backends, general, results
 from engram.backends import Progress, TrainingRun
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
-from engram.encoding import (
-    Batch,
-    Encoded,
-    encode,
-    learning_rates,
-    load_encoder,
-    make_batch,
-    plan_batches,
-    plan_validation,
-)
+from engram.encoding import Batch, encode, learning_rates, load_encoder, make_batch, plan_batches, plan_validation
 from engram.files import new_folder, sha256
 from engram.model import Model
 
@@ -35,16 +27,9 @@ def train(
     started = time.perf_counter()
     backend = backends.get(backend_name)
     manifest = read_manifest(data)
-    encoder = load_encoder(model)
-    encoded = {name: encode(encoder, read_split(data, name), config.max_length) for name in ("train", "valid")}
-    plan = plan_batches(encoded["train"], config)
-    batches = [make_batch([encoded["train"][i] for i in rows], encoder.pad_id) for rows in plan]
-    checks = [
-        make_batch([encoded["valid"][i] for i in rows], encoder.pad_id)
-        for rows in plan_validation(encoded["valid"], config)
-    ]
+    plan = planned(model, config, data)
     with new_folder(adapter) as work:
-        run = backend.train(model, batches, checks, config, work, progress)
+        run = backend.train(model, plan.batches, plan.validation, config, work, progress)
         weights = sha256(work / backend.WEIGHTS)
         document = {
             "document": "training",
@@ -53,15 +38,40 @@ def train(
             "device": run.device,
             "model": model.describe(),
             "data": results.data_identity(manifest, data),
-            "recipe": config.as_dict() | {"steps": len(batches)},
+            "replay": plan.replay,
+            "recipe": config.as_dict() | {"steps": len(plan.batches)},
             "adapter": {"sha256": weights, "parameters": run.trainable_parameters},
             "provenance": results.provenance(),
-            "steps": _steps(run, batches, config),
+            "steps": _steps(run, plan.batches, config),
             "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
-            "summary": _summary(run, batches, plan, encoded["train"], time.perf_counter() - started),
+            "summary": _summary(run, plan.batches, time.perf_counter() - started),
         }
         results.write(log, document, "training")
     return document
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a backend trains and validates on, and the rows mixed in from elsewhere, if any."""
+
+    batches: list[Batch]
+    validation: list[Batch]
+    replay: dict[str, Any] | None
+
+
+def planned(model: Model, config: Config, data: Path) -> Plan:
+    """The batches of a run, the same for every backend; raises EngramError for missing data and rows too long."""
+    encoder = load_encoder(model)
+    train, valid = (encode(encoder, read_split(data, name), config.max_length) for name in ("train", "valid"))
+    known = general.replay_set(model) if config.replay else None
+    replay = general.encode_general(encoder, known.rows) if known else []
+    rows, plan = plan_batches(train, config, replay)
+    used = len({i for batch in plan for i in batch if i >= len(train)})
+    return Plan(
+        [make_batch([rows[i] for i in batch], encoder.pad_id) for batch in plan],
+        [make_batch([valid[i] for i in batch], encoder.pad_id) for batch in plan_validation(valid, config)],
+        {"name": known.name, "sha256": known.sha256, "rows": used} if known else None,
+    )
 
 
 def _steps(run: TrainingRun, batches: list[Batch], config: Config) -> list[dict[str, Any]]:
@@ -72,14 +82,12 @@ def _steps(run: TrainingRun, batches: list[Batch], config: Config) -> list[dict[
     ]
 
 
-def _summary(
-    run: TrainingRun, batches: list[Batch], plan: list[list[int]], encoded: list[Encoded], wall: float
-) -> dict[str, Any]:
-    tokens = sum(len(encoded[i].tokens) for rows in plan for i in rows)
+def _summary(run: TrainingRun, batches: list[Batch], wall: float) -> dict[str, Any]:
+    tokens = sum(batch.real_tokens for batch in batches)
     seconds = sum(run.seconds)
     return {
         "steps": len(batches),
-        "rows": sum(len(rows) for rows in plan),
+        "rows": sum(len(batch.tokens) for batch in batches),
         "tokens": tokens,
         "train_seconds": seconds,
         "wall_seconds": wall,

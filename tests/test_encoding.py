@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from engram import general
 from engram.config import Config
 from engram.dataset import split
 from engram.encoding import (
@@ -73,7 +75,7 @@ def test_too_long_rows_are_named(encoder: Encoder) -> None:
 
 def test_every_row_occurs_once_in_each_pass(encoded: list[Encoded]) -> None:
     config = Config(batch_size=32, epochs=2)
-    plan = plan_batches(encoded, config)
+    _, plan = plan_batches(encoded, config)
     per_pass = -(-len(encoded) // 32)
     assert len(plan) == 2 * per_pass
     for number in range(2):
@@ -85,28 +87,28 @@ def test_plan_depends_on_seed_and_pass_alone(encoded: list[Encoded]) -> None:
     config = Config(batch_size=32, epochs=2)
     assert plan_batches(encoded, config) == plan_batches(encoded, config)
     assert plan_batches(encoded, config) != plan_batches(encoded, dataclasses.replace(config, seed=1))
-    plan = plan_batches(encoded, config)
+    _, plan = plan_batches(encoded, config)
     assert plan[: len(plan) // 2] != plan[len(plan) // 2 :]
 
 
 def test_plan_follows_row_ids_not_their_order(encoded: list[Encoded]) -> None:
     config = Config(batch_size=16, epochs=1)
     turned = list(reversed(encoded))
-    ids = [[encoded[i].id for i in batch] for batch in plan_batches(encoded, config)]
-    turned_ids = [[turned[i].id for i in batch] for batch in plan_batches(turned, config)]
+    ids = [[encoded[i].id for i in batch] for batch in plan_batches(encoded, config)[1]]
+    turned_ids = [[turned[i].id for i in batch] for batch in plan_batches(turned, config)[1]]
     assert [sorted(batch) for batch in ids[:1]] != []
     assert {row for batch in ids for row in batch} == {row for batch in turned_ids for row in batch}
 
 
 def test_little_is_padded(encoded: list[Encoded]) -> None:
-    plan = plan_batches(encoded, Config(batch_size=32, epochs=1))
+    _, plan = plan_batches(encoded, Config(batch_size=32, epochs=1))
     batches = [make_batch([encoded[i] for i in rows], 0) for rows in plan]
     real = sum(batch.real_tokens for batch in batches)
     assert real / sum(batch.tokens.size for batch in batches) > 0.8
 
 
 def test_steps_win_over_epochs(encoded: list[Encoded]) -> None:
-    assert len(plan_batches(encoded, Config(batch_size=4, steps=100))) == 100
+    assert len(plan_batches(encoded, Config(batch_size=4, steps=100))[1]) == 100
 
 
 def test_batch_arrays_point_at_the_token_before_each_learned_one(encoded: list[Encoded]) -> None:
@@ -144,3 +146,25 @@ def test_learning_rates(schedule: str, first: float, middle: float) -> None:
 def test_warm_up_rises_to_the_full_rate() -> None:
     rates = learning_rates(Config(learning_rate=1.0, schedule="constant", warmup_steps=4), 10)
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_replay_rows_are_mixed_into_every_pass_other_ones_each_time(encoder: Encoder, encoded: list[Encoded]) -> None:
+    known = general.replay_set(resolve("tiny"))
+    replay = general.encode_general(encoder, known.rows)
+    config = Config(batch_size=16, epochs=2.0, replay=0.1)
+    rows, plan = plan_batches(encoded, config, replay)
+    wanted = round(0.1 * len(encoded))
+    each = math.ceil((len(encoded) + wanted) / 16)
+    passes = [[i for batch in plan[k * each : (k + 1) * each] for i in batch] for k in (0, 1)]
+    drawn = [{i for i in one if i >= len(encoded)} for one in passes]
+    assert [len(one) for one in drawn] == [wanted, wanted] and drawn[0] != drawn[1]
+    assert all(sorted(i for i in one if i < len(encoded)) == list(range(len(encoded))) for one in passes)
+    assert all(rows[i] == replay[i - len(encoded)] for i in drawn[0])
+    first = [batch for batch in plan[:each] if any(i >= len(encoded) for i in batch)]
+    assert len(first) > each // 4  # mixed in, not put at the end
+
+
+def test_more_replay_than_there_is_takes_what_there_is(encoder: Encoder, encoded: list[Encoded]) -> None:
+    replay = general.encode_general(encoder, general.replay_set(resolve("tiny")).rows)[:5]
+    _, plan = plan_batches(encoded[:100], Config(batch_size=16, epochs=1.0, replay=3.0), replay)
+    assert sum(map(len, plan)) == 105

@@ -21,9 +21,9 @@ from engram.text import near_duplicate, normalise
 
 def test_tiny_brings_its_own_and_others_get_the_bundled_ones(tmp_path: Path) -> None:
     own = general.general_set(resolve("tiny"))
-    assert own.sha256 == sha256(BUNDLED / "tiny" / "heldout.jsonl") and "tiny" in own.name
+    assert own.sha256 == sha256(BUNDLED / "tiny" / "heldout.jsonl") and own.name == "tiny/heldout.jsonl"
     other = general.general_set(Model("other", tmp_path))
-    assert other.name == "general" and other.sha256 == sha256(BUNDLED / "general.jsonl")
+    assert other.name == "general.jsonl" and other.sha256 == sha256(BUNDLED / "general.jsonl")
     for known in (own, other):
         assert min(len(known.of_kind(kind)) for kind in ("text", "chat")) >= 20
         assert len({row.id for row in known.rows}) == len(known.rows)
@@ -85,3 +85,17 @@ def test_a_set_is_read_from_the_models_own_folder(tmp_path: Path) -> None:
     shutil.copy(BUNDLED / "tiny" / "heldout.jsonl", tmp_path / "heldout.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "heldout.jsonl").read_text("utf-8").splitlines()]
     assert general.general_set(Model("m", tmp_path)).of_kind("text")[0].text == rows[40]["text"]
+
+
+@pytest.mark.parametrize("which", ["tiny", "other"])
+def test_nothing_that_retention_is_measured_on_is_ever_trained_on(which: str, tmp_path: Path) -> None:
+    model = resolve("tiny") if which == "tiny" else Model("other", tmp_path)
+    measured = {normalise(m["content"]) for row in general.general_set(model).rows for m in row.messages}
+    asked = {normalise(m["content"]) for row in general.replay_set(model).rows for m in row.messages[-2:]}
+    assert not measured & asked and len(general.replay_set(model).rows) >= 60
+
+
+def test_no_bundled_pattern_is_among_the_rows_mixed_in(tmp_path: Path) -> None:
+    inputs = {normalise(pattern.input) for pattern in load_patterns(find_files())}
+    for model in (resolve("tiny"), Model("other", tmp_path)):
+        assert not inputs & {normalise(row.prompt) for row in general.replay_set(model).rows}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ HELD_OUT_SEED = 1_000_003  # added to the seed; another stream of conversations
 HELD_OUT_CHAT = 1_000  # conversations whose loss is measured; the first 40 go into heldout.jsonl
 KEPT_ROWS = 40  # of each kind in heldout.jsonl
 SNIPPET = 480  # characters of a held-out text row
+REPLAY_ROWS = 600  # conversations of the training that a recipe may mix in again
+REPLAY_ANSWER, REPLAY_WHOLE = 16, 120  # tokens: short ones, which cost a fine-tuning little
 
 
 def build(
@@ -83,6 +86,7 @@ def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callabl
     report(f"held out: chat {numbers['heldout_loss_chat']:.3f}, text {numbers['heldout_loss_text']:.3f}")
     pretrain.save_model(model, tokenizer, folder)
     write_held_out(folder / "heldout.jsonl", unseen, library.held_out)
+    write_replay(folder / "replay.jsonl", chat, tokenizer)
     data = {
         "conversations": len(chat),
         "documents": len(library.documents),
@@ -121,6 +125,19 @@ def write_held_out(path: Path, unseen: Sequence[Conversation], documents: Sequen
     ]
     rows += [{"kind": "text", "text": piece} for piece in pieces[:KEPT_ROWS]]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_replay(path: Path, chat: Iterable[Conversation], tokenizer: Any) -> None:
+    """Write the first 600 short conversations of the training, for recipes that mix some in to keep what was known."""
+    short = (talk for talk in chat if _is_short(talk, tokenizer))
+    rows = [{"kind": "chat", "messages": talk} for talk in itertools.islice(short, REPLAY_ROWS)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _is_short(talk: Conversation, tokenizer: Any) -> bool:
+    if len(tokenizer.encode(talk[-1]["content"], add_special_tokens=False)) >= REPLAY_ANSWER:
+        return False
+    return len(rows.encode_conversation(talk, tokenizer)[0]) <= REPLAY_WHOLE
 
 
 def _move_into_place(new: Path, out: Path) -> None:

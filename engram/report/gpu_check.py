@@ -131,7 +131,7 @@ def work(order: dict[str, Any]) -> None:
     settled = dataclasses.replace(settled, steps=steps, batch_size=batch_size, validate_every=steps + 1)
     encoder = encoding.load_encoder(chosen)
     rows = encoding.encode(encoder, dataset.read_split(folder / "data", "train"), settled.max_length)
-    plan = encoding.plan_batches(rows, settled)
+    rows, plan = encoding.plan_batches(rows, settled)
     batches = [encoding.make_batch([rows[i] for i in numbers], encoder.pad_id) for numbers in plan]
     test = dataset.read_split(folder / "data", "test")[:prompts]
     adapter = folder / f"{which}-adapter"
