@@ -40,7 +40,14 @@ def collect(folder: Path) -> dict[str, Any]:
     runs, unreadable = read_runs(folder)
     if not runs and not unreadable:
         raise EngramError("no results to compare", where=str(folder), fix="make eval compare")
-    document = {
+    document = together(runs, unreadable)
+    results.write(folder / "comparison.json", document, "comparisons")
+    return document
+
+
+def together(runs: Sequence[Run], unreadable: dict[str, str]) -> dict[str, Any]:
+    """The document of several runs, each two of them compared."""
+    return {
         "document": "comparisons",
         "schema_version": results.SCHEMA_VERSION,
         "improvement": {run.name: run.comparison["improvement"] for run in runs},
@@ -48,8 +55,6 @@ def collect(folder: Path) -> dict[str, Any]:
         "pairs": [pair(one, other) for one, other in itertools.combinations(runs, 2)],
         "unreadable": unreadable,
     }
-    results.write(folder / "comparison.json", document, "comparisons")
-    return document
 
 
 def stored(folder: Path) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     runs, unreadable = [], {}
     for path in sorted(folder.glob("*/comparison.json")):
         try:
-            runs.append(_read(path.parent))
+            runs.append(read_run(path.parent, path.parent.name))
         except EngramError as error:
             unreadable[path.parent.name] = "; ".join([error.what, *error.problems[:3]])
     return runs, unreadable
@@ -96,7 +101,8 @@ def pair(one: Run, other: Run) -> dict[str, Any]:
     }
 
 
-def _read(place: Path) -> Run:
+def read_run(place: Path, name: str) -> Run:
+    """The run in a folder; raises EngramError where a document is missing, broken or newer than its comparison."""
     comparison = results.read(place / "comparison.json", "comparison", "make compare")
     stages = {stage: results.read(place / f"{stage}.json", "result", "make eval") for stage in STAGES}
     stale = [stage for stage in STAGES if sha256(place / f"{stage}.json") != comparison["sources"][stage]]
@@ -104,7 +110,7 @@ def _read(place: Path) -> Run:
         what = f"{' and '.join(stale)} changed since comparison.json was made"
         raise EngramError(what, where=str(place), fix="make compare")
     log = results.read(place / "training.json", "training", "make train") if comparison["training"] else None
-    return Run(place.name, comparison, stages, log)
+    return Run(name, comparison, stages, log)
 
 
 def _refused(one: Run, other: Run) -> list[str]:

@@ -48,18 +48,15 @@ def fill(text: str, parts: dict[str, str]) -> str:
 
 
 def results_table() -> str:
-    """Recall and generalization of each reference run, with n, intervals and the test."""
+    """Recall, generalization and retention of each reference run, with n, intervals and the test."""
     lines = [
-        "| run | split | n | before | after | change, points | p (McNemar) | |",
+        "| run | measure | n | before | after | change | p (McNemar) | |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, (recipe, seed) in RUNS.items():
-        document = _reference(name, "comparison")
-        for split, change in document["improvement"].items():
-            sides = [document[stage][split] for stage in ("baseline", "tuned")]
-            shown = [f"{show.percent(side['exact'])} {show.interval(side['ci95'])}" for side in sides]
-            cells = [f"`{recipe}`, seed {seed}", split, str(change["n"]), *shown, *tables.change_cells(change)]
-            lines.append("| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |")
+    for name, wanted in RUNS.items():
+        for row in tables.comparison_rows(_reference(name, "comparison")):
+            cells = [wanted.label, *(cell.replace("\n", " ") for cell in row)]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,34 +1,73 @@
-"""The runs whose numbers the documentation reports: three seeds of the default recipe, and the plan's own recipe."""
+"""The runs whose numbers the documentation reports: three seeds of the default recipe, what it would do without
+replay, the plan's own recipe, and the other backend.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
-from engram import config, model, pipeline, results, show, tables
+from engram import across, config, model, pipeline, results, seeds, show, tables
 from engram.files import PACKAGE
 from engram.patterns import find_files
 
 REFERENCE = PACKAGE.parent / "results" / "reference" / "tiny"
-RUNS = {"default-0": ("default", 0), "default-1": ("default", 1), "default-2": ("default", 2), "seed-0": ("seed", 0)}
 
 
-def run(name: str, recipe: str, seed: int, backend: str = "mlx") -> None:
+class Reference(NamedTuple):
+    """One run: what the documentation calls it, and its settings."""
+
+    label: str
+    recipe: str = "default"
+    seed: int = 0
+    backend: str = "mlx"
+    settings: tuple[str, ...] = ()
+
+
+RUNS = {
+    "default-0": Reference("`default`, seed 0"),
+    "default-1": Reference("`default`, seed 1", seed=1),
+    "default-2": Reference("`default`, seed 2", seed=2),
+    "no-replay-0": Reference("`default` without replay, seed 0", settings=("replay=0",)),
+    "seed-0": Reference("`seed`, seed 0", "seed"),
+    "cpu-0": Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu"),
+}
+SEEDS = ("default-0", "default-1", "default-2")
+PLATFORMS = {"mlx": "default-0", "cpu": "cpu-0"}
+
+
+def run(name: str) -> None:
     """One whole run; its documents go to `REFERENCE/<name>/`."""
+    wanted = RUNS[name]
     tiny = model.resolve("tiny")
-    settled = config.load_config(recipe, tiny.parameters, seed)
+    settled = config.load_config(wanted.recipe, tiny.parameters, wanted.seed, config.parse_overrides(wanted.settings))
     with tempfile.TemporaryDirectory() as folder:
-        tables.comparison(pipeline.run(backend, tiny, settled, find_files(), Path(folder), show.note))
+        tables.comparison(pipeline.run(wanted.backend, tiny, settled, find_files(), Path(folder), show.note))
         for document, schema in pipeline.DOCUMENTS.items():
             made = results.read(Path(folder) / f"{document}.json", schema, "make reference")
             results.write(REFERENCE / name / f"{document}.json", made, schema)
 
 
+def summaries() -> None:
+    """What several runs say together: the seeds, and the two backends."""
+    results.write(REFERENCE / "seeds.json", seeds.summarise([REFERENCE / name for name in SEEDS]), "seeds")
+    runs = {name: across.read_run(REFERENCE / folder, name) for name, folder in PLATFORMS.items()}
+    results.write(REFERENCE / "platforms.json", across.together(list(runs.values()), {}), "comparisons")
+
+
 def main() -> None:
-    """Every run, one after the other."""
-    for name, (recipe, seed) in RUNS.items():
-        show.note(f"reference run {name}")
-        run(name, recipe, seed)
+    """Every run, each in a process of its own (Unsloth must come first in its), one after the other."""
+    for name in sys.argv[1:] or RUNS:
+        if len(sys.argv) == 2:
+            run(name)
+        else:
+            show.note(f"reference run {name}")
+            subprocess.run([sys.executable, "-m", "engram.report.reference", name], check=True)
+    if len(sys.argv) != 2:
+        summaries()
 
 
 if __name__ == "__main__":
