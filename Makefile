@@ -14,18 +14,20 @@ PATTERNS ?= patterns
 SET ?=
 QUANTIZE ?= none
 ARGS ?=
+BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
 # the container: its service, and (empty: the compose file's) the image that it is built on and the compose command
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED PATTERNS SET QUANTIZE ARGS SERVICE BASE_IMAGE DOCKER_COMPOSE
+export BACKEND MODEL RECIPE SEED PATTERNS SET QUANTIZE ARGS BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # the container's image brings its own
 VENV := $(or $(ENGRAM_VENV),.venv)
 PYTHON := $(VENV)/bin/python
 ENGRAM := $(VENV)/bin/engram
 DEV_READY := $(VENV)/.ready-dev
+VIDEO_READY := $(VENV)/.ready-video
 
 # auto: cuda where there is an NVIDIA GPU with Unsloth, else mlx
 NAME := $(BACKEND)
@@ -57,7 +59,8 @@ MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
 .PHONY: help setup data validate train eval compare demo all verify-model doctor gpu-check base-model reference docs \
-  docker-build docker-train docker-demo docker-shell docker-test test lint format clean distclean FORCE
+  record record-compare setup-video docker-build docker-train docker-demo docker-shell docker-test test lint format \
+  clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -73,10 +76,13 @@ help: ## this list
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
+	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
 
 setup: $(READY) ## the virtual environment in .venv, with everything the demo needs
+
+setup-video: $(VIDEO_READY) ## what recordings need: PyAV, Pillow, pyte
 
 data: $(MANIFEST) ## training, validation and test rows from the patterns
 
@@ -93,6 +99,11 @@ compare: $(OUT)/comparison.json ## before and after, paired, with intervals
 
 demo: $(OUT)/comparison.json ## everything up to the before/after show
 	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(ARGS)
+
+record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results/<backend>/demo.*
+
+record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos side by side: results/demo-compare.*
+	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE"
 
 all: validate compare demo ## every stage
 
@@ -144,6 +155,7 @@ format: $(DEV_READY) ## let ruff format the code
 
 clean: ## take away what the stages wrote (results/reference stays)
 	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/comparison.json
+	rm -f results/demo-compare.*
 	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
 
 distclean: clean ## and the virtual environment and caches
@@ -178,7 +190,11 @@ $(VENV)/.ready-cpu: requirements-cpu.txt pyproject.toml | $(PYTHON)
 	@$(PYTHON) -m pip install -q --disable-pip-version-check -e ".[base-model]"
 	@rm -f $(VENV)/.ready-cuda && touch $@
 
-$(DEV_READY): requirements-dev.txt $(READY)
+$(VIDEO_READY): pyproject.toml | $(READY)
+	@$(call install,-e ".[video]")
+	@touch $@
+
+$(DEV_READY): requirements-dev.txt $(READY) $(VIDEO_READY)
 	@$(call install,-r requirements-dev.txt)
 	@touch $@
 
@@ -222,3 +238,6 @@ $(OUT)/tuned.json: $(ADAPTER) | $(READY)
 
 $(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
 	@$(ENGRAM) compare --backend $(NAME) --quiet
+
+$(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo.py engram/show.py engram/video/*.py) | $(VIDEO_READY)
+	@$(ENGRAM) record --backend $(NAME)
