@@ -7,8 +7,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from rich.console import Console
 
 from engram import show
@@ -19,7 +21,7 @@ from engram.errors import EngramError
 from engram.patterns import find_files, load_patterns
 from engram.report.reference import REFERENCE
 from engram.results import read
-from engram.video import cast, screen
+from engram.video import cast, screen, theme
 from engram.video.record import record
 from engram.video.replay import caption, replay
 
@@ -105,6 +107,19 @@ def test_the_command_writes_cast_and_pictures(house: Path, tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.cast", "demo.gif", "demo.png"]
     assert cast.read(tmp_path / "demo.cast").duration > 10
     assert str(house) not in (tmp_path / "demo.cast").read_text("utf-8")
+
+
+def test_two_backends_stand_side_by_side(house: Path, tmp_path: Path) -> None:
+    shutil.copytree(house / "results", tmp_path / "results")
+    shutil.copytree(house / "results" / "mlx", tmp_path / "results" / "cpu")
+    places = ["--data", str(house / "data"), "--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(main, ["record", "--png", "--backend", "mlx", "--beside", "cpu", *places])
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "results" / "demo-compare.png") as picture:
+        left, right = np.asarray(picture)[:, :960], np.asarray(picture)[:, 960:]
+    assert picture.size == (1920, 1080)
+    assert abs((left == theme.FOREGROUND).sum() - (right == theme.FOREGROUND).sum()) < 100
+    assert (left == theme.FOREGROUND).sum() > 1000
 
 
 def test_missing_results_of_the_other_backend_are_named(house: Path, tmp_path: Path) -> None:

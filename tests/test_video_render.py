@@ -38,6 +38,11 @@ def decoded(path: Path) -> tuple[list[Any], list[Any], dict[str, str]]:
         return frames, film.chapters(), film.metadata
 
 
+def seen(picture: Image.Image) -> set[Any]:
+    """The colours of a picture."""
+    return set(map(tuple, np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()))
+
+
 def near(frame: Any, colour: theme.Colour) -> Any:
     """Where a decoded picture has the colour, but for what H.264 takes from it."""
     return np.abs(frame.astype(int) - colour).max(axis=2) < 40
@@ -78,7 +83,7 @@ def test_the_gif_merges_what_does_not_change(tmp_path: Path) -> None:
         for number in range(picture.n_frames):
             picture.seek(number)
             durations.append(picture.info["duration"])
-            colours.append(set(picture.convert("RGB").get_flattened_data()))
+            colours.append(seen(picture))
     assert durations == [1000, 1500, 600]
     assert theme.PALETTE["red"] in colours[0] and theme.PALETTE["green"] not in colours[0]
     assert {theme.BACKGROUND, theme.FOREGROUND} <= colours[1] and theme.FOREGROUND not in colours[2]
@@ -88,7 +93,7 @@ def test_the_still_is_the_last_screen(tmp_path: Path) -> None:
     (path,) = render.render([CAST], tmp_path, "film", ["png"], size=SIZE)
     with Image.open(path) as picture:
         assert picture.size == SIZE
-        assert theme.PALETTE["red"] not in set(picture.get_flattened_data())
+        assert theme.FOREGROUND not in seen(picture) and theme.BACKGROUND in seen(picture)
 
 
 def test_the_same_recording_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -129,6 +134,13 @@ def test_missing_packages_name_the_command(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(EngramError, match="not installed: no_such_package") as caught:
         render.render([CAST], tmp_path, "film")
     assert "make setup-video" in caught.value.fix
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pyav_without_h264_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "CODEC", "no_such_codec")
+    with pytest.raises(EngramError, match="this PyAV cannot write"):
+        render.render([CAST], tmp_path, "film", ["mp4"], size=SIZE)
     assert not list(tmp_path.iterdir())
 
 

@@ -37,8 +37,8 @@ def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) ->
 @click.command()
 @click.option("--beside", metavar="BACKEND", help="Show this backend's results beside the other's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default: with the results.")
-@click.option("--width", default=100, show_default=True, type=click.IntRange(min=1), help="Columns of the terminal.")
-@click.option("--height", default=30, show_default=True, type=click.IntRange(min=1), help="Lines of the terminal.")
+@click.option("--width", type=click.IntRange(min=1), help="Columns of the terminal; default: 100, beside another 96.")
+@click.option("--height", type=click.IntRange(min=1), help="Lines of the terminal; default: 30, beside another 52.")
 @kind_options
 @backend_option
 @data_option
@@ -46,8 +46,8 @@ def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) ->
 def record(
     beside: str | None,
     out: Path | None,
-    width: int,
-    height: int,
+    width: int | None,
+    height: int | None,
     kinds: tuple[str, ...],
     backend: str,
     data: Path,
@@ -61,9 +61,9 @@ def record(
     encode.require()
     name = backends.choose(backend)
     names = [name] if beside is None else [name, backends.choose(beside)]
-    casts = [
-        record.record(replay.replay(one, data, results), width, height, replay.caption(one, results)) for one in names
-    ]
+    usual = (record.WIDTH, record.HEIGHT) if beside is None else record.BESIDE
+    size = (width or usual[0], height or usual[1])
+    casts = [record.record(replay.replay(one, data, results), *size, replay.caption(one, results)) for one in names]
     folder = out or (results / name if beside is None else results)
     if beside is None:
         cast.write(folder / "demo.cast", casts[0])

@@ -101,11 +101,12 @@ def trimmed(scene: Scene) -> Scene:
 class Painter:
     """Paints a scene's screens one after the other; only what differs from the last picture is drawn anew."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, shades: int = 256) -> None:
+        """`shades`: of a text's colour on its background; few make a small GIF."""
         self.scene = scene
         self._desk = _desk(scene)
         self.picture = self._desk.copy()
-        self._fonts = {window.cell: Font(window.cell[0]) for window in scene.windows}
+        self._fonts = {window.cell: Font(window.cell[0], shades) for window in scene.windows}
         self._tiles: dict[tuple[Cell, int, tuple[int, int]], Picture] = {}
         self._shown: list[Screen | None] = [None] * len(scene.windows)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("av", "PIL", "numpy", "pyte")
 # x264 keeps thin text sharp at this quality; one thread, so that the bytes do not depend on the number of cores
+CODEC = "libx264"
 X264 = {"crf": "18", "preset": "veryfast", "threads": "1", "g": "150"}
 BT709 = 1  # of colour space, primaries and transfer, in H.264's tables
 MOVIE = {"movflags": "+faststart", "fflags": "+bitexact"}
@@ -76,7 +77,10 @@ def png(path: Path, picture: Picture) -> None:
 def _video(container: Any, size: tuple[int, int], fps: int) -> Any:
     import av
 
-    stream = container.add_stream("libx264", rate=fps, options=X264)
+    try:
+        stream = container.add_stream(CODEC, rate=fps, options=X264)
+    except av.codec.codec.UnknownCodecError as error:
+        raise EngramError("this PyAV cannot write H.264", where="av", fix="pip install --force-reinstall av") from error
     stream.width, stream.height = size
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context

@@ -25,10 +25,10 @@ def height(width: int) -> int:
 
 
 class Font:
-    """The characters of one cell size in pixels; masks are kept."""
+    """The characters of one cell size in pixels, in so many shades from none to all; masks are kept."""
 
-    def __init__(self, width: int) -> None:
-        self.width, self.height = width, height(width)
+    def __init__(self, width: int, shades: int = 256) -> None:
+        self.width, self.height, self.shades = width, height(width), shades
         self.size = width / ADVANCE  # pixels an em; a fraction, so that the advance is the cell's width
         self.baseline = round(ASCENT * self.size)
         self._masks: dict[tuple[str, int, bool, bool], Mask] = {}
@@ -38,8 +38,15 @@ class Font:
         key = (text, cells, bold, italic)
         if key not in self._masks:
             drawn = lines.mask(text, self.width, self.height) if len(text) == 1 and cells == 1 else None
-            self._masks[key] = self._glyph(*key) if drawn is None else drawn
+            self._masks[key] = self._shaded(self._glyph(*key) if drawn is None else drawn)
         return self._masks[key]
+
+    def _shaded(self, mask: Mask) -> Mask:
+        import numpy as np
+
+        steps = self.shades - 1
+        rounded: Mask = np.rint(np.rint(mask / 255 * steps) / steps * 255).astype(np.uint8)
+        return rounded
 
     def _glyph(self, text: str, cells: int, bold: bool, italic: bool) -> Mask:
         import numpy as np
