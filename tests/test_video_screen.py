@@ -95,7 +95,10 @@ def test_what_a_recording_may_hold_never_breaks_the_terminal() -> None:
     for _ in range(300):
         text = "".join(chooser.choices(parts, k=40))
         assert control.refused(text) == ([], "")
-        assert [len(row) for row in shown(text, width=10).rows] == [10] * 4
+        whole = shown(text, width=10)
+        assert [len(row) for row in whole.rows] == [10] * 4
+        halves = cast((0.0, text[:80]), (0.5, text[80:]), width=10)
+        assert [s for s, _ in screen.play(halves, 10)][-1] == whole  # no changed row is missed
 
 
 def test_scrolling_and_the_cursor() -> None:

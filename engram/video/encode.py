@@ -1,4 +1,4 @@
-"""Pictures as MP4 and PNG; the same pictures give the same bytes with the same packages."""
+"""Pictures as MP4 and PNG; the same pictures give the same bytes with the same packages on one machine."""
 
 from __future__ import annotations
 
