@@ -10,23 +10,26 @@ BACKEND ?= auto
 MODEL ?= auto
 RECIPE ?= default
 SEED ?= 0
+SEEDS ?= 0,1,2
 PATTERNS ?= patterns
 SET ?=
 QUANTIZE ?= none
 DIR ?= exports/lm-eval
 ARGS ?=
+BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
 # the container: its service, and (empty: the compose file's) the image that it is built on and the compose command
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED PATTERNS SET QUANTIZE DIR ARGS SERVICE BASE_IMAGE DOCKER_COMPOSE
+export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE ARGS DIR BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # the container's image brings its own
 VENV := $(or $(ENGRAM_VENV),.venv)
 PYTHON := $(VENV)/bin/python
 ENGRAM := $(VENV)/bin/engram
 DEV_READY := $(VENV)/.ready-dev
+VIDEO_READY := $(VENV)/.ready-video
 
 # auto: cuda where there is an NVIDIA GPU with Unsloth, else mlx
 NAME := $(BACKEND)
@@ -57,8 +60,9 @@ OUT := results/$(NAME)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare demo all export-eval verify-model doctor gpu-check base-model reference docs \
-  docker-build docker-train docker-demo docker-shell docker-test test lint format clean distclean FORCE
+.PHONY: help setup data validate train eval compare seeds verify demo all record record-compare setup-video export-eval \
+  verify-model doctor gpu-check base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
+  test lint format clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -70,15 +74,19 @@ help: ## this list
 	@echo "  MODEL     = $(MODEL)  (auto, tiny, smollm-135m, ... a hub id or a folder)"
 	@echo "  RECIPE    = $(RECIPE)  (default, seed, or a .yaml file of settings)"
 	@echo "  SEED      = $(SEED)  (of the split, the adapter and the batches)"
+	@echo "  SEEDS     = $(SEEDS)  (of make seeds)"
 	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns; several with commas)"
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
+	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
 
 setup: $(READY) ## the virtual environment in .venv, with everything the demo needs
+
+setup-video: $(VIDEO_READY) ## what recordings need: PyAV, Pillow, pyte
 
 data: $(MANIFEST) ## training, validation and test rows from the patterns
 
@@ -90,13 +98,26 @@ train: $(ADAPTER) ## teach the model: a LoRA adapter in adapters/<backend>/
 
 eval: $(OUT)/baseline.json $(OUT)/tuned.json ## answer the test set before and after
 
-compare: $(OUT)/comparison.json ## before and after, paired, with intervals
-	@$(ENGRAM) compare --backend $(NAME) --show
+compare: $(OUT)/comparison.json ## before and after, paired, with intervals; and every backend beside the others
+	@$(ENGRAM) compare --backend $(NAME) --show --categories
+	@$(ENGRAM) compare --across
+
+seeds: $(MODEL_FILE) $(PATTERN_FILES) ## every stage for several seeds: mean and spread (SEEDS=0,1,2)
+	@$(ENGRAM) seeds --seeds "$$SEEDS" --patterns "$$PATTERNS" --model "$$(cat $(MODEL_FILE))" --backend $(NAME) \
+	  --recipe "$$RECIPE" $(SETTINGS)
+
+verify: $(OUT)/comparison.json ## recompute every figure of the results, check data, model and adapter
+	@$(ENGRAM) results verify
 
 demo: $(OUT)/comparison.json ## everything up to the before/after show
 	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(ARGS)
 
-all: validate compare demo ## every stage
+record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results/<backend>/demo.*
+
+record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos side by side: results/demo-compare.*
+	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE"
+
+all: validate demo compare ## every stage
 
 export-eval: $(MANIFEST) $(MODEL_FILE) ## the test set as a task of lm-evaluation-harness, in DIR
 	@$(ENGRAM) export-eval "$$DIR" --model "$$(cat $(MODEL_FILE))" --recipe "$$RECIPE" $(SETTINGS)
@@ -148,8 +169,9 @@ format: $(DEV_READY) ## let ruff format the code
 	$(VENV)/bin/ruff format .
 
 clean: ## take away what the stages wrote (results/reference stays)
-	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/comparison.json
+	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/seeds results/comparison.json
 	rm -rf exports/lm-eval
+	rm -f results/demo-compare.*
 	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
 
 distclean: clean ## and the virtual environment and caches
@@ -184,7 +206,11 @@ $(VENV)/.ready-cpu: requirements-cpu.txt pyproject.toml | $(PYTHON)
 	@$(PYTHON) -m pip install -q --disable-pip-version-check -e ".[base-model]"
 	@rm -f $(VENV)/.ready-cuda && touch $@
 
-$(DEV_READY): requirements-dev.txt $(READY)
+$(VIDEO_READY): pyproject.toml | $(READY)
+	@$(call install,-e ".[video]")
+	@touch $@
+
+$(DEV_READY): requirements-dev.txt $(READY) $(VIDEO_READY)
 	@$(call install,-r requirements-dev.txt)
 	@touch $@
 
@@ -228,3 +254,6 @@ $(OUT)/tuned.json: $(ADAPTER) | $(READY)
 
 $(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
 	@$(ENGRAM) compare --backend $(NAME) --quiet
+
+$(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo.py engram/show.py engram/video/*.py) | $(VIDEO_READY)
+	@$(ENGRAM) record --backend $(NAME)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram import backends, results, scoring, show, tables
+from engram.clock import Clock, RealClock
 from engram.compare import stored as stored_comparison
 from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 HELD_OUT_SHOWN = 2
+SECTIONS = {"recall": "taught", "generalization": "held out"}
 MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 Line = tuple[str, "Text", "Text"]  # name, mark, text
 
@@ -91,12 +92,23 @@ def show_pair(console: Console, example: Example, before: Shown, after: Shown) -
     _print_box(console, f"{visible(example.kind)} · {kind}", rows)
 
 
-def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder: Path, *, pause: bool = False) -> None:
+def perform(
+    backend: str,
+    model: Model | None,
+    adapter: Path,
+    data: Path,
+    folder: Path,
+    *,
+    pause: bool = False,
+    clock: Clock | None = None,
+    hold: float = 0.3,
+) -> None:
     """The whole show. `model` None replays the stored answers, else both answer live.
 
+    On a terminal each part stands for `hold` seconds of the clock, by default the real one.
     Raises EngramError where results, data or adapter are missing, or where the results are of another model.
     """
-    console = show.make_console()
+    console, clock = show.make_console(), clock or RealClock()
     comparison = stored_comparison(folder / backend)
     stored = {s: results.read(folder / backend / f"{s}.json", "result", "make eval") for s in ("baseline", "tuned")}
     manifest = read_manifest(data)
@@ -109,13 +121,16 @@ def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder
     limit, quantize = comparison["scoring"]["max_new_tokens"], comparison["recipe"].get("quantize", "none")
     used = Config(max_new_tokens=limit, quantize=quantize)
     rows = choose_rows(asked(stored["baseline"]), comparison["recipe"]["seed"])
+    clock.mark("What is taught")
     show_title(console, comparison, manifest)
     show_taught(console, read_split(data, "train"), log)
-    _wait(console, pause)
+    _wait(console, clock, pause, hold)
     answers = replayed(rows, stored) if model is None else _live(rows, backend, model, adapter, used)
     for example, (before, after) in zip(rows, answers, strict=True):
+        clock.mark(f"{visible(shorten(example.kind, 60))}: {SECTIONS[example.split_kind]}")
         show_pair(console, example, before, after)
-        _wait(console, pause)
+        _wait(console, clock, pause, hold)
+    clock.mark("The figures")
     console.print()
     show_summary(comparison)
 
@@ -211,8 +226,8 @@ def _answer_live(
     return answers
 
 
-def _wait(console: Console, pause: bool) -> None:
+def _wait(console: Console, clock: Clock, pause: bool, seconds: float) -> None:
     if pause and sys.stdin.isatty():
         console.input("\n(Enter) ")
     elif console.is_terminal:
-        time.sleep(0.3)  # let the eye follow
+        clock.sleep(seconds)  # let the eye follow

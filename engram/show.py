@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from engram.config import Config
@@ -19,12 +21,25 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 100
 SPARKS = "▁▂▃▄▅▆▇█"
 PLAIN_EVERY = 20  # training steps between two lines where no bar can be drawn
+_CONSOLE: ContextVar[Console | None] = ContextVar("console", default=None)
+
+
+@contextlib.contextmanager
+def printing_on(console: Console) -> Iterator[None]:
+    """Everything that the block prints goes to this console, as a recording wants it."""
+    token = _CONSOLE.set(console)
+    try:
+        yield
+    finally:
+        _CONSOLE.reset(token)
 
 
 def make_console() -> Console:
-    """The console: colour and boxes on a terminal, plain text through a pipe and under NO_COLOR."""
+    """The console of `printing_on`; else one with colour and boxes on a terminal, plain through a pipe and NO_COLOR."""
     from rich.console import Console
 
+    if (given := _CONSOLE.get()) is not None:
+        return given
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
     plain = False if os.environ.get("NO_COLOR") else None  # rich alone would still print bold, and we draw boxes
     return Console(file=sys.stdout, force_terminal=plain, highlight=False, markup=False, emoji=False, width=width)

@@ -28,6 +28,7 @@ case "$1" in
   data) mkdir -p data; [ "$2" = --check ] || echo {} > data/manifest.json ;;
   train) mkdir -p adapters/$name; echo x > adapters/$name/$weights ;;
   eval) mkdir -p results/$name; echo {} > results/$name/$3.json ;;
+  record) [ "$4" = --beside ] || touch results/$name/demo.mp4 ;;
   compare) [ "${4:-}" = --show ] || echo {} > results/$name/comparison.json ;;
 esac
 """
@@ -50,7 +51,7 @@ def house(tmp_path: Path) -> Path:
     (binaries / "engram").chmod(0o755)
     (binaries / "python").symlink_to(shutil.which("python3") or "python3")
     time.sleep(0.01)
-    for name in (".ready", ".ready-dev", ".ready-cpu"):
+    for name in (".ready", ".ready-dev", ".ready-cpu", ".ready-video"):
         (tmp_path / ".venv" / name).touch()
     return tmp_path
 
@@ -150,6 +151,25 @@ def test_quantize_is_a_setting_that_redoes_training(house: Path) -> None:
     make(house, "train", "BACKEND=cpu")
     assert make(house, "train", "BACKEND=cpu", "QUANTIZE=4bit") == ["train"]
     assert "--set quantize=4bit" in (house / "calls").read_text()
+
+
+def test_the_demo_is_recorded_again_where_it_changed(house: Path) -> None:
+    show = house / "engram" / "demo.py"
+    show.touch()
+    assert make(house, "record")[-2:] == ["compare", "record"]
+    assert make(house, "record") == []
+    time.sleep(0.02)
+    show.touch()
+    assert make(house, "record") == ["record"]
+    assert make(house, "record", "SEED=1")[-1] == "record"
+
+
+def test_side_by_side_names_both_backends(house: Path) -> None:
+    make(house, "record-compare")
+    assert "record --backend mlx --beside cuda" in (house / "calls").read_text()
+    make(house, "record-compare", "BACKEND=cpu", "BESIDE=x; touch hacked")
+    assert "record --backend cpu --beside x; touch hacked" in (house / "calls").read_text()
+    assert not (house / "hacked").exists()
 
 
 def test_an_unknown_backend_reaches_the_command_that_explains_it(house: Path) -> None:
