@@ -91,16 +91,26 @@ def show_pair(console: Console, example: Example, before: Shown, after: Shown) -
     _print_box(console, f"{visible(example.kind)} · {kind}", rows)
 
 
-def perform(backend: str, model: Model | None, adapter: Path, data: Path, folder: Path, *, pause: bool = False) -> None:
+def perform(
+    backend: str,
+    model: Model | None,
+    adapter: Path,
+    data: Path,
+    folder: Path,
+    *,
+    place: str = "",
+    pause: bool = False,
+) -> None:
     """The whole show. `model` None replays the stored answers, else both answer live.
 
-    Raises EngramError where results, data or adapter are missing, or where the results are of another model.
+    The results are those of `folder/<place>`, by default the backend's. Raises EngramError where results, data or
+    adapter are missing, or where the results are of another model.
     """
-    console = show.make_console()
-    comparison = stored_comparison(folder, backend)
-    stored = {s: results.read(folder / backend / f"{s}.json", "result", "make eval") for s in ("baseline", "tuned")}
+    console, place = show.make_console(), place or backend
+    comparison = stored_comparison(folder, place)
+    stored = {s: results.read(folder / place / f"{s}.json", "result", "make eval") for s in ("baseline", "tuned")}
     manifest = read_manifest(data)
-    log_path = folder / backend / "training.json"
+    log_path = folder / place / "training.json"
     log = results.read(log_path, "training", "make train") if log_path.is_file() else None
     if model and model.weights_sha256 != comparison["model"]["weights_sha256"]:
         raise EngramError(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stock_peft
+from click.testing import CliRunner
 from packs import refusal
 from small_run import CONFIG as SETTINGS
 from small_run import Run
@@ -23,6 +24,7 @@ from small_run import Run
 from engram import backends, evaluate
 from engram.adapters import CONFIG, MLX_WEIGHTS, PEFT_WEIGHTS, read_adapter
 from engram.backends import blas
+from engram.cli import main
 from engram.conversion import convert, describe, peft_layout, read, readable, tensor_file
 from engram.conversion.lora import grid
 from engram.conversion.tensor_file import Tensor
@@ -546,6 +548,41 @@ def test_an_adapter_says_what_it_is(run: Run, tmp_path: Path) -> None:
     assert {k: v for k, v in said.items() if k not in ("layout", "sha256")} == {
         k: v for k, v in other.items() if k not in ("layout", "sha256")
     }
+
+
+def test_the_commands_convert_and_show(tmp_path: Path) -> None:
+    write_by_hand(tmp_path / "a", "peft")
+    done = CliRunner().invoke(main, ["adapter", "convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "mlx"])
+    assert done.exit_code == 0 and done.output.endswith("in mlx-lm's layout\n")
+    shown = CliRunner().invoke(main, ["adapter", "show", str(tmp_path / "b")]).output
+    assert shown.splitlines()[:6] == [
+        "layout     mlx-lm",
+        "model      not named",
+        "rank       2",
+        "scale      3",
+        "dropout    0",
+        "targets    self_attn.q_proj self_attn.v_proj",
+    ]
+    again = CliRunner().invoke(main, ["adapter", "convert", str(tmp_path / "b"), str(tmp_path / "c"), "--to", "mlx"])
+    assert again.exit_code == 2 and "already in mlx-lm's layout" in again.stderr
+
+
+def test_eval_compare_and_demo_take_an_adapter(run: Run, tmp_path: Path) -> None:
+    convert(run.root / "adapter", tmp_path / "foreign")
+    data, results = ["--data", str(run.root / "data")], ["--results", str(tmp_path / "results")]
+    given = ["--backend", "mlx", "--adapter", f"{tmp_path}/foreign/", *results]
+    quick = ["--set", "consistency_prompts=0", "--set", "latency_prompts=1", "--set", "batch_size=16"]
+    for arguments in (
+        ["eval", "--model", "tiny", *given, *data, *quick],
+        ["compare", *given],
+        ["demo", "--quick", *given, *data],
+    ):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["comparison.json", "mlx-with-foreign"]
+    collected = json.loads((tmp_path / "results" / "comparison.json").read_text())
+    assert list(collected["backends"]) == ["mlx-with-foreign"]
+    assert collected["backends"]["mlx-with-foreign"]["backend"] == "mlx"
 
 
 def test_copies_of_a_folder_are_converted_to_the_same_bytes(run: Run, tmp_path: Path) -> None:

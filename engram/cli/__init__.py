@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from engram import __version__
-from engram.cli import machine, stages
+from engram.cli import adapter, machine, stages
 from engram.errors import EngramError
 from engram.text import visible
 
@@ -34,5 +34,5 @@ def main() -> None:
     """Teach a small chat model the patterns that never change, and show honestly what it learned."""
 
 
-for _command in (*stages.COMMANDS, *machine.COMMANDS):
+for _command in (*stages.COMMANDS, *adapter.COMMANDS, *machine.COMMANDS):
     main.add_command(_command)
