@@ -15,6 +15,7 @@ PATTERNS ?= patterns
 SET ?=
 QUANTIZE ?= none
 DIR ?= exports/lm-eval
+ADAPTER ?=
 ARGS ?=
 BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
@@ -22,7 +23,7 @@ PYTHON3 ?= python3
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE ARGS DIR BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
+export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE ADAPTER ARGS DIR BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # the container's image brings its own
 VENV := $(or $(ENGRAM_VENV),.venv)
@@ -55,8 +56,17 @@ RECIPE_FILE := $(wildcard $(filter %.yaml %.yml,$(RECIPE)))
 SETTINGS := $(foreach pair,$(SET) $(if $(filter-out none,$(QUANTIZE)),quantize=$(QUANTIZE)),--set $(pair))
 
 MANIFEST := data/manifest.json
-ADAPTER := adapters/$(NAME)/$(WEIGHTS)
-OUT := results/$(NAME)
+TRAINED := adapters/$(NAME)/$(WEIGHTS)
+# what is evaluated: the backend's own adapter, or the one in the folder ADAPTER, with results of its own
+USED := $(TRAINED)
+LABEL := $(NAME)
+WITH :=
+ifneq ($(ADAPTER),)
+USED := $(wildcard $(ADAPTER)/adapter_config.json $(ADAPTER)/adapters.safetensors $(ADAPTER)/adapter_model.safetensors)
+LABEL := $(NAME)-with-$(notdir $(abspath $(ADAPTER)))
+WITH := --adapter "$$ADAPTER"
+endif
+OUT := results/$(LABEL)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
@@ -79,6 +89,7 @@ help: ## this list
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
+	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
 	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
@@ -94,12 +105,12 @@ validate: $(MANIFEST) ## check the pattern files, and prove that the splits do n
 	@$(ENGRAM) validate "$$PATTERNS"
 	@$(ENGRAM) data --check
 
-train: $(ADAPTER) ## teach the model: a LoRA adapter in adapters/<backend>/
+train: $(TRAINED) ## teach the model: a LoRA adapter in adapters/<backend>/
 
 eval: $(OUT)/baseline.json $(OUT)/tuned.json ## answer the test set before and after
 
 compare: $(OUT)/comparison.json ## before and after, paired, with intervals; and every backend beside the others
-	@$(ENGRAM) compare --backend $(NAME) --show --categories
+	@$(ENGRAM) compare --backend $(NAME) --show --categories $(WITH)
 	@$(ENGRAM) compare --across
 
 seeds: $(MODEL_FILE) $(PATTERN_FILES) ## every stage for several seeds: mean and spread (SEEDS=0,1,2)
@@ -110,7 +121,7 @@ verify: $(OUT)/comparison.json ## recompute every figure of the results, check d
 	@$(ENGRAM) results verify
 
 demo: $(OUT)/comparison.json ## everything up to the before/after show
-	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(ARGS)
+	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(WITH) $(ARGS)
 
 record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results/<backend>/demo.*
 
@@ -169,9 +180,11 @@ format: $(DEV_READY) ## let ruff format the code
 	$(VENV)/bin/ruff format .
 
 clean: ## take away what the stages wrote (results/reference stays)
-	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/seeds results/comparison.json
+	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/seeds
+	rm -f results/comparison.json
 	rm -rf exports/lm-eval
 	rm -f results/demo-compare.*
+	rm -rf results/mlx-with-* results/cuda-with-* results/cpu-with-*
 	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
 
 distclean: clean ## and the virtual environment and caches
@@ -233,6 +246,12 @@ endef
 	@mkdir -p $(@D) && printf '%s\n' "$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE" > $@.new
 	$(keep_if_same)
 
+ifneq ($(LABEL),$(NAME))
+.make/$(LABEL).params: FORCE
+	@mkdir -p $(@D) && printf '%s\n' "$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE" "$$ADAPTER" > $@.new
+	$(keep_if_same)
+endif
+
 FORCE:
 
 # --- the stages --------------------------------------------------------------------------------------------------------
@@ -243,17 +262,17 @@ $(MODEL_FILE): .make/model.params | $(READY)
 $(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns.py engram/phrasing.py engram/dataset.py | $(READY)
 	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
 
-$(ADAPTER): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) | $(READY)
+$(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) | $(READY)
 	@$(ENGRAM) train $(STAGE)
 
-$(OUT)/baseline.json: $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) | $(READY)
-	@$(ENGRAM) eval --stage baseline $(STAGE)
+$(OUT)/baseline.json: $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(RECIPE_FILE) | $(READY)
+	@$(ENGRAM) eval --stage baseline $(STAGE) $(WITH)
 
-$(OUT)/tuned.json: $(ADAPTER) | $(READY)
-	@$(ENGRAM) eval --stage tuned $(STAGE)
+$(OUT)/tuned.json: $(USED) $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(RECIPE_FILE) | $(READY)
+	@$(ENGRAM) eval --stage tuned $(STAGE) $(WITH)
 
 $(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
-	@$(ENGRAM) compare --backend $(NAME) --quiet
+	@$(ENGRAM) compare --backend $(NAME) --quiet $(WITH)
 
 $(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo.py engram/show.py engram/video/*.py) | $(VIDEO_READY)
 	@$(ENGRAM) record --backend $(NAME)

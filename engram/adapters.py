@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MLX_WEIGHTS = "adapters.safetensors"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-# each layout by its weights file: its name, the key that its configuration must have, the backend that trains it
-LAYOUTS = {MLX_WEIGHTS: ("mlx-lm", "lora_parameters", "mlx"), PEFT_WEIGHTS: ("PEFT", "peft_type", "cuda or cpu")}
+# each layout by its weights file: its name, and the key that its configuration must have
+LAYOUTS = {MLX_WEIGHTS: ("mlx-lm", "lora_parameters"), PEFT_WEIGHTS: ("PEFT", "peft_type")}
 
 
 def initial_factor(name: str, inputs: int, config: Config) -> NDArray[np.float32]:
@@ -49,37 +49,54 @@ def mlx_config(config: Config, model_name: str) -> dict[str, Any]:
 
 def peft_config(config: Config, base: str, targets: Sequence[str]) -> dict[str, Any]:
     """`adapter_config.json` as stock PEFT reads it: LoRA on the linear layers of these names, in every block."""
+    return peft_settings(config.rank, config.alpha, config.dropout, base, targets)
+
+
+def peft_settings(rank: int, alpha: float, dropout: float, base: str | None, targets: Sequence[str]) -> dict[str, Any]:
+    """`peft_config` of these values; `base` None where the base model has no name."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
         "bias": "none",
         "target_modules": sorted(targets),
         "inference_mode": True,
     }
 
 
-def read_adapter(folder: Path, weights: str = MLX_WEIGHTS) -> tuple[dict[str, Any], str]:
-    """The configuration and the weights' SHA-256 of an adapter folder whose layout has this weights file.
+def weights_file(folder: Path, preferred: str = "") -> str:
+    """The name of the weights file in an adapter's folder, which says its layout; `preferred` where both are there.
+
+    Raises EngramError where there is none, and where there are both and none is preferred.
+    """
+    present = [name for name in LAYOUTS if (folder / name).is_file()]
+    if preferred in present:
+        return preferred
+    if not present:
+        missing = [name for name in (CONFIG, preferred or " or ".join(LAYOUTS)) if not (folder / name).is_file()]
+        raise EngramError(f"no adapter here: {', '.join(missing)} missing", where=str(folder), fix="make train")
+    if len(present) > 1:
+        what = f"weights in two layouts: {' and '.join(present)}"
+        raise EngramError(what, where=str(folder), fix="move one of them to a folder of its own")
+    return present[0]
+
+
+def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str]:
+    """The configuration and the weights' SHA-256 of an adapter folder in either layout; see `weights_file`.
 
     Raises EngramError where the folder, its configuration or its weights are missing or not readable, or where
-    the adapter is in the other layout.
+    the configuration is not of the weights' layout.
     """
-    layout, key, _ = LAYOUTS[weights]
-    other = next(name for name in LAYOUTS if name != weights)
-    if not (folder / weights).is_file() and (folder / other).is_file():
-        theirs, _, backend = LAYOUTS[other]
-        what = f"an adapter in {theirs}'s layout; this backend reads {layout}'s ({weights})"
-        raise EngramError(what, where=str(folder), fix=f"make train, or use it with BACKEND={backend}")
-    missing = [name for name in (CONFIG, weights) if not (folder / name).is_file()]
-    if missing:
-        raise EngramError(f"no adapter here: {', '.join(missing)} missing", where=str(folder), fix="make train")
+    weights = weights_file(folder, preferred)
+    layout, key = LAYOUTS[weights]
+    if not (folder / CONFIG).is_file():
+        raise EngramError(f"no adapter here: {CONFIG} missing", where=str(folder), fix="make train")
     try:
-        config = json.loads(read_bytes(folder / CONFIG))
-    except ValueError as error:
+        config = json.loads(read_bytes(folder / CONFIG).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise EngramError(f"not JSON: {error}", where=str(folder / CONFIG), fix="make train") from error
     if not isinstance(config, Mapping) or key not in config:
         raise EngramError(f"not a LoRA adapter of {layout}", where=str(folder / CONFIG), fix="make train")

@@ -97,22 +97,22 @@ def perform(
     model: Model | None,
     adapter: Path,
     data: Path,
-    folder: Path,
+    place: Path,
     *,
     pause: bool = False,
     clock: Clock | None = None,
     hold: float = 0.3,
 ) -> None:
-    """The whole show. `model` None replays the stored answers, else both answer live.
+    """The whole show of the results in `place`. `model` None replays the stored answers, else both answer live.
 
     On a terminal each part stands for `hold` seconds of the clock, by default the real one.
     Raises EngramError where results, data or adapter are missing, or where the results are of another model.
     """
     console, clock = show.make_console(), clock or RealClock()
-    comparison = stored_comparison(folder / backend)
-    stored = {s: results.read(folder / backend / f"{s}.json", "result", "make eval") for s in ("baseline", "tuned")}
+    comparison = stored_comparison(place)
+    stored = {s: results.read(place / f"{s}.json", "result", "make eval") for s in ("baseline", "tuned")}
     manifest = read_manifest(data)
-    log_path = folder / backend / "training.json"
+    log_path = place / "training.json"
     log = results.read(log_path, "training", "make train") if log_path.is_file() else None
     if model and model.weights_sha256 != comparison["model"]["weights_sha256"]:
         raise EngramError(

@@ -18,7 +18,7 @@ from engram.errors import EngramError
 
 
 def perform(run: Run, folder: Path, quick: bool = True) -> None:
-    demo.perform("mlx", None if quick else run.model, run.root / "adapter", run.root / "data", folder)
+    demo.perform("mlx", None if quick else run.model, run.root / "adapter", run.root / "data", folder / "mlx")
 
 
 def test_pipe_gets_plain_text_with_numbers_and_intervals(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

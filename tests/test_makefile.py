@@ -23,13 +23,14 @@ STUB = """#!/bin/bash
 echo "$*" >> calls
 name=mlx; weights=adapters.safetensors
 case "$*" in *"--backend cpu"*) name=cpu; weights=adapter_model.safetensors ;; esac
+place=$name; case "$*" in *--adapter*) place=$name-with-cuda ;; esac
 case "$1" in
   resolve-model) mkdir -p .make; echo tiny > .make/model ;;
   data) mkdir -p data; [ "$2" = --check ] || echo {} > data/manifest.json ;;
   train) mkdir -p adapters/$name; echo x > adapters/$name/$weights ;;
-  eval) mkdir -p results/$name; echo {} > results/$name/$3.json ;;
   record) [ "$4" = --beside ] || touch results/$name/demo.mp4 ;;
-  compare) [ "${4:-}" = --show ] || echo {} > results/$name/comparison.json ;;
+  eval) mkdir -p results/$place; echo {} > results/$place/$3.json ;;
+  compare) [ "$2" = --across ] || [ "${4:-}" = --show ] || echo {} > results/$place/comparison.json ;;
 esac
 """
 
@@ -172,6 +173,46 @@ def test_side_by_side_names_both_backends(house: Path) -> None:
     assert not (house / "hacked").exists()
 
 
+WITH = ["eval --stage baseline", "eval --stage tuned", "compare"]
+
+
+@pytest.fixture
+def foreign(house: Path) -> Path:
+    """A house with results of its own, and an adapter that came from elsewhere."""
+    make(house, "demo")
+    (house / "adapters" / "cuda").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (house / "adapters" / "cuda" / name).touch()
+    return house
+
+
+@pytest.mark.parametrize("spelled", ["adapters/cuda", "adapters/cuda/", "./adapters/../adapters/cuda"])
+def test_another_backends_adapter_has_results_of_its_own(foreign: Path, spelled: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (foreign / "results" / "mlx").iterdir()}
+    assert make(foreign, "eval", "compare", f"ADAPTER={spelled}") == [*WITH, "compare", "compare"]
+    assert f"--adapter {spelled}" in (foreign / "calls").read_text()
+    assert (foreign / "results" / "mlx-with-cuda" / "comparison.json").is_file()
+    assert {path: path.stat().st_mtime_ns for path in (foreign / "results" / "mlx").iterdir()} == before
+    assert make(foreign, "eval", "compare", f"ADAPTER={spelled}") == ["compare", "compare"]
+    assert make(foreign, "demo", f"ADAPTER={spelled}") == ["demo"]
+    assert make(foreign, "demo") == ["demo"]
+
+
+def test_a_changed_foreign_adapter_is_evaluated_again(foreign: Path) -> None:
+    make(foreign, "eval", "ADAPTER=adapters/cuda")
+    touch_later(foreign / "adapters" / "cuda" / "adapter_model.safetensors")
+    assert make(foreign, "eval", "ADAPTER=adapters/cuda") == ["eval --stage tuned"]
+    (foreign / "more").mkdir()
+    shutil.copytree(foreign / "adapters" / "cuda", foreign / "more" / "cuda")
+    time.sleep(0.05)
+    assert make(foreign, "eval", "ADAPTER=more/cuda") == ["eval --stage baseline", "eval --stage tuned"]
+
+
+def test_a_foreign_adapter_that_is_not_there_is_left_to_the_command_that_says_so(foreign: Path) -> None:
+    assert make(foreign, "eval", "ADAPTER=nowhere") == ["eval --stage baseline", "eval --stage tuned"]
+    assert "--adapter nowhere" in (foreign / "calls").read_text()
+
+
 def test_an_unknown_backend_reaches_the_command_that_explains_it(house: Path) -> None:
     make(house, "verify-model", "BACKEND=mxl")
     assert "--backend mxl" in (house / "calls").read_text()
@@ -184,6 +225,8 @@ def test_variables_reach_the_commands_quoted(house: Path) -> None:
 
 def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) -> None:
     make(house, "demo")
+    (house / "results" / "mlx-with-cuda").mkdir()
+    (house / "results" / "mlx-with-cuda" / "tuned.json").touch()
     reference = house / "results" / "reference" / "kept.json"
     reference.parent.mkdir(parents=True)
     reference.touch()
@@ -210,7 +253,7 @@ def test_make_alone_lists_targets_and_variables(house: Path) -> None:
     out = subprocess.run(["make"], cwd=house, capture_output=True, text=True, check=True).stdout
     for target in re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M):
         assert f"make {target} " in out
-    for variable in ("BACKEND", "MODEL", "RECIPE", "SEED", "PATTERNS"):
+    for variable in ("BACKEND", "MODEL", "RECIPE", "SEED", "PATTERNS", "ADAPTER"):
         assert variable in out
 
 

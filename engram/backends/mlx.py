@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import adapters
+from engram import adapters, conversion
 from engram.backends import Answer, Curve, Progress, TrainingRun, blas, refuse_quantize
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
@@ -50,23 +50,14 @@ def device() -> str:
 
 
 def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
-    """The model, in float32 on a CPU and in its own precision on a GPU, with the adapter if one is given.
+    """The model, in float32 on a CPU and in its own precision on a GPU, with the adapter, in either layout, if given.
 
-    Raises EngramError where the model is not one that mlx-lm knows, or the adapter does not fit it.
+    Raises EngramError where the model is not one that mlx-lm knows, or the adapter cannot be read or does not fit it.
     """
     refuse_quantize(quantize, "mlx")
     loaded = _load_model(model)
     if adapter is not None:
-        from mlx_lm.tuner.utils import load_adapters
-
-        adapters.read_adapter(adapter)
-        try:
-            load_adapters(loaded, str(adapter))
-        except (ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise EngramError(
-                f"the adapter does not fit {model.name}: {reason}", where=str(adapter), fix="make train"
-            ) from error
+        _put_on(loaded, adapter, model.name)
     loaded.eval()
     _mlx().eval(loaded.parameters())
     return Session(loaded, device())
@@ -208,6 +199,22 @@ def _load_model(model: Model) -> Any:
         loaded.set_dtype(mx.float32)  # no half-precision matrix product is fast there
     loaded.has_seam = _has_seam(loaded)
     return loaded
+
+
+def _put_on(loaded: Any, adapter: Path, name: str) -> None:
+    """Give the model this adapter, by mlx-lm's own loader."""
+    from mlx_lm.tuner.utils import load_adapters
+
+    adapters.read_adapter(adapter, WEIGHTS)
+    with conversion.readable(adapter, WEIGHTS) as folder:
+        try:
+            load_adapters(loaded, str(folder))
+            _mlx().eval(loaded.parameters())  # MLX reads a file when it needs it, and this one may go
+        except (ValueError, KeyError, RuntimeError) as error:
+            reason, *more = str(error).replace(str(folder), str(adapter)).splitlines()
+            what = f"the adapter does not fit {name}: {reason}"
+            problems = sorted(line.strip() for line in more)[:5]
+            raise EngramError(what, where=str(adapter), problems=problems, fix="make train") from error
 
 
 def _attach(model: Any, config: Config) -> int:

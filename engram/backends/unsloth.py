@@ -8,14 +8,23 @@ import json
 import platform
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, gpu
+from engram import adapters, conversion, gpu
 from engram.backends import Answer, Progress, TrainingRun
-from engram.backends.unsloth_process import attach, begin, chosen, load_model, out_of_memory, quiet, unsloth
+from engram.backends.unsloth_process import (
+    attach,
+    begin,
+    chosen,
+    load_model,
+    out_of_memory,
+    quiet,
+    unsloth,
+    with_adapter,
+)
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, mean_losses
 from engram.errors import EngramError
@@ -65,15 +74,15 @@ def device() -> str:
 
 
 def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
-    """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with the adapter if one is given.
+    """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with the adapter, in either layout, if one is given.
 
-    Raises EngramError where Unsloth cannot load the model, or the adapter does not fit it.
+    Raises EngramError where Unsloth cannot load the model, or the adapter cannot be read or does not fit it.
     """
-    settings = adapters.read_adapter(adapter, WEIGHTS)[0] if adapter is not None else None
+    lora = conversion.read(adapter, WEIGHTS) if adapter is not None else None
     with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
         loaded, tokenizer = load_model(model, _max_length(model), quantize)
-        if adapter is not None and settings is not None:
-            loaded = _with_adapter(loaded, settings, adapter, model.name)
+        if lora is not None:
+            loaded = with_adapter(loaded, lora, str(adapter), model.name)
         unsloth().FastLanguageModel.for_inference(loaded)
     tokenizer.padding_side = "right"  # for_inference turned it round; engram pads by itself
     return Session(loaded, tokenizer, device())
@@ -231,33 +240,6 @@ def _refuse_what_cannot_fit(model: Model, batches: Sequence[Batch], config: Conf
     )
     if problem:
         raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
-
-
-def _with_adapter(loaded: Any, settings: Mapping[str, Any], adapter: Path, name: str) -> Any:
-    """The model with this adapter's tensors, every one of them checked against the model's layers."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    def refuse(reason: str) -> EngramError:
-        return EngramError(f"the adapter does not fit {name}: {reason}", where=str(adapter), fix="make train")
-
-    try:
-        tensors = load_file(adapter / WEIGHTS)
-        rank, alpha, targets = int(settings["r"]), float(settings["lora_alpha"]), list(settings["target_modules"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise refuse(f"it cannot be read ({error})") from error
-    try:
-        peft = attach(loaded, rank, alpha, targets)
-    except (ValueError, AssertionError, KeyError, RuntimeError) as error:
-        raise refuse(str(error).splitlines()[0]) from error
-    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(peft).items()}
-    given = {key: tuple(value.shape) for key, value in tensors.items()}
-    if wrong := sorted(key for key in {*expected, *given} if expected.get(key) != given.get(key)):
-        key = wrong[0]
-        raise refuse(f"{key} is {given.get(key, 'missing')}, the model's is {expected.get(key, 'not there')}")
-    set_peft_model_state_dict(peft, tensors)
-    return peft
 
 
 def _options(session: Session, stop: frozenset[int], max_new_tokens: int, temperature: float) -> dict[str, Any]:

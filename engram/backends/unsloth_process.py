@@ -9,8 +9,11 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from engram import conversion
 from engram.backends import refuse_quantize
 from engram.config import SMALL_MODEL, Config
+from engram.conversion import peft_layout
+from engram.conversion.lora import Lora
 from engram.errors import EngramError
 from engram.files import cache_folder, readable_errors
 from engram.model import Model
@@ -123,19 +126,60 @@ def load_model(model: Model, max_length: int, quantize: str, config: Config | No
     return loaded, tokenizer
 
 
-def attach(loaded: Any, rank: int, alpha: float, targets: Sequence[str], config: Config | None = None) -> Any:
-    """The model with LoRA of this rank and alpha on the linear layers of these names."""
+def attach(
+    loaded: Any,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    config: Config | None = None,
+    blocks: Sequence[int] | None = None,
+) -> Any:
+    """The model with LoRA of this rank and alpha on the linear layers of these names, in all blocks or in these."""
     return unsloth().FastLanguageModel.get_peft_model(
         loaded,
         r=rank,
         lora_alpha=alpha,
         lora_dropout=config.dropout if config else 0.0,
         target_modules=list(targets),
+        layers_to_transform=blocks,
         bias="none",
         use_gradient_checkpointing=_checkpointing(config),
         random_state=config.seed if config else 0,
         use_rslora=False,
     )
+
+
+def with_adapter(loaded: Any, lora: Lora, where: str, name: str) -> Any:
+    """The model with this adapter's tensors, every one of them checked against the model's layers.
+
+    Unsloth is told the layers in the words that a conversion to PEFT's layout would use, whatever words the adapter's
+    own configuration has, and alpha / rank is the scale. Raises EngramError where the adapter does not fit.
+    """
+    import torch
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    def refuse(reason: str) -> EngramError:
+        return EngramError(f"the adapter does not fit {name}: {reason}", where=where, fix="make train")
+
+    said = peft_layout.write(lora)
+    try:
+        blocks = said.get("layers_to_transform")
+        peft = attach(loaded, lora.rank, said["lora_alpha"], said["target_modules"], blocks=blocks)
+    except (ValueError, AssertionError, KeyError, RuntimeError) as error:
+        raise refuse(str(error).splitlines()[0]) from error
+    tensors = peft_layout.tensors_of(lora)
+    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(peft).items()}
+    given = {key: tensor.shape for key, tensor in tensors.items()}
+    if wrong := sorted(key for key in {*expected, *given} if expected.get(key) != given.get(key)):
+        key = wrong[0]
+        raise refuse(f"{key} is {given.get(key, 'missing')}, the model's is {expected.get(key, 'not there')}")
+    dtypes = {short: getattr(torch, long) for short, long in conversion.DTYPES.items()}
+    values = {
+        key: torch.frombuffer(bytearray(tensor.data), dtype=dtypes[tensor.dtype]).reshape(tensor.shape)
+        for key, tensor in tensors.items()
+    }
+    set_peft_model_state_dict(peft, values)
+    return peft
 
 
 @contextlib.contextmanager

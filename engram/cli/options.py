@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -27,6 +28,9 @@ patterns_option = click.option(
 data_option = _path("data", DATA, "Folder of the data.")
 results_option = _path("results", RESULTS, "Folder of the results.")
 adapters_option = _path("adapters", ADAPTERS, "Folder of the adapters, one for each backend.")
+adapter_option = click.option(
+    "--adapter", type=click.Path(path_type=Path), help="Use this adapter, of any backend, instead of the backend's own."
+)
 backend_option = click.option("--backend", default="auto", show_default=True, help="auto, mlx, cuda or cpu.")
 model_option = click.option(
     "--model", default="auto", show_default=True, help="auto, a name of `engram models`, a hub id or a folder."
@@ -40,6 +44,11 @@ seed_option = click.option(
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe."
 )
+
+
+def used(backend: str, adapter: Path | None) -> str:
+    """The name of the results' folder: `<backend>`, or `<backend>-with-<folder>` where another adapter is used."""
+    return f"{backend}-with-{Path(os.path.abspath(adapter)).name}" if adapter else backend  # noqa: PTH100
 
 
 class Work(NamedTuple):

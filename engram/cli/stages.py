@@ -8,6 +8,7 @@ import click
 
 from engram.cli.options import (
     Work,
+    adapter_option,
     adapters_option,
     backend_option,
     data_option,
@@ -18,6 +19,7 @@ from engram.cli.options import (
     seed_option,
     set_option,
     stage_options,
+    used,
 )
 
 
@@ -78,16 +80,18 @@ def train(work: Work, data: Path, adapters: Path, results: Path) -> None:
     show_default=True,
     help="Which to answer.",
 )
+@adapter_option
 @stage_options
-def evaluate(work: Work, stage: str, data: Path, adapters: Path, results: Path) -> None:
+def evaluate(work: Work, stage: str, adapter: Path | None, data: Path, adapters: Path, results: Path) -> None:
     """Answer the test set before (baseline) and after (tuned), and score it."""
     from engram import evaluate as evaluation
     from engram import show, tables
 
     name, model, config = work
+    place, folder = results / used(name, adapter), adapter or adapters / name
     for one in ("baseline", "tuned") if stage == "both" else (stage,):
-        adapter = adapters / name if one == "tuned" else None
-        document = evaluation.evaluate(name, model, adapter, config, data, results / name / f"{one}.json", show.note)
+        given = folder if one == "tuned" else None
+        document = evaluation.evaluate(name, model, given, config, data, place / f"{one}.json", show.note)
         tables.result(document)
 
 
@@ -96,9 +100,18 @@ def evaluate(work: Work, stage: str, data: Path, adapters: Path, results: Path) 
 @click.option("--quiet", is_flag=True, help="Write it without printing it.")
 @click.option("--categories", is_flag=True, help="Print each category too.")
 @click.option("--across", is_flag=True, help="Print every run beside the others; refuse those that differ.")
+@adapter_option
 @backend_option
 @results_option
-def compare(only_show: bool, quiet: bool, categories: bool, across: bool, backend: str, results: Path) -> None:
+def compare(
+    only_show: bool,
+    quiet: bool,
+    categories: bool,
+    across: bool,
+    adapter: Path | None,
+    backend: str,
+    results: Path,
+) -> None:
     """Compare before and after, paired, and the backends with each other; say what is shown and what is not."""
     from engram import across as platforms
     from engram import backends, tables
@@ -109,7 +122,7 @@ def compare(only_show: bool, quiet: bool, categories: bool, across: bool, backen
         tables.across(together)
         platforms.refuse_unlike(together, results)
         return
-    place = results / backends.choose(backend)
+    place = results / used(backends.choose(backend), adapter)
     document = comparison.stored(place) if only_show else comparison.compare(place)
     if not only_show:
         platforms.collect(results)
@@ -147,13 +160,22 @@ def seeds(
 @click.option("--quick", is_flag=True, help="Replay the stored answers; load no model.")
 @click.option("--pause", is_flag=True, help="Wait for Enter between the parts.")
 @click.option("--prompt", help="Ask this instead of test prompts, before and after.")
+@adapter_option
 @model_option
 @backend_option
 @data_option
 @adapters_option
 @results_option
 def demo(
-    quick: bool, pause: bool, prompt: str | None, model: str, backend: str, data: Path, adapters: Path, results: Path
+    quick: bool,
+    pause: bool,
+    prompt: str | None,
+    adapter: Path | None,
+    model: str,
+    backend: str,
+    data: Path,
+    adapters: Path,
+    results: Path,
 ) -> None:
     """Show before and after side by side, on prompts of the test set."""
     from engram import backends
@@ -161,11 +183,12 @@ def demo(
     from engram import model as models
 
     name = backends.choose(backend)
+    folder = adapter or adapters / name
     if prompt is not None:
-        shown.ask(prompt, name, models.resolve(model), adapters / name)
+        shown.ask(prompt, name, models.resolve(model), folder)
     else:
         chosen = None if quick else models.resolve(model)
-        shown.perform(name, chosen, adapters / name, data, results, pause=pause)
+        shown.perform(name, chosen, folder, data, results / used(name, adapter), pause=pause)
 
 
 COMMANDS = (validate, data, train, evaluate, compare, seeds, demo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +126,25 @@ def container_figures() -> str:
 
 
 def cli_reference() -> str:
-    """`docs/cli.md`: the help of every command."""
+    """`docs/cli.md`: the help of every command, and of every command of a command."""
     from engram.cli import main as group
 
-    parts = ["# Commands\n\nMade from `engram --help` by `make docs`.\n"]
     settings = {**group.context_settings, "terminal_width": 100}
     context = click.Context(group, info_name="engram", **settings)
-    parts.append(f"\n```text\n{group.get_help(context)}\n```\n")
-    for name in sorted(group.commands):
-        inner = click.Context(group.commands[name], info_name=name, parent=context, **settings)
-        parts.append(f"\n## engram {name}\n\n```text\n{group.commands[name].get_help(inner)}\n```\n")
+    parts = ["# Commands\n\nMade from `engram --help` by `make docs`.\n", _help(context)]
+    parts += [_section(group.commands[name], name, context, settings) for name in sorted(group.commands)]
     return "".join(parts)
+
+
+def _section(command: click.Command, name: str, parent: click.Context, settings: Mapping[str, Any]) -> str:
+    context = click.Context(command, info_name=name, parent=parent, **settings)
+    inner: Mapping[str, click.Command] = getattr(command, "commands", {})
+    rest = "".join(_section(inner[name], name, context, settings) for name in sorted(inner))
+    return f"\n## {context.command_path}\n{_help(context)}{rest}"
+
+
+def _help(context: click.Context) -> str:
+    return f"\n```text\n{context.get_help()}\n```\n"
 
 
 def _reference(name: str, document: str) -> dict[str, Any]:

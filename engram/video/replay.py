@@ -23,7 +23,7 @@ def replay(backend: str, data: Path, results: Path) -> Show:
 
     def perform(console: Console, clock: Clock) -> None:
         with show.printing_on(console):
-            demo.perform(backend, None, Path(), data, results, clock=clock, hold=HOLD)
+            demo.perform(backend, None, Path(), data, results / backend, clock=clock, hold=HOLD)
         clock.sleep(END)
 
     return perform
