@@ -582,7 +582,7 @@ def test_eval_compare_and_demo_take_an_adapter(run: Run, tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["comparison.json", "mlx-with-foreign"]
     collected = json.loads((tmp_path / "results" / "comparison.json").read_text())
     assert list(collected["runs"]) == ["mlx-with-foreign"]
-    assert collected["backends"]["mlx-with-foreign"]["backend"] == "mlx"
+    assert collected["runs"]["mlx-with-foreign"]["backend"] == "mlx"
 
 
 def test_copies_of_a_folder_are_converted_to_the_same_bytes(run: Run, tmp_path: Path) -> None:

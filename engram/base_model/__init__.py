@@ -23,8 +23,9 @@ HELD_OUT_SEED = 1_000_003  # added to the seed; another stream of conversations
 HELD_OUT_CHAT = 1_000  # conversations whose loss is measured; the first 40 go into heldout.jsonl
 KEPT_ROWS = 40  # of each kind in heldout.jsonl
 SNIPPET = 480  # characters of a held-out text row
-REPLAY_ROWS = 600  # conversations of the training that a recipe may mix in again
+REPLAY_CHAT, REPLAY_TEXT = 600, 40  # rows of the training that a recipe may mix in again
 REPLAY_ANSWER, REPLAY_WHOLE = 16, 120  # tokens: short ones, which cost a fine-tuning little
+REPLAY_SNIPPET = 240  # characters of a text row
 
 
 def build(
@@ -86,7 +87,7 @@ def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callabl
     report(f"held out: chat {numbers['heldout_loss_chat']:.3f}, text {numbers['heldout_loss_text']:.3f}")
     pretrain.save_model(model, tokenizer, folder)
     write_held_out(folder / "heldout.jsonl", unseen, library.held_out)
-    write_replay(folder / "replay.jsonl", chat, tokenizer)
+    write_replay(folder / "replay.jsonl", chat, library.documents, tokenizer)
     data = {
         "conversations": len(chat),
         "documents": len(library.documents),
@@ -127,10 +128,12 @@ def write_held_out(path: Path, unseen: Sequence[Conversation], documents: Sequen
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_replay(path: Path, chat: Iterable[Conversation], tokenizer: Any) -> None:
-    """Write the first 600 short conversations of the training, for recipes that mix some in to keep what was known."""
+def write_replay(path: Path, chat: Iterable[Conversation], documents: Sequence[str], tokenizer: Any) -> None:
+    """Write short conversations and a few beginnings of documents, all from the training, for recipes to mix in."""
     short = (talk for talk in chat if _is_short(talk, tokenizer))
-    rows = [{"kind": "chat", "messages": talk} for talk in itertools.islice(short, REPLAY_ROWS)]
+    rows: list[dict[str, Any]] = [{"kind": "chat", "messages": talk} for talk in itertools.islice(short, REPLAY_CHAT)]
+    every = max(1, len(documents) // REPLAY_TEXT)
+    rows += [{"kind": "text", "text": text[:REPLAY_SNIPPET]} for text in documents[::every][:REPLAY_TEXT]]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -30,10 +30,12 @@ def rendered() -> dict[Path, str]:
     readme = ROOT / "README.md"
     parts = {"results": results_table(), "demo": demo_output(), "runtime": runtime_line()}
     gpu = ROOT / "docs" / "gpu.md"
+    measuring = ROOT / "docs" / "measuring.md"
     measured = {"gpu-check": gpu_check_table(), "container": container_figures()}
     return {
         readme: fill(readme.read_text("utf-8"), parts),
         gpu: fill(gpu.read_text("utf-8"), measured),
+        measuring: fill(measuring.read_text("utf-8"), {"replay": replay_table(), "platforms": platforms_table()}),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 
@@ -59,6 +61,31 @@ def results_table() -> str:
             cells = [wanted.label, *(cell.replace("\n", " ") for cell in row)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def replay_table() -> str:
+    """What mixing general rows in buys and costs: the default recipe with and without, same seed."""
+    lines = ["| recipe | recall | perplexity, text | perplexity, chat | answers changed | training | from |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name in ("no-replay-0", "default-0"):
+        found = _reference(name, "comparison")
+        kept, tuned, trained = found["retention"], found["tuned"], found["training"]
+        shown = [f"{tables.number(kept[k]['before'])} → {tables.number(kept[k]['after'])}" for k in ("text", "chat")]
+        recall = f"{show.percent(tuned['recall']['exact'])} {show.interval(tuned['recall']['ci95'])}"
+        changed = f"{show.percent(kept['changed']['share'])} {show.interval(kept['changed']['ci95'])}"
+        took = f"{trained['tokens']:,} tokens, {trained['train_seconds']:.0f} s"
+        cells = [f"replay = {found['recipe']['replay']:g}", recall, *shown, changed, took]
+        lines.append("| " + " | ".join([*cells, f"`results/reference/tiny/{name}/`"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def platforms_table() -> str:
+    """The two backends on one machine, as `make compare` prints them."""
+    document = results.read(REFERENCE / "platforms.json", "comparisons", "make reference")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        tables.across(document)
+    lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
+    return "From `results/reference/tiny/platforms.json`:\n\n```text\n" + "\n".join(lines) + "\n```\n"
 
 
 def runtime_line() -> str:
