@@ -41,6 +41,8 @@ ifneq ($(filter cuda cpu,$(NAME)),)
 READY := $(VENV)/.ready-$(NAME)
 WEIGHTS := adapter_model.safetensors
 endif
+# where Unsloth runs when it is compared with MLX
+PARITY := $(if $(filter cuda,$(NAME)),cuda,cpu)
 # any stamp is enough to look at the machine
 SOME_READY := $(firstword $(wildcard $(VENV)/.ready $(VENV)/.ready-cuda $(VENV)/.ready-cpu) $(VENV)/.ready)
 
@@ -56,8 +58,8 @@ OUT := results/$(NAME)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare demo all verify-model doctor gpu-check base-model reference docs \
-  docker-build docker-train docker-demo docker-shell docker-test test lint format clean distclean FORCE
+.PHONY: help setup data validate train eval compare demo all verify-model doctor gpu-check parity base-model \
+  reference docs docker-build docker-train docker-demo docker-shell docker-test test lint format clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -72,7 +74,7 @@ help: ## this list
 	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns; several with commas)"
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
-	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
+	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\"; for parity: --quick)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
 
@@ -104,6 +106,10 @@ doctor: $(SOME_READY) ## what this machine has and lacks
 
 gpu-check: | $(PYTHON) ## Unsloth against plain TRL + PEFT: curves, speed, memory (eight minutes at most)
 	@$(PYTHON) -m engram.report.gpu_check --backend $(BACKEND)
+
+parity: $(VENV)/.ready $(VENV)/.ready-$(PARITY) ## MLX and Unsloth on one loss curve (ARGS=--quick)
+	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(call install,-e ".[plots]")
+	@$(PYTHON) -m engram.report.parity --backend $(PARITY) $(ARGS)
 
 base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on two cores)
 	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-e ".[base-model]")

@@ -19,7 +19,7 @@ Path = tuple[str | int, ...]
 
 NAMES = (
     *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
-    *("gpu-check", "container"),
+    *("gpu-check", "container", "parity"),
 )
 _REFERRED = ("common", "comparison")  # what other schemas refer to
 
