@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,7 +44,7 @@ def quick() -> Size:
 
 def run(backend: str, size: Size, root: Path, jobs: int) -> dict[str, Any]:
     """Everything; the document, not yet written. Raises EngramError where the matched runs did not come about."""
-    started, load = time.monotonic(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     for seed in size.seeds:
         files = find_files()
         dataset.write_data(load_patterns(files), files, root / f"data-{seed}", seed)
@@ -74,7 +73,7 @@ def run(backend: str, size: Size, root: Path, jobs: int) -> dict[str, Any]:
         "half_precision": _half(found, base),
         "targets": compare.targets(pairs, JUDGED if backend == "cpu" else ""),
         "not_run": missing,
-        "seconds": time.monotonic() - started,
+        "seconds": sum(made.get("seconds", 0.0) for made in found.values()),
         "load": load,
         "provenance": results.provenance(),
     }

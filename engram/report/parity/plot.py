@@ -53,6 +53,9 @@ def write(document: dict[str, Any], path: Path) -> None:
             _curves(grid[0][column], pairs[0], _title(recipe, document["recipes"][recipe]))
             _distance(grid[1][column], pairs)
             if column == 0:
+                grid[1][0].legend(
+                    loc="upper left", markerscale=2, ncols=len(pairs), columnspacing=1.0, handletextpad=0.2
+                )
                 _floor(grid[1][column], document["controls"], len(pairs[0]["difference"]))
         highest = max(loss for pair in document["pairs"] for loss in pair["losses"]["mlx"])
         grid[0][0].set_ylim(0, 1.05 * highest)
@@ -91,8 +94,6 @@ def _distance(axes: Any, pairs: list[dict[str, Any]]) -> None:
     axes.set_ylim(5e-8, 1e-1)
     axes.set_xlabel("step")
     axes.grid(axis="y")
-    if len(pairs) > 1:
-        axes.legend(loc="lower right", markerscale=2)
 
 
 def _floor(axes: Any, controls: list[dict[str, Any]], last: int) -> None:
@@ -104,7 +105,7 @@ def _floor(axes: Any, controls: list[dict[str, Any]], last: int) -> None:
     axes.plot([1, 100, 100, last], [near, near, whole, whole], color=GREY, linewidth=1.2, linestyle=(0, (4, 2)))
     axes.annotate(
         *("one backend against itself", (last, whole)),
-        **{"xytext": (0, 9), "textcoords": "offset points", "ha": "right", "fontsize": 8.5},
+        **{"xytext": (0, 18), "textcoords": "offset points", "ha": "right", "fontsize": 8.5},
     )
 
 
