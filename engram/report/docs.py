@@ -12,6 +12,7 @@ import click
 
 from engram import demo, results, show
 from engram.files import PACKAGE, write_text
+from engram.report import parity_page
 from engram.report.reference import REFERENCE, RUNS
 
 ROOT = PACKAGE.parent
@@ -30,9 +31,11 @@ def rendered() -> dict[Path, str]:
     parts = {"results": results_table(), "demo": demo_output(), "runtime": runtime_line()}
     gpu = ROOT / "docs" / "gpu.md"
     measured = {"gpu-check": gpu_check_table(), "container": container_figures()}
+    page = ROOT / "docs" / "parity.md"
     return {
         readme: fill(readme.read_text("utf-8"), parts),
         gpu: fill(gpu.read_text("utf-8"), measured),
+        page: fill(page.read_text("utf-8"), parity_page.parts(CHECKS / "parity.json")),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 

@@ -87,10 +87,11 @@ def targets(pairs: Sequence[dict[str, Any]], judged: str) -> list[dict[str, Any]
     rows = []
     for recipe in dict.fromkeys(pair["recipe"] for pair in pairs):
         mine = [pair for pair in pairs if pair["recipe"] == recipe]
-        for name, limit in (("first_100", FIRST_100), ("first_200", FIRST_200), ("largest", FIRST_200)):
+        short = FIRST_100 if all(pair["curves"]["first_100"] is None for pair in mine) else FIRST_200
+        for name, limit in (("first_100", FIRST_100), ("first_200", FIRST_200), ("largest", short)):
             found = [pair["curves"][name] for pair in mine if pair["curves"][name] is not None]
-            short = all(pair["curves"]["first_200"] is None for pair in mine)
-            if found and (name != "largest" or short):  # a short run is held to the looser limit as a whole
+            whole = any(pair["curves"]["first_200"] is not None for pair in mine)
+            if found and (name != "largest" or not whole):  # a shorter run is held to the limit of its last step
                 rows.append(_target(recipe, name, limit, max(found), max(found) <= limit, judged))
         shares = [pair["answers"]["share"] for pair in mine if pair["answers"]]
         if shares:
