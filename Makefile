@@ -46,6 +46,8 @@ ifneq ($(filter cuda cpu,$(NAME)),)
 READY := $(VENV)/.ready-$(NAME)
 WEIGHTS := adapter_model.safetensors
 endif
+# where Unsloth runs when it is compared with MLX
+PARITY := $(if $(filter cuda,$(NAME)),cuda,cpu)
 # any stamp is enough to look at the machine
 SOME_READY := $(firstword $(wildcard $(VENV)/.ready $(VENV)/.ready-cuda $(VENV)/.ready-cpu) $(VENV)/.ready)
 
@@ -71,7 +73,7 @@ MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
 .PHONY: help setup data validate train eval compare seeds verify demo all record record-compare setup-video export-eval \
-  verify-model doctor gpu-check base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
+  verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
   test lint format clean distclean FORCE
 
 help: ## this list
@@ -90,7 +92,7 @@ help: ## this list
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
-	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
+	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\"; for parity: --quick)"
 	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
@@ -141,6 +143,10 @@ doctor: $(SOME_READY) ## what this machine has and lacks
 
 gpu-check: | $(PYTHON) ## Unsloth against plain TRL + PEFT: curves, speed, memory (eight minutes at most)
 	@$(PYTHON) -m engram.report.gpu_check --backend $(BACKEND)
+
+parity: $(VENV)/.ready $(VENV)/.ready-$(PARITY) ## MLX and Unsloth on one loss curve (ARGS=--quick)
+	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(call install,-e ".[plots]")
+	@$(PYTHON) -m engram.report.parity --backend $(PARITY) $(ARGS)
 
 base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on two cores)
 	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-e ".[base-model]")

@@ -11,7 +11,17 @@ from engram import backends, general, results
 from engram.backends import Progress, TrainingRun
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
-from engram.encoding import Batch, encode, learning_rates, load_encoder, make_batch, plan_batches, plan_validation
+from engram.encoding import (
+    Batch,
+    Encoded,
+    Encoder,
+    encode,
+    learning_rates,
+    load_encoder,
+    make_batch,
+    plan_batches,
+    plan_validation,
+)
 from engram.files import new_folder, sha256
 from engram.model import Model
 
@@ -62,16 +72,24 @@ class Plan:
 def planned(model: Model, config: Config, data: Path) -> Plan:
     """The batches of a run, the same for every backend; raises EngramError for missing data and rows too long."""
     encoder = load_encoder(model)
-    train, valid = (encode(encoder, read_split(data, name), config.max_length) for name in ("train", "valid"))
-    known = general.replay_set(model) if config.replay else None
-    replay = general.encode_general(encoder, known.rows) if known else []
-    rows, plan = plan_batches(train, config, replay)
-    used = len({i for batch in plan for i in batch if i >= len(train)})
+    valid = encode(encoder, read_split(data, "valid"), config.max_length)
+    rows, plan, mixed_in = rows_and_plan(model, encoder, config, data)
     return Plan(
         [make_batch([rows[i] for i in batch], encoder.pad_id) for batch in plan],
         [make_batch([valid[i] for i in batch], encoder.pad_id) for batch in plan_validation(valid, config)],
-        {"name": known.name, "sha256": known.sha256, "rows": used} if known else None,
+        mixed_in,
     )
+
+
+def rows_and_plan(
+    model: Model, encoder: Encoder, config: Config, data: Path
+) -> tuple[list[Encoded], list[list[int]], dict[str, Any] | None]:
+    """All rows that are trained on, the batches as indices into them, and what was mixed in from elsewhere."""
+    train = encode(encoder, read_split(data, "train"), config.max_length)
+    known = general.replay_set(model) if config.replay else None
+    rows, plan = plan_batches(train, config, general.encode_general(encoder, known.rows) if known else ())
+    used = len({i for batch in plan for i in batch if i >= len(train)})
+    return rows, plan, {"name": known.name, "sha256": known.sha256, "rows": used} if known else None
 
 
 def _steps(run: TrainingRun, batches: list[Batch], config: Config) -> list[dict[str, Any]]:

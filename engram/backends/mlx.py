@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion
-from engram.backends import Answer, Curve, Progress, TrainingRun, blas, refuse_quantize
+from engram.backends import Answer, Curve, Progress, TrainingRun, blas, mlx_numerics, refuse_quantize
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
 from engram.errors import EngramError
@@ -80,7 +80,7 @@ def train(
     loaded.freeze()
     trainable = _attach(loaded, config)
     mx.reset_peak_memory()
-    optimizer = _optimizer(config, len(batches))
+    optimizer = mlx_numerics.adamw(config, learning_rates(config, len(batches)))
     progress.start(len(batches))
     curve = Curve(progress, batches)
     arguments = TrainingArgs(
@@ -236,29 +236,6 @@ def _attach(model: Any, config: Config) -> int:
     return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
 
 
-def _optimizer(config: Config, steps: int) -> Any:
-    mx = _mlx()
-    import mlx.optimizers as optim
-
-    rates = mx.array(learning_rates(config, steps))
-    adamw = optim.AdamW(
-        learning_rate=lambda step: rates[mx.minimum(step, steps - 1)],
-        betas=[config.beta1, config.beta2],
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        bias_correction=True,
-    )
-    if config.clip == 0:
-        return adamw
-    update = adamw.update
-
-    def clipped(model: Any, gradients: Any) -> None:
-        update(model, optim.clip_grad_norm(gradients, config.clip)[0])
-
-    adamw.update = clipped
-    return adamw
-
-
 def _iterate(dataset: Sequence[Batch], loop: bool = False, **_: Any) -> Iterator[tuple[Any, ...]]:
     """The planned batches in their order, as mlx-lm's trainer asks for them."""
     while True:
@@ -282,12 +259,10 @@ def _loss(model: Any, tokens: Any, positions: Any, targets: Any, weights: Any) -
 def _token_losses(model: Any, tokens: Any, positions: Any, targets: Any) -> Any:
     """Cross-entropy in float32 [targets] at the learned positions; the logits of no other are computed."""
     mx = _mlx()
-    import mlx.nn as nn
-
     body, head = _parts(model)
     hidden = body(tokens)
     chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
-    return nn.losses.cross_entropy(head(chosen).astype(mx.float32), targets)
+    return mlx_numerics.cross_entropy(head(chosen).astype(mx.float32), targets)
 
 
 def _parts(model: Any) -> tuple[Any, Any]:

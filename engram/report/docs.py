@@ -13,6 +13,7 @@ import click
 
 from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
+from engram.report import parity_page
 from engram.report.reference import REFERENCE, RUNS
 
 ROOT = PACKAGE.parent
@@ -32,10 +33,12 @@ def rendered() -> dict[Path, str]:
     gpu = ROOT / "docs" / "gpu.md"
     measuring = ROOT / "docs" / "measuring.md"
     measured = {"gpu-check": gpu_check_table(), "container": container_figures()}
+    page = ROOT / "docs" / "parity.md"
     return {
         readme: fill(readme.read_text("utf-8"), parts),
         gpu: fill(gpu.read_text("utf-8"), measured),
         measuring: fill(measuring.read_text("utf-8"), {"replay": replay_table(), "platforms": platforms_table()}),
+        page: fill(page.read_text("utf-8"), parity_page.parts(CHECKS / "parity.json")),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 

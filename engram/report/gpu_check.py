@@ -13,18 +13,18 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, config, dataset, encoding, gpu, machine, model, results, show
+from engram import adapters, backends, config, dataset, encoding, gpu, machine, model, results, show, train
 from engram.config import Config
 from engram.errors import EngramError
 from engram.files import PACKAGE, write_bytes, write_text
 from engram.patterns import find_files, load_patterns
+from engram.report.worker import Silent, run_apart
 
 REFERENCE = PACKAGE.parent / "results" / "reference"
 SECONDS = 450  # for everything; eight minutes with what starting and writing take
@@ -130,8 +130,7 @@ def work(order: dict[str, Any]) -> None:
     settled = config.load_config("default", chosen.parameters)
     settled = dataclasses.replace(settled, steps=steps, batch_size=batch_size, validate_every=steps + 1)
     encoder = encoding.load_encoder(chosen)
-    rows = encoding.encode(encoder, dataset.read_split(folder / "data", "train"), settled.max_length)
-    rows, plan = encoding.plan_batches(rows, settled)
+    rows, plan, _ = train.rows_and_plan(chosen, encoder, settled, folder / "data")
     batches = [encoding.make_batch([rows[i] for i in numbers], encoder.pad_id) for numbers in plan]
     test = dataset.read_split(folder / "data", "test")[:prompts]
     adapter = folder / f"{which}-adapter"
@@ -155,24 +154,11 @@ def work(order: dict[str, Any]) -> None:
     write_text(folder / f"{which}-{order['run']}.json", json.dumps(figures))
 
 
-class _Silent:
-    """Progress that nobody watches."""
-
-    def start(self, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Nothing."""
-
-    def validation(self, step: int, loss: float) -> None:
-        """Nothing."""
-
-
 def _unsloth(chosen: model.Model, batches: Any, settled: Config, backend: str, adapter: Path) -> tuple[Any, Any]:
     """Engram's own backend."""
     module = backends.get(backend)
     with tempfile.TemporaryDirectory() as scratch:
-        run = module.train(chosen, batches, [], settled, Path(scratch), _Silent())
+        run = module.train(chosen, batches, [], settled, Path(scratch), Silent())
     return _figures(run, batches, run.peak_memory_bytes), module.load(chosen, adapter)
 
 
@@ -196,7 +182,7 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
         lora = LoraConfig(r=settled.rank, lora_alpha=settled.alpha, target_modules=targets, task_type="CAUSAL_LM")
         peft = get_peft_model(base.to("cuda" if cuda else "cpu"), lora)
         training.start_at_the_shared_adapter(peft, settled)
-        curve = training.run(peft, batches, [], settled, _Silent(), cuda=cuda)
+        curve = training.run(peft, batches, [], settled, Silent(), cuda=cuda)
     write_bytes(adapter / unsloth.WEIGHTS, unsloth.serialised(peft))
     described = adapters.peft_config(settled, chosen.name, targets)
     write_text(adapter / adapters.CONFIG, json.dumps(described, indent=2) + "\n")
@@ -219,21 +205,8 @@ def _figures(run: Any, batches: Any, memory: int) -> dict[str, Any]:
 
 def _order(order: dict[str, Any], seconds: float) -> dict[str, Any]:
     """What a worker found out, or the reason why it did not."""
-    if seconds < 10:
-        return {"reason": "no time left"}
-    command = [sys.executable, "-m", "engram.report.gpu_check", "--worker", json.dumps(order)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PACKAGE.parent)}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, env=environment, cwd=order["folder"], check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"reason": f"not done within the {seconds:.0f} s that were left"}
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        return {"reason": lines[-1][:300] if lines else f"exit code {done.returncode}"}
-    found: dict[str, Any] = json.loads((Path(order["folder"]) / f"{order['which']}-{order['run']}.json").read_bytes())
-    return found
+    result = Path(order["folder"]) / f"{order['which']}-{order['run']}.json"
+    return run_apart("engram.report.gpu_check", order, result, seconds)
 
 
 def _part(which: str, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:

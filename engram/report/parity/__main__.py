@@ -1,0 +1,5 @@
+"""`python -m engram.report.parity`."""
+
+from engram.report.parity import main
+
+main()
