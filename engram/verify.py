@@ -198,15 +198,15 @@ def _model(document: dict[str, Any], places: Places) -> Finding:
 
 
 def _adapter(document: dict[str, Any], path: Path, places: Places) -> Finding:
-    what = "the adapter"
-    folders = [places.adapters / document["backend"], path.parent / "adapter"]
-    files = [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
-    if not files:
-        return Finding(what, skipped=f"no adapter in {folders[0]}")
-    wanted = document["adapter"]["sha256"]
-    if wanted in [sha256(file) for file in files]:
+    """The adapter by its hash, wherever among the adapters it lies: one backend may have used another's."""
+    what, wanted = "the adapter", document["adapter"]["sha256"]
+    files = [*places.adapters.glob("*/*.safetensors"), *(path.parent / "adapter").glob("*.safetensors")]
+    if wanted in [sha256(file) for file in sorted(files)]:
         return Finding(what)
-    return Finding(what, (f"adapter.sha256: {wanted[:12]}…, that of {files[0]} is {sha256(files[0])[:12]}…",))
+    own = sorted([*(places.adapters / document["backend"]).glob("*.safetensors"), *(path.parent / "adapter").glob("*")])
+    if not own or "-with-" in path.parent.name:
+        return Finding(what, skipped=f"not in {places.adapters}")
+    return Finding(what, (f"adapter.sha256: {wanted[:12]}…, that of {own[0]} is {sha256(own[0])[:12]}…",))
 
 
 def _changed(document: dict[str, Any], stage: str, file: Path) -> bool:

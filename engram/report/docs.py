@@ -54,16 +54,26 @@ def fill(text: str, parts: dict[str, str]) -> str:
 
 
 def results_table() -> str:
-    """Recall, generalization and retention of each reference run, with n, intervals and the test."""
-    lines = [
-        "| run | measure | n | before | after | change | p (McNemar) | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Recall, generalization and retention of each reference run, with n, interval and the test."""
+    lines = ["| run | recall | generalization | perplexity, text | perplexity, chat | general answers changed |"]
+    lines.append("|---|---|---|---|---|---|")
     for name, wanted in RUNS.items():
-        for row in tables.comparison_rows(_reference(name, "comparison")):
-            cells = [wanted.label, *(cell.replace("\n", " ") for cell in row)]
-            lines.append("| " + " | ".join(cells) + " |")
+        found = _reference(name, "comparison")
+        splits = [_split_cell(found, split) for split in found["improvement"]]
+        lines.append("| " + " | ".join([wanted.label, *splits, *_retention_cells(found)]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _split_cell(found: dict[str, Any], split: str) -> str:
+    before, after, change = found["baseline"][split], found["tuned"][split], found["improvement"][split]
+    shares = f"{show.percent(before['exact'])} → **{show.percent(after['exact'])}** {show.interval(after['ci95'])}"
+    return f"{shares}, n = {change['n']}, p {tables.p_value(change['p_value'])}: {change['verdict']}"
+
+
+def _retention_cells(found: dict[str, Any]) -> list[str]:
+    kept = found["retention"]
+    shown = [f"{tables.number(kept[k]['before'])} → {tables.number(kept[k]['after'])}" for k in ("text", "chat")]
+    return [*shown, f"{show.percent(kept['changed']['share'])} {show.interval(kept['changed']['ci95'])}"]
 
 
 def replay_table() -> str:
@@ -72,12 +82,10 @@ def replay_table() -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for name in ("no-replay-0", "default-0"):
         found = _reference(name, "comparison")
-        kept, tuned, trained = found["retention"], found["tuned"], found["training"]
-        shown = [f"{tables.number(kept[k]['before'])} → {tables.number(kept[k]['after'])}" for k in ("text", "chat")]
-        recall = f"{show.percent(tuned['recall']['exact'])} {show.interval(tuned['recall']['ci95'])}"
-        changed = f"{show.percent(kept['changed']['share'])} {show.interval(kept['changed']['ci95'])}"
+        recall, trained = found["tuned"]["recall"], found["training"]
+        share = f"{show.percent(recall['exact'])} {show.interval(recall['ci95'])}"
         took = f"{trained['tokens']:,} tokens, {trained['train_seconds']:.0f} s"
-        cells = [f"replay = {found['recipe']['replay']:g}", recall, *shown, changed, took]
+        cells = [f"replay = {found['recipe']['replay']:g}", share, *_retention_cells(found), took]
         lines.append("| " + " | ".join([*cells, f"`results/reference/tiny/{name}/`"]) + " |")
     return "\n".join(lines) + "\n"
 
