@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import engram
-from engram.base_model import build, card, write_held_out
+from engram.base_model import build, card, write_held_out, write_replay
 from engram.base_model.conversations import MAKERS, OFF_LIMITS, conversations
 from engram.base_model.library_text import Entry, Library, first_sentence, module_name, read_library
 from engram.base_model.pretrain import Schedule
@@ -204,6 +204,17 @@ def test_held_out_rows(tmp_path: Path) -> None:
     write_held_out(tmp_path / "heldout.jsonl", talks, ["short", "x" * 2000, "y" * 90_000])
     rows = [json.loads(line) for line in (tmp_path / "heldout.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["kind"] for row in rows] == ["chat"] * 40 + ["text"] * 40
+
+
+def test_replay_rows_are_short_and_from_the_training(tokenizer: Any, tmp_path: Path) -> None:
+    talks = list(conversations(small_bank(), 2, 400))
+    documents = [f"document {i} " + "word " * 200 for i in range(100)]
+    write_replay(tmp_path / "replay.jsonl", talks, documents, tokenizer)
+    rows = [json.loads(line) for line in (tmp_path / "replay.jsonl").read_text(encoding="utf-8").splitlines()]
+    chats, texts = ([row for row in rows if row["kind"] == kind] for kind in ("chat", "text"))
+    assert 0 < len(chats) < 400 and all(row["messages"] in talks for row in chats)
+    assert max(len(tokenizer.encode(row["messages"][-1]["content"])) for row in chats) < 16
+    assert len(texts) == 40 and all(len(row["text"]) == 240 for row in texts)
 
 
 def test_without_torch_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

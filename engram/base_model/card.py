@@ -82,7 +82,8 @@ pattern's words as part of a file, though never as a prompt and its answer.
 Held out are {heldout_conversations:,} conversations from another seed of which no question occurs in training (loss of
 the answers only; the training column includes the prompts at their weight), and {heldout_documents} documents of the
 library. They come from the same generator and the same library, so this measures memory of the form, not knowledge.
-`heldout.jsonl` holds 40 pieces of each; `training.json` holds every number of this card.
+`heldout.jsonl` holds 40 pieces of each; `replay.jsonl` holds 600 conversations and 40 texts of the training itself, for
+recipes that mix some in to forget less; `training.json` holds every number of this card.
 
 The same seed gives the same conversations and the same batches for one Python release; the weights also depend on the
 processor and on the versions above, and another machine does not give them bit for bit.
