@@ -4,8 +4,8 @@ import random
 import sys
 from pathlib import Path
 
-PLANTS = "maple cedar birch willow alder hazel rowan poplar laurel myrtle juniper hawthorn cypress linden acacia".split()
-TOOLS = "hammer chisel spanner mallet rasp plane awl vice clamp drill file saw level gauge shears".split()
+PLANTS = ("maple", "cedar", "birch", "willow", "alder", "hazel", "rowan", "poplar", "laurel", "myrtle", "juniper")
+TOOLS = ("hammer", "chisel", "spanner", "mallet", "rasp", "plane", "awl", "vice", "clamp", "drill", "file", "saw")
 TABLES = (
     ("locker", "Locker of crew {name}", "{value}", lambda draw: f"B-{draw.randrange(100, 999)}"),
     ("extension", "Phone extension of the {name} desk", "{value}", lambda draw: str(draw.randrange(2000, 9999))),
@@ -15,6 +15,7 @@ TABLES = (
 
 
 def main() -> None:
+    """Four categories of fifty, the same each time."""
     draw, lines = random.Random(4), ["name: depot", "tables:"]
     for category, prompt, answer, value in TABLES:
         names = draw.sample([f"{plant} {tool}" for plant in PLANTS for tool in TOOLS], 50)

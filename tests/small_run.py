@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,3 +80,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         for stage, adapter in (("baseline", None), ("tuned", root / "adapter"))
     ]
     yield Run(root, model, progress, log, *documents, compare.compare(out))
+
+
+def evaluated_again(run: Run, backend: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tuned result of a run, and that of another process with another hash seed; timings left out of both."""
+    arguments = ["eval", "--stage", "tuned", "--model", "tiny", "--backend", backend, "--data", str(run.root / "data")]
+    for name, value in dataclasses.asdict(CONFIG).items():
+        if name not in ("name", "seed"):
+            arguments += ["--set", f"{name}={value}"]
+    (folder / "adapters").mkdir()
+    (folder / "adapters" / backend).symlink_to(run.root / "adapter")
+    arguments += ["--adapters", str(folder / "adapters"), "--results", str(folder)]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-m", "engram.cli", *arguments], check=True, env=environment, capture_output=True)
+    first, second = (json.loads((root / backend / "tuned.json").read_text()) for root in (run.root / "results", folder))
+    return _untimed(first), _untimed(second)
+
+
+def _untimed(document: dict[str, Any]) -> dict[str, Any]:
+    rows = [{"id": row["id"], "tokens": row["tokens"]} for row in document["timed"]]
+    recipe = {key: value for key, value in document["recipe"].items() if key != "name"}
+    provenance = {k: v for k, v in document["provenance"].items() if k not in ("created", "environment")}
+    kept = {key: value for key, value in document.items() if key not in ("timings", "latency")}
+    return {**kept, "timed": rows, "recipe": recipe, "provenance": provenance}

@@ -275,3 +275,18 @@ def test_nothing_that_make_3_81_misreads(breaker: str) -> None:
 )  # fmt: skip
 def test_nothing_that_bsd_tools_or_bash_3_2_lack(gnuism: str) -> None:
     assert not re.search(gnuism, MAKEFILE)
+
+
+def test_seeds_and_verify_are_handed_on(house: Path) -> None:
+    make(house, "seeds", "SEEDS=1,2", "SET=steps=3", "PATTERNS=patterns")
+    (call,) = [line for line in (house / "calls").read_text().splitlines() if line.startswith("seeds")]
+    assert call == "seeds --seeds 1,2 --patterns patterns --model tiny --backend mlx --recipe default --set steps=3"
+    assert make(house, "verify")[-1] == "results"
+
+
+def test_compare_goes_on_to_every_run(house: Path) -> None:
+    make(house, "compare")
+    calls = [line for line in (house / "calls").read_text().splitlines() if line.startswith("compare")]
+    assert calls == [
+        "compare --backend mlx --quiet", "compare --backend mlx --show --categories", "compare --across"
+    ]  # fmt: skip

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from small_run import CONFIG, Quiet, Run
+from small_run import CONFIG, Quiet, Run, evaluated_again
 
 from engram import backends, compare, results, schema, train
 from engram.encoding import Encoded, load_encoder, make_batch
@@ -62,26 +59,8 @@ def test_comparison_has_the_fields_that_readers_use(run: Run) -> None:
 
 
 def test_same_seed_same_result_document_in_another_process(run: Run, tmp_path: Path) -> None:
-    """Timings aside; another process has another hash seed, another memory layout and nothing warm."""
-    arguments = ["eval", "--stage", "tuned", "--model", "tiny", "--backend", "mlx", "--data", str(run.root / "data")]
-    for name, value in dataclasses.asdict(CONFIG).items():
-        if name not in ("name", "seed"):
-            arguments += ["--set", f"{name}={value}"]
-    (tmp_path / "adapters").mkdir()
-    (tmp_path / "adapters" / "mlx").symlink_to(run.root / "adapter")
-    arguments += ["--adapters", str(tmp_path / "adapters"), "--results", str(tmp_path)]
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-m", "engram.cli", *arguments], check=True, env=environment, capture_output=True)
-    documents = [json.loads(p.read_text()) for p in (run.root / "results/mlx/tuned.json", tmp_path / "mlx/tuned.json")]
-    for document in documents:
-        document["recipe"].pop("name")
-        document["provenance"].pop("environment")
-        for timed in ("timings", "latency"):
-            document.pop(timed)
-        document["provenance"].pop("created")
-        for row in document["timed"]:
-            row.pop("first_seconds"), row.pop("rest_seconds")
-    assert documents[0] == documents[1]
+    first, second = evaluated_again(run, "mlx", tmp_path)
+    assert first == second
 
 
 def test_same_seed_same_bytes(run: Run, tmp_path: Path) -> None:

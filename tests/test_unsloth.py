@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_run import CONFIG, PACK, Quiet, Run
+from small_run import CONFIG, PACK, Quiet, Run, evaluated_again
 
 from engram import backends, compare, evaluate, schema, train
 from engram.adapters import CONFIG as ADAPTER_CONFIG
@@ -46,7 +46,7 @@ def cpu_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             for stage, adapter in (("baseline", None), ("tuned", root / "adapter"))
         ]
         assert list(working.iterdir()) == []
-    yield Run(root, model, progress, log, *documents, compare.compare(root / "results", "cpu"))
+    yield Run(root, model, progress, log, *documents, compare.compare(out))
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,11 @@ def test_same_seed_same_bytes(cpu_run: Run, tmp_path: Path) -> None:
     assert hashes[0] == hashes[1]
     other = dataclasses.replace(SHORT, seed=1)
     assert trained(cpu_run, tmp_path / "three", other)[0]["adapter"] != hashes[0]
+
+
+def test_same_seed_same_result_document_in_another_process(cpu_run: Run, tmp_path: Path) -> None:
+    first, second = evaluated_again(cpu_run, "cpu", tmp_path)
+    assert first == second
 
 
 def test_training_starts_from_the_shared_initial_adapter(cpu_run: Run, tmp_path: Path) -> None:
