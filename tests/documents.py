@@ -75,6 +75,7 @@ def training(adapter: str, backend: str = "mlx", losses: tuple[float, ...] = (1.
         "document": "training",
         **{name: document[name] for name in ("schema_version", "backend", "device", "model", "data")},
         **{name: document[name] for name in ("recipe", "provenance")},
+        "replay": None,
         "adapter": {"sha256": adapter, "parameters": 10},
         "steps": [
             {"step": i + 1, "loss": loss, "learning_rate": rate, "answer_tokens": 3, "seconds": 0.1}

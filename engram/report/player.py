@@ -80,8 +80,9 @@ def _spans(row: Row, styles: dict[Style, int]) -> list[Span]:
     for style, cells in groupby(row, key=_style):
         text = visible("".join(cell.text for cell in cells))
         spans.append((styles.setdefault(style, len(styles)), text))
-    while spans and not spans[-1][1].strip() and _looks_empty(list(styles)[spans[-1][0]]):
-        spans.pop()
+    if spans and _looks_empty(list(styles)[spans[-1][0]]):
+        number, text = spans.pop()
+        spans += [(number, text.rstrip(" "))] if text.strip(" ") else []
     return spans
 
 

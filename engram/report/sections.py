@@ -16,10 +16,10 @@ ABOUT = {
     "generalization": "Held-out patterns, never taught in any words.",
 }
 TARGETS = {
-    "first_100": "largest difference of the losses, first 100 steps, nats",
-    "first_200": "largest difference of the losses, first 200 steps, nats",
-    "largest": "largest difference of the losses, all steps, nats",
-    "same_answers": "share of the same greedy answers",
+    "first_100": "losses over the first 100 steps, nats",
+    "first_200": "losses over 200 steps, nats",
+    "largest": "losses over all steps, nats",
+    "same_answers": "same greedy answers, share",
 }
 
 
@@ -106,13 +106,16 @@ def parity_section(document: dict[str, Any]) -> dict[str, Any]:
     """The parity document's targets: what was asked for, what was measured. Fields that are not there are left out."""
     rows = []
     for target in document.get("targets") or []:
-        name = str(target.get("name", ""))
-        met = "yes" if target.get("met") else "no"
-        figures = [tables.number(target.get(key)) for key in ("limit", "measured")]
-        rows.append([TARGETS.get(name, name), str(target.get("recipe", "")), *figures, met])
-    pairs = document.get("pairs") or []
-    lead = f"MLX and Unsloth on the same batches from the same adapter: {len(pairs)} pairs of training runs."
-    return {"lead": lead, "table": Table(["", "Recipe", "Limit", "Measured, worst", "Met"], rows)}
+        name, measured = str(target.get("name", "")), target.get("measured")
+        shown = percent(measured) if name == "same_answers" else "–" if measured is None else f"{measured:.1e}"
+        limit, met = tables.number(target.get("limit")), "met" if target.get("met") else "missed"
+        rows.append([TARGETS.get(name, name), str(target.get("recipe", "")), limit, shown, met])
+    pairs, model = document.get("pairs") or [], document.get("model") or {}
+    lead = (
+        f"MLX and Unsloth ({document.get('backend', 'unknown')}) on {model.get('name', 'a model')}, from the same "
+        f"adapter and batches: how far the losses lie apart, the worst of {len(pairs)} pairs of training runs."
+    )
+    return {"lead": lead, "table": Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)}
 
 
 def facts(run: Run) -> dict[str, str]:
