@@ -13,6 +13,7 @@ import click
 
 from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
+from engram.report import results_page
 from engram.report.reference import REFERENCE, RUNS
 
 ROOT = PACKAGE.parent
@@ -34,6 +35,10 @@ def rendered() -> dict[Path, str]:
     return {
         readme: fill(readme.read_text("utf-8"), parts),
         gpu: fill(gpu.read_text("utf-8"), measured),
+        ROOT / "docs" / "results.md": fill(
+            (ROOT / "docs" / "results.md").read_text("utf-8"), results_page.parts(REFERENCE)
+        ),
+        **results_page.pictures(REFERENCE, ROOT / "docs" / "img"),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 
