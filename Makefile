@@ -73,7 +73,7 @@ MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
 .PHONY: help setup data validate train eval compare seeds verify demo all record record-compare setup-video export-eval \
-  verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
+  report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
   test lint format clean distclean FORCE
 
 help: ## this list
@@ -129,6 +129,9 @@ record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results
 
 record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos side by side: results/demo-compare.*
 	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE"
+
+report: $(OUT)/comparison.json ## every result as one page that needs nothing else: results/report.html
+	@$(ENGRAM) report --first $(LABEL)
 
 all: validate demo compare ## every stage
 
@@ -187,7 +190,7 @@ format: $(DEV_READY) ## let ruff format the code
 
 clean: ## take away what the stages wrote (results/reference stays)
 	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/seeds
-	rm -f results/comparison.json
+	rm -f results/comparison.json results/report.html
 	rm -rf exports/lm-eval
 	rm -f results/demo-compare.*
 	rm -rf results/mlx-with-* results/cuda-with-* results/cpu-with-*

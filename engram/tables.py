@@ -94,20 +94,21 @@ def seeds(document: dict[str, Any]) -> None:
     title = f"{document['backend']}, {document['recipe']['name']}, seeds {listed}: mean ± standard deviation"
     table = make_table(console, "", "before", "after", "change (points), pooled", title=title)
     for name, split in document["splits"].items():
-        sides = [_mean_spread(split[side], 100, "{:.1f}") for side in ("before", "after")]
+        sides = [mean_spread(split[side], 100, "{:.1f}") for side in ("before", "after")]
         pooled = split["pooled"]
         change = "–" if pooled["change"] is None else f"{100 * pooled['change']:+.1f}"
         patterns = f"{change} {interval(pooled['ci95'], points=True)} over {pooled['patterns']} patterns"
         table.add_row(f"{name}, %", *sides, patterns)
     kept = document["retention"]
     for kind in GENERAL:
-        table.add_row(f"retention: {kind}, nats", "", _mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}"), "")
-    table.add_row("general answers changed, %", "", _mean_spread(kept["changed"], 100, "{:.1f}"), "")
-    table.add_row("training, s", "", _mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), "")
+        table.add_row(f"retention: {kind}, nats", "", mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}"), "")
+    table.add_row("general answers changed, %", "", mean_spread(kept["changed"], 100, "{:.1f}"), "")
+    table.add_row("training, s", "", mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), "")
     console.print(table)
 
 
-def _mean_spread(found: dict[str, Any], scale: float, form: str) -> str:
+def mean_spread(found: dict[str, Any], scale: float, form: str) -> str:
+    """Mean ± sample standard deviation of several runs' figures, times `scale`, or a dash."""
     if found["mean"] is None:
         return "–"
     deviation = "" if found["sd"] is None else f" ± {scale * found['sd']:.2g}"

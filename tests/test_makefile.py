@@ -165,6 +165,16 @@ def test_the_demo_is_recorded_again_where_it_changed(house: Path) -> None:
     assert make(house, "record", "SEED=1")[-1] == "record"
 
 
+def test_the_report_follows_the_comparison_and_leads_with_its_run(house: Path) -> None:
+    assert make(house, "report")[-2:] == ["compare", "report"]
+    assert "report --first mlx" in (house / "calls").read_text()
+    assert make(house, "report", "BACKEND=cpu")[-2:] == ["compare", "report"]
+    assert "report --first cpu" in (house / "calls").read_text()
+    (house / "results" / "report.html").touch()
+    make(house, "clean")
+    assert not (house / "results" / "report.html").exists()
+
+
 def test_side_by_side_names_both_backends(house: Path) -> None:
     make(house, "record-compare")
     assert "record --backend mlx --beside cuda" in (house / "calls").read_text()

@@ -13,7 +13,7 @@ import click
 
 from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
-from engram.report import parity_page
+from engram.report import parity_page, results_page
 from engram.report.reference import REFERENCE, RUNS
 
 ROOT = PACKAGE.parent
@@ -39,6 +39,10 @@ def rendered() -> dict[Path, str]:
         gpu: fill(gpu.read_text("utf-8"), measured),
         measuring: fill(measuring.read_text("utf-8"), {"replay": replay_table(), "platforms": platforms_table()}),
         page: fill(page.read_text("utf-8"), parity_page.parts(CHECKS / "parity.json")),
+        ROOT / "docs" / "results.md": fill(
+            (ROOT / "docs" / "results.md").read_text("utf-8"), results_page.parts(REFERENCE)
+        ),
+        **results_page.pictures(REFERENCE, ROOT / "docs" / "img"),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 
