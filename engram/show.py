@@ -52,6 +52,13 @@ def make_console() -> Console:
     return Console(file=sys.stdout, force_terminal=plain, highlight=False, markup=False, emoji=False, width=width)
 
 
+def make_plain_console(width: int) -> Console:
+    """A console that prints neither colour nor boxes, on a terminal either."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, force_terminal=False, highlight=False, markup=False, emoji=False, width=width)
+
+
 def make_table(console: Console, *columns: str, title: str | None = None) -> Table:
     """A table with these columns; without lines where the output is plain."""
     from rich import box

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +63,7 @@ def perform(
     material = load(place, data, patterns)
     if model:
         refuse_other(model, backend, adapter, material.comparison, material.stages["tuned"])
-    console = _console(manner)
-    with _curtain(console, manner) as staged:
+    with _curtain(manner) as (console, staged):
         if staged is None:
             _as_text(console, material, backend, model, adapter, manner)
         else:
@@ -85,11 +84,12 @@ def play(console: Console, clock: Clock, material: Material) -> None:
 def perform_platforms(names: list[str], folder: Path, manner: Manner) -> None:
     """The stored results of two folders in `folder` side by side; see `platforms.load` for what is refused."""
     both = platforms.load(names, folder)
-    console = _console(manner)
-    with _curtain(console, manner) as staged:
-        if staged is not None:
+    with _curtain(manner) as (console, staged):
+        if staged is None:
+            platforms.print_plain(console, both)
+        else:
             staged.platform = platforms.caption(both)
-        platforms.run(console, both, staged, splitter(both.runs[0].comparison["model"]["name"]))
+            platforms.perform(staged, both, splitter(both.runs[0].comparison["model"]["name"]))
 
 
 def _answers(material: Material, backend: str, model: Model | None, adapter: Path) -> acts.Answers:
@@ -129,23 +129,24 @@ def _console(manner: Manner) -> Console:
 
 
 @contextmanager
-def _curtain(console: Console, manner: Manner) -> Iterator[Stage | None]:
-    """A stage with the cursor hidden, and shown again whatever happens; None where the show is text."""
-    if not console.is_terminal or (manner.speed == 0 and not manner.pause):
-        yield None
-        return
-    if reason := too_small(console):
-        show.note(f"{reason}; as text:")
-        yield None
-        return
-    wait: Callable[[], None] | None = keys.wait if manner.pause else None
-    stage = Stage(console, PacedClock(RealClock(), manner.speed), "", wait)
-    console.show_cursor(False)
-    try:
-        yield stage
-    except BaseException:
-        stage.close()
-        raise
-    finally:
-        console.show_cursor(True)
-        console.print()
+def _curtain(manner: Manner) -> Iterator[tuple[Console, Stage | None]]:
+    """The console, and a stage on it with the cursor hidden until the end; None where the show is text."""
+    console = _console(manner)
+    drawn = console.is_terminal and (manner.speed > 0 or manner.pause)
+    reason = too_small(console) if drawn else ""
+    if reason:
+        console = show.make_plain_console(console.width)
+        console.print(f"{reason}; as text:")
+    with show.printing_on(console):
+        if not drawn or reason:
+            yield console, None
+            return
+        stage = Stage(console, PacedClock(RealClock(), manner.speed), "", keys.wait if manner.pause else None)
+        console.show_cursor(False)
+        try:
+            yield console, stage
+        except BaseException:
+            stage.close()
+            raise
+        finally:
+            console.show_cursor(True)

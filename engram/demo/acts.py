@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engram.demo import chart, panels, sections
+from engram.demo import chart, figures, panels, sections
 from engram.demo.answers import Shown
 from engram.demo.findings import findings
 from engram.demo.material import Lesson, Material
-from engram.demo.stage import MARGIN, QUIET, ROOMY, Stage
-from engram.scoring import GENERAL
-from engram.show import interval, percent
-from engram.tables import bounds, number, p_value
+from engram.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
 from engram.text import visible
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-    Styled = tuple[str, str]
 
 # the name in pixels, two in a row of characters
 PIXELS = (
@@ -31,10 +26,7 @@ PIXELS = (
 SUBTITLE = "A small language model is taught patterns that never change, and asked before and after."
 HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 BACKENDS = {"mlx": "MLX", "cuda": "Unsloth, CUDA", "cpu": "Unsloth, CPU"}
-VERDICTS = {"gain": "bold green", "loss": "bold red", "not shown": "bold yellow"}
-BAR_SECONDS = 1.0
-BAR_FRAMES = 20
-HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "figures": 9.0, "end": 8.0}
+HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "end": 8.0}
 
 Answers = Callable[[Callable[[int, int], None]], list[tuple[Shown, Shown]]]
 
@@ -51,10 +43,10 @@ def perform(stage: Stage, material: Material, answers: Answers, live: bool) -> N
     taught(stage, material)
     training(stage, material)
     given = answers(
-        lambda done, of: stage.put(stage.last, MARGIN, _line((f"both models answer now: {done} of {of}", QUIET)))
+        lambda done, of: stage.put(stage.last, MARGIN, styled((f"both models answer now: {done} of {of}", QUIET)))
     )
     pairs(stage, material, given, live)
-    figures(stage, material.comparison)
+    figures.perform(stage, material.comparison)
     not_shown(stage, material)
     stage.close()
 
@@ -62,9 +54,11 @@ def perform(stage: Stage, material: Material, answers: Answers, live: bool) -> N
 def title(stage: Stage, material: Material, live: bool) -> None:
     """What runs where, and on what."""
     row = stage.section(sections.TITLE)
-    row = stage.lines(row + (2 if stage.height >= ROOMY else 1), _banner(), 2)
-    row = stage.lines(row + 1, [_line((SUBTITLE, ""))], 2)
-    row = stage.lines(row + 1, [_fact(name, text) for name, text in _facts(material, live)], 2)
+    facts = [_fact(name, text) for name, text in _facts(material, live)]
+    row += max((stage.last - row - len(_banner()) - len(facts) - 4) // 2, 0)
+    row = stage.lines(row, _banner(), 2)
+    row = stage.lines(row + 1, [styled((SUBTITLE, ""))], 2)
+    stage.lines(row + 1, facts, 2)
     stage.hold(HOLDS["title"])
 
 
@@ -72,14 +66,14 @@ def taught(stage: Stage, material: Material) -> None:
     """Three patterns as they stand in their files."""
     row = stage.section(sections.TAUGHT)
     if material.missing:
-        row = stage.lines(row, [_line((material.missing, "yellow"))])
+        row = stage.lines(row, [styled((material.missing, "yellow"))])
     needed = sum(len(lesson.lines) + 3 for lesson in material.lessons) + 2
     gap = 1 if row + needed <= stage.last else 0
     for lesson in material.lessons:
         row = _lesson(stage, lesson, row) + gap
     counts = material.counts
     line = f"{counts['taught']} patterns taught in eight wordings each, {counts['held_out']} held out and never taught."
-    stage.lines(row + 1 - gap, [_line((line, ""))])
+    stage.lines(row + 1 - gap, [styled((line, ""))])
     stage.hold(HOLDS["taught"])
 
 
@@ -89,19 +83,19 @@ def training(stage: Stage, material: Material) -> None:
     log = material.log
     if log is None:
         missing = f"No training log of this adapter in {visible(str(material.place))}: make train writes one."
-        stage.lines(row, [_line((missing, "yellow"))])
+        stage.lines(row, [styled((missing, "yellow"))])
         stage.hold(HOLDS["training"])
         return
     s, recipe = log["summary"], log["recipe"]
     share = f"{log['adapter']['parameters']:,} of {log['model']['parameters']:,} parameters"
-    stage.put(row, MARGIN, _line((f"LoRA of rank {recipe['rank']}: {share} are trained", "")))
-    stage.put(row + 1, MARGIN, _line(("loss, nats per answer token", QUIET)))
-    row = chart.draw(stage, log, row + 2, 15 if stage.height >= ROOMY else 11)
+    stage.put(row, MARGIN, styled((f"LoRA of rank {recipe['rank']}: {share} are trained", "")))
+    stage.put(row + 1, MARGIN, styled(("loss, nats per answer token", QUIET)))
+    row = chart.draw(stage, log, row + 2, 16 if stage.height >= ROOMY else 12)
     speed = (
         f"{s['steps']} steps, {s['rows']:,} rows in {s['train_seconds']:.0f} s: {s['tokens_per_second']:,.0f} tokens/s"
     )
     memory = f"peak memory {s['peak_memory_bytes'] / 2**20:,.0f} MiB"
-    stage.lines(row + 1, [_line((speed, "bold"), (f"  ·  {memory}", QUIET))])
+    stage.lines(row + 1, [styled((speed, "bold"), (f"  ·  {memory}", QUIET))])
     stage.hold(HOLDS["training"])
 
 
@@ -118,11 +112,11 @@ def answer(stage: Stage, name: str, blocks: Sequence[panels.Block], note: str) -
     """One section of questions, on as many screens as they need, `note` at the foot of each."""
     row = stage.section(name)
     if not blocks:
-        stage.lines(row, [_line(("No pattern of this kind is in the test set.", "yellow"))])
+        stage.lines(row, [styled(("No pattern of this kind is in the test set.", "yellow"))])
         stage.hold(HOLDS["answers"])
     for at, page in enumerate(panels.pages(stage, blocks, stage.last - row - 1)):
         row = stage.screen(name) if at else row
-        stage.put(stage.last, MARGIN, _line((note, QUIET)))
+        stage.put(stage.last, MARGIN, styled((note, QUIET)))
         for place, block in enumerate(page):
             if place:
                 stage.clock.sleep(HOLDS["pair"])
@@ -135,22 +129,7 @@ def times(comparison: dict[str, Any], live: bool) -> str:
     if live:
         return "Answered now, one prompt at a time; typed at reading speed."
     prompts = comparison["tuned"]["latency"]["prompts"]
-    return f"Stored answers, typed at reading speed; times are the run's medians over {prompts} prompts."
-
-
-def figures(stage: Stage, comparison: dict[str, Any]) -> None:
-    """Recall, generalization and retention with n and intervals; the bars grow to their values."""
-    row = stage.section(sections.FIGURES)
-    bars: list[tuple[int, float, str]] = []
-    for name, text in (("recall", "taught, in words never trained on"), ("generalization", "held out, never taught")):
-        row = _split(stage, comparison, name, text, row, bars)
-    row = _retention(stage, comparison["retention"], row)
-    _beside_them(stage, comparison, row)
-    for frame in range(1, BAR_FRAMES + 1):
-        for at, share, style in bars:
-            stage.put(at, MARGIN + 10, _bar(share * frame / BAR_FRAMES, _bar_width(stage), style))
-        stage.clock.sleep(BAR_SECONDS / BAR_FRAMES)
-    stage.hold(HOLDS["figures"])
+    return f"Stored answers, typed at reading speed. Times: the run's medians, n = {prompts}."
 
 
 def not_shown(stage: Stage, material: Material) -> None:
@@ -158,8 +137,8 @@ def not_shown(stage: Stage, material: Material) -> None:
     row = stage.section(sections.NOT_SHOWN)
     gap = 1 if stage.height >= ROOMY else 0
     for finding in findings(material.comparison):
-        stage.put(row, MARGIN, _line((finding.head, finding.style)))
-        row = stage.lines(row, [_line((finding.text, ""))], 14) + gap
+        stage.put(row, MARGIN, styled((finding.head, finding.style)))
+        row = stage.lines(row, [styled((finding.text, ""))], 14) + gap
     where = visible(str(material.place))
     ways = [
         ("every answer", f"{where}/tuned.json, checked by make verify"),
@@ -173,7 +152,7 @@ def not_shown(stage: Stage, material: Material) -> None:
 def _banner() -> list[Text]:
     rows = [*PIXELS, " " * len(PIXELS[0])]
     return [
-        _line(("".join(HALVES[a == "#", b == "#"] for a, b in zip(rows[i], rows[i + 1])).rstrip(), "bold cyan"))
+        styled(("".join(HALVES[a == "#", b == "#"] for a, b in zip(rows[i], rows[i + 1])).rstrip(), "bold cyan"))
         for i in range(0, len(rows), 2)
     ]
 
@@ -197,12 +176,12 @@ def _facts(material: Material, live: bool) -> list[tuple[str, str]]:
 
 def _lesson(stage: Stage, lesson: Lesson, row: int) -> int:
     """One pattern: where it stands, its lines in colour, and a question with its answer."""
-    stage.put(row, MARGIN, _line((visible(lesson.place), "bold magenta")))
+    stage.put(row, MARGIN, styled((visible(lesson.place), "bold magenta")))
     row += 1
     for line in lesson.lines:
         stage.put(row, MARGIN + 2, _coloured(line))
         row += 1
-    asks = _line(
+    asks = styled(
         ("asked   ", QUIET), (visible(lesson.question), ""), ("  →  ", "bold cyan"), (visible(lesson.answer), "green")
     )
     stage.put(row, MARGIN + 2, asks)
@@ -221,83 +200,5 @@ def _coloured(line: str) -> Text:
     return text
 
 
-def _split(
-    stage: Stage, comparison: dict[str, Any], name: str, text: str, row: int, bars: list[tuple[int, float, str]]
-) -> int:
-    """One split: its n, both shares with their intervals, and the change with its test."""
-    change = comparison["improvement"][name]
-    stage.put(row, MARGIN, _line((f"{name}  ", "bold"), (f"{text}, n = {change['n']}", QUIET)))
-    for at, (label, side, style) in enumerate((("before", "baseline", QUIET), ("after", "tuned", "cyan")), start=1):
-        part, width = comparison[side][name], _bar_width(stage)
-        shown = f"{percent(part['exact']):>8}  {interval(part['ci95'])}"
-        stage.put(row + at, MARGIN, _line((f"  {label:6}", QUIET)))
-        stage.put(row + at, MARGIN + 10 + width, _line((shown, "bold" if side == "tuned" else "")))
-        bars.append((row + at, part["exact"] or 0.0, style))
-    if change["exact"] is None:
-        stage.put(row + 3, MARGIN, _line(("  change  not measured", "yellow")))
-    else:
-        points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
-        p = p_value(change["p_value"])
-        test = f"  ·  McNemar p {p if p.startswith('<') else '= ' + p}  ·  "
-        verdict = (change["verdict"], VERDICTS.get(change["verdict"], "bold"))
-        stage.put(row + 3, MARGIN, _line(("  change  ", QUIET), (points, ""), (test, QUIET), verdict))
-    return row + 5
-
-
-def _retention(stage: Stage, kept: dict[str, Any], row: int) -> int:
-    stage.put(row, MARGIN, _line(("retention  ", "bold"), ("what the model could do before, perplexity", QUIET)))
-    for at, kind in enumerate(GENERAL, start=1):
-        part = kept[kind]
-        sides = f"{number(part['before'])} → {number(part['after'])}"
-        nats = "" if part["nats"] is None else f"{part['nats']:+.2f} nats {bounds(part['ci95'])}"
-        verdict = (part["verdict"], VERDICTS.get(part["verdict"], "bold"))
-        line = _line(
-            (f"  {kind:6}  ", QUIET), (f"{sides:<15}", ""), (f"  {nats}, n = {part['n']}  ·  ", QUIET), verdict
-        )
-        stage.put(row + at, MARGIN, line)
-    changed = kept["changed"]
-    share = f"{percent(changed['share'])} {interval(changed['ci95'])} of {changed['n']} general answers are others now"
-    stage.put(row + 3, MARGIN, _line(("  answers ", QUIET), (share, "")))
-    return row + 5
-
-
-def _beside_them(stage: Stage, comparison: dict[str, Any], row: int) -> None:
-    """Consistency and latency."""
-    sides = [comparison[stage] for stage in ("baseline", "tuned")]
-    agreed = " → ".join(percent(s["consistency"]["phrasing_agreement"]) for s in sides)
-    drawn = " → ".join(percent(s["consistency"]["sample_agreement"]) for s in sides)
-    first = " → ".join(
-        number(1000 * s["latency"]["first_token_seconds"]) if s["latency"]["first_token_seconds"] else "–"
-        for s in sides
-    )
-    rate = " → ".join(f"{s['latency']['tokens_per_second'] or 0:,.0f}" for s in sides)
-    temperature = comparison["scoring"]["temperature"]
-    n = f", n = {sides[1]['consistency']['patterns']}"
-    prompts = f", {sides[1]['latency']['prompts']} prompts"
-    stage.put(row, MARGIN, _line(("consistency  ", "bold"), (f"same answer in other words {agreed}{n}", "")))
-    stage.put(row + 1, MARGIN, _line(("             ", ""), (f"same answer at temperature {temperature} {drawn}", "")))
-    stage.put(
-        row + 2, MARGIN, _line(("latency      ", "bold"), (f"first token {first} ms · {rate} tokens/s{prompts}", ""))
-    )
-
-
-def _bar_width(stage: Stage) -> int:
-    return min(stage.inner - 34, 50)
-
-
-def _bar(share: float, width: int, style: str) -> Text:
-    """A bar of eighths of a column on a faint track."""
-    eighths = round(8 * width * share)
-    part = "▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else ""
-    full = "█" * (eighths // 8) + part
-    return _line((full, style), ("·" * (width - len(full)), "bright_black"))
-
-
 def _fact(name: str, text: str, width: int = 10) -> Text:
-    return _line((f"{name:<{width}}", QUIET), (visible(text), ""))
-
-
-def _line(*parts: Styled) -> Text:
-    from rich.text import Text
-
-    return Text.assemble(*parts)
+    return styled((f"{name:<{width}}", QUIET), (visible(text), ""))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SECONDS = 6.0  # for the whole curve
 LABELS = 6  # columns left of the axis
 CURVE, CHECK, MARK = "cyan", "bold yellow", "◆"
+INSIDE = f"reverse {CURVE}"  # a mark within the curve's area, cut out of it
 
 
 def draw(stage: Stage, log: dict[str, Any], row: int, height: int) -> int:
@@ -45,7 +46,8 @@ def draw(stage: Stage, log: dict[str, Any], row: int, height: int) -> int:
         if column in checks:
             checked = checks[column]
             up = min(int(height * checked / top), height - 1)
-            stage.put(row + height - 1 - up, left + column, Text(MARK, CHECK))
+            inside = strip(mean / top, height)[up : up + 1] == SPARKS[7]
+            stage.put(row + height - 1 - up, left + column, Text(MARK, INSIDE if inside else CHECK))
         _status(stage, row + height + 2, log, min((column + 1) * len(steps) // width, len(steps)), checked)
         stage.clock.sleep(SECONDS / width)
     return row + height + 3

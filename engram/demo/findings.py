@@ -53,7 +53,7 @@ def _unproved(comparison: dict[str, Any]) -> list[Finding]:
     for name, change in comparison["improvement"].items():
         if change["verdict"] == "not shown":
             points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
-            numbers = f"{points}, p = {p_value(change['p_value'])}, n = {change['n']}"
+            numbers = f"{points}, {tested(change['p_value'])}, n = {change['n']}"
             found.append(Finding("Not shown", f"an effect on {name} ({OF[name]}): {numbers}."))
     return found
 
@@ -74,3 +74,9 @@ def _unmeasured(comparison: dict[str, Any]) -> list[Finding]:
         f"(this is seed {comparison['recipe']['seed']}; make seeds)."
     )
     return [*found, Finding("Not measured", text)]
+
+
+def tested(value: float | None) -> str:
+    """A p-value in a sentence: `p = 0.5`, `p < 1e-6`."""
+    shown = p_value(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"

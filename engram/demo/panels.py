@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engram.demo.answers import Shown, is_right
-from engram.demo.stage import MARGIN, Stage, fold
+from engram.demo.stage import LINE, MARGIN, QUIET, Stage, fold
 from engram.text import normalise, visible
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def pair(
     usual_before: dict[str, Any] | None = None,
     usual_after: dict[str, Any] | None = None,
 ) -> Block:
-    """The block of one question before and after; `usual` are medians to show where an answer has no time of its own."""
+    """The block of one question before and after; `usual` are medians for an answer that has no time of its own."""
 
     def box(name: str, answer: Shown, usual: dict[str, Any] | None) -> Box:
         said = Said("", answer, is_right(example, answer), times(answer.first, answer.rate))
@@ -72,7 +72,7 @@ def pair(
 def times(first: float | None, rate: float | None) -> str:
     """Time to the first token, and tokens a second after it, as far as they are known."""
     parts = [] if first is None else [f"first token {1000 * first:.0f} ms"]
-    return " · ".join(parts + ([f"{rate:,.0f} tokens/s"] if rate else []))
+    return " · ".join(parts + ([f"{rate:,.0f} tok/s"] if rate else []))
 
 
 def pages(stage: Stage, blocks: Sequence[Block], room: int) -> list[list[Block]]:
@@ -125,11 +125,11 @@ def _question(stage: Stage, example: Example, row: int) -> int:
     from rich.text import Text
 
     kind = visible(example.kind)
-    heading = Text.assemble((kind, "bold magenta"), (f" · {TITLES[example.split_kind]}", "bright_black"))
+    heading = Text.assemble((kind, "bold magenta"), (f" · {TITLES[example.split_kind]}", QUIET))
     stage.put(row, MARGIN, heading)
     for at, (name, text) in enumerate((("prompt    ", example.prompt), ("expected  ", example.answer)), start=1):
         style = "bold" if at == 1 else ""
-        line = Text.assemble((name, "bright_black"), (visible(normalise(text)), style))
+        line = Text.assemble((name, QUIET), (visible(normalise(text)), style))
         stage.put(row + at, MARGIN, line)
     return row + 3
 
@@ -156,15 +156,14 @@ class _Drawn:
 
         said = self.box.said[number]
         steps = _steps(said.answer)
-        whole, done = said.label + said.answer.line, tick >= len(steps) - 1
-        end = len(whole) if done else len(said.label) + steps[tick]
+        whole, done = said.answer.line, tick >= len(steps) - 1
+        end = len(whole) if done else steps[tick]
         top = sum(_lines_of(one, self.inner) for one in self.box.said[:number])
         style = MARKS[said.right][1].removeprefix("bold ") if done else ""
-        lines = fold(whole, self.inner)
+        lines = fold(whole, self.inner - len(said.label))
         for at, (start, text) in enumerate(lines[:MOST]):
-            part = text[: max(end - start, 0)]
-            label = part[: max(len(said.label) - start, 0)]
-            shown = Text.assemble((label, "bright_black"), (part[len(label) :], style))
+            label = said.label if not at else " " * len(said.label)
+            shown = Text.assemble((label, QUIET), (text[: max(end - start, 0)], style))
             if done and at == MOST - 1 and len(lines) > MOST:
                 shown.append(" …", style)
             self._line(top + at, shown)
@@ -177,9 +176,9 @@ class _Drawn:
         for said in self.box.said[: number + 1]:
             text, style = MARKS[said.right]
             label = f"{said.label.strip()} " if said.label else ""
-            marks += [(f" {label}", "bright_black"), (text, style)]
+            marks += [(f" {label}", QUIET), (text, style)]
             if said.times:
-                marks.append((f" · {said.times}", "bright_black"))
+                marks.append((f" · {said.times}", QUIET))
             marks.append((" ", ""))
         self._edge(self.rows + 1, "╰", "╯", marks)
 
@@ -189,16 +188,14 @@ class _Drawn:
         text = Text.assemble(*parts)
         text.truncate(self.inner, overflow="ellipsis")
         rest = "─" * (self.inner + 1 - text.cell_len)
-        edge = Text.assemble((left + "─", "bright_black"), text, (rest + right, "bright_black"))
+        edge = Text.assemble((left + "─", LINE), text, (rest + right, LINE))
         self.stage.put(self.row + row, self.column, edge)
 
     def _line(self, row: int, text: Text) -> None:
         from rich.text import Text as Line
 
         text.truncate(self.inner, overflow="ellipsis", pad=True)
-        self.stage.put(
-            self.row + 1 + row, self.column, Line.assemble(("│ ", "bright_black"), text, (" │", "bright_black"))
-        )
+        self.stage.put(self.row + 1 + row, self.column, Line.assemble(("│ ", LINE), text, (" │", LINE)))
 
 
 def _beside(stage: Stage) -> bool:
@@ -214,7 +211,7 @@ def _rows(box: Box, width: int) -> int:
 
 
 def _lines_of(said: Said, width: int) -> int:
-    return min(len(fold(said.label + said.answer.line, width)), MOST)
+    return min(len(fold(said.answer.line, width - len(said.label))), MOST)
 
 
 def _steps(answer: Shown) -> tuple[int, ...]:

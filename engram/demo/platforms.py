@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram import across, show, tables
-from engram.demo import acts, panels, plain, sections
+from engram import across, tables
+from engram.demo import acts, figures, panels, plain, sections
 from engram.demo.answers import Shown, Splitter, is_right, replayed
+from engram.demo.findings import tested
 from engram.demo.material import asked, choose_rows, read_run
 from engram.demo.stage import MARGIN, QUIET, Stage
 from engram.errors import EngramError
 from engram.show import interval, percent
-from engram.tables import p_value
 from engram.text import visible
 
 if TYPE_CHECKING:
@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from engram.dataset import Example
 
 SHOWN = ("recall", "generalization")
-FIGURES = (
-    "device", "recall", "generalization", "perplexity, general text", "perplexity, general chat", "training, tokens/s",
-    "training, s", "training, peak memory, MiB", "time to first token, s", "tokens/s, one prompt at a time",
-)  # fmt: skip
+FIGURES = {
+    "device": "device", "recall": "recall", "generalization": "generalization",
+    "perplexity, text": "perplexity, general text", "perplexity, chat": "perplexity, general chat",
+    "training, tokens/s": "training, tokens/s", "training, s": "training, s",
+    "peak memory, MiB": "training, peak memory, MiB", "first token, s": "time to first token, s",
+    "tokens/s": "tokens/s, one prompt at a time",
+}  # fmt: skip
+FIRST = 20  # columns of the figures' names
 SAME = {True: "the same", False: "different"}
 
 
@@ -68,7 +72,7 @@ def load(names: Sequence[str], folder: Path) -> Both:
 def perform(stage: Stage, both: Both, split: Splitter) -> None:
     """The questions typed in two boxes, and the figures; on a stage."""
     stage.open()
-    note = "Stored answers, typed at reading speed; taught and held-out patterns chosen by hash, not by result."
+    note = "Stored answers; the questions are chosen by hash, not by result."
     acts.answer(stage, sections.PLATFORMS_ANSWERS, blocks(both, split), note)
     _figures(stage, both)
     stage.close()
@@ -115,24 +119,18 @@ def _figures(stage: Stage, both: Both) -> None:
     from rich.text import Text
 
     row = stage.section(sections.PLATFORMS_FIGURES)
-    names = [run.name for run in both.runs]
-    first = 28 if stage.inner >= 80 else 22
-    width = (stage.inner - first) // 2
-    cells = [("", names), *((name, [tables.ACROSS[name](run.comparison) for run in both.runs]) for name in FIGURES)]
+    width = (stage.inner - FIRST) // 2
+    cells = [("", [run.name for run in both.runs])]
+    cells += [(name, [tables.ACROSS[key](run.comparison) for run in both.runs]) for name, key in FIGURES.items()]
     for at, (name, values) in enumerate(cells):
-        stage.put(row + at, MARGIN, Text(show_name(name, first), QUIET))
+        stage.put(row + at, MARGIN, Text(name, QUIET))
         for i, value in enumerate(values):
-            text = Text(visible(value), "bold" if not at else "")
+            text = Text(visible(value), "" if at else "bold")
             text.truncate(width - 1, overflow="ellipsis")
-            stage.put(row + at, MARGIN + first + i * width, text)
+            stage.put(row + at, MARGIN + FIRST + i * width, text)
     row += len(cells) + 1
     stage.lines(row, list(_tested(both)))
-    stage.hold(acts.HOLDS["figures"])
-
-
-def show_name(name: str, width: int) -> str:
-    """A figure's name, cut to its column."""
-    return name if len(name) < width else name[: width - 2] + "… "
+    stage.hold(figures.HOLD)
 
 
 def _tested(both: Both) -> list[Text]:
@@ -147,7 +145,7 @@ def _tested(both: Both) -> list[Text]:
             differ = change["verdict"] in ("gain", "loss")
             points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
             said = "a difference" if differ else "no difference shown"
-            test = f"p = {p_value(change['p_value'])}, n = {change['n']}"
+            test = f"{tested(change['p_value'])}, n = {change['n']}"
             head = f"{name}, {names[1]} against {names[0]}: {points}, {test}: "
             lines.append(Text.assemble(head, (said, "bold yellow" if differ else "bold green")))
     shares = [f"{stage} {percent(pair['same_answers'][f'{stage}_test']['share'])}" for stage in across.STAGES]
@@ -157,15 +155,6 @@ def _tested(both: Both) -> list[Text]:
     return lines
 
 
-def run(console: Console, both: Both, stage: Stage | None, split: Splitter) -> None:
-    """On the stage where there is one, else as text."""
-    with show.printing_on(console):
-        if stage is None:
-            print_plain(console, both)
-        else:
-            perform(stage, both, split)
-
-
 def caption(both: Both) -> str:
     """What stands at the top of the screen."""
-    return " | ".join(visible(f"{run.name}: {run.comparison['device']}") for run in both.runs)
+    return " | ".join(visible(run.name) for run in both.runs)

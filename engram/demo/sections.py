@@ -11,5 +11,5 @@ FIGURES = "The figures"
 NOT_SHOWN = "Lost, and not shown"
 SECTIONS = (TITLE, TAUGHT, TRAINING, RECALL, GENERALIZATION, FIGURES, NOT_SHOWN)
 
-PLATFORMS_ANSWERS = "The same questions on two platforms"
-PLATFORMS_FIGURES = "The two platforms' figures"
+PLATFORMS_ANSWERS = "Two platforms: answers"
+PLATFORMS_FIGURES = "Two platforms: figures"

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engram.text import shorten
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -18,7 +16,7 @@ WIDTH, HEIGHT = 60, 24  # the smallest terminal that the show is drawn on
 WIDEST = 120  # columns used; longer lines are hard to read
 MARGIN = 2
 ROOMY = 28  # lines from which there is air under the heading
-LINE, QUIET, HINT = "bright_black", "bright_black", "press a key"
+LINE, QUIET, HINT = "dim bright_black", "bright_black", "press a key"
 
 
 @dataclass
@@ -54,7 +52,8 @@ class Stage:
         self._drawn = {}
         self.console.clear()
         room = max(self.inner - len(title) - len("engram") - 4, 0)
-        place = Text(shorten(self.platform, room), QUIET)
+        place = Text(self.platform, QUIET)
+        place.truncate(room, overflow="ellipsis")
         self.put(0, MARGIN, Text.assemble(("engram", "bold cyan"), ("  ", ""), (title, "bold")))
         self.put(0, MARGIN + self.inner - place.cell_len, place)
         self.put(1, MARGIN, Text("─" * self.inner, LINE))
@@ -99,10 +98,11 @@ class Stage:
         self.put(self.height - 1, MARGIN, Text(" " * len(HINT)))
 
     def close(self) -> None:
-        """Leave the cursor under what is drawn."""
+        """Leave the cursor in the last row, which is empty then, so that nothing scrolls for what comes after."""
         from rich.control import Control
+        from rich.segment import ControlType
 
-        self.console.control(Control.move_to(0, self.height - 1))
+        self.console.control(Control.move_to(0, self.height - 1), Control((ControlType.ERASE_IN_LINE, 2)))
 
     def _measure(self) -> None:
         size = self.console.size
@@ -126,11 +126,11 @@ def fold(text: str, width: int) -> list[tuple[int, str]]:
     start, used, blank = 0, 0, -1
     for at, character in enumerate(text):
         wide = cell_len(character)
-        if used + wide > width:
-            if character == " ":
-                lines.append((start, text[start:at]))
-                start, used, blank = at + 1, 0, -1
-                continue
+        if used + wide > width and character == " ":
+            lines.append((start, text[start:at]))
+            start, used, blank = at + 1, 0, -1
+            continue
+        while used + wide > width and start < at:
             cut = blank + 1 if blank >= start else at
             lines.append((start, text[start:cut].rstrip()))
             start, blank = cut, -1
@@ -139,3 +139,10 @@ def fold(text: str, width: int) -> list[tuple[int, str]]:
             blank = at
         used += wide
     return [*lines, (start, text[start:])]
+
+
+def styled(*parts: tuple[str, str]) -> Text:
+    """One line of (text, style) parts."""
+    from rich.text import Text
+
+    return Text.assemble(*parts)
