@@ -10,6 +10,7 @@ from engram.demo.answers import Shown
 from engram.demo.findings import findings
 from engram.demo.material import Lesson, Material
 from engram.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
+from engram.phrasing import TRAIN
 from engram.text import visible
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def taught(stage: Stage, material: Material) -> None:
     for lesson in material.lessons:
         row = _lesson(stage, lesson, row) + gap
     counts = material.counts
-    line = f"{counts['taught']} patterns taught in eight wordings each, {counts['held_out']} held out and never taught."
+    line = f"{counts['taught']} patterns taught in {len(TRAIN)} wordings each, {counts['held_out']} held out and never taught."
     stage.lines(row + 1 - gap, [styled((line, ""))])
     stage.hold(HOLDS["taught"])
 
