@@ -129,5 +129,5 @@ def test_missing_results_of_the_other_backend_are_named(house: Path, tmp_path: P
     places = ["--data", str(house / "data"), "--results", str(house / "results"), "--out", str(tmp_path)]
     done = CliRunner().invoke(main, ["record", "--backend", "mlx", "--beside", "cuda", *places])
     assert done.exit_code == 2
-    assert "no such result" in done.output and "cuda" in done.output
+    assert "no results yet" in done.output and "cuda" in done.output
     assert not list(tmp_path.iterdir())

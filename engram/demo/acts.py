@@ -73,8 +73,8 @@ def taught(stage: Stage, material: Material) -> None:
     for lesson in material.lessons:
         row = _lesson(stage, lesson, row) + gap
     counts = material.counts
-    line = f"{counts['taught']} patterns taught in {len(TRAIN)} wordings each, {counts['held_out']} held out and never taught."
-    stage.lines(row + 1 - gap, [styled((line, ""))])
+    taught_line = f"{counts['taught']} patterns taught in {len(TRAIN)} wordings each"
+    stage.lines(row + 1 - gap, [styled((f"{taught_line}, {counts['held_out']} held out and never taught.", ""))])
     stage.hold(HOLDS["taught"])
 
 
@@ -83,7 +83,7 @@ def training(stage: Stage, material: Material) -> None:
     row = stage.section(sections.TRAINING)
     log = material.log
     if log is None:
-        missing = f"No training log of this adapter in {visible(str(material.place))}: make train writes one."
+        missing = f"No training log of this adapter in {visible(material.where)}: make train writes one."
         stage.lines(row, [styled((missing, "yellow"))])
         stage.hold(HOLDS["training"])
         return
@@ -140,7 +140,7 @@ def not_shown(stage: Stage, material: Material) -> None:
     for finding in findings(material.comparison):
         stage.put(row, MARGIN, styled((finding.head, finding.style)))
         row = stage.lines(row, [styled((finding.text, ""))], 14) + gap
-    where = visible(str(material.place))
+    where = visible(material.where)
     ways = [
         ("every answer", f"{where}/tuned.json, checked by make verify"),
         ("these figures", "engram compare --show --categories"),
@@ -165,7 +165,7 @@ def _facts(material: Material, live: bool) -> list[tuple[str, str]]:
     size = f"{model['parameters'] / 1e6:,.1f} M parameters"
     machine = f"{hardware['system']}, {hardware['processor']}, {hardware['cores']} cores"
     made = comparison["provenance"]["created"][:10]
-    source = "made now, one prompt at a time" if live else f"replayed from {material.place}, {made}"
+    source = "made now, one prompt at a time" if live else f"replayed from {material.where}, {made}"
     return [
         ("model", f"{model['name']}, {size}"),
         ("platform", f"{BACKENDS[comparison['backend']]} · {comparison['device']}"),

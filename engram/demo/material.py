@@ -45,6 +45,11 @@ class Material:
     lessons: list[Lesson]
     missing: str = ""
 
+    @property
+    def where(self) -> str:
+        """The run's folder as it is shown: nothing of where the checkout lies."""
+        return _short(self.place)
+
 
 def load(place: Path, data: Path, patterns: str | None = None) -> Material:
     """The run in `place`; raises EngramError where results or data are missing, stale, or not of each other."""
@@ -120,4 +125,8 @@ def _lesson(example: Example, pattern: Pattern | None) -> Lesson:
     else:
         wanted += [source.place((*item, "output")).line]
     shown = tuple(lines[number - 1] for number in dict.fromkeys(wanted) if number <= len(lines))
-    return Lesson(f"{match['file']}:{match['line']}", shown, example.prompt, example.answer)
+    return Lesson(f"{_short(Path(match['file']))}:{match['line']}", shown, example.prompt, example.answer)
+
+
+def _short(path: Path) -> str:
+    return str(Path(*path.parts[-2:]))
