@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 # the name in pixels, two in a row of characters
 PIXELS = (
-    "  ###   ####    ####  # ###   ###   ## #  ",
-    " #   #  #   #  #   #  ##         #  # # # ",
-    " #####  #   #   ####  #       ####  # # # ",
-    " #      #   #      #  #      #   #  # # # ",
-    "  ####  #   #  ####   #       ####  # # # ",
+    " ###   ####    ####  # ###   ###   ## #  ",
+    "#   #  #   #  #   #  ##         #  # # # ",
+    "#####  #   #   ####  #       ####  # # # ",
+    "#      #   #      #  #      #   #  # # # ",
+    " ####  #   #  ####   #       ####  # # # ",
 )
 SUBTITLE = "A small language model is taught patterns that never change, and asked before and after."
 HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 BACKENDS = {"mlx": "MLX", "cuda": "Unsloth, CUDA", "cpu": "Unsloth, CPU"}
+HEADS = 15  # columns of what stands before a finding
 HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "end": 8.0}
 
 Answers = Callable[[Callable[[int, int], None]], list[tuple[Shown, Shown]]]
@@ -139,14 +140,14 @@ def not_shown(stage: Stage, material: Material) -> None:
     gap = 1 if stage.height >= ROOMY else 0
     for finding in findings(material.comparison):
         stage.put(row, MARGIN, styled((finding.head, finding.style)))
-        row = stage.lines(row, [styled((finding.text, ""))], 14) + gap
+        row = stage.lines(row, [styled((finding.text, ""))], HEADS) + gap
     where = visible(material.where)
     ways = [
         ("every answer", f"{where}/tuned.json, checked by make verify"),
         ("these figures", "engram compare --show --categories"),
         ("your own", "make demo PATTERNS=my-patterns"),
     ]
-    stage.lines(row + 1, [_fact(name, text, 14) for name, text in ways])
+    stage.lines(row + 1, [_fact(name, text, HEADS) for name, text in ways])
     stage.hold(HOLDS["end"])
 
 
