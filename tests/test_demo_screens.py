@@ -29,7 +29,7 @@ from engram.video import control
 from engram.video.cast import Cast
 from engram.video.record import record
 
-SIZES = [(100, 30), (80, 24), (60, 24), (96, 52), (200, 60)]
+SIZES = [(100, 30), (80, 24), (60, 24), (80, 43), (200, 60)]
 
 
 def load(run: Run, folder: Path | None = None) -> Material:

@@ -37,8 +37,8 @@ def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) ->
 @click.command()
 @click.option("--beside", metavar="BACKEND", help="Show this backend's results beside the other's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default: with the results.")
-@click.option("--width", type=click.IntRange(min=1), help="Columns of the terminal; default: 100, beside another 96.")
-@click.option("--height", type=click.IntRange(min=1), help="Lines of the terminal; default: 30, beside another 52.")
+@click.option("--width", type=click.IntRange(min=1), help="Columns of the terminal; default: 100, beside another 80.")
+@click.option("--height", type=click.IntRange(min=1), help="Lines of the terminal; default: 30, beside another 43.")
 @kind_options
 @backend_option
 @patterns_option

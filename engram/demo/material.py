@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engram import across, yaml_source
+from engram.backends import NAMES
 from engram.dataset import Example, read_manifest, read_split
 from engram.errors import EngramError
 from engram.files import read_bytes, sha256, sha256_text
@@ -68,7 +69,8 @@ def load(place: Path, data: Path, patterns: str | None = None) -> Material:
 def read_run(place: Path) -> across.Run:
     """The documents of a run; raises EngramError where there is none yet, or where they are broken or stale."""
     if not any((place / f"{name}.json").is_file() for name in ("baseline", "tuned", "comparison")):
-        raise EngramError("no results yet", where=str(place), fix="make demo makes them, and shows them")
+        backend = f" BACKEND={place.name}" if place.name in NAMES else ""
+        raise EngramError("no results yet", where=str(place), fix=f"make demo{backend}")
     return across.read_run(place, place.name)
 
 
