@@ -92,7 +92,7 @@ help: ## this list
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
-	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\"; for parity: --quick)"
+	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda, --prompt \"...\"; for parity: --quick)"
 	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
@@ -123,12 +123,12 @@ verify: $(OUT)/comparison.json ## recompute every figure of the results, check d
 	@$(ENGRAM) results verify
 
 demo: $(OUT)/comparison.json ## everything up to the before/after show
-	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(WITH) $(ARGS)
+	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --patterns "$$PATTERNS" $(WITH) $(ARGS)
 
 record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results/<backend>/demo.*
 
 record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos side by side: results/demo-compare.*
-	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE"
+	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE" --patterns "$$PATTERNS"
 
 report: $(OUT)/comparison.json ## every result as one page that needs nothing else: results/report.html
 	@$(ENGRAM) report --first $(LABEL)
@@ -283,5 +283,5 @@ $(OUT)/tuned.json: $(USED) $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(REC
 $(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
 	@$(ENGRAM) compare --backend $(NAME) --quiet $(WITH)
 
-$(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo.py engram/show.py engram/video/*.py) | $(VIDEO_READY)
-	@$(ENGRAM) record --backend $(NAME)
+$(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo/*.py engram/show.py engram/video/*.py) | $(VIDEO_READY)
+	@$(ENGRAM) record --backend $(NAME) --patterns "$$PATTERNS"

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 100
 SPARKS = "▁▂▃▄▅▆▇█"
+DUMB = ("", "dumb", "unknown")
 PLAIN_EVERY = 20  # training steps between two lines where no bar can be drawn
+CURVE = 16  # columns of the curve in the training bar
 _CONSOLE: ContextVar[Console | None] = ContextVar("console", default=None)
 
 
@@ -35,14 +37,26 @@ def printing_on(console: Console) -> Iterator[None]:
 
 
 def make_console() -> Console:
-    """The console of `printing_on`; else one with colour and boxes on a terminal, plain through a pipe and NO_COLOR."""
+    """The console of `printing_on`; else one with colour and boxes on a terminal, plain through a pipe and NO_COLOR.
+
+    Plain too on a terminal that says that it understands nothing (TERM is `dumb`, `unknown` or empty).
+    """
     from rich.console import Console
 
     if (given := _CONSOLE.get()) is not None:
         return given
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    plain = False if os.environ.get("NO_COLOR") else None  # rich alone would still print bold, and we draw boxes
+    dumb = os.environ.get("TERM", "").lower() in DUMB and os.name == "posix"
+    # rich alone would still print bold, and we draw boxes
+    plain = False if os.environ.get("NO_COLOR") or dumb else None
     return Console(file=sys.stdout, force_terminal=plain, highlight=False, markup=False, emoji=False, width=width)
+
+
+def make_plain_console(width: int) -> Console:
+    """A console that prints neither colour nor boxes, on a terminal either."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, force_terminal=False, highlight=False, markup=False, emoji=False, width=width)
 
 
 def make_table(console: Console, *columns: str, title: str | None = None) -> Table:
@@ -106,6 +120,7 @@ class TrainingBar:
         self.console = make_console()
         self.validation_loss: float | None = None
         self.total = 0
+        self.losses: list[float] = []
         columns = (TextColumn("training"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
         self.bar = Progress(
             *columns, TextColumn("{task.fields[text]}"), TimeElapsedColumn(), console=self.console, transient=True
@@ -128,10 +143,12 @@ class TrainingBar:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """After an optimizer step."""
+        self.losses.append(loss)
         checked = "" if self.validation_loss is None else f" · validation {self.validation_loss:.3f}"
         text = f"loss {loss:.3f}{checked} · {tokens_per_second:,.0f} tokens/s"
         if self.live:
-            self.bar.update(self.task, completed=step, text=text)
+            curve = sparkline(self.losses, min(len(self.losses), CURVE))
+            self.bar.update(self.task, completed=step, text=f"{curve} {text}")
         elif step % PLAIN_EVERY == 0 or step == self.total:
             self.console.print(f"step {step:4}/{self.total} · {text}")
 

@@ -44,7 +44,7 @@ def test_every_command_explains_itself(name: str) -> None:
         (["train", "--model", "tiny", "--data", "nowhere"], "the data manifest is missing"),
         (["eval", "--model", "tiny", "--data", "nowhere"], "the data manifest is missing"),
         (["compare", "--results", "nowhere"], "no such result"),
-        (["demo", "--quick", "--results", "nowhere"], "no such result"),
+        (["demo", "--quick", "--results", "nowhere"], "no results yet"),
         (["validate", "nowhere"], "no such pattern file or folder"),
     ],
 )

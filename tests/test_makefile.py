@@ -155,7 +155,8 @@ def test_quantize_is_a_setting_that_redoes_training(house: Path) -> None:
 
 
 def test_the_demo_is_recorded_again_where_it_changed(house: Path) -> None:
-    show = house / "engram" / "demo.py"
+    show = house / "engram" / "demo" / "acts.py"
+    show.parent.mkdir()
     show.touch()
     assert make(house, "record")[-2:] == ["compare", "record"]
     assert make(house, "record") == []
@@ -173,6 +174,11 @@ def test_the_report_follows_the_comparison_and_leads_with_its_run(house: Path) -
     (house / "results" / "report.html").touch()
     make(house, "clean")
     assert not (house / "results" / "report.html").exists()
+
+
+def test_the_show_gets_the_patterns_and_its_arguments(house: Path) -> None:
+    make(house, "demo", "PATTERNS=my patterns", "ARGS=--speed 2")
+    assert "--patterns my patterns --speed 2" in (house / "calls").read_text()
 
 
 def test_side_by_side_names_both_backends(house: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -156,23 +159,37 @@ def seeds(
     tables.seeds(several.campaign(name, chosen, configs, files, results / "seeds", show.note))
 
 
+def _speed(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if value == 0 or 0.5 <= value <= 10:
+        return value
+    raise click.BadParameter(f"{value:g} is neither 0 (no waiting) nor from 0.5 to 10.")
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Replay the stored answers; load no model.")
-@click.option("--pause", is_flag=True, help="Wait for Enter between the parts.")
+@click.option("--pause", is_flag=True, help="Wait for a key after each screen.")
+@click.option("--speed", default=1.0, show_default=True, callback=_speed, help="0.5 to 10; 0 prints without waiting.")
+@click.option("--width", type=click.IntRange(20, 300), help="Draw as on a terminal of so many columns.")
 @click.option("--prompt", help="Ask this instead of test prompts, before and after.")
+@click.option("--platforms", metavar="NAME,NAME", help="Show two folders of the results side by side, as mlx,cuda.")
 @adapter_option
 @model_option
 @backend_option
+@patterns_option
 @data_option
 @adapters_option
 @results_option
 def demo(
     quick: bool,
     pause: bool,
+    speed: float,
+    width: int | None,
     prompt: str | None,
+    platforms: str | None,
     adapter: Path | None,
     model: str,
     backend: str,
+    patterns: str,
     data: Path,
     adapters: Path,
     results: Path,
@@ -182,13 +199,27 @@ def demo(
     from engram import demo as shown
     from engram import model as models
 
-    name = backends.choose(backend)
-    folder = adapter or adapters / name
-    if prompt is not None:
-        shown.ask(prompt, name, models.resolve(model), folder)
-    else:
-        chosen = None if quick else models.resolve(model)
-        shown.perform(name, chosen, folder, data, results / used(name, adapter), pause=pause)
+    manner = shown.Manner(speed, width, pause)
+    with leaving_cleanly():
+        if platforms is not None:
+            shown.perform_platforms([name.strip() for name in platforms.split(",")], results, manner)
+            return
+        name = backends.choose(backend)
+        folder = adapter or adapters / name
+        if prompt is not None:
+            shown.ask(prompt, name, models.resolve(model), folder)
+        else:
+            chosen = None if quick else models.resolve(model)
+            shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
+
+
+@contextlib.contextmanager
+def leaving_cleanly() -> Iterator[None]:
+    """Ctrl-C ends the command with the shell's own exit code for it, 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 COMMANDS = (validate, data, train, evaluate, compare, seeds, demo)

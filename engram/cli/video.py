@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from engram.cli.options import F, backend_option, data_option, results_option
+from engram.cli.options import F, backend_option, data_option, patterns_option, results_option
 
 SIDE_BY_SIDE = "demo-compare"
 KINDS = {"mp4": "Write the film: H.264, 1920×1080.", "gif": "Write the GIF: 960 pixels wide.", "png": "Write a still."}
@@ -37,10 +37,11 @@ def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) ->
 @click.command()
 @click.option("--beside", metavar="BACKEND", help="Show this backend's results beside the other's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default: with the results.")
-@click.option("--width", type=click.IntRange(min=1), help="Columns of the terminal; default: 100, beside another 96.")
-@click.option("--height", type=click.IntRange(min=1), help="Lines of the terminal; default: 30, beside another 52.")
+@click.option("--width", type=click.IntRange(min=1), help="Columns of the terminal; default: 100, beside another 80.")
+@click.option("--height", type=click.IntRange(min=1), help="Lines of the terminal; default: 30, beside another 43.")
 @kind_options
 @backend_option
+@patterns_option
 @data_option
 @results_option
 def record(
@@ -50,6 +51,7 @@ def record(
     height: int | None,
     kinds: tuple[str, ...],
     backend: str,
+    patterns: str,
     data: Path,
     results: Path,
 ) -> None:
@@ -63,7 +65,9 @@ def record(
     names = [name] if beside is None else [name, backends.choose(beside)]
     usual = (record.WIDTH, record.HEIGHT) if beside is None else record.BESIDE
     size = (width or usual[0], height or usual[1])
-    casts = [record.record(replay.replay(one, data, results), *size, replay.caption(one, results)) for one in names]
+    shows = [replay.replay(one, data, results, patterns) for one in names]
+    captions = [replay.caption(one, results) for one in names]
+    casts = [record.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
     folder = out or (results / name if beside is None else results)
     if beside is None:
         cast.write(folder / "demo.cast", casts[0])

@@ -13,7 +13,7 @@ import click
 
 from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
-from engram.report import parity_page, results_page
+from engram.report import parity_page, results_page, script
 from engram.report.reference import REFERENCE, RUNS
 
 ROOT = PACKAGE.parent
@@ -32,6 +32,7 @@ def rendered() -> dict[Path, str]:
     parts = {"results": results_table(), "demo": demo_output(), "runtime": runtime_line()}
     gpu = ROOT / "docs" / "gpu.md"
     measuring = ROOT / "docs" / "measuring.md"
+    spoken = ROOT / "docs" / "video_script.md"
     measured = {"gpu-check": gpu_check_table(), "container": container_figures()}
     page = ROOT / "docs" / "parity.md"
     return {
@@ -43,6 +44,7 @@ def rendered() -> dict[Path, str]:
             (ROOT / "docs" / "results.md").read_text("utf-8"), results_page.parts(REFERENCE)
         ),
         **results_page.pictures(REFERENCE, ROOT / "docs" / "img"),
+        spoken: fill(spoken.read_text("utf-8"), script_parts()),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 
@@ -126,6 +128,12 @@ def demo_output() -> str:
         demo.show_summary(comparison)
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
     return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def script_parts() -> dict[str, str]:
+    """What to say in each section of the show, with the first reference run's numbers."""
+    stages = {stage: _reference("default-0", stage) for stage in ("baseline", "tuned")}
+    return script.parts(_reference("default-0", "comparison"), stages, _reference("default-0", "training"))
 
 
 def gpu_check_table() -> str:

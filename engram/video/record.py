@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Show = Callable[[Console, Clock], None]
 
 WIDTH, HEIGHT = 100, 30
-BESIDE = (96, 52)  # columns and lines of each of two terminals that fill a 16:9 picture
+BESIDE = (80, 43)  # columns and lines of each of two terminals that fill a 16:9 picture
 HIDE_CURSOR = "\x1b[?25l"
 
 

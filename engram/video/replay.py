@@ -1,11 +1,11 @@
-"""The demo as a show to record: the stored answers and figures of one backend."""
+"""The demo as a show to record: the stored answers and figures of one backend, in its own sections."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engram import compare, demo, show
+from engram import compare, demo
 from engram.text import visible
 
 if TYPE_CHECKING:
@@ -14,17 +14,13 @@ if TYPE_CHECKING:
     from engram.clock import Clock
     from engram.video.record import Show
 
-HOLD = 3.0  # seconds that each part stands, so that it can be read
-END = 5.0  # and the last screen
 
-
-def replay(backend: str, data: Path, results: Path) -> Show:
+def replay(backend: str, data: Path, results: Path, patterns: str | None = None) -> Show:
     """`engram demo --quick` for `record`; it raises EngramError where results or data are missing."""
+    material = demo.load(results / backend, data, patterns)
 
     def perform(console: Console, clock: Clock) -> None:
-        with show.printing_on(console):
-            demo.perform(backend, None, Path(), data, results / backend, clock=clock, hold=HOLD)
-        clock.sleep(END)
+        demo.play(console, clock, material)
 
     return perform
 

@@ -1,0 +1,153 @@
+"""The answers of the show: the stored ones, or live ones token by token; and the steps in which they are typed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram import adapters, backends, scoring
+from engram.config import Config
+from engram.dataset import Example
+from engram.encoding import Encoder, load_encoder
+from engram.errors import EngramError
+from engram.evaluate import timed
+from engram.model import Model, on_this_disk
+from engram.text import normalise, visible
+
+STAGES = ("baseline", "tuned")
+Splitter = Callable[[str], list[int]]  # a text -> where each of its tokens ends
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One answer on the screen; seconds to the first token and tokens/s where it was made live.
+
+    `steps` are the beginnings of the text that each token made, as lengths of `line`.
+    """
+
+    text: str
+    ended: bool
+    first: float | None = None
+    rate: float | None = None
+    steps: tuple[int, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The answer in one line that cannot drive a terminal."""
+        return (visible(normalise(self.text)) or "(nothing)") + ("" if self.ended else " …")
+
+
+def is_right(example: Example, answer: Shown) -> bool:
+    """Whether an answer is the expected one, by the result documents' own exact match."""
+    return scoring.score(example.answer, answer.text).exact
+
+
+def replayed(
+    rows: Sequence[Example], stored: dict[str, dict[str, Any]], split: Splitter | None = None
+) -> list[tuple[Shown, Shown]]:
+    """The stored answers to these rows, before and after, with the steps of their typing where `split` makes them."""
+    by_id = {stage: {a["id"]: a for a in document["answers"]} for stage, document in stored.items()}
+    missing = [e.id for e in rows if any(e.id not in answers for answers in by_id.values())]
+    if missing:
+        raise EngramError("the results are of other data", problems=missing, fix="make demo")
+
+    def one(stage: str, example: Example) -> Shown:
+        answer = by_id[stage][example.id]
+        steps = _steps_of(answer["answer"], split) if split else ()
+        return Shown(answer["answer"], answer["ended"], steps=steps)
+
+    return [(one("baseline", e), one("tuned", e)) for e in rows]
+
+
+def live(
+    rows: Sequence[Example],
+    backend: str,
+    model: Model,
+    adapter: Path,
+    config: Config,
+    report: Callable[[int, int], None] = lambda _done, _all: None,
+) -> list[tuple[Shown, Shown]]:
+    """Both models' answers, made now, one prompt at a time; `report` hears how many of how many are made."""
+    prompts, made = [e.prompt for e in rows], itertools.count(1)
+    sides = [
+        answer_live(prompts, backend, model, one, config, lambda: report(next(made), 2 * len(rows)))
+        for one in (None, adapter)
+    ]
+    return list(zip(*sides, strict=True))
+
+
+def answer_live(
+    prompts: Sequence[str],
+    backend: str,
+    model: Model,
+    adapter: Path | None,
+    config: Config,
+    report: Callable[[], None] = lambda: None,
+) -> list[Shown]:
+    """One model's answers with their times, after a first one that nobody sees, so that no answer pays for warming."""
+    module = backends.get(backend)
+    encoder = load_encoder(model)
+    session = module.load(model, adapter, config.quantize)
+    list(module.stream(session, encoder.prompt("Hello"), encoder.stop_ids, 2))
+    answers = []
+    for prompt in prompts:
+        ids = encoder.prompt(prompt)
+        tokens, first, rest = timed(module.stream(session, ids, encoder.stop_ids, config.max_new_tokens))
+        rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
+        ended = len(tokens) < config.max_new_tokens
+        answers.append(Shown(encoder.text(tokens), ended, first, rate, _steps_made(encoder, tokens)))
+        report()
+    return answers
+
+
+def refuse_other(model: Model, backend: str, adapter: Path, comparison: dict[str, Any], tuned: dict[str, Any]) -> None:
+    """Raise an EngramError where live answers would come from another model or adapter than the stored figures."""
+    if model.weights_sha256 != comparison["model"]["weights_sha256"]:
+        what = f"the results are of another model ({comparison['model']['name']})"
+        raise EngramError(what, where=model.name, fix="make demo")
+    if adapters.read_adapter(adapter, backends.get(backend).WEIGHTS)[1] != tuned["adapter"]["sha256"]:
+        raise EngramError("the results are of another adapter", where=str(adapter), fix="make demo")
+
+
+def splitter(name: str) -> Splitter:
+    """How the model of this name splits a text, where it is on this disk; else words."""
+    try:
+        model = on_this_disk(name)
+        if model is None or not (model.path / "tokenizer.json").is_file():
+            return words
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
+    except Exception:
+        return words
+    return lambda text: [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
+
+
+def words(text: str) -> list[int]:
+    """Where each word of a text ends."""
+    return [at for at, character in enumerate(text) if character == " "] + [len(text)]
+
+
+def _steps_of(text: str, split: Splitter) -> tuple[int, ...]:
+    whole = normalise(text)
+    return _rising([len(visible(whole[:end])) for end in split(whole)], len(visible(whole)))
+
+
+def _steps_made(encoder: Encoder, tokens: Sequence[int]) -> tuple[int, ...]:
+    """How much of the answer is to be seen after each token; half a character is none yet."""
+    whole = visible(normalise(encoder.text(tokens)))
+    begun = [visible(normalise(encoder.text(tokens[:n]))).rstrip("\ufffd") for n in range(1, len(tokens) + 1)]
+    return _rising([_common(part, whole) for part in begun], len(whole))
+
+
+def _rising(ends: Sequence[int], length: int) -> tuple[int, ...]:
+    """Lengths that never go back and end with the whole text."""
+    risen = list(itertools.accumulate((min(end, length) for end in ends), max)) or [0]
+    return (*risen[:-1], length)
+
+
+def _common(one: str, other: str) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))

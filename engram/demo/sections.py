@@ -1,0 +1,15 @@
+"""The sections of the show, in their order: its screens' titles, and the chapters of its recordings."""
+
+from __future__ import annotations
+
+TITLE = "What this is"
+TAUGHT = "What is taught"
+TRAINING = "Training"
+RECALL = "Before and after: taught"
+GENERALIZATION = "Before and after: held out"
+FIGURES = "The figures"
+NOT_SHOWN = "Lost, and not shown"
+SECTIONS = (TITLE, TAUGHT, TRAINING, RECALL, GENERALIZATION, FIGURES, NOT_SHOWN)
+
+PLATFORMS_ANSWERS = "Two platforms: answers"
+PLATFORMS_FIGURES = "Two platforms: figures"
