@@ -17,6 +17,7 @@ QUANTIZE ?= none
 DIR ?= exports/lm-eval
 ADAPTER ?=
 ARGS ?=
+YES ?=
 BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
 # the container: its service, and (empty: the compose file's) the image that it is built on and the compose command
@@ -70,7 +71,7 @@ OUT := results/$(LABEL)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare seeds verify demo all record record-compare setup-video export-eval \
+.PHONY: help setup data validate train eval compare seeds verify demo all record record-compare video-prep setup-video export-eval \
   verify-model doctor gpu-check base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
   test lint format clean distclean FORCE
 
@@ -91,6 +92,7 @@ help: ## this list
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --prompt \"...\")"
+	@echo "  YES       = $(YES)  (of video-prep: 1 says yes to what only a person can see)"
 	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
@@ -127,6 +129,11 @@ record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results
 
 record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos side by side: results/demo-compare.*
 	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE"
+
+# made from no result: the checklist looks at what is there, and never makes it
+video-prep: | $(SOME_READY) ## the checklist before a video: what is stale, missing, personal (YES=1: answer its questions)
+	@$(ENGRAM) video-prep --backend $(NAME) --patterns "$$PATTERNS" $(if $(YES),--yes) \
+	  --model "$$(if [ "$$MODEL" = auto ] && [ -f $(MODEL_FILE) ]; then cat $(MODEL_FILE); else echo "$$MODEL"; fi)"
 
 all: validate demo compare ## every stage
 
