@@ -130,8 +130,8 @@ record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results
 record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos side by side: results/demo-compare.*
 	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE"
 
-# made from no result: the checklist looks at what is there, and never makes it
-video-prep: | $(SOME_READY) ## the checklist before a video: what is stale, missing, personal (YES=1: answer its questions)
+# looks at what is there and never makes it; only what is named beside it is made first
+video-prep: | $(SOME_READY) $(filter all demo record report,$(MAKECMDGOALS)) ## the checklist before a video: what is stale, missing, personal (YES=1: answer its questions)
 	@$(ENGRAM) video-prep --backend $(NAME) --patterns "$$PATTERNS" $(if $(YES),--yes) \
 	  --model "$$(if [ "$$MODEL" = auto ] && [ -f $(MODEL_FILE) ]; then cat $(MODEL_FILE); else echo "$$MODEL"; fi)"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engram.errors import EngramError
 from engram.files import read_bytes
-from engram.prep.finding import PASS, Finding, Situation, failed, refused
+from engram.prep.finding import PASS, Finding, Situation, failed, refused, unchecked
 from engram.video import cast
 from engram.video.record import record
 from engram.video.replay import caption, replay
@@ -16,11 +16,12 @@ NAME = "backup recordings"
 KINDS = ("cast", "mp4", "gif")
 
 
-def check(at: Situation) -> Finding:
+def check(at: Situation, explained: bool) -> Finding:
     """Whether cast, film and GIF of the demo are there, whole, and show what the demo would show now.
 
     A recording follows from the results alone, so the cast is held against one made now, byte by byte: that is newer
     than the adapter whatever the file times say. Film and GIF are drawn from the cast, so they must not be older.
+    Where the demo cannot be performed, that is this line's failure unless another line has `explained` it.
     """
     anew = at.make("record")
     files = {kind: at.place / f"demo.{kind}" for kind in KINDS}
@@ -40,6 +41,8 @@ def check(at: Situation) -> Finding:
             replay(at.backend, at.data, at.results), stored.width, stored.height, caption(at.backend, at.results)
         )
     except EngramError as error:
+        if explained:
+            return unchecked(NAME, "the demo cannot be shown now")
         return failed(NAME, f"nothing to hold them against: {error.what}", at.make("demo record"), error.problems)
     if cast.dumps(now).encode("utf-8") != read_bytes(files["cast"]):
         return failed(NAME, "stale: the demo of these results looks different now", anew)

@@ -37,16 +37,14 @@ def examine(at: Situation, environment: Mapping[str, str], public: Iterable[str]
     """
     search = needles.search(needles.owner(at.checkout), environment, public)
     demo = _demo(at)
+    made = [stages.models(at), stages.data(at), stages.adapter(at), stages.pipeline(at)]
     found = [
         personal.environment(environment),
-        stages.models(at),
-        stages.data(at),
-        stages.adapter(at),
-        stages.pipeline(at),
+        *made,
         *terminal.checks(terminal.measure()),
         personal.check(at, demo, search),
         _disk(at),
-        backups.check(at),
+        backups.check(at, explained=any(one.state == FAIL for one in made)),
         talking.check(at, shown.titles(demo)) if demo else unchecked("talking points", "the demo cannot be shown"),
         *(Finding(name, ASK, question, fix) for name, (question, fix) in QUESTIONS.items()),
     ]

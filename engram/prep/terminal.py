@@ -7,7 +7,7 @@ import re
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,9 +35,9 @@ class Terminal:
     screen_height: int = 0
 
 
-def measure() -> Terminal | None:
-    """The terminal of the standard streams, or None where none of them is one. Never waits longer than SECONDS."""
-    descriptor = next((d for d in (1, 0, 2) if os.isatty(d)), None)
+def measure(streams: Sequence[int] = (1, 0, 2)) -> Terminal | None:
+    """The terminal of the first of these streams that is one, else None. Never waits longer than SECONDS."""
+    descriptor = next((stream for stream in streams if os.isatty(stream)), None)
     if descriptor is None:
         return None
     columns, lines = os.get_terminal_size(descriptor)
