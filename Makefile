@@ -131,7 +131,7 @@ record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos s
 	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE"
 
 # looks at what is there and never makes it; only what is named beside it is made first
-video-prep: | $(SOME_READY) $(filter all demo record report,$(MAKECMDGOALS)) ## the checklist before a video: what is stale, missing, personal (YES=1: answer its questions)
+video-prep: | $(VIDEO_READY) $(filter all demo record report,$(MAKECMDGOALS)) ## the checklist before a video: what is stale, missing, personal (YES=1: answer its questions)
 	@$(ENGRAM) video-prep --backend $(NAME) --patterns "$$PATTERNS" $(if $(YES),--yes) \
 	  --model "$$(if [ "$$MODEL" = auto ] && [ -f $(MODEL_FILE) ]; then cat $(MODEL_FILE); else echo "$$MODEL"; fi)"
 

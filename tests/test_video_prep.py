@@ -218,7 +218,7 @@ def test_a_model_that_would_be_downloaded_fails(house: Situation, monkeypatch: p
     found = stages.models(replace(house, model="smollm-360m"))
     assert (found.state, found.fix) == ("fail", "make verify-model MODEL=smollm-360m")
     edit(house.place / "comparison.json", "model", "weights_sha256", to="0" * 64)
-    assert "other weights" in stages.models(house).text
+    assert "has other weights" in stages.models(house).text
     assert stages.models(replace(house, model="auto")).state == "fail"  # what the results are of, not what auto finds
     assert stages.models(replace(house, model="nowhere/at/all")).state == "fail"
 
@@ -296,7 +296,7 @@ def test_a_spoiled_situation_fails_with_exactly_its_lines(house: Situation) -> N
     assert lines["data"]["details"] == ["pack.yaml: changed"]
     assert lines["terminal size"]["text"] == "60 × 20, less than 80 × 24"
     place = f"{house.data.parent.name}/pack.yaml, line 5"
-    assert lines["nothing personal"]["details"] == [f"{place}: an e-mail address (w…@….net)"]
+    assert lines["nothing personal"]["details"] == [f"{place}: an e-mail address (w…@…)"]
     assert lines["backup recordings"]["text"].endswith("demo.cast, demo.mp4, demo.gif")
     assert "white@snow" not in done.stdout
     states = {one["name"]: one["state"] for one in document["findings"]}
@@ -317,6 +317,16 @@ def test_the_commands_exit_codes_and_its_questions(house: Situation, monkeypatch
     document = json.loads(runner.invoke(main, [*command(house), "--json"]).output)
     schema.check(document, "video-prep", "test")
     assert document["counts"]["ask"] == 5 and not document["ready"]
+
+
+def test_what_the_demo_shows_is_searched_and_the_place_named(house: Situation, run: Run) -> None:
+    for number in range(len(run.tuned["answers"])):
+        answer = f"ask sue{'x' * 80}@corp.com or Jane Doe"
+        edit(house.place / "tuned.json", "answers", number, "answer", to=answer)
+    found = look(house)["nothing personal"]
+    shown = [detail for detail in found.details if detail.startswith("demo, section 'pack: taught', line ")]
+    assert [detail.rpartition(": ")[2] for detail in shown] == ["an e-mail address (s…@…)", "the git user name"]
+    assert "corp" not in str(found) and "Jane" not in str(found)
 
 
 def test_nothing_secret_is_printed(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:

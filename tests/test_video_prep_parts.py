@@ -72,12 +72,15 @@ def test_what_is_found_can_be_concealed() -> None:
     assert search(OWNER, {}).conceal(text) == "[the user name]: [an e-mail address], [the user name]"
 
 
-def test_sections_are_text_without_colours_and_boxes() -> None:
-    events = [(0, "m", "one"), (0, "o", "\x1b[1m╭──╮\r\n│ a\x1b[0m@b │\r\n"), (1, "m", "two"), (1, "o", "\x1b[2Kc\rd")]
-    recording = Cast(20, 5, 2, "", tuple(Event(*event) for event in events))
-    start, one, two = shown.sections(recording)
-    assert start == ("start", [""]) and one.title == "one" and "a@b" in one.lines and two.lines == ["c", "d"]
-    assert shown.titles(recording) == ["one", "two"]
+def test_a_recording_is_read_off_its_screen_section_by_section() -> None:
+    typed = [(1 + i / 10, "o", f"\x1b[2;3H\x1b[1m{'jane@doe'[: i + 1]}\x1b[0m") for i in range(8)]
+    events = [(0, "o", "a"), (1, "m", "two"), (1, "o", "\x1b[H\x1b[2J╭─╮\r\n│ x"), *typed, (3, "o", "\x1b[3;1Hb │ c")]
+    recording = Cast(20, 5, 4, "", tuple(Event(*event) for event in events))
+    found = list(shown.lines(recording))
+    assert found[0] == ("start", 1, "a")
+    assert ("two", 2, "jane@doe") in found and ("two", 3, "b   c") in found
+    assert found[-1] == ("two", 0, "jane@doe b c")
+    assert shown.titles(recording) == ["two"]
 
 
 class Screen:
@@ -135,12 +138,14 @@ def test_the_size_of_characters_is_what_the_terminal_answers(
     answer: bytes, height: int, screen: int, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "SECONDS", 20)  # the answer ends the waiting, not the time
+    monkeypatch.setenv("TERM", "xterm")
     found = Screen(100, 30, answer).measure()
     assert found and (found.columns, found.lines, found.line_height, found.screen_height) == (100, 30, height, screen)
     assert states(found)[2] == state
 
 
-def test_a_terminal_that_never_answers_costs_no_more_than_its_time() -> None:
+def test_a_terminal_that_never_answers_costs_no_more_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     screen = Screen(120, 40)
     started = time.monotonic()
     found = screen.measure()
@@ -180,6 +185,13 @@ def test_the_colours(variables: dict[str, str], state: str, monkeypatch: pytest.
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert states(Screen(100, 30, DEVICE).measure())[1] == state
+
+
+def test_a_dumb_terminal_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Screen(100, 30, DEVICE)
+    found = screen.measure()
+    assert found and states(found)[2] == "ask" and screen.asked == b""
 
 
 def test_without_a_terminal_nothing_is_measured() -> None:

@@ -58,7 +58,9 @@ def video_prep(
     from engram import backends, schema
     from engram.prep import checklist, table, terminal
     from engram.prep.finding import Situation
+    from engram.video import encode
 
+    encode.require()
     name = backends.choose(backend)
     at = Situation(name, model, patterns, data, adapters, results, script)
     found = checklist.examine(at, os.environ, public)

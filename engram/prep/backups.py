@@ -7,10 +7,9 @@ from pathlib import Path
 
 from engram.errors import EngramError
 from engram.files import read_bytes
+from engram.prep import shown
 from engram.prep.finding import PASS, Finding, Situation, failed, refused, unchecked
 from engram.video import cast
-from engram.video.record import record
-from engram.video.replay import caption, replay
 
 NAME = "backup recordings"
 KINDS = ("cast", "mp4", "gif")
@@ -27,9 +26,7 @@ def check(at: Situation, explained: bool) -> Finding:
     files = {kind: at.place / f"demo.{kind}" for kind in KINDS}
     if missing := [file.name for file in files.values() if not file.is_file()]:
         return failed(NAME, f"missing in {at.place}: {', '.join(missing)}", anew)
-    broken = [
-        f"{files[kind].name}: {why}" for kind, test in (("mp4", _film), ("gif", _gif)) if (why := test(files[kind]))
-    ]
+    broken = [f"{files[kind].name}: {why}" for kind in KINDS[1:] if (why := WHOLE[kind](files[kind]))]
     try:
         stored = cast.read(files["cast"])
     except EngramError as error:
@@ -37,9 +34,7 @@ def check(at: Situation, explained: bool) -> Finding:
     if broken:
         return failed(NAME, "not whole", anew, tuple(broken))
     try:
-        now = record(
-            replay(at.backend, at.data, at.results), stored.width, stored.height, caption(at.backend, at.results)
-        )
+        now = shown.perform(at, stored.width, stored.height)
     except EngramError as error:
         if explained:
             return unchecked(NAME, "the demo cannot be shown now")

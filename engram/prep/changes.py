@@ -12,7 +12,7 @@ from engram.prep import git
 # Rooms that only look at results or show them. A change there makes no result old: what the show draws is held against
 # the recordings, and the rest is no part of a run.
 NO_STAGES = (
-    *(f"engram/{name}/" for name in ("prep", "video", "report", "base_model", "bundled/fonts")),
+    *(f"engram/{name}/" for name in ("demo", "prep", "video", "report", "base_model", "bundled/fonts")),
     *(f"engram/{name}.py" for name in ("clock", "demo", "doctor", "harness", "harness_task", "show", "tables")),
     *(f"engram/{name}.py" for name in ("across", "gpu", "seeds", "verify", "errors")),
     *(

@@ -13,8 +13,7 @@ from engram.prep.finding import ASK, FAIL, PASS, STATES, Finding, Situation, fai
 from engram.text import visible
 from engram.video import cast
 from engram.video.cast import Cast
-from engram.video.record import record
-from engram.video.replay import caption, replay
+from engram.video.record import HEIGHT
 
 SCHEMA_VERSION = 1
 ENOUGH_DISK = 2**30  # bytes: an hour of a screen recording at 1080p, and the films of `make record` beside it
@@ -89,7 +88,7 @@ def document(found: Sequence[Finding], backend: str) -> dict[str, Any]:
 def _demo(at: Situation) -> Cast | None:
     """What the demo prints, on the widest terminal, so that little is folded; None where it cannot be shown."""
     try:
-        return record(replay(at.backend, at.data, at.results), cast.WIDTHS[-1], title=caption(at.backend, at.results))
+        return shown.perform(at, cast.WIDTHS[-1], HEIGHT)
     except EngramError:  # the lines of data, pipeline and recordings say why
         return None
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from engram.errors import EngramError
 from engram.files import read_bytes
@@ -12,18 +11,10 @@ from engram.patterns import find_files
 from engram.prep import shown
 from engram.prep.finding import PASS, WARN, Finding, Situation, failed
 from engram.prep.needles import Search, secrets
-from engram.text import normalise
 from engram.video import cast
 from engram.video.cast import Cast
 
 NAME = "nothing personal"
-
-
-class Text(NamedTuple):
-    """Lines that will be seen, and the words that name their place."""
-
-    place: str
-    lines: Sequence[str]
 
 
 def environment(variables: Mapping[str, str]) -> Finding:
@@ -36,8 +27,7 @@ def environment(variables: Mapping[str, str]) -> Finding:
 
 def check(at: Situation, demo: Cast | None, search: Search) -> Finding:
     """Search the demo's real output, the recordings and the pattern files; say where something is, masked."""
-    texts = [*_of_recording("demo", demo), *_of_files(at)]
-    found = tuple(dict.fromkeys(line for text in texts for line in _search(text, search)))
+    found = tuple(dict.fromkeys([*_in_recording("demo", demo, search), *_in_files(at, search)]))
     note = f"; not searched for: {', '.join(search.left_out)}" if search.left_out else ""
     if found:
         places = "place" if len(found) == 1 else "places"
@@ -48,10 +38,10 @@ def check(at: Situation, demo: Cast | None, search: Search) -> Finding:
     return Finding(NAME, PASS, f"nothing in the demo, the recordings and the pattern files{note}")
 
 
-def _of_files(at: Situation) -> Iterator[Text]:
+def _in_files(at: Situation, search: Search) -> Iterator[str]:
     for path in sorted(at.place.glob("*.cast")):
         try:
-            yield from _of_recording(path.name, cast.read(path))
+            yield from _in_recording(path.name, cast.read(path), search)
         except EngramError:  # the line of the recordings says so
             continue
     try:
@@ -59,34 +49,30 @@ def _of_files(at: Situation) -> Iterator[Text]:
     except EngramError:  # the line of the data says so
         return
     for path in files:
-        yield Text(_named(path), read_bytes(path).decode("utf-8", "replace").splitlines())
+        for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
+            for kind, start, end in search.hits(line):
+                yield f"{_named(path)}, line {number}: {_masked(kind, line[start:end])}"
 
 
-def _of_recording(name: str, recording: Cast | None) -> Iterator[Text]:
-    if recording is not None:
-        yield Text(f"{name}, title", [recording.title])
-        for title, lines in shown.sections(recording):
-            yield Text(f"{name}, section title", [title])
-            yield Text(f"{name}, section {title!r}", lines)
-
-
-def _search(text: Text, search: Search) -> Iterator[str]:
-    """A line for each place: line by line, then across line ends for what was folded there."""
-    said = set()
-    for number, line in enumerate(text.lines, 1):
-        for kind, start, end in search.hits(line):
-            said.add(kind)
-            yield f"{text.place}, line {number}: {_masked(kind, line[start:end])}"
-    for kind, start, end in search.hits(folded := normalise(" ".join(text.lines))):
-        if kind not in said:
-            yield f"{text.place}, over a line's end: {_masked(kind, folded[start:end])}"
+def _in_recording(name: str, recording: Cast | None, search: Search) -> Iterator[str]:
+    """A line for each kind of thing that a section shows, with the first place where it is seen."""
+    if recording is None:
+        return
+    for what, text in (("title", recording.title), *(("section title", title) for title in shown.titles(recording))):
+        yield from (f"{name}, {what}: {_masked(kind, text[start:end])}" for kind, start, end in search.hits(text))
+    said: set[tuple[str, str]] = set()
+    for section, number, text in shown.lines(recording):
+        for kind, start, end in search.hits(text):
+            masked = _masked(kind, text[start:end])
+            if (section, masked) not in said:
+                said.add((section, masked))
+                place = f"line {number}" if number else "over a line's end"
+                yield f"{name}, section {section!r}, {place}: {masked}"
 
 
 def _masked(kind: str, found: str) -> str:
-    """The kind, and of an address that is not the owner's its first letter and last part, to find it by."""
-    if kind != "an e-mail address":
-        return kind
-    return f"{kind} ({found[0]}…@….{found.rpartition('.')[2]})"
+    """The kind, and of an address that is not known to be the owner's its first letter, to find it by."""
+    return f"{kind} ({found[0]}…@…)" if kind == "an e-mail address" else kind
 
 
 def _named(path: Path) -> str:

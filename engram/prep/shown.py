@@ -1,32 +1,33 @@
-"""What a recording shows, section by section, as text."""
+"""What the demo and the recordings show: performed, and read off the screen section by section."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from engram.video.cast import MARKER, Cast
+from engram.prep.finding import Situation
+from engram.text import normalise
+from engram.video import screen
+from engram.video.cast import Cast
+from engram.video.record import record
+from engram.video.replay import caption, replay
 
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[78])")
+FPS = 4  # what stands for less than a quarter of a second nobody reads
 _FRAME = re.compile("[\u2500-\u259f]+")  # lines and blocks
 
 
-class Section(NamedTuple):
-    """A section's title and its lines, without colours and boxes."""
+class Line(NamedTuple):
+    """A line of the screen: its section, its number from the top (0: the whole screen as one line), its text."""
 
-    title: str
-    lines: list[str]
+    section: str
+    number: int
+    text: str
 
 
-def sections(cast: Cast) -> list[Section]:
-    """The sections in their order; what is shown before the first marker has the title `start`."""
-    parts: list[tuple[str, list[str]]] = [("start", [])]
-    for event in cast.events:
-        if event.code == MARKER:
-            parts.append((event.data, []))
-        else:
-            parts[-1][1].append(event.data)
-    return [Section(title, _lines("".join(texts))) for title, texts in parts]
+def perform(at: Situation, width: int, height: int) -> Cast:
+    """The demo of these results as `make record` records it; raises EngramError where it cannot be shown."""
+    return record(replay(at.backend, at.data, at.results), width, height, caption(at.backend, at.results))
 
 
 def titles(cast: Cast) -> list[str]:
@@ -34,6 +35,21 @@ def titles(cast: Cast) -> list[str]:
     return list(dict.fromkeys(marker.title for marker in cast.markers))
 
 
-def _lines(text: str) -> list[str]:
-    plain = _FRAME.sub(" ", _SEQUENCE.sub("", text))
-    return [line.strip() for line in re.split(r"[\r\n]+", plain)]
+def lines(cast: Cast) -> Iterator[Line]:
+    """Every line that a recording shows, each text once in a section; then each whole screen, for what is folded."""
+    seen: set[tuple[str, str]] = set()
+    frame = 0
+    for shown, count in screen.play(cast, FPS):
+        section = _section(cast, frame / FPS)
+        frame += count
+        rows = [_FRAME.sub(" ", row).strip() for row in shown.text]
+        numbered = [*enumerate(rows, 1), (0, normalise(" ".join(rows)))]
+        for number, text in numbered:
+            if text and (section, text) not in seen:
+                seen.add((section, text))
+                yield Line(section, number, text)
+
+
+def _section(cast: Cast, time: float) -> str:
+    """The section that a moment is in; before the first marker it is `start`."""
+    return next((marker.title for marker in reversed(cast.markers) if marker.time <= time), "start")

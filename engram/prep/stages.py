@@ -32,11 +32,11 @@ def models(at: Situation) -> Finding:
     except EngramError as error:
         return refused(name, error)
     if here is None:
-        return failed(
-            name, f"{spec} is not on this disk: the demo would download it", f"make verify-model MODEL={spec}"
-        )
+        text = f"{spec} is not on this disk: the demo would download it"
+        return failed(name, text, f"make verify-model MODEL={shlex.quote(spec)}")
     if described and here.weights_sha256 != described["weights_sha256"]:
-        return failed(name, f"{here.name} here; the results are of {described['name']} with other weights", "make demo")
+        text = f"{here.name} here has other weights than the {described['name']} of the results"
+        return failed(name, text, at.make("demo"))
     return Finding(name, PASS, f"{here.name}, {here.parameters / 1e6:.1f} M parameters, on this disk")
 
 
@@ -88,7 +88,7 @@ def pipeline(at: Situation) -> Finding:
     name = "pipeline"
     try:
         documents = {
-            stage: results.read(at.place / f"{stage}.json", kind, "make demo") for stage, kind in DOCUMENTS.items()
+            stage: results.read(at.place / f"{stage}.json", kind, at.make("demo")) for stage, kind in DOCUMENTS.items()
         }
         found = [one for stage in DOCUMENTS for one in verify.verify(at.place / f"{stage}.json", _places(at))]
     except EngramError as error:

@@ -117,7 +117,7 @@ def _ask(descriptor: int) -> bytes:
     except (ImportError, OSError):
         return b""
     try:
-        if not _in_foreground(own):
+        if os.environ.get("TERM", "dumb") == "dumb" or not _in_foreground(own):  # the one would print the question
             return b""
         with _unbuffered(own):
             os.write(own, QUESTIONS)
