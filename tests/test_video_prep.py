@@ -253,6 +253,10 @@ def test_the_rule_of_the_talking_points() -> None:
         "The figures",
     ]
     assert talking.lacking([], "") == []
+    sections = ["Before and after: taught", "Before and after: held out"]
+    assert talking.lacking(sections, "".join(f"## {title}\nx\n" for title in sections)) == []
+    assert talking.lacking(sections, f"## {sections[0]}\nx\n") == ["Before and after"]
+    assert talking.lacking(sections, "## Before and after\nx\n") == []
 
 
 def command(at: Situation) -> list[str]:

@@ -194,6 +194,13 @@ def test_a_dumb_terminal_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found and states(found)[2] == "ask" and screen.asked == b""
 
 
+def test_a_program_in_the_background_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(terminal.os, "tcgetpgrp", lambda descriptor: os.getpgrp() + 1)
+    screen = Screen(100, 30, DEVICE)
+    assert states(screen.measure())[0] == "pass" and screen.asked == b""
+
+
 def test_without_a_terminal_nothing_is_measured() -> None:
     read, write = os.pipe()
     assert terminal.measure((read, write)) is None and states(None) == ["warn"] * 3

@@ -29,12 +29,14 @@ def check(at: Situation, titles: list[str]) -> Finding:
 def lacking(titles: list[str], script: str) -> list[str]:
     """The headings that the script lacks, or that have nothing under them.
 
-    The rule: a section is covered by a heading `## <its title>`, capitals and blanks aside; the sections of single
-    prompts (`facts: taught`) are all covered by `## Before and after`.
+    The rule: a section is covered by a heading `## <its title>`, capitals and blanks aside; one of prompts answered
+    before and after (`facts: taught`, `…: held out`) also by `## Before and after`, which then is the one named.
     """
-    wanted = dict.fromkeys(PAIRS if _PAIR.match(title) else title for title in titles)
     there = _headings(script)
-    return [title for title in wanted if _folded(title) not in there]
+    missing = [title for title in titles if _folded(title) not in there]
+    if _folded(PAIRS) in there:
+        return [title for title in missing if not _PAIR.match(title)]
+    return list(dict.fromkeys(PAIRS if _PAIR.match(title) else title for title in missing))
 
 
 def _headings(script: str) -> set[str]:
