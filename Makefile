@@ -17,6 +17,7 @@ QUANTIZE ?= none
 DIR ?= exports/lm-eval
 ADAPTER ?=
 ARGS ?=
+YES ?=
 BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
 # the container: its service, and (empty: the compose file's) the image that it is built on and the compose command
@@ -72,7 +73,7 @@ OUT := results/$(LABEL)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare seeds verify demo all record record-compare setup-video export-eval \
+.PHONY: help setup data validate train eval compare seeds verify demo all record record-compare video-prep setup-video export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
   test lint format clean distclean FORCE
 
@@ -93,6 +94,7 @@ help: ## this list
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda, --prompt \"...\"; for parity: --quick)"
+	@echo "  YES       = $(YES)  (of video-prep: 1 says yes to what only a person can see)"
 	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
@@ -132,6 +134,11 @@ record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos s
 
 report: $(OUT)/comparison.json ## every result as one page that needs nothing else: results/report.html
 	@$(ENGRAM) report --first $(LABEL)
+
+# looks at what is there and never makes it; only what is named beside it is made first
+video-prep: | $(VIDEO_READY) $(filter all demo record report,$(MAKECMDGOALS)) ## the checklist before a video: what is stale, missing, personal (YES=1: answer its questions)
+	@$(ENGRAM) video-prep --backend $(NAME) --patterns "$$PATTERNS" $(if $(YES),--yes) \
+	  --model "$$(if [ "$$MODEL" = auto ] && [ -f $(MODEL_FILE) ]; then cat $(MODEL_FILE); else echo "$$MODEL"; fi)"
 
 all: validate demo compare ## every stage
 

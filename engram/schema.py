@@ -19,7 +19,7 @@ Path = tuple[str | int, ...]
 
 NAMES = (
     *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
-    *("seeds", "gpu-check", "container", "parity"),
+    *("seeds", "gpu-check", "container", "parity", "video-prep"),
 )
 _REFERRED = ("common", "comparison", "result")  # what other schemas refer to
 

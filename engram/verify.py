@@ -16,6 +16,9 @@ from engram.errors import EngramError
 from engram.files import read_bytes, sha256
 
 NAMES = ("result", "training", "comparison", "comparisons", "seeds")
+# the checks that look at the disk, beside the document
+DATA, QUESTIONS = "the data's manifest", "the questions, against the test set"
+MODEL, ADAPTER = "the model's weights", "the adapter"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def _result(document: dict[str, Any], path: Path, places: Places) -> Iterator[Fi
     yield Finding("the figures, from the answers", _differences(derived, document))
     yield from _data(document, places)
     if (places.data / "test.jsonl").is_file():
-        yield Finding("the questions, against the test set", tuple(_questions(document, places.data)))
+        yield Finding(QUESTIONS, tuple(_questions(document, places.data)))
     yield _model(document, places)
     if document["adapter"]:
         yield _adapter(document, path, places)
@@ -160,7 +163,7 @@ _CHECKS: dict[str, Callable[[dict[str, Any], Path, Places], Iterator[Finding]]] 
 
 
 def _data(document: dict[str, Any], places: Places) -> Iterator[Finding]:
-    what = "the data's manifest"
+    what = DATA
     if not (places.data / "manifest.json").is_file():
         yield Finding(what, skipped=f"no {places.data}/manifest.json here")
         return
@@ -190,7 +193,7 @@ def _questions(document: dict[str, Any], data: Path) -> Iterator[str]:
 
 
 def _model(document: dict[str, Any], places: Places) -> Finding:
-    what, described = "the model's weights", document["model"]
+    what, described = MODEL, document["model"]
     here = model.on_this_disk(places.model or described["name"])
     if here is None:
         return Finding(what, skipped=f"{described['name']} is not on this disk (--model names its folder)")
@@ -199,7 +202,7 @@ def _model(document: dict[str, Any], places: Places) -> Finding:
 
 def _adapter(document: dict[str, Any], path: Path, places: Places) -> Finding:
     """The adapter by its hash, wherever among the adapters it lies: one backend may have used another's."""
-    what, wanted = "the adapter", document["adapter"]["sha256"]
+    what, wanted = ADAPTER, document["adapter"]["sha256"]
     files = [*places.adapters.glob("*/*.safetensors"), *(path.parent / "adapter").glob("*.safetensors")]
     if wanted in [sha256(file) for file in sorted(files)]:
         return Finding(what)

@@ -181,6 +181,26 @@ def test_the_show_gets_the_patterns_and_its_arguments(house: Path) -> None:
     assert "--patterns my patterns --speed 2" in (house / "calls").read_text()
 
 
+def test_the_checklist_makes_nothing(house: Path) -> None:
+    assert make(house, "video-prep") == ["video-prep"]
+    assert "video-prep --backend mlx --patterns patterns --model auto" in (house / "calls").read_text()
+    assert not any((house / name).exists() for name in ("data", "adapters", "results", ".make/model"))
+    (house / ".make").mkdir(exist_ok=True)
+    (house / ".make" / "model").write_text("tiny\n")
+    touch_later(house / "patterns" / "facts.yaml")
+    assert make(house, "video-prep", "YES=1", "PATTERNS=my patterns") == ["video-prep"]
+    assert "--patterns my patterns --yes --model tiny" in (house / "calls").read_text()
+    assert make(house, "video-prep", "MODEL=x; touch hacked") == ["video-prep"]
+    assert "--model x; touch hacked" in (house / "calls").read_text()
+    assert not (house / "hacked").exists()
+
+
+@pytest.mark.parametrize("jobs", ["-j1", "-j4"])
+def test_what_is_named_beside_the_checklist_is_made_before_it(house: Path, jobs: str) -> None:
+    calls = make(house, jobs, "video-prep", "demo", "record")
+    assert calls[-1] == "video-prep" and sorted(calls[-3:-1]) == ["demo", "record"]
+
+
 def test_side_by_side_names_both_backends(house: Path) -> None:
     make(house, "record-compare")
     assert "record --backend mlx --beside cuda" in (house / "calls").read_text()

@@ -1,0 +1,1 @@
+"""The checklist before a video is recorded: each line looked at by the machine where a machine can, else asked."""
