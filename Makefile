@@ -165,7 +165,7 @@ base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on tw
 reference: $(READY) ## run the seeds and recipes that the README reports (several minutes)
 	$(PYTHON) -m engram.report.reference
 
-docs: $(READY) ## write the README's numbers and docs/cli.md
+docs: $(READY) $(VIDEO_READY) ## write the README's numbers and docs/cli.md
 	$(PYTHON) -m engram.report.docs
 
 docker-build: ## the container's image: SERVICE=engram for an NVIDIA GPU, engram-cpu without

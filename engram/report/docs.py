@@ -13,8 +13,9 @@ import click
 
 from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
-from engram.report import parity_page, results_page, script
+from engram.report import parity_page, picture, results_page, script
 from engram.report.reference import REFERENCE, RUNS
+from engram.video import cast
 
 ROOT = PACKAGE.parent
 CHECKS = ROOT / "results" / "reference"
@@ -23,7 +24,10 @@ CHECKS = ROOT / "results" / "reference"
 def main() -> None:
     """Write every made part."""
     for path, text in rendered().items():
+        changed = not path.is_file() or path.read_text("utf-8") != text
         write_text(path, text)
+        if path.suffix == ".cast" and (changed or not path.with_suffix(".gif").is_file()):
+            picture.paint(path)
 
 
 def rendered() -> dict[Path, str]:
@@ -45,6 +49,7 @@ def rendered() -> dict[Path, str]:
         ),
         **results_page.pictures(REFERENCE, ROOT / "docs" / "img"),
         spoken: fill(spoken.read_text("utf-8"), script_parts()),
+        ROOT / "docs" / "img" / "demo.cast": cast.dumps(picture.recorded()),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 
