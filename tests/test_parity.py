@@ -283,20 +283,20 @@ def test_a_change_changes_something(planned: Any, change: str) -> None:
     assert changed != (config, changes.plan("", rows, plan, config, encoder))
 
 
-def test_targets_take_the_worst_seed_and_only_the_judged_recipe_decides() -> None:
+def test_targets_take_the_worst_seed_and_decide_unless_they_are_reported_apart() -> None:
     def pair(recipe: str, far: float) -> dict[str, Any]:
         return {"recipe": recipe, "curves": compare.curves([1.0] * 200, [1.0] * 199 + [1 + far]), "answers": None}
 
-    rows = compare.targets([pair("default", 0.5), pair("parity", 0.0), pair("parity", 0.25)], "parity")
-    states = {(row["recipe"], row["name"]): (row["measured"], row["met"], row["decides"]) for row in rows}
-    assert states == {
-        ("default", "first_100"): (0.0, True, False),
-        ("default", "first_200"): (0.5, False, False),
-        ("parity", "first_100"): (0.0, True, True),
-        ("parity", "first_200"): (0.25, False, True),
+    rows = compare.targets([pair("default", 0.0), pair("parity", 0.0), pair("parity", 0.25)], decides=True)
+    assert {(row["recipe"], row["name"]): (row["measured"], row["met"]) for row in rows} == {
+        ("default", "first_100"): (0.0, True),
+        ("default", "first_200"): (0.0, True),
+        ("parity", "first_100"): (0.0, True),
+        ("parity", "first_200"): (0.25, False),
     }
-    assert campaign.exit_code({"targets": rows}) == 1
-    assert campaign.exit_code({"targets": rows[:3]}) == 0
+    assert campaign.exit_code({"targets": rows}) == 1 and campaign.exit_code({"targets": rows[:3]}) == 0
+    apart = compare.targets([pair("parity", 0.25)], decides=False)
+    assert campaign.exit_code({"targets": apart}) == 0
 
 
 def test_a_short_run_is_held_to_the_limit_of_its_last_step() -> None:

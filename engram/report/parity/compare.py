@@ -82,8 +82,8 @@ def pair(mlx: dict[str, Any], torch: dict[str, Any], folders: Sequence[Path]) ->
     }
 
 
-def targets(pairs: Sequence[dict[str, Any]], judged: str) -> list[dict[str, Any]]:
-    """Every target for every recipe, with the worst of its seeds; those of the recipe `judged` decide the exit code."""
+def targets(pairs: Sequence[dict[str, Any]], decides: bool) -> list[dict[str, Any]]:
+    """Every target for every recipe, with the worst of its seeds; `decides`: a miss is a failure of the command."""
     rows = []
     for recipe in dict.fromkeys(pair["recipe"] for pair in pairs):
         mine = [pair for pair in pairs if pair["recipe"] == recipe]
@@ -92,19 +92,21 @@ def targets(pairs: Sequence[dict[str, Any]], judged: str) -> list[dict[str, Any]
             found = [pair["curves"][name] for pair in mine if pair["curves"][name] is not None]
             whole = any(pair["curves"]["first_200"] is not None for pair in mine)
             if found and (name != "largest" or not whole):  # a shorter run is held to the limit of its last step
-                rows.append(_target(recipe, name, limit, max(found), max(found) <= limit, judged))
+                rows.append(_target(recipe, name, limit, max(found), max(found) <= limit, decides))
         shares = [pair["answers"]["share"] for pair in mine if pair["answers"]]
         if shares:
-            rows.append(_target(recipe, "same_answers", SAME_ANSWERS, min(shares), min(shares) >= SAME_ANSWERS, judged))
+            rows.append(
+                _target(recipe, "same_answers", SAME_ANSWERS, min(shares), min(shares) >= SAME_ANSWERS, decides)
+            )
     return rows
 
 
-def _target(recipe: str, name: str, limit: float, measured: float, met: bool, judged: str) -> dict[str, Any]:
+def _target(recipe: str, name: str, limit: float, measured: float, met: bool, decides: bool) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "name": name,
         "limit": limit,
         "measured": measured,
         "met": met,
-        "decides": recipe == judged,
+        "decides": decides,
     }

@@ -18,7 +18,7 @@ from engram.report.parity import changes
 from engram.report.worker import Silent, run_apart
 
 MODULE = "engram.report.parity"
-# what users run, and the same in a form that does not amplify rounding: docs/parity.md says why
+# what users run, and the same at a quarter of its learning rate
 RECIPES: dict[str, dict[str, Any]] = {"default": {}, "parity": {"learning_rate": 1e-3}}
 
 
