@@ -192,11 +192,9 @@ def test_keys_go_on_and_ctrl_c_leaves(run: Run) -> None:
     assert "Traceback" not in out
 
 
-def test_live_answers_have_their_own_times(run: Run) -> None:
-    adapters = run.root / "adapters"
-    if not adapters.exists():
-        shutil.copytree(run.root / "adapter", adapters / "mlx")
-    out, _ = on_a_terminal(run, "--model", "tiny", "--speed", "10", "--adapters", str(adapters))
+def test_live_answers_have_their_own_times(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.root / "adapter", tmp_path / "mlx")
+    out, _ = on_a_terminal(run, "--model", "tiny", "--speed", "10", "--adapters", str(tmp_path))
     assert "both models answer now: 1 of" in out and "Answered now, one prompt at a time" in out
 
 
