@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from documents import edit
 from small_run import Run
 
-from engram import schema
+from engram import compare, schema
 from engram.cli import main
 from engram.dataset import write_data
 from engram.files import PACKAGE
@@ -50,7 +50,7 @@ def house(run: Run, tmp_path: Path) -> Situation:
 
 def remade(at: Situation) -> None:
     """The recordings of the results as they are."""
-    made = record(replay("mlx", at.data, at.results), title=caption("mlx", at.results))
+    made = record(replay("mlx", at.data, at.results, at.patterns), title=caption("mlx", at.results))
     cast.write(at.place / "demo.cast", made)
     (at.place / "demo.mp4").write_bytes(MP4)
     (at.place / "demo.gif").write_bytes(GIF)
@@ -103,7 +103,6 @@ def edited_data(at: Situation) -> None:
 def other_data(at: Situation) -> None:
     files = find_files(at.patterns)
     write_data(load_patterns(files), files, at.data, seed=1)
-    remade(at)
 
 
 def no_data(at: Situation) -> None:
@@ -121,7 +120,6 @@ def no_adapter(at: Situation) -> None:
 
 def no_log(at: Situation) -> None:
     (at.place / "training.json").unlink()
-    remade(at)
 
 
 def other_figure(at: Situation) -> None:
@@ -174,12 +172,12 @@ def script_without_a_section(at: Situation) -> None:
 
 
 SPOILED: list[tuple[Callable[[Situation], None], list[str], str]] = [
-    (mail, ["data", "nothing personal"], "pack.yaml: changed"),
+    (mail, ["data", "nothing personal", "backup recordings"], "pack.yaml: changed"),
     (edited_data, ["data"], "train.jsonl"),
     (no_data, ["data"], "the data manifest is missing"),
     (other_data, ["adapter"], "data.seed: 0, recomputed 1"),
     (other_adapter, ["adapter"], "adapter.sha256"),
-    (no_adapter, ["adapter"], "no adapter in"),
+    (no_adapter, ["adapter"], "not in "),
     (no_log, ["adapter", "pipeline"], "no adapter was trained"),
     (other_figure, ["pipeline"], "splits.recall.similarity: 0.5"),
     (answers_of_another_adapter, ["pipeline"], "answers of another adapter"),
@@ -327,9 +325,10 @@ def test_what_the_demo_shows_is_searched_and_the_place_named(house: Situation, r
     for number in range(len(run.tuned["answers"])):
         answer = f"ask sue{'x' * 80}@corp.com or Jane Doe"
         edit(house.place / "tuned.json", "answers", number, "answer", to=answer)
+    compare.compare(house.place)
     found = look(house)["nothing personal"]
-    shown = [detail for detail in found.details if detail.startswith("demo, section 'pack: taught', line ")]
-    assert [detail.rpartition(": ")[2] for detail in shown] == ["an e-mail address (s…@…)", "the git user name"]
+    shown = [detail for detail in found.details if detail.startswith("demo, section 'Before and after: taught', ")]
+    assert [detail.rpartition(": ")[2] for detail in shown] == ["an e-mail address (x…@…)", "the git user name"]
     assert "corp" not in str(found) and "Jane" not in str(found)
 
 
