@@ -12,6 +12,7 @@ from engram import across, yaml_source
 from engram.backends import NAMES
 from engram.dataset import Example, read_manifest, read_split
 from engram.errors import EngramError
+from engram.evaluate import ASKED
 from engram.files import read_bytes, sha256, sha256_text
 from engram.patterns import Pattern, find_files, load_patterns
 
@@ -89,8 +90,7 @@ def choose_rows(examples: Sequence[Example], seed: int) -> list[Example]:
 
 def asked(document: dict[str, Any]) -> list[Example]:
     """The test rows that a result document answers."""
-    fields = ("id", "pattern", "kind", "category", "phrasing", "split_kind", "prompt")
-    return [Example(**{name: a[name] for name in fields}, answer=a["expected"]) for a in document["answers"]]
+    return [Example(**{name: a[name] for name in ASKED}, answer=a["expected"]) for a in document["answers"]]
 
 
 def _lessons(train: Sequence[Example], manifest: dict[str, Any], patterns: str | None) -> tuple[list[Lesson], str]:
