@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import phrasing, schema
+from engram import locks, phrasing, schema
 from engram.errors import EngramError
-from engram.files import read_bytes, sha256, sha256_text, write_text
+from engram.files import read_bytes, sha256, sha256_text, write_texts
 from engram.patterns import Pattern
 from engram.text import near_duplicate, normalise, shorten, visible
 
@@ -77,7 +77,8 @@ def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path,
     """Write `{train,valid,test}.jsonl` and, last, `manifest.json`; return the manifest.
 
     Raises EngramError where two patterns make the same prompt, where nothing would be taught, where the splits
-    leak, or where a file cannot be written. Nothing is written before all is proven.
+    leak, or where a file cannot be written. Nothing is written before all is proven, and no file is replaced before all
+    are on the disk.
     """
     _refuse_collisions(patterns)
     rows = split(patterns, seed)
@@ -85,11 +86,12 @@ def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path,
         what = "nothing is left to teach: every pattern is held out"
         raise EngramError(what, fix="add patterns, or take another SEED")
     check_leaks(rows)
-    for name in SPLITS:
-        write_text(folder / f"{name}.jsonl", "".join(_line(example) for example in rows[name]))
-    manifest = _manifest(patterns, files, folder, rows, seed)
+    texts = {f"{name}.jsonl": "".join(_line(example) for example in rows[name]) for name in SPLITS}
+    manifest = _manifest(patterns, files, texts, rows, seed)
     schema.check(manifest, "manifest", str(folder / "manifest.json"))
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    texts["manifest.json"] = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    with locks.held(folder, "engram data"):
+        write_texts({folder / name: text for name, text in texts.items()})
     return manifest
 
 
@@ -219,7 +221,11 @@ def _from_row(row: dict[str, Any]) -> Example:
 
 
 def _manifest(
-    patterns: Sequence[Pattern], files: Sequence[Path], folder: Path, rows: Mapping[str, Sequence[Example]], seed: int
+    patterns: Sequence[Pattern],
+    files: Sequence[Path],
+    texts: Mapping[str, str],
+    rows: Mapping[str, Sequence[Example]],
+    seed: int,
 ) -> dict[str, Any]:
     held_out = {e.pattern for e in rows["test"] if e.split_kind == "generalization"}
     categories: dict[str, dict[str, int]] = {}
@@ -235,7 +241,6 @@ def _manifest(
         "recall": len(patterns) - len(held_out),
         "generalization": len(held_out),
     }
-    outputs = [(f"{name}.jsonl", len(rows[name])) for name in SPLITS]
     return {
         "schema_version": 1,
         "seed": seed,
@@ -244,7 +249,10 @@ def _manifest(
         "counts": counts,
         "categories": categories,
         "inputs": [{"file": path.name, "sha256": sha256(path)} for path in files],
-        "outputs": [{"file": name, "sha256": sha256(folder / name), "rows": n} for name, n in outputs],
+        "outputs": [
+            {"file": f"{name}.jsonl", "sha256": sha256_text(texts[f"{name}.jsonl"]), "rows": len(rows[name])}
+            for name in SPLITS
+        ],
     }
 
 

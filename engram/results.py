@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import __version__, machine, schema
+from engram.dataset import read_manifest
 from engram.errors import EngramError
 from engram.files import PACKAGE, read_bytes, sha256, write_text
 
@@ -33,6 +34,13 @@ def provenance() -> dict[str, Any]:
 def data_identity(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What identifies the data a document speaks of."""
     return {"manifest_sha256": sha256(folder / "manifest.json"), "seed": manifest["seed"]}
+
+
+def refuse_changed_data(identity: dict[str, Any], folder: Path) -> None:
+    """Raise an EngramError where the data are others than when their identity was taken: rows may be mixed."""
+    if data_identity(read_manifest(folder), folder) != identity:
+        what = "the data changed while they were read"
+        raise EngramError(what, where=str(folder), fix="run this again when nothing writes them")
 
 
 def write(path: Path, document: dict[str, Any], name: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import backends, general, results
+from engram import backends, general, locks, results
 from engram.backends import Progress, TrainingRun
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
@@ -36,9 +36,10 @@ def train(
     """
     started = time.perf_counter()
     backend = backends.get(backend_name)
-    manifest = read_manifest(data)
+    identity = results.data_identity(read_manifest(data), data)
     plan = planned(model, config, data)
-    with new_folder(adapter) as work:
+    results.refuse_changed_data(identity, data)
+    with locks.held(adapter, "engram train"), new_folder(adapter) as work:
         run = backend.train(model, plan.batches, plan.validation, config, work, progress)
         weights = sha256(work / backend.WEIGHTS)
         document = {
@@ -47,7 +48,7 @@ def train(
             "backend": backend_name,
             "device": run.device,
             "model": model.describe(),
-            "data": results.data_identity(manifest, data),
+            "data": identity,
             "replay": plan.replay,
             "recipe": config.as_dict() | {"steps": len(plan.batches)},
             "adapter": {"sha256": weights, "parameters": run.trainable_parameters},

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from engram import adapters
+from engram import adapters, locks
 from engram.conversion import mlx_layout, peft_layout, tensor_file
 from engram.conversion.lora import Lora, RefusedError, grid
 from engram.errors import EngramError
@@ -57,7 +57,7 @@ def convert(source: Path, target: Path, to: str = "") -> str:
         what = f"already in {adapters.LAYOUTS[weights][0]}'s layout"
         raise EngramError(what, where=str(source), fix="copy the folder, or name the other layout with --to")
     made = _translated(_files(source), wanted, source)
-    with new_folder(target) as work:
+    with locks.held(target, "engram adapter convert"), new_folder(target) as work:
         _write(made, work)
     return adapters.LAYOUTS[wanted][0]
 
