@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, general, locks, phrasing, results, scoring
+from engram import adapters, backends, conversion, general, locks, phrasing, results, scoring
 from engram.backends import Backend
 from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
@@ -61,7 +61,7 @@ def _measured(
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
     adapter_hash = adapters.read_adapter(adapter, backend.WEIGHTS)[1] if adapter else None
     if adapter and log.is_file():
-        _refuse_other_adapter(adapter, adapter_hash, log)
+        _refuse_other_adapter(adapter, backend.WEIGHTS, adapter_hash, log)
     known = general.general_set(model)
     encoder = load_encoder(model)
     session = backend.load(model, adapter, config.quantize)
@@ -92,13 +92,18 @@ def _measured(
     }
 
 
-def _refuse_other_adapter(adapter: Path, found: str | None, log: Path) -> None:
-    """The only notice of damage that leaves numbers behind: safetensors holds no checksum of its own."""
-    trained = results.read(log, "training", "make train")["adapter"]["sha256"]
-    if found != trained:
-        what = f"not the adapter that {log} tells of: its weights are {str(found)[:12]}…, not {trained[:12]}…"
+def _refuse_other_adapter(adapter: Path, weights: str, found: str | None, log: Path) -> None:
+    """The only notice of damage that leaves numbers behind: neither of an adapter's files has a checksum of its own."""
+    trained = results.read(log, "training", "make train")
+    lora, recipe = conversion.read(adapter, weights), trained["recipe"]
+    sides = {
+        "weights": (str(found)[:12], trained["adapter"]["sha256"][:12]),
+        "rank": (lora.rank, recipe["rank"]),
+        "scale": (results.rounded(lora.scale), results.rounded(recipe["alpha"] / recipe["rank"])),
+    }
+    if problems := [f"{name}: {here}, trained: {there}" for name, (here, there) in sides.items() if here != there]:
         fix = f"make train, or, where another adapter is meant, rm {log}"
-        raise EngramError(what, where=str(adapter), fix=fix)
+        raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)
 
 
 def scoring_identity(config: Config, known: GeneralSet) -> dict[str, Any]:

@@ -12,11 +12,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from engram.errors import EngramError
 
 PACKAGE = Path(__file__).resolve().parent
 BUNDLED = PACKAGE / "bundled"
+SUMS = "SHA256SUMS"  # names every file of an export, and of the bundled model
+LARGEST = 1 << 30  # bytes of a file, model weights aside
 
 
 def bundled(name: str) -> Path:
@@ -38,9 +41,17 @@ def readable_errors(path: Path, doing: str) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes; raises EngramError where it cannot be read."""
-    with readable_errors(path, "read this file"):
-        return path.read_bytes()
+    """The file's bytes; raises EngramError where it cannot be read, and where it is far too large to be engram's."""
+    with _read(path, LARGEST) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _read(path: Path, most: int) -> Iterator[BinaryIO]:
+    with readable_errors(path, "read this file"), path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most >> 30} GiB")
+        yield file
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -248,13 +259,19 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal, read in 1 MiB pieces."""
+def sha256(path: Path, most: int = LARGEST) -> str:
+    """The file's SHA-256 in hexadecimal, read in 1 MiB pieces; raises EngramError as `read_bytes` does."""
     digest = hashlib.sha256()
-    with readable_errors(path, "read this file"), path.open("rb") as file:
+    with _read(path, most) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """The hash of each file that a list in the form of `sha256sum` names."""
+    lines = read_bytes(path).decode("utf-8", "replace").split("\n")
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines if line)}
 
 
 def sha256_text(text: str) -> str:

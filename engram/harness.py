@@ -11,11 +11,10 @@ from engram.config import Config
 from engram.dataset import KINDS, Example, read_manifest, read_split
 from engram.encoding import load_encoder
 from engram.errors import EngramError
-from engram.files import new_folder, read_bytes, sha256, write_bytes, write_text
+from engram.files import SUMS, new_folder, read_bytes, read_sums, sha256, write_bytes, write_text
 from engram.model import Model
 
 TASK = "engram"
-SUMS = "SHA256SUMS"  # names every file of an export: what stands beside them is not ours to replace
 
 
 def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
@@ -68,8 +67,7 @@ def _refuse_other_files(out: Path) -> None:
 
 def _sums(path: Path | None) -> dict[str, str]:
     """The hash of each file that an export's list names; nothing where it is no list of an export."""
-    text = read_bytes(path).decode("utf-8", "replace") if path else ""
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in text.split("\n") if line)}
+    sums = read_sums(path) if path else {}
     return sums if f"{TASK}.yaml" in sums else {}
 
 

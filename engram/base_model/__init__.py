@@ -18,7 +18,7 @@ from engram.base_model.library_text import Library, read_library
 from engram.base_model.tokenizer import train_tokenizer
 from engram.base_model.turns import bank_from
 from engram.errors import EngramError
-from engram.files import new_folder
+from engram.files import SUMS, new_folder, sha256, write_text
 
 STEPS = 1_750  # 14.3 million tokens: about 40 minutes on two cores
 HELD_OUT_SEED = 1_000_003  # added to the seed; another stream of conversations
@@ -50,9 +50,18 @@ def build(
         with new_folder(out) as new:
             scratch.mkdir(parents=True, exist_ok=True)
             card.write_card(new, _make(new, pretrain.Schedule(steps=steps or STEPS, seed=seed), scratch, report))
+            write_text(new / SUMS, sums(new))
         if work is None:
             shutil.rmtree(scratch)
     report(f"the model is in {out}")
+
+
+def sums(folder: Path) -> str:
+    """The hashes of all files that a run reads, in the form of `sha256sum`."""
+    names = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl", ".safetensors", ".jinja")
+    )
+    return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
 
 
 def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callable[[str], None]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def make(folder: Path, out: Path, first: str | None = None) -> gather.Found:
 
     The same documents give the same bytes. Raises EngramError where there is no run that can be shown.
     """
-    found = gather.gather(folder, first)
     with locks.held(out, "engram report"):
+        found = gather.gather(folder, first)
         write_text(out, render(found))
     return found
 
