@@ -7,14 +7,17 @@ from typing import Any
 
 import click
 
-from engram import __version__
+from engram import __version__, stopping
 from engram.cli import adapter, harness, machine, prep, report, results, stages, video
 from engram.errors import EngramError
 from engram.text import visible
 
 
 class Commands(click.Group):
-    """A user's mistake is printed without a traceback, exit code 2; a failure of ours keeps its own, exit code 1."""
+    """A user's mistake is printed without a traceback, exit code 2; a failure of ours keeps its own, exit code 1.
+
+    Ctrl-C and SIGTERM end a command with the shell's exit codes for them, 130 and 143.
+    """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; see the class."""
@@ -26,6 +29,16 @@ class Commands(click.Group):
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named; see the class."""
+        try:
+            with stopping.listening():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            if str(stop):
+                click.echo(f"engram: {stop}", err=True)
+            sys.exit(stop.exit_code if isinstance(stop, stopping.Stopped) else 130)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
