@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
+import os
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 from packs import refusal
 from small_run import CONFIG, PACK, Quiet
 
-from engram import checkpoint, train
-from engram.checkpoint import Saving
+from engram import checkpoint, cli, show, stopping, train
+from engram.backends.curve import LOW, TOO_HIGH, Curve
+from engram.checkpoint import Saving, State
 from engram.config import Config
+from engram.conversion.tensor_file import Tensor
 from engram.dataset import write_data
+from engram.files import PACKAGE
 from engram.model import resolve
 from engram.patterns import find_files, load_patterns
 
@@ -237,3 +246,126 @@ def test_a_checkpoint_beside_an_older_adapter_is_used(data: Path, tmp_path: Path
     run("mlx", data, tmp_path)
     interrupted("mlx", data, tmp_path, 7)
     assert run("mlx", data, tmp_path)["resumed_at"] == [5]
+
+
+NANS = [
+    # what a loss is turned into at step 8, and what the error says
+    (float("nan"), "the loss is nan at step 8"),
+    (float("inf"), "the loss is inf at step 8"),
+    (1e4, "the loss explodes: 10000.0 at step 8 (above "),
+]
+
+
+@pytest.mark.parametrize(("loss", "said"), NANS)
+def test_a_loss_that_goes_wrong_names_its_rows_and_keeps_the_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float, said: str
+) -> None:
+    step = Curve.step
+    monkeypatch.setattr(Curve, "step", lambda self, n, real, seconds: step(self, n, loss if n == 8 else real, seconds))
+    error = refusal(run, "mlx", data, tmp_path)
+    assert said in str(error)
+    batches = train.planned(resolve("tiny"), SHORT, data).batches
+    assert error.problems[0] == f"step 8 read {', '.join(batches[7].ids)}"
+    assert error.problems[1] == f"step 7 read {', '.join(batches[6].ids)}"
+    place = Place(tmp_path)
+    assert error.problems[2] == f"the checkpoint after step 5 is kept: {place.checkpoint}"
+    assert "FRESH=1" in error.fix
+    assert checkpoint.read(place.checkpoint)[2]["step"] == 5
+    assert not place.adapter.exists()
+
+
+def test_weights_that_are_no_numbers_reach_no_checkpoint(tmp_path: Path) -> None:
+    """A loss may still be right when its own step has ruined the weights."""
+    keeper = checkpoint.Keeper(tmp_path / "c", {})
+    good, bad = (Tensor("F32", (2,), np.array([1.0, last], "<f4").tobytes()) for last in (2.0, float("nan")))
+    keeper.write(5, State({"a": good, "b": good}, {}), [1.0], [1.0], [])
+    error = refusal(keeper.write, 6, State({"a": good, "b": bad}, {}), [1.0], [1.0], [])
+    assert "1 tensors are no numbers after step 6, b the first of them" in str(error)
+    assert error.problems == (f"the checkpoint after step 5 is kept: {tmp_path}/c",)
+    assert checkpoint.read(tmp_path / "c")[2]["step"] == 5
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_found_in_every_dtype(dtype: str, wrong: float) -> None:
+    def packed(values: list[float]) -> Tensor:
+        content = np.array(values, "<f2" if dtype == "F16" else "<f4").tobytes()
+        if dtype == "BF16":
+            content = b"".join(content[i + 2 : i + 4] for i in range(0, len(content), 4))
+        return Tensor(dtype, (len(values),), content)
+
+    assert checkpoint._is_finite(packed([0.0, -1.5, 3e4]))
+    assert not checkpoint._is_finite(packed([0.0, wrong, 1.0]))
+
+
+def test_reference_runs_are_far_from_an_explosion() -> None:
+    logs = list((PACKAGE.parent / "results" / "reference").rglob("training.json"))
+    assert logs
+    for path in logs:
+        losses = [step["loss"] for step in json.loads(path.read_text("utf-8"))["steps"]]
+        assert max(losses) < 0.2 * TOO_HIGH * max(losses[0], LOW)
+
+
+class Signalled(Quiet):
+    """Progress that gets a signal at a step."""
+
+    def __init__(self, number: int, at: int, times: int = 1) -> None:
+        super().__init__()
+        self.number, self.at, self.times = number, at, times
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        super().step(step, loss, tokens_per_second)
+        for _ in range(self.times if step == self.at else 0):
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_step(data: Path, tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(number)
+    with stopping.listening(), pytest.raises(stopping.Stopped) as caught:
+        run("mlx", data, tmp_path, progress=Signalled(number, 3))
+    assert str(caught.value) == f"stopped after step 3 of {STEPS}; the same command continues from there"
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) == before
+    place = Place(tmp_path)
+    assert checkpoint.read(place.checkpoint)[2]["step"] == 3
+    assert not place.adapter.exists() and sorted(tmp_path.rglob("*.part")) == []
+    assert run("mlx", data, tmp_path)["resumed_at"] == [3]
+
+
+def test_a_signal_at_the_last_step_lets_the_run_end(data: Path, tmp_path: Path) -> None:
+    with stopping.listening():
+        log = run("mlx", data, tmp_path, progress=Signalled(signal.SIGTERM, STEPS))
+    assert log["summary"]["steps"] == STEPS
+
+
+def test_a_second_signal_does_not_wait(data: Path, tmp_path: Path) -> None:
+    with stopping.listening(), pytest.raises(stopping.Stopped) as caught:
+        run("mlx", data, tmp_path, progress=Signalled(signal.SIGINT, 7, times=2))
+    assert str(caught.value) == ""
+    assert checkpoint.read(Place(tmp_path).checkpoint)[2]["step"] == 5
+
+
+def test_without_checkpoints_a_signal_says_that_nothing_is_kept(data: Path, tmp_path: Path) -> None:
+    with stopping.listening(), pytest.raises(stopping.Stopped, match="nothing of it is kept"):
+        run("mlx", data, tmp_path, progress=Signalled(signal.SIGINT, 7), saving=Saving(every=0))
+    assert not Place(tmp_path).checkpoint.exists()
+
+
+def test_outside_training_a_signal_ends_a_command_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("engram.patterns.find_files", slow)
+    done = CliRunner().invoke(cli.main, ["validate"])
+    assert (done.exit_code, done.output) == (143, "")
+
+
+def test_the_bar_says_where_the_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with show.TrainingBar() as bar:
+        bar.start(40, [2.0, 1.0])
+        bar.step(3, 0.5, 100.0)
+    assert capsys.readouterr().out == "continuing at step 3 of 40, from the checkpoint\n"
+    assert bar.bar.tasks[0].completed == 2
+    assert bar.losses == [2.0, 1.0, 0.5]
