@@ -18,13 +18,15 @@ DIR ?= exports/lm-eval
 ADAPTER ?=
 ARGS ?=
 YES ?=
+CHECKPOINT ?= 25
+FRESH ?=
 BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
 # the container: its service, and (empty: the compose file's) the image that it is built on and the compose command
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE ADAPTER ARGS DIR BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
+export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER ARGS DIR BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # the container's image brings its own
 VENV := $(or $(ENGRAM_VENV),.venv)
@@ -91,6 +93,8 @@ help: ## this list
 	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns; several with commas)"
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
+	@echo "  CHECKPOINT = $(CHECKPOINT)  (training steps between two checkpoints; 0: none)"
+	@echo "  FRESH     = $(FRESH)  (of train: 1 drops the checkpoint of an interrupted run and begins anew)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda, --prompt \"...\"; for parity: --quick)"
@@ -109,7 +113,7 @@ validate: $(MANIFEST) ## check the pattern files, and prove that the splits do n
 	@$(ENGRAM) validate "$$PATTERNS"
 	@$(ENGRAM) data --check
 
-train: $(TRAINED) ## teach the model: a LoRA adapter in adapters/<backend>/
+train: $(TRAINED) ## teach the model: a LoRA adapter in adapters/<backend>/; interrupted, the same again goes on
 
 eval: $(OUT)/baseline.json $(OUT)/tuned.json ## answer the test set before and after
 
@@ -197,7 +201,7 @@ format: $(DEV_READY) ## let ruff format the code
 
 clean: ## take away what the stages wrote (results/reference stays)
 	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/seeds
-	rm -f results/comparison.json results/report.html
+	rm -f adapters/.*.checkpoint.safetensors results/comparison.json results/report.html
 	rm -rf exports/lm-eval
 	rm -f results/demo-compare.*
 	rm -rf results/mlx-with-* results/cuda-with-* results/cpu-with-*
@@ -273,8 +277,10 @@ $(MODEL_FILE): .make/model.params | $(READY)
 $(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns.py engram/phrasing.py engram/dataset.py | $(READY)
 	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
 
-$(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) | $(READY)
-	@$(ENGRAM) train $(STAGE)
+# an adapter is whole or absent: make need not take it away when it is interrupted itself
+.PRECIOUS: $(TRAINED)
+$(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
+	@$(ENGRAM) train $(STAGE) --checkpoint-every "$$CHECKPOINT" $(if $(FRESH),--fresh)
 
 $(OUT)/baseline.json: $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(RECIPE_FILE) | $(READY)
 	@$(ENGRAM) eval --stage baseline $(STAGE) $(WITH)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from engram import locks, results
-from engram.compare import change, differing, differing_rows, paired
+from engram.compare import change, differing_rows, paired
 from engram.errors import EngramError
 from engram.files import sha256
+from engram.results import differing
 from engram.scoring import SPLITS
 from engram.statistics import wilson
 

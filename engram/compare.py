@@ -11,6 +11,7 @@ from typing import Any
 from engram import locks, results
 from engram.errors import EngramError
 from engram.files import sha256
+from engram.results import differing
 from engram.scoring import GENERAL, SPLITS, summarise
 from engram.statistics import holm, mcnemar, paired_bootstrap, ratio_bootstrap, wilson
 
@@ -108,19 +109,6 @@ def retention(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict
         "changed": {"n": len(asked), "share": changed / len(asked) if asked else None,
                     "ci95": wilson(changed, len(asked))},
     }  # fmt: skip
-
-
-def differing(one: dict[str, Any], other: dict[str, Any], fields: tuple[str, ...]) -> list[str]:
-    """A line for each of the fields (one level deep) in which two documents differ."""
-    lines = []
-    for name in fields:
-        left, right = one.get(name), other.get(name)
-        if isinstance(left, dict) and isinstance(right, dict):
-            keys = sorted(k for k in {*left, *right} if left.get(k) != right.get(k))
-            lines += [f"{name}.{key}: {left.get(key)!r} and {right.get(key)!r}" for key in keys]
-        elif left != right:
-            lines.append(f"{name}: {left!r} and {right!r}")
-    return lines
 
 
 def differing_rows(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

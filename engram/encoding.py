@@ -48,6 +48,7 @@ class Batch:
     `tokens` int32 [rows, length], right-padded; `positions` int32 [targets] index the flattened rows × length
     grid at the token *before* each learned one; `targets` int32 [targets]; `weights` float32 [targets], 0 on padding.
     `owners` int32 [targets] is the row of each target. `real_tokens` and `answer_tokens` count what is no padding.
+    `ids` names each row.
     """
 
     tokens: NDArray[np.int32]
@@ -57,6 +58,7 @@ class Batch:
     owners: NDArray[np.int32]
     real_tokens: int
     answer_tokens: int
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         np.array(owners + padding, dtype=np.int32),
         sum(len(e.tokens) for e in encoded),
         real,
+        tuple(e.id for e in encoded),
     )
 
 
@@ -189,7 +192,8 @@ def mean_losses(
 ) -> list[float]:
     """Mean nats per answer token of each row, in batches of `size` rows sorted by length.
 
-    `losses` is the backend's part: the cross-entropy of a batch, float32 [targets].
+    `losses` is the backend's part: the cross-entropy of a batch, float32 [targets]. Raises EngramError, naming the
+    rows, where one is no number.
     """
     import numpy as np
 
@@ -201,6 +205,10 @@ def mean_losses(
         sums = np.bincount(batch.owners, losses(batch) * batch.weights, minlength=len(rows))
         for i, total in zip(rows, sums, strict=True):
             means[i] = float(max(total, 0.0)) / encoded[i].answer_length
+    if wrong := [f"{e.id}: {mean} nats per token" for e, mean in zip(encoded, means) if not math.isfinite(mean)]:
+        what = f"the model gives no numbers for {len(wrong)} of {len(encoded)} rows"
+        fix = "train again with a lower learning rate (make train FRESH=1 SET=learning_rate=…), or another MODEL"
+        raise EngramError(what, where="scoring", problems=wrong[:20], fix=fix)
     return means
 
 

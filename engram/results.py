@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,16 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], fields: Iterable[str]) -> list[str]:
+    """A line for each of the fields (one level deep) in which two documents differ."""
+    lines = []
+    for name in fields:
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            keys = sorted(k for k in {*left, *right} if left.get(k) != right.get(k))
+            lines += [f"{name}.{key}: {left.get(key)!r} and {right.get(key)!r}" for key in keys]
+        elif left != right:
+            lines.append(f"{name}: {left!r} and {right!r}")
+    return lines

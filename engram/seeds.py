@@ -107,8 +107,8 @@ def _is_done(model: Model, config: Config, files: Sequence[Path], place: Path) -
 def _refuse_unlike(comparisons: Sequence[dict[str, Any]], places: Sequence[Path]) -> None:
     problems = []
     for one, place in zip(comparisons[1:], places[1:]):
-        lines = compare.differing(comparisons[0], one, SAME)
-        lines += compare.differing({"recipe": _seedless(comparisons[0])}, {"recipe": _seedless(one)}, ("recipe",))
+        lines = results.differing(comparisons[0], one, SAME)
+        lines += results.differing({"recipe": _seedless(comparisons[0])}, {"recipe": _seedless(one)}, ("recipe",))
         problems += [f"{place.name}: {line}" for line in lines]
     if problems:
         what = "these runs differ in more than the seed"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -136,10 +135,12 @@ class TrainingBar:
         if self.live:
             self.bar.stop()
 
-    def start(self, steps: int) -> None:
-        """The number of steps is known."""
-        self.total, self.started = steps, time.perf_counter()
-        self.task = self.bar.add_task("training", total=steps, text="")
+    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
+        """The number of steps is known, and the losses of those that an earlier process did."""
+        self.total, self.losses = steps, list(losses)
+        self.task = self.bar.add_task("training", total=steps, completed=len(losses), text="")
+        if losses:
+            self.console.print(f"continuing at step {len(losses) + 1} of {steps}, from the checkpoint")
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """After an optimizer step."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import time
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import backends, general, locks, results
+from engram import __version__, backends, checkpoint, general, locks, machine, results
 from engram.backends import Progress, TrainingRun
+from engram.checkpoint import Checkpoint, Keeper, Saving
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
 from engram.encoding import (
@@ -22,42 +25,61 @@ from engram.encoding import (
     plan_batches,
     plan_validation,
 )
+from engram.errors import EngramError
 from engram.files import new_folder, sha256
 from engram.model import Model
 
+# settings that change no number of a training run
+EVALUATION = ("name", "max_new_tokens", "samples", "temperature", "consistency_prompts", "latency_prompts")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # the order of a sum can depend on them
+CURVE = {"losses": "loss", "seconds": "seconds"}  # of a checkpoint, and of a step in the log
+
 
 def train(
-    backend_name: str, model: Model, config: Config, data: Path, adapter: Path, log: Path, progress: Progress
+    backend_name: str,
+    model: Model,
+    config: Config,
+    data: Path,
+    adapter: Path,
+    log: Path,
+    progress: Progress,
+    saving: Saving | None = None,
 ) -> dict[str, Any]:
     """Train an adapter, write it to `adapter` and its log to `log`; return the log.
 
-    Both are written whole or not at all, the adapter last: where it is, the run was finished. Raises EngramError
-    for missing or changed data, rows that are too long, and whatever the backend refuses.
+    Both are written whole or not at all, the adapter last: where it is, the run was finished. A run that was
+    interrupted goes on from its checkpoint, which lies beside `adapter`, and ends with the same bytes as one that was
+    not. Raises EngramError for missing or changed data, rows that are too long, a checkpoint of another run, and
+    whatever the backend refuses.
     """
-    started = time.perf_counter()
     backend = backends.get(backend_name)
-    identity = results.data_identity(read_manifest(data), data)
+    data_identity = results.data_identity(read_manifest(data), data)
     plan = planned(model, config, data)
-    results.refuse_changed_data(identity, data)
-    with locks.held(adapter, "engram train"), new_folder(adapter) as work:
-        run = backend.train(model, plan.batches, plan.validation, config, work, progress)
-        weights = sha256(work / backend.WEIGHTS)
-        document = {
-            "document": "training",
-            "schema_version": results.SCHEMA_VERSION,
-            "backend": backend_name,
-            "device": run.device,
-            "model": model.describe(),
-            "data": identity,
-            "replay": plan.replay,
-            "recipe": config.as_dict() | {"steps": len(plan.batches)},
-            "adapter": {"sha256": weights, "parameters": run.trainable_parameters},
-            "provenance": results.provenance(),
-            "steps": _steps(run, plan.batches, config),
-            "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
-            "summary": _summary(run, plan.batches, time.perf_counter() - started),
-        }
-        results.write(log, document, "training")
+    results.refuse_changed_data(data_identity, data)
+    identity = _identity(backend_name, backend.device(), model, config, data_identity, plan)
+    with locks.held(adapter, "engram train"):
+        keeper = _keeper(checkpoint.path_for(adapter), identity, saving or Saving(), adapter / backend.WEIGHTS, log)
+        with new_folder(adapter) as work:
+            run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
+            document = {
+                "document": "training",
+                "schema_version": results.SCHEMA_VERSION,
+                "backend": backend_name,
+                "device": run.device,
+                "model": model.describe(),
+                "data": data_identity,
+                "replay": plan.replay,
+                "recipe": config.as_dict() | {"steps": len(plan.batches)},
+                "adapter": {"sha256": sha256(work / backend.WEIGHTS), "parameters": run.trainable_parameters},
+                "provenance": results.provenance(),
+                "steps": _steps(run, plan.batches, config),
+                "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
+                "summary": _summary(run, plan.batches, keeper.wall_seconds),
+            }
+            if keeper.resumed_at:
+                document["resumed_at"] = list(keeper.resumed_at)
+            results.write(log, document, "training")
+        checkpoint.drop(keeper.path)
     return document
 
 
@@ -91,6 +113,64 @@ def rows_and_plan(
     rows, plan = plan_batches(train, config, general.encode_general(encoder, known.rows) if known else ())
     used = len({i for batch in plan for i in batch if i >= len(train)})
     return rows, plan, {"name": known.name, "sha256": known.sha256, "rows": used} if known else None
+
+
+def _identity(name: str, device: str, model: Model, config: Config, data: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """All that a number of the run depends on; a checkpoint goes on only where all of it is the same."""
+    recipe = {key: value for key, value in config.as_dict().items() if key not in EVALUATION}
+    environment = {key: value for key, value in machine.environment().items() if key in THREADS}
+    about = {"engram": __version__, "packages": machine.packages(), "environment": environment}
+    batches = {"sha256": _digest([*plan.batches, *plan.validation])}
+    identity = {"backend": name, "device": device, "model": model.describe(), "data": data, "replay": plan.replay}
+    whole = identity | {"recipe": recipe, "batches": batches} | about
+    return dict(json.loads(json.dumps(whole)))  # as it is when read again
+
+
+def _digest(batches: Sequence[Batch]) -> str:
+    """One hash of every number and row name of these batches."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for part in (batch.tokens, batch.positions, batch.targets, batch.weights):
+            digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
+        digest.update("\0".join(batch.ids).encode())
+    return digest.hexdigest()
+
+
+def _keeper(place: Path, identity: dict[str, Any], saving: Saving, weights: Path, log: Path) -> Keeper:
+    """What keeps this run's checkpoints, and knows the one that it goes on from, if any."""
+    if saving.fresh:
+        checkpoint.drop(place)
+    return Keeper(place, identity, saving.every, _begun(place, identity, weights, log))
+
+
+def _begun(place: Path, identity: dict[str, Any], weights: Path, log: Path) -> Checkpoint | None:
+    """The checkpoint to go on from, None where there is none or where its run was finished after all.
+
+    Raises EngramError where it is damaged, or of a run that differs, naming each field with both values.
+    """
+    if not place.is_file():
+        return None
+    known, tensors, run = checkpoint.read(place)
+    if _is_finished(run, weights, log):
+        return None
+    if lines := results.differing(known, identity, sorted({*known, *identity})):
+        what = "this checkpoint is of another run (there, and now)"
+        raise EngramError(what, where=str(place), problems=lines, fix=f"put it back, or {checkpoint.fix(place)}")
+    return checkpoint.made(tensors, run)
+
+
+def _is_finished(run: dict[str, Any], weights: Path, log: Path) -> bool:
+    """Whether log and adapter are of the checkpoint's own run, ended before it could take the checkpoint away.
+
+    The log has its losses and its seconds then, which no two runs share.
+    """
+    try:
+        document = results.read(log, "training", "make train")
+        steps = document["steps"][: run["step"]]
+        same = [results.rounded(run[key]) == [step[name] for step in steps] for key, name in CURVE.items()]
+        return all(same) and sha256(weights) == document["adapter"]["sha256"]
+    except EngramError:
+        return False
 
 
 def _steps(run: TrainingRun, batches: list[Batch], config: Config) -> list[dict[str, Any]]:

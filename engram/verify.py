@@ -118,7 +118,7 @@ def _comparison(document: dict[str, Any], path: Path, _: Places) -> Iterator[Fin
     changed = [f"sources.{s}: {f.name} is another file now" for s, f in sources.items() if _changed(document, s, f)]
     yield Finding("the documents compared", tuple(changed))
     before, after = (results.read(file, "result", "make eval") for file in sources.values())
-    unlike = [*compare.differing(before, after, compare.SAME), *compare.differing_rows(before, after)]
+    unlike = [*results.differing(before, after, compare.SAME), *compare.differing_rows(before, after)]
     yield Finding("that they are comparable", tuple(unlike))
     if not unlike:
         yield Finding("the figures, from the answers", _differences(_rounded(compare.changes(before, after)), document))

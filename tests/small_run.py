@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +45,8 @@ class Quiet:
         self.losses: list[float] = []
         self.checks: list[int] = []
 
-    def start(self, steps: int) -> None:
-        self.steps = steps
+    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
+        self.steps, self.losses = steps, list(losses)
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         assert tokens_per_second > 0

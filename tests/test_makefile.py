@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -148,6 +149,27 @@ def test_another_backend_has_folders_of_its_own(house: Path) -> None:
     assert make(house, "demo", "BACKEND=cpu") == ["demo"]
 
 
+def test_training_gets_its_checkpoints_and_begins_anew_only_when_asked(house: Path) -> None:
+    make(house, "train")
+    assert "--checkpoint-every 25" in (house / "calls").read_text()
+    assert make(house, "train") == []
+    assert make(house, "train", "FRESH=1", "CHECKPOINT=5") == ["train"]
+    assert (house / "calls").read_text().rstrip().endswith("--checkpoint-every 5 --fresh")
+    assert make(house, "train") == []
+
+
+def test_an_adapter_stays_where_make_is_interrupted_just_after(house: Path) -> None:
+    engram = house / ".venv" / "bin" / "engram"
+    engram.write_text(STUB.replace("adapters/$name/$weights ;;", "adapters/$name/$weights; touch trained; sleep 1 ;;"))
+    with subprocess.Popen(["make", "train"], cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        while not (house / "trained").exists():
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        running.communicate()
+    assert running.returncode
+    assert (house / "adapters" / "mlx" / "adapters.safetensors").is_file()
+
+
 def test_quantize_is_a_setting_that_redoes_training(house: Path) -> None:
     make(house, "train", "BACKEND=cpu")
     assert make(house, "train", "BACKEND=cpu", "QUANTIZE=4bit") == ["train"]
@@ -263,6 +285,7 @@ def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) ->
     make(house, "demo")
     (house / "results" / "mlx-with-cuda").mkdir()
     (house / "results" / "mlx-with-cuda" / "tuned.json").touch()
+    (house / "adapters" / ".mlx.checkpoint.safetensors").touch()
     reference = house / "results" / "reference" / "kept.json"
     reference.parent.mkdir(parents=True)
     reference.touch()

@@ -249,7 +249,7 @@ def test_scale_is_alpha_over_rank_in_both(attached: Any) -> None:
     assert mine == other == [3.0] * LAYERS
 
 
-def test_everything_is_float32_on_a_cpu(attached: Any, tmp_path: Path) -> None:
+def test_everything_is_float32_on_a_cpu(attached: Any) -> None:
     import mlx.core as mx
     import torch
     from mlx.utils import tree_flatten
@@ -257,7 +257,7 @@ def test_everything_is_float32_on_a_cpu(attached: Any, tmp_path: Path) -> None:
     if mx.default_device() == mx.cpu:
         assert {value.dtype for _, value in tree_flatten(attached[0].parameters())} == {mx.float32}
     assert {value.dtype for value in attached[1].parameters()} == {torch.float32}
-    arguments = unsloth_training._arguments(Config(), 1, str(tmp_path), cuda=False)
+    arguments = unsloth_training._arguments(Config(), 1, cuda=False)
     assert (arguments.bf16, arguments.fp16) == (False, False)
 
 

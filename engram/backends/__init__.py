@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from engram.checkpoint import Keeper
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder
 from engram.errors import EngramError
@@ -49,41 +49,14 @@ class TrainingRun:
 class Progress(Protocol):
     """Called by a backend while it trains."""
 
-    def start(self, steps: int) -> None:
-        """Before the first of `steps` optimizer steps."""
+    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
+        """Before the first of `steps` optimizer steps; `losses` are of those done before an interruption."""
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """After optimizer step `step` (from 1); real tokens, padding not counted."""
 
     def validation(self, step: int, loss: float) -> None:
         """After a validation pass that follows `step` optimizer steps."""
-
-
-@dataclass
-class Curve:
-    """The curve of a run as it comes: kept, passed on, and stopped where a loss is no number."""
-
-    progress: Progress
-    batches: Sequence[Batch]
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    peak_memory_bytes: int = 0
-
-    def step(self, step: int, loss: float, seconds: float) -> None:
-        """After optimizer step `step` (from 1), which took `seconds`; raises EngramError where `loss` is no number."""
-        if not math.isfinite(loss):
-            raise EngramError(
-                f"the loss is {loss} at step {step}", where="training", fix="lower it: --set learning_rate=…"
-            )
-        self.losses.append(loss)
-        self.seconds.append(seconds)
-        self.progress.step(step, loss, self.batches[step - 1].real_tokens / seconds)
-
-    def validated(self, step: int, loss: float) -> None:
-        """After a validation pass that follows `step` optimizer steps."""
-        self.validation.append((step, loss))
-        self.progress.validation(step, loss)
 
 
 class Backend(Protocol):
@@ -105,8 +78,12 @@ class Backend(Protocol):
         config: Config,
         out: Path,
         progress: Progress,
+        keeper: Keeper | None = None,
     ) -> TrainingRun:
-        """Train an adapter on these batches, in this order, and write it to the folder `out`."""
+        """Train an adapter on these batches, in this order, and write it to the folder `out`.
+
+        `keeper` has the checkpoint to go on from, if any, and takes new ones; the run ends as if never interrupted.
+        """
 
     def generate(
         self,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
 import json
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion
-from engram.backends import Answer, Curve, Progress, TrainingRun, blas, mlx_numerics, refuse_quantize
+from engram.backends import Answer, Progress, TrainingRun, blas, mlx_numerics, mlx_state, refuse_quantize
+from engram.backends.curve import Curve
+from engram.checkpoint import Keeper
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
 from engram.errors import EngramError
@@ -64,12 +67,18 @@ def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> S
 
 
 def train(
-    model: Model, batches: Sequence[Batch], validation: Sequence[Batch], config: Config, out: Path, progress: Progress
+    model: Model,
+    batches: Sequence[Batch],
+    validation: Sequence[Batch],
+    config: Config,
+    out: Path,
+    progress: Progress,
+    keeper: Keeper | None = None,
 ) -> TrainingRun:
     """Train a LoRA adapter through mlx-lm's trainer and write it to `out` in the layout that stock mlx-lm reads.
 
     Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, so that
-    another backend can follow the same curve. Raises EngramError where the loss stops being a number.
+    another backend can follow the same curve. Raises EngramError where the loss goes wrong, Stopped at a signal.
     """
     mx = _mlx()
     from mlx_lm.tuner.trainer import TrainingArgs
@@ -81,23 +90,21 @@ def train(
     trainable = _attach(loaded, config)
     mx.reset_peak_memory()
     optimizer = mlx_numerics.adamw(config, learning_rates(config, len(batches)))
-    progress.start(len(batches))
-    curve = Curve(progress, batches)
+    curve = Curve(progress, batches, validation, config, keeper)
+    if curve.begun:
+        mlx_state.restore(loaded, optimizer, curve.begun.state)
     arguments = TrainingArgs(
-        batch_size=config.batch_size,
-        iters=len(batches),
-        val_batches=-1,
+        iters=len(batches) - curve.done,
         steps_per_report=1,
-        steps_per_eval=config.validate_every,
         steps_per_save=len(batches) + 1,
-        max_seq_length=config.max_length,
         adapter_file=str(out / WEIGHTS),
     )
-    silence = io.StringIO()  # the progress shown is ours
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), _saving(out.parent):
-        mlx_train(loaded, optimizer, batches, validation, arguments, _loss, _iterate, _Report(curve))
+    rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
+    snapshot, silence = partial(mlx_state.state, loaded, optimizer), io.StringIO()  # the progress shown is ours
+    with curve.running(snapshot), redirect_stdout(silence), redirect_stderr(silence), _saving(out.parent):
+        mlx_train(loaded, optimizer, batches, None, arguments, _loss, rest, _Report(curve))
     write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
-    return TrainingRun(curve.losses, curve.seconds, curve.validation, int(mx.get_peak_memory()), trainable, device())
+    return curve.finished(int(mx.get_peak_memory()), trainable, device())
 
 
 def generate(
@@ -158,7 +165,7 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _saving(folder: Path) -> Iterator[None]:
     """MLX says in a RuntimeError what it could not write, and no more than that: a full disk, most of all."""
     try:
@@ -177,13 +184,10 @@ class _Report:
         self.curve = curve
 
     def on_train_loss_report(self, info: dict[str, Any]) -> None:
-        step = int(info["iteration"])
+        step = self.curve.done + int(info["iteration"])
         # mlx-lm reports the step's time as this rate
         seconds = self.curve.batches[step - 1].answer_tokens / info["tokens_per_second"]
         self.curve.step(step, float(info["train_loss"]), seconds)
-
-    def on_val_loss_report(self, info: dict[str, Any]) -> None:
-        self.curve.validated(int(info["iteration"]), float(info["val_loss"]))
 
 
 def _mlx() -> Any:
@@ -248,13 +252,21 @@ def _attach(model: Any, config: Config) -> int:
     return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
 
 
-def _iterate(dataset: Sequence[Batch], loop: bool = False, **_: Any) -> Iterator[tuple[Any, ...]]:
-    """The planned batches in their order, as mlx-lm's trainer asks for them."""
-    while True:
-        for batch in dataset:
-            yield _arrays(batch)
-        if not loop:
-            return
+def _rest(loaded: Any, curve: Curve, config: Config, **_: Any) -> Iterator[tuple[Any, ...]]:
+    """The planned batches that are still to come, as mlx-lm's trainer asks for them; validates before one when due."""
+    from mlx_lm.tuner.trainer import evaluate
+
+    for step, batch in enumerate(curve.batches[curve.done :], curve.done + 1):
+        if curve.is_validated_before(step):
+            loss = evaluate(loaded, curve.validated_on, config.batch_size, -1, config.max_length, _loss, _iterate)
+            loaded.train()
+            curve.validated(step - 1, float(loss))
+        yield _arrays(batch)
+
+
+def _iterate(dataset: Sequence[Batch], **_: Any) -> Iterator[tuple[Any, ...]]:
+    """The batches in their order, as mlx-lm's evaluation asks for them."""
+    return (_arrays(batch) for batch in dataset)
 
 
 def _arrays(batch: Batch) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from engram import adapters, conversion, gpu
 from engram.backends import Answer, Progress, TrainingRun
+from engram.backends.curve import Curve
 from engram.backends.unsloth_process import (
     attach,
     begin,
@@ -25,6 +26,7 @@ from engram.backends.unsloth_process import (
     unsloth,
     with_adapter,
 )
+from engram.checkpoint import Keeper
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, mean_losses
 from engram.errors import EngramError
@@ -89,12 +91,18 @@ def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> S
 
 
 def train(
-    model: Model, batches: Sequence[Batch], validation: Sequence[Batch], config: Config, out: Path, progress: Progress
+    model: Model,
+    batches: Sequence[Batch],
+    validation: Sequence[Batch],
+    config: Config,
+    out: Path,
+    progress: Progress,
+    keeper: Keeper | None = None,
 ) -> TrainingRun:
     """Train a LoRA adapter through Unsloth and TRL's SFTTrainer and write it to `out` in the layout that PEFT reads.
 
     Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, as for MLX.
-    Raises EngramError where the loss stops being a number and where the memory does not suffice.
+    Raises EngramError where the loss goes wrong and where the memory does not suffice, Stopped at a signal.
     """
     from engram.backends import unsloth_training as training
 
@@ -107,11 +115,12 @@ def train(
         targets = training.linear_layers(loaded)
         peft = attach(loaded, config.rank, config.alpha, targets, config)
         trainable = training.start_at_the_shared_adapter(peft, config)
-        run = training.run(peft, batches, validation, config, progress, cuda=chosen() == "cuda")
+        curve = Curve(progress, batches, validation, config, keeper)
+        training.run(peft, curve, config, cuda=chosen() == "cuda")
     write_bytes(out / WEIGHTS, serialised(peft))
     settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
     write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
-    return TrainingRun(run.losses, run.seconds, run.validation, run.peak_memory_bytes, trainable, device())
+    return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device())
 
 
 def generate(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engram import adapters
-from engram.backends import Curve, Progress
+from engram.backends import unsloth_state
+from engram.backends.curve import Curve
+from engram.checkpoint import State
 from engram.config import Config
 from engram.encoding import IGNORED, Batch, learning_rates
+from engram.files import cache_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,16 +73,16 @@ def inputs(batch: Batch) -> dict[str, Any]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def run(
-    peft: Any, batches: Sequence[Batch], validation: Sequence[Batch], config: Config, progress: Progress, *, cuda: bool
-) -> Curve:
-    """Train on the batches in their order; raises EngramError where the loss stops being a number."""
+def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
+    """Train on the curve's batches in their order, those that are still to come; raises what `Curve.step` does."""
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import SFTTrainer
 
-    rates = learning_rates(config, len(batches))
+    rest = curve.batches[curve.done :]
+    rates = learning_rates(config, len(curve.batches))
+    used = curve.begun.state.rest["rates_used"] if curve.begun else 0
     parameters = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,
@@ -90,9 +92,8 @@ def run(
         weight_decay=config.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rates[min(step, len(rates) - 1)] / config.learning_rate
+        optimizer, lambda step: rates[min(used + step, len(rates) - 1)] / config.learning_rate
     )
-    curve = Curve(progress, batches)
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
         def training_step(self, *args: Any, **options: Any) -> Any:
@@ -101,30 +102,36 @@ def run(
 
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    progress.start(len(batches))
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            model=peft,
-            args=_arguments(config, len(batches), scratch, cuda),
-            train_dataset=Dataset.from_dict({"batch": list(range(len(batches)))}),
-            data_collator=lambda rows: inputs(batches[rows[0]["batch"]]),
-            processing_class=AutoTokenizer.from_pretrained(peft.config._name_or_path, local_files_only=True),
-            optimizers=(optimizer, schedule),
-        )
-        trainer.add_callback(_watch(trainer, curve, validation, config, cuda))
+    trainer = Trainer(
+        model=peft,
+        args=_arguments(config, len(rest), cuda),
+        train_dataset=Dataset.from_dict({"batch": list(range(len(rest)))}),
+        data_collator=lambda rows: inputs(rest[rows[0]["batch"]]),
+        processing_class=AutoTokenizer.from_pretrained(peft.config._name_or_path, local_files_only=True),
+        optimizers=(optimizer, schedule),
+    )
+    scaler = getattr(trainer.accelerator, "scaler", None)
+
+    def snapshot() -> State:
+        return unsloth_state.state(peft, optimizer, used + schedule.last_epoch, scaler, peak_memory(cuda=cuda))
+
+    def restore() -> None:
+        if curve.begun:
+            unsloth_state.restore(peft, optimizer, scaler, curve.begun.state)
+
+    trainer.add_callback(_watch(trainer, curve, restore, cuda=cuda))
+    with curve.running(snapshot):
         trainer.train()
-    curve.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else _resident_peak()
-    return curve
 
 
-def _arguments(config: Config, steps: int, scratch: str, cuda: bool) -> Any:
+def _arguments(config: Config, steps: int, cuda: bool) -> Any:
     """Every field that could change a number; Unsloth changes the defaults on a GPU, and not on a CPU."""
     import torch
     from trl import SFTConfig
 
     bf16 = cuda and torch.cuda.get_device_capability() >= (8, 0)
     return SFTConfig(
-        output_dir=scratch,
+        output_dir=str(cache_folder() / "unsloth" / "trainer"),  # nothing is written there
         max_steps=steps,
         num_train_epochs=1,
         per_device_train_batch_size=1,  # one planned batch
@@ -168,14 +175,8 @@ def _arguments(config: Config, steps: int, scratch: str, cuda: bool) -> Any:
     )
 
 
-def _watch(
-    trainer: Any,
-    curve: Curve,
-    validation: Sequence[Batch],
-    config: Config,
-    cuda: bool,
-) -> Any:
-    """The trainer's callback: validates when it is time, and hands the curve every step."""
+def _watch(trainer: Any, curve: Curve, restore: Callable[[], None], *, cuda: bool) -> Any:
+    """The trainer's callback: restores, validates when it is time, and hands the curve every step."""
     import torch
     from transformers import TrainerCallback
 
@@ -183,16 +184,18 @@ def _watch(
         started = 0.0
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            number = state.global_step + 1  # validated before the first, each `validate_every`-th and the last step
-            if validation and (number in (1, len(curve.batches)) or number % config.validate_every == 0):
-                curve.validated(state.global_step, _mean_loss(trainer, validation))
+            if state.global_step == 0:
+                restore()  # not before: the trainer's own preparation draws random numbers, and moves what it finds
+            done = curve.done + state.global_step
+            if curve.is_validated_before(done + 1):
+                curve.validated(done, _mean_loss(trainer, curve.validated_on))
             self.started = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             if cuda:
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - self.started
-            curve.step(state.global_step, float(trainer.last_loss), seconds)
+            curve.step(curve.done + state.global_step, float(trainer.last_loss), seconds)
 
     return Watch()
 
@@ -212,8 +215,15 @@ def _mean_loss(trainer: Any, batches: Sequence[Batch]) -> float:
     return total / sum(batch.answer_tokens for batch in batches)
 
 
-def _resident_peak() -> int:
-    """The most memory that this process ever had resident, in bytes; 0 where the system does not say."""
+def peak_memory(*, cuda: bool) -> int:
+    """The most memory that training had on the GPU, else that this process ever had resident; in bytes.
+
+    0 where the system does not say.
+    """
+    if cuda:
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
     try:
         import resource
     except ImportError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from engram import __version__
+from engram import __version__, stopping
 from engram.cli import adapter, harness, machine, prep, report, results, stages, video
 from engram.errors import EngramError
 from engram.text import visible
@@ -23,7 +23,8 @@ SYSTEM = (
 class Commands(click.Group):
     """A user's mistake is printed without a traceback, exit code 2; a failure of ours keeps its own, exit code 1.
 
-    So is what the system refuses wherever it does, in a library's temporary folder too: see SYSTEM.
+    So is what the system refuses wherever it does, in a library's temporary folder too: see SYSTEM. Ctrl-C and SIGTERM
+    end a command with the shell's exit codes for them, 130 and 143.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,6 +40,16 @@ class Commands(click.Group):
             told = error if isinstance(error, EngramError) else _told(error)
             click.echo("engram: " + "\n".join(visible(line) for line in str(told).split("\n")), err=True)
             sys.exit(2)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named; see the class."""
+        try:
+            with stopping.listening():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            if str(stop):
+                click.echo(f"engram: {stop}", err=True)
+            sys.exit(stop.exit_code if isinstance(stop, stopping.Stopped) else 130)
 
 
 def _told(error: OSError) -> EngramError:

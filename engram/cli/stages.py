@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -63,15 +60,25 @@ def data(patterns: str, data: Path, seed: int, check: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=0),
+    default=25,
+    show_default=True,
+    metavar="STEPS",
+    help="Steps between two checkpoints, from which the same command goes on; 0 for none.",
+)
+@click.option("--fresh", is_flag=True, help="Drop the checkpoint of an interrupted run, and begin at the first step.")
 @stage_options
-def train(work: Work, data: Path, adapters: Path, results: Path) -> None:
-    """Teach the model the training rows: a LoRA adapter and its log."""
+def train(work: Work, checkpoint_every: int, fresh: bool, data: Path, adapters: Path, results: Path) -> None:
+    """Teach the model the training rows: a LoRA adapter and its log. Interrupted, it goes on where it was."""
     from engram import show
     from engram import train as stage
+    from engram.checkpoint import Saving
 
-    place = results / work.backend / "training.json"
+    place, saving = results / work.backend / "training.json", Saving(checkpoint_every, fresh)
     with show.TrainingBar() as progress:
-        log = stage.train(*work, data, adapters / work.backend, place, progress)
+        log = stage.train(*work, data, adapters / work.backend, place, progress, saving)
     show.training(log)
 
 
@@ -200,26 +207,16 @@ def demo(
     from engram import model as models
 
     manner = shown.Manner(speed, width, pause)
-    with leaving_cleanly():
-        if platforms is not None:
-            shown.perform_platforms([name.strip() for name in platforms.split(",")], results, manner)
-            return
-        name = backends.choose(backend)
-        folder = adapter or adapters / name
-        if prompt is not None:
-            shown.ask(prompt, name, models.resolve(model), folder)
-        else:
-            chosen = None if quick else models.resolve(model)
-            shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
-
-
-@contextlib.contextmanager
-def leaving_cleanly() -> Iterator[None]:
-    """Ctrl-C ends the command with the shell's own exit code for it, 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(130)
+    if platforms is not None:
+        shown.perform_platforms([name.strip() for name in platforms.split(",")], results, manner)
+        return
+    name = backends.choose(backend)
+    folder = adapter or adapters / name
+    if prompt is not None:
+        shown.ask(prompt, name, models.resolve(model), folder)
+    else:
+        chosen = None if quick else models.resolve(model)
+        shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
 
 
 COMMANDS = (validate, data, train, evaluate, compare, seeds, demo)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from engram import model, results, verify
-from engram.compare import differing
 from engram.dataset import read_manifest, write_data
 from engram.errors import EngramError
 from engram.patterns import find_files, load_patterns
 from engram.pipeline import DOCUMENTS
 from engram.prep import changes
 from engram.prep.finding import PASS, Finding, Situation, failed, refused, unchecked
+from engram.results import differing
 
 OF_THE_DISK = (verify.DATA, verify.QUESTIONS, verify.MODEL, verify.ADAPTER)
 CHAIN = ("backend", "model", "data")  # what every document of one run has in common

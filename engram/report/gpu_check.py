@@ -171,6 +171,7 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
 
     from engram.backends import unsloth
     from engram.backends import unsloth_training as training
+    from engram.backends.curve import Curve
     from engram.backends.unsloth_process import quiet
 
     cuda = backend == "cuda"
@@ -183,14 +184,15 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
         lora = LoraConfig(r=settled.rank, lora_alpha=settled.alpha, target_modules=targets, task_type="CAUSAL_LM")
         peft = get_peft_model(base.to("cuda" if cuda else "cpu"), lora)
         training.start_at_the_shared_adapter(peft, settled)
-        curve = training.run(peft, batches, [], settled, Silent(), cuda=cuda)
+        curve = Curve(Silent(), batches, [], settled)
+        training.run(peft, curve, settled, cuda=cuda)
     write_bytes(adapter / unsloth.WEIGHTS, unsloth.serialised(peft))
     described = adapters.peft_config(settled, chosen.name, targets)
     write_text(adapter / adapters.CONFIG, json.dumps(described, indent=2) + "\n")
     tokenizer = AutoTokenizer.from_pretrained(chosen.path)
     name = torch.cuda.get_device_name() if cuda else "CPU"
     session = unsloth.Session(peft.eval(), tokenizer, f"{name}, torch {torch.__version__}")
-    return _figures(curve, batches, curve.peak_memory_bytes), session
+    return _figures(curve, batches, training.peak_memory(cuda=cuda)), session
 
 
 def _figures(run: Any, batches: Any, memory: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def run_apart(
 class Silent:
     """Progress that nobody watches."""
 
-    def start(self, steps: int) -> None:
+    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
         """Nothing."""
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
