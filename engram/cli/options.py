@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -49,6 +51,15 @@ set_option = click.option(
 def used(backend: str, adapter: Path | None) -> str:
     """The name of the results' folder: `<backend>`, or `<backend>-with-<folder>` where another adapter is used."""
     return f"{backend}-with-{Path(os.path.abspath(adapter)).name}" if adapter else backend  # noqa: PTH100
+
+
+@contextlib.contextmanager
+def leaving_cleanly() -> Iterator[None]:
+    """Ctrl-C ends the command with the shell's own exit code for it, 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 class Work(NamedTuple):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,6 +12,7 @@ from engram.cli.options import (
     adapters_option,
     backend_option,
     data_option,
+    leaving_cleanly,
     model_option,
     patterns_option,
     recipe_option,
@@ -63,15 +61,24 @@ def data(patterns: str, data: Path, seed: int, check: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--report-to",
+    type=click.Choice(["tensorboard", "wandb"]),
+    help="Write the curve for it too, below <results>/<backend>/logs; wandb stays offline unless WANDB_MODE says else.",
+)
 @stage_options
-def train(work: Work, data: Path, adapters: Path, results: Path) -> None:
+def train(work: Work, report_to: str | None, data: Path, adapters: Path, results: Path) -> None:
     """Teach the model the training rows: a LoRA adapter and its log."""
-    from engram import show
+    from engram import show, tracking
     from engram import train as stage
 
-    place = results / work.backend / "training.json"
-    with show.TrainingBar() as progress:
-        log = stage.train(*work, data, adapters / work.backend, place, progress)
+    place = results / work.backend
+    name = f"{work.backend}-{Path(work.model.name).name}-{work.config.name}-seed{work.config.seed}"
+    with (
+        show.TrainingBar() as bar,
+        tracking.tracked(report_to, bar, work.config, name, place / "logs") as progress,
+    ):
+        log = stage.train(*work, data, adapters / work.backend, place / "training.json", progress)
     show.training(log)
 
 
@@ -170,7 +177,6 @@ def _speed(_context: click.Context, _option: click.Parameter, value: float) -> f
 @click.option("--pause", is_flag=True, help="Wait for a key after each screen.")
 @click.option("--speed", default=1.0, show_default=True, callback=_speed, help="0.5 to 10; 0 prints without waiting.")
 @click.option("--width", type=click.IntRange(20, 300), help="Draw as on a terminal of so many columns.")
-@click.option("--prompt", help="Ask this instead of test prompts, before and after.")
 @click.option("--platforms", metavar="NAME,NAME", help="Show two folders of the results side by side, as mlx,cuda.")
 @adapter_option
 @model_option
@@ -184,7 +190,6 @@ def demo(
     pause: bool,
     speed: float,
     width: int | None,
-    prompt: str | None,
     platforms: str | None,
     adapter: Path | None,
     model: str,
@@ -206,20 +211,8 @@ def demo(
             return
         name = backends.choose(backend)
         folder = adapter or adapters / name
-        if prompt is not None:
-            shown.ask(prompt, name, models.resolve(model), folder)
-        else:
-            chosen = None if quick else models.resolve(model)
-            shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
-
-
-@contextlib.contextmanager
-def leaving_cleanly() -> Iterator[None]:
-    """Ctrl-C ends the command with the shell's own exit code for it, 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(130)
+        chosen = None if quick else models.resolve(model)
+        shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
 
 
 COMMANDS = (validate, data, train, evaluate, compare, seeds, demo)
