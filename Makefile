@@ -26,7 +26,10 @@ PYTHON3 ?= python3
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE ADAPTER ARGS REPORT_TO Q DIR BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
+export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE ADAPTER ARGS REPORT_TO DIR BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
+
+# a question is no program of make's: its dollar signs stay
+export QUESTION := $(value Q)
 
 # the container's image brings its own
 VENV := $(or $(ENGRAM_VENV),.venv)
@@ -97,7 +100,7 @@ help: ## this list
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; for ask: --only tuned; for parity: --quick)"
 	@echo "  REPORT_TO = $(REPORT_TO)  (of train: tensorboard or wandb; the curve goes to results/<backend>/logs)"
-	@echo "  Q         = $(Q)  (of ask: the question; without one it keeps asking)"
+	@echo "  Q         =   (of ask: the question; without one it keeps asking)"
 	@echo "  YES       = $(YES)  (of video-prep: 1 says yes to what only a person can see)"
 	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
@@ -132,7 +135,7 @@ demo: $(OUT)/comparison.json ## everything up to the before/after show
 	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --patterns "$$PATTERNS" $(WITH) $(ARGS)
 
 ask: $(USED) $(MODEL_FILE) ## answers before and after, side by side, to a question of your own (Q="...") or to many
-	@$(ENGRAM) ask --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(WITH) $(ARGS) $(if $(Q),-- "$$Q")
+	@$(ENGRAM) ask --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(WITH) $(ARGS) $(if $(QUESTION),-- "$$QUESTION")
 
 record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results/<backend>/demo.*
 

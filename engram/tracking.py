@@ -135,7 +135,10 @@ class _Wandb:
         self.run.log(values, step=step)
 
     def close(self) -> None:
+        import wandb
+
         self.run.finish(exit_code=1 if sys.exc_info()[0] else 0)
+        wandb.teardown()  # waits for the process that writes the file
 
 
 def _private(wandb: Any) -> Any:
