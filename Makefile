@@ -17,16 +17,22 @@ QUANTIZE ?= none
 DIR ?= exports/lm-eval
 ADAPTER ?=
 ARGS ?=
+REPORT_TO ?=
 YES ?=
 CHECKPOINT ?= 25
 FRESH ?=
+Q ?=
 BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
 # the container: its service, and (empty: the compose file's) the image that it is built on and the compose command
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER ARGS DIR BESIDE SERVICE BASE_IMAGE DOCKER_COMPOSE
+export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER ARGS REPORT_TO DIR BESIDE
+export SERVICE BASE_IMAGE DOCKER_COMPOSE
+
+# a question is no program of make's: its dollar signs stay
+export QUESTION := $(value Q)
 
 # the container's image brings its own
 VENV := $(or $(ENGRAM_VENV),.venv)
@@ -75,7 +81,7 @@ OUT := results/$(LABEL)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare seeds verify demo all record record-compare video-prep setup-video export-eval \
+.PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
   test lint format clean distclean FORCE
 
@@ -97,7 +103,9 @@ help: ## this list
 	@echo "  FRESH     = $(FRESH)  (of train: 1 drops the checkpoint of an interrupted run and begins anew)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
-	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda, --prompt \"...\"; for parity: --quick)"
+	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; for ask: --only tuned; for parity: --quick)"
+	@echo "  REPORT_TO = $(REPORT_TO)  (of train: tensorboard or wandb; the curve goes to results/<backend>/logs)"
+	@echo "  Q         =   (of ask: the question; without one it keeps asking)"
 	@echo "  YES       = $(YES)  (of video-prep: 1 says yes to what only a person can see)"
 	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
@@ -130,6 +138,9 @@ verify: $(OUT)/comparison.json ## recompute every figure of the results, check d
 
 demo: $(OUT)/comparison.json ## everything up to the before/after show
 	@$(ENGRAM) demo --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --patterns "$$PATTERNS" $(WITH) $(ARGS)
+
+ask: $(USED) $(MODEL_FILE) ## answers before and after, side by side, to a question of your own (Q="...") or to many
+	@$(ENGRAM) ask --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(WITH) $(ARGS) $(if $(QUESTION),-- "$$QUESTION")
 
 record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results/<backend>/demo.*
 
@@ -280,7 +291,8 @@ $(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns.py engram/phrasi
 # an adapter is whole or absent: make need not take it away when it is interrupted itself
 .PRECIOUS: $(TRAINED)
 $(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
-	@$(ENGRAM) train $(STAGE) --checkpoint-every "$$CHECKPOINT" $(if $(FRESH),--fresh)
+	@$(ENGRAM) train $(STAGE) --checkpoint-every "$$CHECKPOINT" $(if $(FRESH),--fresh) \
+	  $(if $(REPORT_TO),--report-to "$$REPORT_TO")
 
 $(OUT)/baseline.json: $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(RECIPE_FILE) | $(READY)
 	@$(ENGRAM) eval --stage baseline $(STAGE) $(WITH)

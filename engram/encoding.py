@@ -72,8 +72,11 @@ class Encoder:
 
     def prompt(self, text: str) -> list[int]:
         """The ids that ask for an answer to one user message."""
-        rendered = _render(self.tokenizer, [{"role": "user", "content": text}], True)
-        return list(self.tokenizer.encode(rendered, add_special_tokens=False))
+        return self.chat([{"role": "user", "content": text}])
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The ids that ask for an answer to a conversation, whose last message is the user's."""
+        return list(self.tokenizer.encode(_render(self.tokenizer, messages, True), add_special_tokens=False))
 
     def example(self, prompt: str, answer: str, name: str = "") -> Encoded:
         """Prompt, answer and end token as they are generated, so that training and use see the same ids."""
@@ -82,8 +85,7 @@ class Encoder:
 
     def conversation(self, messages: Sequence[Mapping[str, str]], name: str = "") -> Encoded:
         """A conversation whose last message is the answer: what asks for it, the answer and its end token."""
-        rendered = _render(self.tokenizer, messages[:-1], True)
-        asked = self.tokenizer.encode(rendered, add_special_tokens=False)
+        asked = self.chat(messages[:-1])
         answered = self.tokenizer.encode(messages[-1]["content"], add_special_tokens=False)
         return Encoded(name, (*asked, *answered, self.end_id), len(asked))
 

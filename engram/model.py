@@ -39,6 +39,7 @@ TEMPLATES: Mapping[str, str] = {
 }
 HUB_SECONDS = 4.0
 LARGEST_SHARD = 1 << 36  # bytes
+CONTEXT = 2048
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -63,6 +64,15 @@ class Model:
         """SHA-256 of the weights; of the shards' hashes in name order where there are several."""
         hashes = [sha256(path, LARGEST_SHARD) for path in weight_files(self.path)]
         return hashes[0] if len(hashes) == 1 else sha256_text("\n".join(hashes))
+
+    @property
+    def context(self) -> int:
+        """The longest sequence that is answered, in tokens: the model's own limit, 2,048 at most."""
+        try:
+            known = json.loads((self.path / "config.json").read_text("utf-8")).get("max_position_embeddings")
+        except (OSError, ValueError, AttributeError):
+            known = None
+        return min(known, CONTEXT) if isinstance(known, int) and known > 0 else CONTEXT
 
     def describe(self) -> dict[str, Any]:
         """The model as result documents name it; no local path in it."""

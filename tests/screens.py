@@ -28,17 +28,24 @@ def on_a_terminal(
     code: int = 0,
     **environment: str,
 ) -> tuple[str, float]:
-    """What `engram demo` prints on a terminal of this size, and the seconds that it took.
+    """What `engram demo` prints on a terminal of this size, and the seconds that it took; see `typed`."""
+    places = ["--results", str(run.root / "results"), "--data", str(run.root / "data")]
+    command = ["demo", *places, "--patterns", str(run.root / "pack.yaml"), "--backend", "mlx", *arguments]
+    return typed(command, columns, lines, keys, code, **environment)
+
+
+def typed(
+    arguments: Sequence[str], columns: int, lines: int, keys: Sequence[tuple[str, bytes]], code: int, **environment: str
+) -> tuple[str, float]:
+    """What an `engram` command prints on a terminal of this size, and the seconds that it took.
 
     Each of `keys` is pressed when its text has been printed since the last one; the command must end with `code`.
     """
     leader, follower = os.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    command = [sys.executable, "-m", "engram.cli", "demo", "--results", str(run.root / "results")]
-    command += ["--data", str(run.root / "data"), "--patterns", str(run.root / "pack.yaml"), "--backend", "mlx"]
     clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
     process = subprocess.Popen(
-        [sys.executable, "-c", _OWN_TERMINAL, *command, *arguments],
+        [sys.executable, "-c", _OWN_TERMINAL, sys.executable, "-m", "engram.cli", *arguments],
         stdin=follower, stdout=follower, stderr=follower, env=clean | {"TERM": "xterm-256color"} | environment,
     )  # fmt: skip
     started = time.perf_counter()

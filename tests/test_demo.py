@@ -221,14 +221,6 @@ def test_results_of_other_data_and_stale_ones_are_refused(run: Run, tmp_path: Pa
         perform(run, tmp_path / "results")
 
 
-def test_ones_own_prompt_is_answered_before_and_after(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    row = next(a for a in run.tuned["answers"] if a["exact"] and a["split_kind"] == "recall")
-    demo.ask(row["prompt"], "mlx", run.model, run.root / "adapter")
-    out = capsys.readouterr().out
-    after = next(line for line in out.splitlines() if line.startswith("after"))
-    assert row["expected"] in after
-
-
 @pytest.mark.parametrize("speed", ["0.4", "11", "-1", "nan", "fast"])
 def test_a_speed_that_is_none_is_refused(speed: str) -> None:
     done = CliRunner().invoke(main, ["demo", "--quick", "--speed", speed])

@@ -168,3 +168,11 @@ def test_more_replay_than_there_is_takes_what_there_is(encoder: Encoder, encoded
     replay = general.encode_general(encoder, general.replay_set(resolve("tiny")).rows)[:5]
     _, plan = plan_batches(encoded[:100], Config(batch_size=16, epochs=1.0, replay=3.0), replay)
     assert sum(map(len, plan)) == 105
+
+
+def test_a_conversation_is_asked_as_the_template_renders_it(encoder: Encoder) -> None:
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, ("Hi", "Hello!", "Who are you?"))]
+    rendered = encoder.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert encoder.chat(messages) == list(encoder.plain(rendered))
+    assert encoder.chat(messages[:1]) == encoder.prompt("Hi")

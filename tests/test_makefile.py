@@ -73,6 +73,21 @@ def test_demo_runs_every_stage_once(house: Path) -> None:
     assert sorted(make(house, "demo")) == sorted(stages)
 
 
+def test_questions_are_asked_of_what_was_trained(house: Path) -> None:
+    assert sorted(make(house, "ask", 'Q=What\'s "$HOME"?')) == sorted(["data", "resolve-model", "train", "ask"])
+    assert """ask --model tiny --backend mlx -- What's "$HOME"?""" in (house / "calls").read_text().splitlines()
+    assert make(house, "ask", "ARGS=--only tuned") == ["ask"]
+    assert (house / "calls").read_text() == "ask --model tiny --backend mlx --only tuned\n"
+
+
+def test_the_curve_is_reported_only_where_it_is_asked_for(house: Path) -> None:
+    make(house, "train", "REPORT_TO=tensorboard")
+    assert (house / "calls").read_text().splitlines()[-1].endswith(" --report-to tensorboard")
+    assert make(house, "train", "REPORT_TO=wandb") == []  # it changes no adapter
+    make(house, "train", "SEED=1")
+    assert "--report-to" not in (house / "calls").read_text()
+
+
 def test_a_second_demo_only_shows(house: Path) -> None:
     make(house, "demo")
     assert make(house, "demo") == ["demo"]

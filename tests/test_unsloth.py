@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +173,31 @@ def test_a_stream_that_nobody_reads_to_its_end_is_dropped(cpu_run: Run, base: ob
     first = next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert next(backend.stream(base, prompt, encoder.stop_ids, 5)) == first
+
+
+def test_streams_read_in_turn_are_the_same_as_alone(cpu_run: Run, base: object, tuned: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompt = encoder.prompt("Tell me about the weather")
+    alone = [list(backend.stream(session, prompt, encoder.stop_ids, 12)) for session in (base, tuned)]
+    streams = [backend.stream(session, prompt, encoder.stop_ids, 12) for session in (base, tuned)]
+    both = list(itertools.zip_longest(*streams))
+    assert [[token for token in side if token is not None] for side in zip(*both)] == alone
+    drawn = [list(backend.stream(base, prompt, encoder.stop_ids, 12, 1.0, seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_stream_computes_only_while_it_is_read(cpu_run: Run, base: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    stream = backend.stream(base, encoder.prompt("Tell me about the weather"), encoder.stop_ids, 12)
+    next(stream)
+    passes = []
+    hook = base.model.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    time.sleep(0.3)
+    assert not passes
+    next(stream)
+    assert passes == [1]
+    hook.remove()
+    stream.close()  # type: ignore[attr-defined]
 
 
 def test_the_padding_side_is_put_back(cpu_run: Run, tuned: object) -> None:

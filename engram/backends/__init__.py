@@ -96,8 +96,19 @@ class Backend(Protocol):
     ) -> list[Answer]:
         """Answers in the prompts' order; greedy at temperature 0."""
 
-    def stream(self, session: Any, prompt: Sequence[int], stop: frozenset[int], max_new_tokens: int) -> Iterator[int]:
-        """The greedy answer's tokens as they come, without the end token."""
+    def stream(
+        self,
+        session: Any,
+        prompt: Sequence[int],
+        stop: frozenset[int],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """The answer's tokens as they come, without the end token; greedy at temperature 0.
+
+        Several streams, of one session or of several, may be read in turn: each computes only while it is read.
+        """
 
     def score(self, session: Any, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
         """Mean nats per answer token (end token included) of each example."""

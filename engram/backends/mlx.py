@@ -143,12 +143,22 @@ def generate(
     return [Answer(tokens[by_row[i]], by_row[i] in ended) for i in range(len(prompts))]
 
 
-def stream(session: Session, prompt: Sequence[int], stop: frozenset[int], max_new_tokens: int) -> Iterator[int]:
-    """The greedy answer's tokens as they come, without the end token."""
+def stream(
+    session: Session,
+    prompt: Sequence[int],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[int]:
+    """The answer's tokens as they come, without the end token; greedy at temperature 0."""
     mx = _mlx()
     from mlx_lm.generate import generate_step
+    from mlx_lm.sample_utils import make_sampler
 
-    for token, _ in generate_step(mx.array(list(prompt)), session.model, max_tokens=max_new_tokens):
+    mx.random.seed(seed)
+    sampler = make_sampler(temp=temperature)
+    for token, _ in generate_step(mx.array(list(prompt)), session.model, max_tokens=max_new_tokens, sampler=sampler):
         if int(token) in stop:
             return
         yield int(token)

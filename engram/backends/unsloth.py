@@ -82,7 +82,7 @@ def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> S
     """
     lora = conversion.read(adapter, WEIGHTS) if adapter is not None else None
     with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
-        loaded, tokenizer = load_model(model, _max_length(model), quantize)
+        loaded, tokenizer = load_model(model, model.context, quantize)
         if lora is not None:
             loaded = with_adapter(loaded, lora, str(adapter), model.name)
         unsloth().FastLanguageModel.for_inference(loaded)
@@ -149,14 +149,28 @@ def generate(
     return [answers[i] for i in range(len(prompts))]
 
 
-def stream(session: Session, prompt: Sequence[int], stop: frozenset[int], max_new_tokens: int) -> Iterator[int]:
-    """The greedy answer's tokens as they come, without the end token; the model works in a thread of its own."""
+def stream(
+    session: Session,
+    prompt: Sequence[int],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[int]:
+    """The answer's tokens as they come, without the end token; greedy at temperature 0.
+
+    The model works in a thread of its own, but only while the next token is waited for: Unsloth's buffers are shared
+    by all models of a process, so no two may compute at once.
+    """
+    import torch
+
+    torch.manual_seed(seed)
     tokens, mask = _left_padded([prompt], 0, session.model.device)
     streamer = _Streamer()
 
     def work() -> None:
         try:
-            options = _options(session, stop, max_new_tokens, 0.0)
+            options = _options(session, stop, max_new_tokens, temperature)
             session.model.generate(input_ids=tokens, attention_mask=mask, streamer=streamer, **options)
         except AbandonedError:
             pass
@@ -168,14 +182,13 @@ def stream(session: Session, prompt: Sequence[int], stop: frozenset[int], max_ne
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        while (item := streamer.queue.get()) is not None:
+        while (item := streamer.next()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            if item in stop:
-                break
-            yield item
+            if item not in stop:  # the worker ends after it by itself
+                yield item
     finally:
-        streamer.abandoned = True
+        streamer.abandon()
         thread.join()
         session.tokenizer.padding_side = "right"
 
@@ -206,31 +219,37 @@ class AbandonedError(Exception):
 
 
 class _Streamer:
-    """What transformers' `generate` hands new tokens to; the first call brings the prompt."""
+    """What transformers' `generate` hands new tokens to; the first call brings the prompt.
+
+    Each call ends when the next token is asked for, so that the model stands still until then.
+    """
 
     def __init__(self) -> None:
         self.queue: queue.Queue[Any] = queue.Queue()
+        self.asked = threading.Semaphore(0)
         self.begun = False
         self.abandoned = False
 
+    def next(self) -> Any:
+        """The next token, or what the worker puts at the end: an error, None."""
+        self.asked.release()
+        return self.queue.get()
+
+    def abandon(self) -> None:
+        """Nobody reads any more: the worker is woken to end."""
+        self.abandoned = True
+        self.asked.release()
+
     def put(self, value: Any) -> None:
-        if self.abandoned:
-            raise AbandonedError
         if self.begun:
             self.queue.put(int(value.reshape(-1)[0]))
         self.begun = True
+        self.asked.acquire()
+        if self.abandoned:
+            raise AbandonedError
 
     def end(self) -> None:
         """After the last token."""
-
-
-def _max_length(model: Model) -> int:
-    """The longest sequence to answer: the model's own limit, 2,048 at most."""
-    try:
-        known = json.loads((model.path / "config.json").read_text("utf-8")).get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError):
-        known = None
-    return min(known, 2048) if isinstance(known, int) and known > 0 else 2048
 
 
 def _refuse_what_cannot_fit(model: Model, batches: Sequence[Batch], config: Config) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from engram.cli.ask import MAX_NEW_TOKENS
 from engram.cli.options import backend_option, model_option, seed_option
 
 
@@ -41,14 +42,14 @@ def resolve_model(model: str, out: Path | None) -> None:
 @click.option("--prompt", default="Hello, world!", show_default=True, help="What to ask.")
 def verify_model(model: str, backend: str, prompt: str) -> None:
     """Load the model and let it answer one prompt."""
-    from engram import backends, show
-    from engram import demo as shown
+    from engram import ask, backends, show
     from engram import model as models
 
     name = backends.choose(backend)
     chosen = models.resolve(model)
     show.note(chosen.reason or f"model: {chosen.name}")
-    shown.ask(prompt, name, chosen, None)
+    settings = ask.Settings(MAX_NEW_TOKENS, chosen.context)
+    ask.once(ask.open_sides(name, chosen, {"answer": None}, settings), prompt)
 
 
 @click.command()

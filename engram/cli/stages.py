@@ -69,16 +69,34 @@ def data(patterns: str, data: Path, seed: int, check: bool) -> None:
     help="Steps between two checkpoints, from which the same command goes on; 0 for none.",
 )
 @click.option("--fresh", is_flag=True, help="Drop the checkpoint of an interrupted run, and begin at the first step.")
+@click.option(
+    "--report-to",
+    type=click.Choice(["tensorboard", "wandb"]),
+    help="Write the curve for it too, below <results>/<backend>/logs; wandb stays offline unless WANDB_MODE says else.",
+)
 @stage_options
-def train(work: Work, checkpoint_every: int, fresh: bool, data: Path, adapters: Path, results: Path) -> None:
+def train(
+    work: Work,
+    checkpoint_every: int,
+    fresh: bool,
+    report_to: str | None,
+    data: Path,
+    adapters: Path,
+    results: Path,
+) -> None:
     """Teach the model the training rows: a LoRA adapter and its log. Interrupted, it goes on where it was."""
-    from engram import show
+    from engram import show, tracking
     from engram import train as stage
     from engram.checkpoint import Saving
 
-    place, saving = results / work.backend / "training.json", Saving(checkpoint_every, fresh)
-    with show.TrainingBar() as progress:
-        log = stage.train(*work, data, adapters / work.backend, place, progress, saving)
+    place = results / work.backend
+    name = f"{work.backend}-{Path(work.model.name).name}-{work.config.name}-seed{work.config.seed}"
+    with (
+        show.TrainingBar() as bar,
+        tracking.tracked(report_to, bar, work.config, name, place / "logs") as progress,
+    ):
+        saving = Saving(checkpoint_every, fresh)
+        log = stage.train(*work, data, adapters / work.backend, place / "training.json", progress, saving)
     show.training(log)
 
 
@@ -177,7 +195,6 @@ def _speed(_context: click.Context, _option: click.Parameter, value: float) -> f
 @click.option("--pause", is_flag=True, help="Wait for a key after each screen.")
 @click.option("--speed", default=1.0, show_default=True, callback=_speed, help="0.5 to 10; 0 prints without waiting.")
 @click.option("--width", type=click.IntRange(20, 300), help="Draw as on a terminal of so many columns.")
-@click.option("--prompt", help="Ask this instead of test prompts, before and after.")
 @click.option("--platforms", metavar="NAME,NAME", help="Show two folders of the results side by side, as mlx,cuda.")
 @adapter_option
 @model_option
@@ -191,7 +208,6 @@ def demo(
     pause: bool,
     speed: float,
     width: int | None,
-    prompt: str | None,
     platforms: str | None,
     adapter: Path | None,
     model: str,
@@ -212,11 +228,8 @@ def demo(
         return
     name = backends.choose(backend)
     folder = adapter or adapters / name
-    if prompt is not None:
-        shown.ask(prompt, name, models.resolve(model), folder)
-    else:
-        chosen = None if quick else models.resolve(model)
-        shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
+    chosen = None if quick else models.resolve(model)
+    shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
 
 
 COMMANDS = (validate, data, train, evaluate, compare, seeds, demo)

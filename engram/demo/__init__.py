@@ -15,7 +15,7 @@ from engram.config import Config
 from engram.demo import acts, keys, plain, platforms
 from engram.demo.answers import Shown, live, refuse_other, replayed, splitter
 from engram.demo.material import Material, asked, choose_rows, load
-from engram.demo.plain import ask, show_pair, show_summary
+from engram.demo.plain import show_pair, show_summary
 from engram.demo.stage import Stage, too_small
 from engram.model import Model
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Manner",
-    "ask",
     "asked",
     "choose_rows",
     "load",

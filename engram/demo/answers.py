@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,19 @@ class Shown:
     def line(self) -> str:
         """The answer in one line that cannot drive a terminal."""
         return (visible(normalise(self.text)) or "(nothing)") + ("" if self.ended else " …")
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model in memory, with its encoder and the backend that computes it."""
+
+    module: backends.Backend
+    encoder: Encoder
+    session: Any
+
+    def stream(self, ids: Sequence[int], limit: int, temperature: float = 0.0, seed: int = 0) -> Iterator[int]:
+        """The tokens of an answer to these ids as they come, `limit` at most; greedy at temperature 0."""
+        return self.module.stream(self.session, ids, self.encoder.stop_ids, limit, temperature, seed)
 
 
 def is_right(example: Example, answer: Shown) -> bool:
@@ -87,20 +100,23 @@ def answer_live(
     config: Config,
     report: Callable[[], None] = lambda: None,
 ) -> list[Shown]:
-    """One model's answers with their times, after a first one that nobody sees, so that no answer pays for warming."""
-    module = backends.get(backend)
-    encoder = load_encoder(model)
-    session = module.load(model, adapter, config.quantize)
-    list(module.stream(session, encoder.prompt("Hello"), encoder.stop_ids, 2))
-    answers = []
+    """One model's answers with their times."""
+    one, answers = speaker(backend, model, adapter, config.quantize), []
     for prompt in prompts:
-        ids = encoder.prompt(prompt)
-        tokens, first, rest = timed(module.stream(session, ids, encoder.stop_ids, config.max_new_tokens))
+        tokens, first, rest = timed(one.stream(one.encoder.prompt(prompt), config.max_new_tokens))
         rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
         ended = len(tokens) < config.max_new_tokens
-        answers.append(Shown(encoder.text(tokens), ended, first, rate, _steps_made(encoder, tokens)))
+        answers.append(Shown(one.encoder.text(tokens), ended, first, rate, _steps_made(one.encoder, tokens)))
         report()
     return answers
+
+
+def speaker(backend: str, model: Model, adapter: Path | None, quantize: str) -> Speaker:
+    """The model in memory, after a first answer that nobody sees, so that no other pays for warming."""
+    module, encoder = backends.get(backend), load_encoder(model)
+    one = Speaker(module, encoder, module.load(model, adapter, quantize))
+    list(one.stream(encoder.prompt("Hello"), 2))
+    return one
 
 
 def refuse_other(model: Model, backend: str, adapter: Path, comparison: dict[str, Any], tuned: dict[str, Any]) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram import show, tables
-from engram.config import Config
-from engram.demo.answers import Shown, answer_live, is_right
+from engram.demo.answers import Shown, is_right
 from engram.demo.findings import findings
 from engram.demo.material import Material
 from engram.demo.panels import TITLES
-from engram.model import Model
 from engram.text import normalise, shorten, visible
 
 if TYPE_CHECKING:
@@ -60,16 +57,6 @@ def show_summary(comparison: dict[str, Any]) -> None:
     console = show.make_console()
     for finding in findings(comparison):
         console.print(f"{finding.head}: {finding.text}", style=finding.style)
-
-
-def ask(prompt: str, backend: str, model: Model, adapter: Path | None) -> None:
-    """One prompt of one's own: the base model's answer, and the tuned one's where there is an adapter."""
-    sides: list[tuple[str, Path | None]] = [("answer" if adapter is None else "before", None)]
-    if adapter is not None:
-        sides.append(("after", adapter))
-    rows = [_line("prompt", prompt)]
-    rows += [answer_line(name, answer_live([prompt], backend, model, one, Config())[0], None) for name, one in sides]
-    print_box(show.make_console(), "one prompt", rows)
 
 
 def question(example: Example) -> list[Line]:
