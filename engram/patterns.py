@@ -64,7 +64,7 @@ def load_patterns(files: Sequence[Path]) -> list[Pattern]:
         found, wrong = _load_file(path)
         patterns += found
         problems += wrong
-    problems += _duplicates(patterns)
+    problems += duplicates(patterns)
     if problems:
         raise _refusal(problems, len(files))
     return patterns
@@ -251,7 +251,8 @@ def _row_faults(source: Source, path: schema.Path, row: list[str], columns: list
             yield Fault(source.place(at), at, f"the value for {column!r} is empty", "write some text")
 
 
-def _duplicates(patterns: Sequence[Pattern]) -> list[Problem]:
+def duplicates(patterns: Sequence[Pattern]) -> list[Problem]:
+    """Each pattern whose input stands before, in the order given: with the same answer, or with another."""
     seen: dict[str, Pattern] = {}
     problems = []
     for pattern in patterns:
