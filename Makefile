@@ -62,7 +62,9 @@ SOME_READY := $(firstword $(wildcard $(VENV)/.ready $(VENV)/.ready-cuda $(VENV)/
 
 comma := ,
 PATTERN_PLACES := $(subst $(comma), ,$(PATTERNS))
-PATTERN_FILES := $(sort $(wildcard $(PATTERN_PLACES:%=%/*.yaml) $(PATTERN_PLACES:%=%/*.yml) $(filter %.yaml %.yml,$(PATTERN_PLACES))))
+# a name with nothing of that name here is a bundled pack's: PATTERNS=http,ports
+PACKS := $(foreach place,$(PATTERN_PLACES),$(if $(wildcard $(place)),,$(wildcard patterns/packs/$(place).yaml)))
+PATTERN_FILES := $(sort $(wildcard $(PATTERN_PLACES:%=%/*.yaml) $(PATTERN_PLACES:%=%/*.yml) $(filter %.yaml %.yml,$(PATTERN_PLACES))) $(PACKS))
 RECIPE_FILE := $(wildcard $(filter %.yaml %.yml,$(RECIPE)))
 SETTINGS := $(foreach pair,$(SET) $(if $(filter-out none,$(QUANTIZE)),quantize=$(QUANTIZE)),--set $(pair))
 
@@ -96,7 +98,7 @@ help: ## this list
 	@echo "  RECIPE    = $(RECIPE)  (default, seed, or a .yaml file of settings)"
 	@echo "  SEED      = $(SEED)  (of the split, the adapter and the batches)"
 	@echo "  SEEDS     = $(SEEDS)  (of make seeds)"
-	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns; several with commas)"
+	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns, or a pack: http, ports, acronyms, capitals; several with commas)"
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  CHECKPOINT = $(CHECKPOINT)  (training steps between two checkpoints; 0: none)"
@@ -285,7 +287,7 @@ FORCE:
 $(MODEL_FILE): .make/model.params | $(READY)
 	@$(ENGRAM) resolve-model --model "$$MODEL" --out $@
 
-$(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns.py engram/phrasing.py engram/dataset.py | $(READY)
+$(MANIFEST): .make/data.params $(PATTERN_FILES) engram/pattern_files.py engram/patterns.py engram/phrasing.py engram/dataset.py | $(READY)
 	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
 
 # an adapter is whole or absent: make need not take it away when it is interrupted itself

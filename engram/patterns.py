@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 from engram import schema
 from engram.errors import EngramError
-from engram.files import bundled, read_bytes, readable_errors, sha256_text
+from engram.files import read_bytes, readable_errors, sha256_text
+from engram.pattern_files import find_files as find_files  # what callers load
 from engram.text import nearest, normalise, shorten, visible
 from engram.yaml_source import Fault, Place, Source, parse, too_large
 
 SHOWN_PROBLEMS = 100
-MAX_INPUT, MAX_OUTPUT = 1000, 400  # characters, of templates once filled too; the schema has the same limits
+MAX_INPUT, MAX_OUTPUT, MAX_LABEL = 1000, 400, 60  # characters, of templates once filled too; as in the schema
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,6 @@ def pattern_id(text: str) -> str:
     return sha256_text(normalise(text))[:12]
 
 
-def find_files(spec: str | None = None) -> list[Path]:
-    """The pattern files of `spec`: a folder, a file, or several with commas between; the bundled ones by default.
-
-    Raises EngramError where one does not exist or a folder holds no `.yaml` or `.yml` file.
-    """
-    if not spec or (spec == "patterns" and not Path(spec).exists()):
-        return _files_of(bundled("patterns"))
-    parts = [spec] if Path(spec).exists() else [part.strip() for part in spec.split(",") if part.strip()]
-    if not parts:
-        raise EngramError("no pattern file is named", where=spec, fix="give a folder of .yaml files: PATTERNS=DIR")
-    return list(dict.fromkeys(path for part in parts for path in _files_of(Path(part))))
-
-
 def load_patterns(files: Sequence[Path]) -> list[Pattern]:
     """Read, validate and expand pattern files, in the order given.
 
@@ -76,27 +64,10 @@ def load_patterns(files: Sequence[Path]) -> list[Pattern]:
         found, wrong = _load_file(path)
         patterns += found
         problems += wrong
-    problems += _duplicates(patterns)
+    problems += duplicates(patterns)
     if problems:
         raise _refusal(problems, len(files))
     return patterns
-
-
-def _files_of(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise EngramError(
-            "no such pattern file or folder", where=str(path), fix="give a folder of .yaml files: PATTERNS=DIR"
-        )
-    with readable_errors(path, "list this folder"):
-        named = [p for p in path.iterdir() if p.suffix.lower() in (".yaml", ".yml") and not p.name.startswith(".")]
-    files = sorted(p for p in named if p.is_file())  # hidden ones are what editors and macOS leave behind
-    if not files:
-        raise EngramError(
-            "no .yaml file in this folder", where=str(path), fix="put a pattern file there, see patterns/facts.yaml"
-        )
-    return files
 
 
 def _refusal(problems: list[Problem], files: int) -> EngramError:
@@ -200,25 +171,30 @@ def _sound(parent: dict[str, Any], path: schema.Path, bad: set[schema.Path]) -> 
 
 
 def _label_faults(source: Source, path: schema.Path, label: str) -> list[Fault]:
-    if visible(label) == label:
-        return []
-    return [Fault(source.place(path), path, "holds a control or invisible character", "write plain text in one line")]
+    wrong = unfit(str(path[-1]), label) if label else None
+    return [Fault(source.place(path), path, *wrong)] if wrong else []
+
+
+def unfit(key: str, text: str) -> tuple[str, str] | None:
+    """What makes `text` no `input`, `output`, `category` or `name` (the `key`), and the fix; else None."""
+    half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
+    if half:
+        return f"the {key} holds half a character (U+{ord(half):04X})", "write the whole character"
+    if all(unicodedata.category(character)[0] in "CZ" for character in text):
+        return f"the {key} has nothing to be seen", "write some text or take the entry out"
+    limit = {"input": MAX_INPUT, "output": MAX_OUTPUT}.get(key, MAX_LABEL)
+    if len(text) > limit:
+        return f"the {key} is {len(text)} characters long, at most {limit} fit", "shorten it"
+    if limit == MAX_LABEL and visible(text) != text:
+        return f"the {key} holds a control or invisible character", "write plain text in one line"
+    return None
 
 
 def _text_faults(source: Source, path: schema.Path, texts: dict[str, str]) -> Iterator[Fault]:
-    for key, limit in (("input", MAX_INPUT), ("output", MAX_OUTPUT)):
-        text = texts[key]
+    for key in ("input", "output"):
         at = (*path[:-1], key) if path[-1] == "input" else path
-        half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
-        if half:
-            message, fix = f"the {key} holds half a character (U+{ord(half):04X})", "write the whole character"
-        elif all(unicodedata.category(character)[0] in "CZ" for character in text):
-            message, fix = f"the {key} has nothing to be seen", "write some text or take the entry out"
-        elif len(text) > limit:
-            message, fix = f"the {key} is {len(text)} characters long, at most {limit} fit", "shorten it"
-        else:
-            continue
-        yield Fault(source.place(at), at, message, fix)
+        if wrong := unfit(key, texts[key]):
+            yield Fault(source.place(at), at, *wrong)
 
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -275,7 +251,8 @@ def _row_faults(source: Source, path: schema.Path, row: list[str], columns: list
             yield Fault(source.place(at), at, f"the value for {column!r} is empty", "write some text")
 
 
-def _duplicates(patterns: Sequence[Pattern]) -> list[Problem]:
+def duplicates(patterns: Sequence[Pattern]) -> list[Problem]:
+    """Each pattern whose input stands before, in the order given: with the same answer, or with another."""
     seen: dict[str, Pattern] = {}
     problems = []
     for pattern in patterns:

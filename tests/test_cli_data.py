@@ -63,7 +63,10 @@ def test_validate_shows_the_problems_of_all_files() -> None:
 
 
 def test_a_place_that_is_not_there_is_the_users_mistake() -> None:
-    expected = "engram: nowhere: no such pattern file or folder\n  fix: give a folder of .yaml files: PATTERNS=DIR\n"
+    expected = (
+        "engram: nowhere: no such pattern file or folder, nor a pack: those are acronyms, capitals, http, ports\n"
+        "  fix: give a folder of .yaml files, or a pack's name: PATTERNS=DIR\n"
+    )
     assert refused(run("validate", "nowhere")) == refused(run("data", "--patterns", "nowhere")) == expected
 
 

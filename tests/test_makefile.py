@@ -42,7 +42,7 @@ def house(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in (*REQUIREMENTS, "pyproject.toml"):
         (tmp_path / name).touch()
-    for name in ("patterns", "dataset", "phrasing"):
+    for name in ("pattern_files", "patterns", "dataset", "phrasing"):
         (tmp_path / "engram").mkdir(exist_ok=True)
         (tmp_path / "engram" / f"{name}.py").touch()
     (tmp_path / "patterns").mkdir()
@@ -120,6 +120,37 @@ def test_a_new_pattern_file_is_noticed(house: Path) -> None:
     (house / "patterns" / "more.yml").touch()
     os.utime(house / "patterns" / "more.yml", (1, 1))
     assert make(house, "data") == ["data"]
+
+
+def test_a_pack_is_named_and_its_change_is_noticed(house: Path) -> None:
+    (house / "patterns" / "packs").mkdir()
+    for name in ("http", "ports"):
+        (house / "patterns" / "packs" / f"{name}.yaml").touch()
+    assert make(house, "data", "PATTERNS=http,ports") == ["data"]
+    assert "--patterns http,ports" in (house / "calls").read_text()
+    assert make(house, "data", "PATTERNS=http,ports") == []
+    touch_later(house / "patterns" / "packs" / "ports.yaml")
+    assert make(house, "data", "PATTERNS=http,ports") == ["data"]
+
+
+def test_what_is_here_wins_over_a_pack_of_its_name(house: Path) -> None:
+    (house / "patterns" / "packs").mkdir()
+    for name in ("http", "ports"):
+        (house / "patterns" / "packs" / f"{name}.yaml").touch()
+    make(house, "data", "PATTERNS=http,ports")
+    (house / "ports").mkdir()
+    (house / "ports" / "own.yaml").touch()
+    time.sleep(0.02)
+    assert make(house, "data", "PATTERNS=http,ports") == ["data"]
+    assert (house / ".make" / "data.params").read_text().split()[-2:] == ["patterns/packs/http.yaml", "ports/own.yaml"]
+
+
+def test_the_packs_are_not_in_the_default_set(house: Path) -> None:
+    make(house, "data")
+    (house / "patterns" / "packs").mkdir()
+    touch_later(house / "data" / "manifest.json")
+    (house / "patterns" / "packs" / "http.yaml").touch()
+    assert make(house, "data") == []
 
 
 def test_a_deleted_pattern_file_is_noticed(house: Path) -> None:
@@ -307,7 +338,7 @@ def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) ->
     make(house, "clean")
     left = {str(path.relative_to(house)) for path in house.rglob("*") if path.is_file() and ".venv" not in path.parts}
     kept = {"Makefile", "calls", "pyproject.toml", *REQUIREMENTS, "patterns/facts.yaml"}
-    kept |= {f"engram/{name}.py" for name in ("patterns", "dataset", "phrasing")}
+    kept |= {f"engram/{name}.py" for name in ("pattern_files", "patterns", "dataset", "phrasing")}
     assert left - {"calls"} == (kept | {"results/reference/kept.json"}) - {"calls"}
     make(house, "distclean")
     assert not (house / ".venv").exists()

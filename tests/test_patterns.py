@@ -225,8 +225,9 @@ CATALOGUE: dict[str, tuple[str | bytes, list[str]]] = {
     # names that would drive a terminal
     "a name with an escape": (
         'name: "\\e[2Jn"\nexamples: [{input: a, output: b, category: "c\\u202e"}]\n',
-        ["t.yaml:1:1 $.name: holds a control or invisible character; write plain text in one line",
-         "t.yaml:2:34 $.examples[0].category: holds a control or invisible character; write plain text in one line"],
+        ["t.yaml:1:1 $.name: the name holds a control or invisible character; write plain text in one line",
+         "t.yaml:2:34 $.examples[0].category: the category holds a control or invisible character; "
+         "write plain text in one line"],
     ),
 }  # fmt: skip
 
@@ -406,9 +407,13 @@ def test_without_a_folder_of_ones_own_the_bundled_files_are_found() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nowhere", "nowhere: no such pattern file or folder\n  fix: give a folder of .yaml files: PATTERNS=DIR"),
+        (
+            "no/where",
+            "no/where: no such pattern file or folder\n"
+            "  fix: give a folder of .yaml files, or a pack's name: PATTERNS=DIR",
+        ),
         ("empty", "empty: no .yaml file in this folder\n  fix: put a pattern file there, see patterns/facts.yaml"),
-        (" , ", " , : no pattern file is named\n  fix: give a folder of .yaml files: PATTERNS=DIR"),
+        (" , ", " , : no pattern file is named\n  fix: give a folder of .yaml files, or a pack's name: PATTERNS=DIR"),
     ],
 )
 def test_a_place_without_patterns_is_refused(spec: str, message: str) -> None:

@@ -23,7 +23,7 @@ def _path(name: str, default: Path, text: str) -> Callable[[F], F]:
 
 
 patterns_option = click.option(
-    "--patterns", default="patterns", show_default=True, help="Folder or file of patterns; several with commas."
+    "--patterns", default="patterns", show_default=True, help="Folder, file or pack of patterns; several with commas."
 )
 data_option = _path("data", DATA, "Folder of the data.")
 results_option = _path("results", RESULTS, "Folder of the results.")
