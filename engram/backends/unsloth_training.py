@@ -77,7 +77,6 @@ def run(
     """Train on the batches in their order; raises EngramError where the loss stops being a number."""
     import torch
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import SFTTrainer
 
     rates = learning_rates(config, len(batches))
@@ -108,13 +107,22 @@ def run(
             args=_arguments(config, len(batches), scratch, cuda),
             train_dataset=Dataset.from_dict({"batch": list(range(len(batches)))}),
             data_collator=lambda rows: inputs(batches[rows[0]["batch"]]),
-            processing_class=AutoTokenizer.from_pretrained(peft.config._name_or_path, local_files_only=True),
+            processing_class=_tokenizer(peft.config._name_or_path),
             optimizers=(optimizer, schedule),
         )
         trainer.add_callback(_watch(trainer, curve, validation, config, cuda))
         trainer.train()
     curve.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else _resident_peak()
     return curve
+
+
+def _tokenizer(folder: str) -> Any:
+    """The tokenizer that SFTTrainer wants to have; without a chat template, since nothing here may render one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer.chat_template = None
+    return tokenizer
 
 
 def _arguments(config: Config, steps: int, scratch: str, cuda: bool) -> Any:
