@@ -43,7 +43,7 @@ def _template(tokenizer: Any) -> str:
 
 
 class _Renderer:
-    """One template in its process, which is started at the first rendering and ends with this object or this process."""
+    """One template in its process, which starts at the first rendering and ends with this object."""
 
     def __init__(self, template: str, constants: Mapping[str, Any]) -> None:
         self.first = json.dumps({"template": template, "constants": constants})

@@ -58,8 +58,8 @@ def unsloth() -> Any:
     with quiet():
         try:
             import unsloth as package
-            from unsloth import tokenizer_utils
             from transformers.utils import logging
+            from unsloth import tokenizer_utils
         except (ImportError, NotImplementedError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             fix = f"make doctor BACKEND={_chosen}; rm -f .venv/.ready-{_chosen}; make setup BACKEND={_chosen}"
