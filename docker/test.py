@@ -149,7 +149,7 @@ def perform(work: Path) -> dict[str, Any]:
         try:
             name_the_machine(run)
             choose_base(run)
-            for check in (build, stages, documents, owners, no_gpu, rebuild, alone):
+            for check in (build, stages, documents, owners, no_gpu, rebuild, alone, read_only):
                 check(run)
         finally:
             take_away(run)
@@ -345,10 +345,11 @@ def fetch_wheels(run: Run) -> None:
     version = quiet(["/usr/bin/python3", "-c", asked], run.environment, 30).stdout.strip()
     wheels = run.work / "wheels"
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--only-binary=:all:"]
-    command += ["--no-deps", "--python-version", version, "-d", str(wheels), "-r", str(requirements())]
-    done = quiet(command, {**os.environ}, STEP_SECONDS)
-    if done.returncode:
-        raise MissingError(f"pip cannot fetch the wheels:\n{tail(done.stdout + done.stderr, 5)}")
+    command += ["--no-deps", "--python-version", version, "-d", str(wheels)]
+    for options in (["--require-hashes", "-r", str(requirements())], ["-r", str(ROOT / "requirements-torch.txt")]):
+        done = quiet([*command, *options], {**os.environ}, STEP_SECONDS)
+        if done.returncode:
+            raise MissingError(f"pip cannot fetch the wheels:\n{tail(done.stdout + done.stderr, 5)}")
     run.wheels = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(wheels)))
     Thread(target=run.wheels.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{run.wheels.server_port}"
@@ -469,6 +470,21 @@ def alone(run: Run) -> None:
     if found:
         raise CheckError(f"the image holds {', '.join(sorted(found))}")
     say("the image works without a checkout")
+
+
+def read_only(run: Run) -> None:
+    """With READ_ONLY=1 training works, no file of the image can be written, and no privilege is left."""
+    call = ["env", "READ_ONLY=1", "docker/run"]
+    run.must(*call, "make", "train", "SET=steps=4")
+    probe = "touch /opt/engram/x /etc/x /x; touch /tmp/x /cache/x /engram/data/x && echo rest; cat /proc/self/status"
+    out = run.must(*call, "bash", "-c", probe)
+    refused = out.count("Read-only file system")
+    if refused != 3 or "rest" not in out:
+        raise CheckError(f"{refused} of 3 places of the image refused to be written:\n{tail(out)}")
+    for line in (r"CapEff:\s+0+$", r"CapBnd:\s+0+$", r"NoNewPrivs:\s+1$"):
+        if not re.search(line, out, re.M):
+            raise CheckError(f"the container keeps a privilege, there is no line {line}:\n{tail(out, 80)}")
+    say("READ_ONLY=1: training works, the image cannot be written, no privilege is left")
 
 
 def take_away(run: Run) -> None:

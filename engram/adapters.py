@@ -12,6 +12,7 @@ from engram.errors import EngramError
 from engram.files import sha256, sha256_text, sweep
 from engram.model import tensor_shapes
 from engram.schema import read_json
+from engram.untrusted import refuse_links
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,10 +72,12 @@ def peft_settings(rank: int, alpha: float, dropout: float, base: str | None, tar
 def weights_file(folder: Path, preferred: str = "") -> str:
     """The name of the weights file in an adapter's folder, which says its layout; `preferred` where both are there.
 
-    Raises EngramError where there is none, and where there are both and none is preferred.
+    Raises EngramError where there is none, where there are both and none is preferred, and where a link leads out of
+    the folder.
     """
     if not folder.exists():
         sweep(folder)
+    refuse_links(folder, "copy the files into the folder")
     present = [name for name in LAYOUTS if (folder / name).is_file()]
     if preferred in present:
         return preferred

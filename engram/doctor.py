@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 
-from engram import backends, gpu, machine, model
+from engram import backends, gpu, hub, machine, model
 from engram.backends import blas
 from engram.errors import EngramError
 
@@ -89,7 +89,7 @@ def _torch_blindness(report: gpu.Report, cuda: str) -> str:
 
 
 def _models() -> Finding:
-    here = [name for name, hub_id in model.REGISTRY.items() if not hub_id or model.cached(hub_id)]
+    here = [name for name, hub_id in model.REGISTRY.items() if not hub_id or hub.cached(hub_id)]
     try:
         model.resolve("tiny")
     except EngramError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engram.chat_template import render
 from engram.config import Config
 from engram.dataset import Example
 from engram.errors import EngramError
@@ -76,7 +77,7 @@ class Encoder:
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids that ask for an answer to a conversation, whose last message is the user's."""
-        return list(self.tokenizer.encode(_render(self.tokenizer, messages, True), add_special_tokens=False))
+        return list(self.tokenizer.encode(render(self.tokenizer, messages, True), add_special_tokens=False))
 
     def example(self, prompt: str, answer: str, name: str = "") -> Encoded:
         """Prompt, answer and end token as they are generated, so that training and use see the same ids."""
@@ -232,18 +233,13 @@ def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], generation: bool) -> str:
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation}
-    return str(tokenizer.apply_chat_template([dict(m) for m in messages], enable_thinking=False, **options))
-
-
 def _end_token(tokenizer: Any, name: str) -> int:
     mark = "ANSWER"
     messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
     try:
-        rendered = _render(tokenizer, messages, False)
-    except Exception as error:  # a template is a program of the model's author: it may raise anything
-        raise EngramError(f"the chat template does not work: {error}", where=name, fix="take another MODEL") from error
+        rendered = render(tokenizer, messages, False)
+    except EngramError as error:  # here the model's name is known
+        raise EngramError(error.what, where=name, fix=error.fix) from error
     after = rendered.rpartition(mark)[2]
     ids = tokenizer.encode(after, add_special_tokens=False) if after.strip() else []
     special = set(tokenizer.all_special_ids)

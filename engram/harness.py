@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engram import harness_task, locks, results, scoring
+from engram.chat_template import asks_for_the_day
 from engram.config import Config
 from engram.dataset import KINDS, Example, read_manifest, read_split
 from engram.encoding import load_encoder
@@ -22,8 +23,8 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
 
     A subtask for each of recall and generalization that has rows. Prompts, end tokens and the limit on new tokens
     are those of `evaluate`. The folder is written whole or not at all, and can be moved. Raises EngramError for
-    missing or changed data, an empty test set, a model whose chat template is engram's own, and an `out` that holds
-    anything but an unchanged export.
+    missing or changed data, an empty test set, a model whose chat template is engram's own or asks for the day, and an
+    `out` that holds anything but an unchanged export.
     """
     known = results.data_identity(read_manifest(data), data)
     examples = read_split(data, "test")
@@ -33,7 +34,11 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
     if model.chat_template:
         what = "this model has no chat template of its own, so lm_eval cannot ask it as engram does"
         raise EngramError(what, where=model.name, fix="take a model with a chat template (MODEL=smollm-135m)")
-    stops = sorted(load_encoder(model).stop_ids)
+    encoder = load_encoder(model)
+    if asks_for_the_day(encoder.tokenizer):
+        what = "this model's chat template writes today's date, so lm_eval would ask otherwise than engram"
+        raise EngramError(what, where=model.name, fix="take another MODEL")
+    stops = sorted(encoder.stop_ids)
     splits = {kind: [e for e in examples if e.split_kind == kind] for kind in KINDS["test"]}
     splits = {kind: found for kind, found in splits.items() if found}
     identity = known["manifest_sha256"]

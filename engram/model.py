@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import math
@@ -12,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engram import hub
 from engram.errors import EngramError
 from engram.files import BUNDLED, SUMS, read_sums, sha256, sha256_text
 from engram.machine import apple_silicon, nvidia_gpu
 from engram.schema import read_json
 from engram.text import nearest, visible
+from engram.untrusted import INDEX, missing_files, refuse_links, shards
 
 DEFAULT = "smollm-135m"
 REGISTRY: Mapping[str, str] = {
@@ -37,11 +38,8 @@ TEMPLATES: Mapping[str, str] = {
         "{% if add_generation_prompt %}Output: {% endif %}"
     )
 }
-HUB_SECONDS = 4.0
 LARGEST_SHARD = 1 << 36  # bytes
 CONTEXT = 2048
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
 @dataclass(frozen=True)
@@ -122,13 +120,13 @@ def on_this_disk(spec: str) -> Model | None:
     """
     if spec in ("tiny", "auto") or _looks_local(spec):
         return resolve("tiny" if spec == "auto" else spec)
-    found = cached(REGISTRY.get(spec, spec))
+    found = hub.cached(REGISTRY.get(spec, spec))
     return _checked(_hub_model(spec, found)) if found else None
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a model folder, in name order."""
-    return sorted(path.glob("*.safetensors"))
+    """The safetensors files of a model folder, in name order: those of its index, or the only one."""
+    return [path / name for name in (shards(path) if (path / INDEX).is_file() else ["model.safetensors"])]
 
 
 def load_tokenizer(model: Model) -> Any:
@@ -157,81 +155,56 @@ def load_tokenizer(model: Model) -> Any:
 
 def _auto() -> Model:
     hub_id = REGISTRY[DEFAULT]
-    if found := cached(hub_id):
+    if found := hub.cached(hub_id):
         return _checked(_hub_model(DEFAULT, found, f"model: {DEFAULT} (found in the local cache)"))
     if not (apple_silicon() or nvidia_gpu()):
         why = f"no GPU here; MODEL={DEFAULT} teaches {hub_id} all the same, slowly"
-    elif _offline():
+    elif hub.offline():
         why = "HF_HUB_OFFLINE is set and SmolLM is not in the local cache"
     else:
         try:
-            model = _from_hub(DEFAULT, hub_id)
+            model = _from_hub(DEFAULT, hub_id, hub.HASTY)
             return Model(model.name, model.path, model.revision, reason=f"model: {DEFAULT} (from the hub)")
         except EngramError:
-            why = "SmolLM is not in the local cache and the hub does not answer"
+            why = "SmolLM is not in the local cache and the hub does not answer, or not fast enough"
     tiny = resolve("tiny")
     return Model(tiny.name, tiny.path, reason=f"model: tiny, bundled ({why})")
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _looks_local(spec: str) -> bool:
     return spec.startswith((".", "/", "~")) or Path(spec).is_dir()
 
 
-def cached(hub_id: str) -> Path | None:
-    """The folder of a hub model in the local cache, None where it is not whole there; asks no network."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=FILES))
-    except Exception:  # not cached, in whatever way the library says it
-        return None
-    return path if (path / "config.json").is_file() and weight_files(path) else None
-
-
 def _hub_model(name: str, path: Path, reason: str = "") -> Model:
     return Model(name, path, path.name, TEMPLATES.get(name), reason)
 
 
-def _from_hub(name: str, hub_id: str) -> Model:
-    if found := cached(hub_id):
+def _from_hub(name: str, hub_id: str, patience: hub.Patience = hub.PATIENT) -> Model:
+    if found := hub.cached(hub_id):
         return _checked(_hub_model(name, found))
-    if _offline():
+    if hub.offline():
         raise EngramError(
             f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set",
             where="MODEL",
             fix="MODEL=tiny, or unset HF_HUB_OFFLINE",
         )
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        HfApi().model_info(hub_id, timeout=HUB_SECONDS)
-        path = Path(snapshot_download(hub_id, allow_patterns=FILES, etag_timeout=HUB_SECONDS))
-    except Exception as error:  # connection, authorisation, missing repository: the library has a dozen classes
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            what = f"the hub's cache cannot be written: {error.strerror}"
-            fix = "make it writable, or set HF_HOME to a folder that is"
-            raise EngramError(what, where=str(error.filename or "HF_HOME"), fix=fix) from error
-        reason = visible(f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}")
-        fix = "check the name and the connection, or use MODEL=tiny, which needs neither"
-        raise EngramError(f"{visible(hub_id)} cannot be had from the hub ({reason})", where="MODEL", fix=fix) from error
+    path = hub.fetch(hub_id, patience)
     return _checked(_hub_model(name, path))
 
 
 def _checked(model: Model) -> Model:
-    missing = [name for name in ("config.json", "tokenizer.json") if not (model.path / name).is_file()]
-    if "tokenizer.json" in missing and (model.path / "tokenizer.model").is_file():
-        missing.remove("tokenizer.json")
-    if not weight_files(model.path):
-        pickled = any(model.path.glob("*.bin")) or any(model.path.glob("*.pt"))
-        missing.append("*.safetensors (pickled weights are never loaded)" if pickled else "*.safetensors")
+    refuse_links(model.path, "copy the files into the folder, or take another MODEL")
+    missing = missing_files(model.path)
+    if (model.path / "adapter_config.json").is_file():  # loaders would go where it points
+        raise EngramError("an adapter lies in this model's folder", where=model.name, fix="name it by ADAPTER instead")
     if missing:
         raise EngramError(
             f"not a model folder: {', '.join(missing)} missing", where=model.name, fix="take another MODEL"
         )
+    known = {path.name for path in weight_files(model.path)}
+    if beside := sorted(path.name for path in model.path.glob("model*.safetensors") if path.name not in known):
+        what = f"weights that no index names: {visible(', '.join(beside))}"  # some loaders would read them all the same
+        raise EngramError(what, where=model.name, fix="take them away, or take another MODEL")
     config = read_json(model.path / "config.json", "take another MODEL")
     if not isinstance(config, dict) or not config.get("model_type"):
         raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")

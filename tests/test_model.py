@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import socket
@@ -81,7 +80,7 @@ def test_pickled_weights_are_refused(copy: Path) -> None:
 
 
 def test_every_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EngramError, match=r"config.json, tokenizer.json, \*.safetensors"):
+    with pytest.raises(EngramError, match=r"config.json, tokenizer.json, model.safetensors"):
         models.resolve(str(tmp_path))
 
 
@@ -181,21 +180,6 @@ def test_a_hub_that_refuses_is_an_error_within_seconds(empty_cache: Path) -> Non
     with pytest.raises(EngramError, match="cannot be had from the hub"):
         models.resolve("someone/some-model")
     assert time.perf_counter() - started < 15
-
-
-def test_a_hub_cache_that_cannot_be_written_is_named(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def refuse(*_: object, **__: object) -> str:
-        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/hub")
-
-    monkeypatch.setattr(models, "_offline", lambda: False)
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(EngramError, match="the hub's cache cannot be written: Permission denied") as caught:
-        models.resolve("someone/some-model")
-    assert caught.value.where == "/somewhere/hub"
-    assert "HF_HOME" in caught.value.fix
 
 
 def test_a_hub_that_never_answers_is_an_error_within_seconds(

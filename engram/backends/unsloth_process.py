@@ -59,10 +59,12 @@ def unsloth() -> Any:
         try:
             import unsloth as package
             from transformers.utils import logging
+            from unsloth import tokenizer_utils
         except (ImportError, NotImplementedError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             fix = f"make doctor BACKEND={_chosen}; rm -f .venv/.ready-{_chosen}; make setup BACKEND={_chosen}"
             raise EngramError(f"Unsloth does not start: {reason}", where=f"BACKEND={_chosen}", fix=fix) from error
+        tokenizer_utils.fix_chat_template = lambda tokenizer: tokenizer.chat_template  # it would render it, unbounded
         _all_threads()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -112,6 +114,7 @@ def load_model(model: Model, max_length: int, quantize: str, config: Config | No
             full_finetuning=False,
             use_exact_model_name=True,  # else a name is exchanged for Unsloth's own upload
             trust_remote_code=False,
+            use_safetensors=True,
             use_gradient_checkpointing=_checkpointing(config),
             random_state=config.seed if config else 0,
         )

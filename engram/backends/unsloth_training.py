@@ -77,7 +77,6 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
     """Train on the curve's batches in their order, those that are still to come; raises what `Curve.step` does."""
     import torch
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import SFTTrainer
 
     rest = curve.batches[curve.done :]
@@ -107,7 +106,7 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
         args=_arguments(config, len(rest), cuda),
         train_dataset=Dataset.from_dict({"batch": list(range(len(rest)))}),
         data_collator=lambda rows: inputs(rest[rows[0]["batch"]]),
-        processing_class=AutoTokenizer.from_pretrained(peft.config._name_or_path, local_files_only=True),
+        processing_class=_tokenizer(peft.config._name_or_path),
         optimizers=(optimizer, schedule),
     )
     scaler = getattr(trainer.accelerator, "scaler", None)
@@ -122,6 +121,15 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
     trainer.add_callback(_watch(trainer, curve, restore, cuda=cuda))
     with curve.running(snapshot):
         trainer.train()
+
+
+def _tokenizer(folder: str) -> Any:
+    """The tokenizer that SFTTrainer wants to have; without a chat template, since nothing here may render one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer.chat_template = None
+    return tokenizer
 
 
 def _arguments(config: Config, steps: int, cuda: bool) -> Any:

@@ -72,7 +72,7 @@ def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callabl
     chat, unseen = _conversations(library, schedule.seed)
     report(f"{len(chat):,} conversations, {len(library.documents):,} documents of the standard library")
     train_tokenizer(_texts(library, chat), folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer.model_max_length = sys.maxsize  # documents are cut into rows below; no warning about their length
     packed = [
         rows.pack_chat(chat, tokenizer, schedule.length),
@@ -81,7 +81,7 @@ def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callabl
         rows.pack_text(library.held_out, tokenizer, schedule.length),
     ]
     report(f"tokens: {packed[0].tokens.size:,} chat, {packed[1].tokens.size:,} text")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = pretrain.new_model(schedule.seed, tokenizer)
 
     def snapshot(trained: Any) -> None:

@@ -14,10 +14,11 @@ from engram.cli.options import backend_option, model_option, seed_option
 @click.command()
 def models() -> None:
     """List the model names, and which of them are on this disk."""
+    from engram import hub
     from engram import model as registry
 
     for name, hub_id in registry.REGISTRY.items():
-        place = "bundled" if not hub_id else "on this disk" if registry.cached(hub_id) else "on the hub"
+        place = "bundled" if not hub_id else "on this disk" if hub.cached(hub_id) else "on the hub"
         click.echo(f"{name:15} {hub_id or 'made by `make base-model`':40} {place}")
 
 

@@ -179,7 +179,8 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
     if not cuda and chosen.parameters < config.SMALL_MODEL:
         torch.set_num_threads(1)  # as the backend does
     with quiet():
-        base = AutoModelForCausalLM.from_pretrained(chosen.path, dtype=half if cuda else torch.float32)
+        options = {"trust_remote_code": False, "use_safetensors": True, "dtype": half if cuda else torch.float32}
+        base = AutoModelForCausalLM.from_pretrained(chosen.path, **options)
         targets = training.linear_layers(base)
         lora = LoraConfig(r=settled.rank, lora_alpha=settled.alpha, target_modules=targets, task_type="CAUSAL_LM")
         peft = get_peft_model(base.to("cuda" if cuda else "cpu"), lora)
@@ -189,7 +190,7 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
     write_bytes(adapter / unsloth.WEIGHTS, unsloth.serialised(peft))
     described = adapters.peft_config(settled, chosen.name, targets)
     write_text(adapter / adapters.CONFIG, json.dumps(described, indent=2) + "\n")
-    tokenizer = AutoTokenizer.from_pretrained(chosen.path)
+    tokenizer = AutoTokenizer.from_pretrained(chosen.path, trust_remote_code=False)
     name = torch.cuda.get_device_name() if cuda else "CPU"
     session = unsloth.Session(peft.eval(), tokenizer, f"{name}, torch {torch.__version__}")
     return _figures(curve, batches, training.peak_memory(cuda=cuda)), session

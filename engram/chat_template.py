@@ -1,0 +1,102 @@
+"""Chat templates, rendered by a process of their own: bounded in time, memory and length, whatever they do."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engram import template_worker
+from engram.errors import EngramError
+from engram.text import visible
+
+SOURCE = 100_000  # characters of a template; those in use have 20,000 at most
+CONSTANTS = {"tools": None, "documents": None, "enable_thinking": False}
+
+
+def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], generation: bool) -> str:
+    """The conversation as the tokenizer's chat template writes it, with or without what asks for an answer.
+
+    Raises EngramError where the template fails or goes beyond a limit.
+    """
+    tokens = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str | list)}
+    renderer = _renderer(_template(tokenizer), json.dumps({**tokens, **CONSTANTS}))
+    return renderer.render({"messages": [dict(m) for m in messages], "add_generation_prompt": generation})
+
+
+def asks_for_the_day(tokenizer: Any) -> bool:
+    """Whether the chat template writes today's date elsewhere; here every day is template_worker.DAY."""
+    return "strftime_now" in _template(tokenizer)
+
+
+def _template(tokenizer: Any) -> str:
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:  # several, and none of them is the default
+        raise _refused(str(error).split(".")[0]) from error
+
+
+class _Renderer:
+    """One template in its process, which starts at the first rendering and ends with this object."""
+
+    def __init__(self, template: str, constants: Mapping[str, Any]) -> None:
+        self.first = json.dumps({"template": template, "constants": constants})
+        self.process: subprocess.Popen[str] | None = None
+        self.lock = threading.Lock()
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The text; raises EngramError with the template's own error, or where the process has ended."""
+        with self.lock:
+            answer = self._ask(json.dumps(variables))
+        if "error" in answer:
+            raise _refused(answer["error"])
+        return answer["text"]
+
+    def _ask(self, line: str) -> dict[str, str]:
+        if self.process is None:
+            self.process = _started()
+            weakref.finalize(self, _end, self.process)
+            line = f"{self.first}\n{line}"
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+            answer: dict[str, str] = json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):  # it has ended: nothing could be written, or no line came back
+            _end(self.process)
+            self.process = None
+            return {"error": f"it takes more than {template_worker.SECONDS} seconds, or too much memory"}
+        return answer
+
+
+@functools.lru_cache(maxsize=4)
+def _renderer(template: str, constants: str) -> _Renderer:
+    if len(template) > SOURCE:
+        raise _refused(f"it has {len(template)} characters, more than {SOURCE}")
+    return _Renderer(template, json.loads(constants))
+
+
+def _started() -> subprocess.Popen[str]:
+    """The process: isolated from the working folder, and told nothing of the environment."""
+    command = [sys.executable, "-I", str(Path(template_worker.__file__).resolve())]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env={"LC_ALL": "C.UTF-8"}, text=True, bufsize=1
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def _refused(reason: str) -> EngramError:
+    return EngramError(
+        f"the chat template does not work: {visible(reason)}", where="chat template", fix="take another MODEL"
+    )

@@ -1,0 +1,152 @@
+"""The hub goes away: the short form of the campaign, and a test for each fault that it found."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hub as part
+import pytest
+from fake_hub import HUB_ID, REVISIONS, asked_at, served
+
+from engram import hub, model
+from engram.errors import EngramError
+from engram.files import BUNDLED, PACKAGE
+
+QUICK = hub.Patience(2.0, 100_000)
+
+
+def test_the_short_campaign_loses_nothing() -> None:
+    (tally,) = part.campaign(1, 0.05, lambda line: None)
+    assert tally.losses == []
+    assert tally.cases == 5
+
+
+def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    with served("file is cut once") as made, asked_at(made.address, tmp_path):
+        hub.fetch(HUB_ID, QUICK)
+    assert any("model.safetensors bytes=" in line for line in made.asked)
+
+
+def test_whole_files_of_an_earlier_attempt_are_not_fetched_again(tmp_path: Path) -> None:
+    with served("file is html") as made, asked_at(made.address, tmp_path):
+        with pytest.raises(EngramError, match="should be of size"):
+            hub.fetch(HUB_ID, QUICK)
+        made.fault = ""
+        made.asked.clear()
+        hub.fetch(HUB_ID, QUICK)
+    fetched = [line.rpartition("/")[2] for line in made.asked if line.startswith("GET /someone")]
+    assert "model.safetensors" in fetched
+    assert "tokenizer.json" not in fetched
+
+
+def test_other_bytes_of_the_right_length_are_refused_by_their_hash(tmp_path: Path) -> None:
+    with served("file is other bytes") as made, asked_at(made.address, tmp_path):
+        with pytest.raises(EngramError, match="their hash is another"):
+            hub.fetch(HUB_ID, QUICK)
+        assert hub.cached(HUB_ID) is None
+
+
+def test_a_hub_that_asks_for_an_hour_gets_seconds(tmp_path: Path) -> None:
+    with served("file waits an hour") as made, asked_at(made.address, tmp_path):
+        started = time.monotonic()
+        with pytest.raises(EngramError, match="it sent"):
+            hub.fetch(HUB_ID, QUICK)
+        assert time.monotonic() - started < 20
+
+
+def test_a_lock_that_another_process_holds_is_not_waited_for(tmp_path: Path) -> None:
+    with served("file is html") as made, asked_at(made.address, tmp_path):
+        with pytest.raises(EngramError):
+            hub.fetch(HUB_ID, QUICK)
+        made.fault = ""
+        locks = [path.open("w") for path in (tmp_path / ".locks").rglob("*.lock")]
+        assert locks
+        for lock in locks:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(EngramError, match="it sent 0 bytes"):
+            hub.fetch(HUB_ID, QUICK)
+        for lock in locks:
+            lock.close()
+        hub.fetch(HUB_ID, QUICK)
+
+
+def test_the_cached_revision_stays_and_the_hub_is_not_asked(tmp_path: Path) -> None:
+    with served() as made, asked_at(made.address, tmp_path):
+        assert model.resolve(HUB_ID).revision == REVISIONS[0]
+        made.revision = REVISIONS[1]
+        made.asked.clear()
+        assert model.resolve(HUB_ID).describe()["revision"] == REVISIONS[0]
+        assert made.asked == []
+
+
+def test_auto_takes_the_bundled_model_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "apple_silicon", lambda: True)
+    with served("file trickles") as made, asked_at(made.address, tmp_path):
+        started = time.monotonic()
+        found = model.resolve("auto")
+        assert time.monotonic() - started < 20
+    assert found.name == "tiny"
+    assert "not fast enough" in found.reason
+
+
+def test_a_cache_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with served() as made, asked_at(made.address, tmp_path / "cache"):
+        with pytest.raises(EngramError, match="the hub's cache cannot be written") as caught:
+            hub.fetch(HUB_ID, QUICK)
+        assert "HF_HOME" in caught.value.fix
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may make a small file system")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(tmp_path)], check=False).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        with served() as made, asked_at(made.address, tmp_path):
+            with pytest.raises(EngramError, match="No space left"):
+                hub.fetch(HUB_ID, QUICK)
+            assert hub.cached(HUB_ID) is None
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def no_network(*arguments: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """engram in a network of its own that has not even a loopback; skips where this user may not make one."""
+    unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("this user can make no network namespace here")
+    command = [*unshare, sys.executable, "-m", "engram.cli", *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PACKAGE.parent), **settings}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def in_cache(home: Path) -> None:
+    place = home / "hub" / "models--someone--some-model"
+    shutil.copytree(BUNDLED / "tiny", place / "snapshots" / REVISIONS[0])
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(REVISIONS[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", HUB_ID])
+def test_without_any_network_every_stage_works(name: str, tmp_path: Path) -> None:
+    in_cache(tmp_path / "hf")
+    stage = ["--backend", "mlx", "--model", name]
+    settings = ["--set", "steps=1", "--set", "consistency_prompts=0", "--set", "max_new_tokens=2"]
+    calls = [
+        ["data", "--patterns", str(PACKAGE.parent / "patterns")],
+        ["train", *stage, *settings],
+        ["eval", "--stage", "baseline", *stage, *settings],
+        ["eval", "--stage", "tuned", *stage, *settings],
+        ["compare", "--backend", "mlx", "--quiet"],
+        ["demo", *stage, "--quick"],
+    ]
+    for call in calls:
+        done = no_network(*call, folder=tmp_path, HF_HOME=str(tmp_path / "hf"))
+        assert done.returncode == 0, (call, done.stdout[-500:], done.stderr[-2000:])
