@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import json
 import platform
 from collections.abc import Iterator, Sequence
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion
-from engram.backends import Answer, Curve, Progress, TrainingRun, blas, mlx_numerics, refuse_quantize
+from engram.backends import Answer, Curve, Progress, TrainingRun, blas, mlx_numerics, refuse_quantize, silenced
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
 from engram.errors import EngramError
@@ -59,7 +57,9 @@ def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> S
     if adapter is not None:
         _put_on(loaded, adapter, model.name)
     loaded.eval()
-    _mlx().eval(loaded.parameters())
+    mx = _mlx()
+    # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
+    mx.eval(loaded.parameters(), mx.random.state)
     return Session(loaded, device())
 
 
@@ -93,8 +93,7 @@ def train(
         max_seq_length=config.max_length,
         adapter_file=str(out / WEIGHTS),
     )
-    silence = io.StringIO()  # the progress shown is ours
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+    with silenced():  # the progress shown is ours
         mlx_train(loaded, optimizer, batches, validation, arguments, _loss, _iterate, _Report(curve))
     write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return TrainingRun(curve.losses, curve.seconds, curve.validation, int(mx.get_peak_memory()), trainable, device())
