@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import time
 from pathlib import Path
+from threading import Thread, main_thread
 
 import pytest
 import torture
@@ -113,6 +115,20 @@ def test_a_part_that_hangs_is_ended_with_all_that_it_started(fakes: Path, capsys
     assert "fake_hang: ended with exit code -9 after" in capsys.readouterr().out
     away = int((fakes / "pid").read_text())
     assert not _alive(away)
+
+
+def test_an_interrupt_ends_the_parts_too(fakes: Path) -> None:
+    def interrupt() -> None:
+        while not (fakes / "pid").exists():
+            time.sleep(0.05)
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
+
+    started = time.monotonic()
+    Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        torture.main(["--quick"], [Part("fake_hang"), Part("fake_sound")])
+    assert time.monotonic() - started < 30
+    assert not _alive(int((fakes / "pid").read_text()))
 
 
 def _alive(pid: int) -> bool:
