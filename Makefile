@@ -85,7 +85,7 @@ STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --
 
 .PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
-  test lint format lock audit clean distclean FORCE
+  test torture lint format lock audit clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -105,7 +105,7 @@ help: ## this list
 	@echo "  FRESH     = $(FRESH)  (of train: 1 drops the checkpoint of an interrupted run and begins anew)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
-	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; for ask: --only tuned; for parity: --quick)"
+	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; for ask: --only tuned; for parity, torture: --quick)"
 	@echo "  REPORT_TO = $(REPORT_TO)  (of train: tensorboard or wandb; the curve goes to results/<backend>/logs)"
 	@echo "  Q         =   (of ask: the question; without one it keeps asking)"
 	@echo "  YES       = $(YES)  (of video-prep: 1 says yes to what only a person can see)"
@@ -202,6 +202,9 @@ docker-test: ## check the container in a real engine, on the CPU (docs/container
 
 test: $(DEV_READY) ## the tests: offline, no GPU
 	$(PYTHON) -m pytest
+
+torture: $(DEV_READY) ## the campaign of faults: kills, broken files, hostile input, long runs (ARGS=--quick)
+	@$(PYTHON) tests/faults/torture.py --seed "$$SEED" $(ARGS)
 
 lint: $(DEV_READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .

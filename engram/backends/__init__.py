@@ -6,8 +6,10 @@ plain Python in, plain Python out.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +134,21 @@ def get(name: str) -> Backend:
     module.require(name)
     backend: Backend = module
     return backend
+
+
+class _Nowhere(io.TextIOBase):
+    """A text stream that keeps nothing, and that a library may hold on to: it is never closed."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """What a library prints meanwhile is neither shown nor kept: over thousands of steps it is a lot."""
+    nowhere = _Nowhere()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def refuse_quantize(quantize: str, name: str) -> None:

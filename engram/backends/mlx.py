@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion
-from engram.backends import Answer, Progress, TrainingRun, blas, mlx_numerics, mlx_state, refuse_quantize
+from engram.backends import Answer, Progress, TrainingRun, blas, mlx_numerics, mlx_state, refuse_quantize, silenced
 from engram.backends.curve import Curve
 from engram.checkpoint import Keeper
 from engram.config import Config
@@ -62,7 +61,9 @@ def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> S
     if adapter is not None:
         _put_on(loaded, adapter, model.name)
     loaded.eval()
-    _mlx().eval(loaded.parameters())
+    mx = _mlx()
+    # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
+    mx.eval(loaded.parameters(), mx.random.state)
     return Session(loaded, device())
 
 
@@ -100,8 +101,8 @@ def train(
         adapter_file=str(out / WEIGHTS),
     )
     rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
-    snapshot, silence = partial(mlx_state.state, loaded, optimizer), io.StringIO()  # the progress shown is ours
-    with curve.running(snapshot), redirect_stdout(silence), redirect_stderr(silence), _saving(out.parent):
+    snapshot = partial(mlx_state.state, loaded, optimizer)
+    with curve.running(snapshot), silenced(), _saving(out.parent):  # the progress shown is ours
         mlx_train(loaded, optimizer, batches, None, arguments, _loss, rest, _Report(curve))
     write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return curve.finished(int(mx.get_peak_memory()), trainable, device())

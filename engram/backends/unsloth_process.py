@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engram import conversion
-from engram.backends import refuse_quantize
+from engram.backends import refuse_quantize, silenced
 from engram.config import SMALL_MODEL, Config
 from engram.conversion import peft_layout
 from engram.conversion.lora import Lora
@@ -101,6 +101,7 @@ def _checkpointing(config: Config | None) -> str | bool:
 
 def load_model(model: Model, max_length: int, quantize: str, config: Config | None = None) -> tuple[Any, Any]:
     """Unsloth's model and tokenizer; raises EngramError where it cannot load the model or may not quantize."""
+    gc.collect()  # a model that nobody uses any more refers to itself: without this two would be in memory
     if _chosen == "cpu":
         refuse_quantize(quantize, "cpu")
         _set_threads(model.parameters)
@@ -190,8 +191,7 @@ def quiet() -> Iterator[None]:
     """Unsloth, TRL and transformers say nothing on this process's output meanwhile."""
     import warnings
 
-    silence = io.StringIO()
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), warnings.catch_warnings():
+    with silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

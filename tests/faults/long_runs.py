@@ -1,0 +1,256 @@
+"""Thousands of steps, answers, streams and loads in one process: does it keep memory, descriptors, threads or files?
+
+A backend's runs share a process of their own, which counts what it holds while it works. It computes with a model of
+the bundled one's layout and far smaller, so that ten thousand steps are a matter of minutes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from small_model import small_model
+from tally import Note, Tally
+
+from engram import backends, scoring, train
+from engram.backends import Backend
+from engram.config import Config
+from engram.dataset import Example, read_split, write_data
+from engram.encoding import encode, load_encoder
+from engram.model import Model
+from engram.patterns import find_files, load_patterns
+
+BACKENDS = {"mlx": "mlx", "cpu": "unsloth"}  # name -> the package that it needs
+SAMPLES = 200
+BATCH = 64
+MIB = 2**20
+TORCH_CACHE = "torchinductor_"  # torch makes one for each user, wherever it is imported
+HELD = ("descriptors", "threads")
+
+
+@dataclass
+class Meter:
+    """What this process holds after some of `count` cases: resident bytes, descriptors, threads."""
+
+    count: int
+    rows: list[dict[str, int]] = field(default_factory=list)
+
+    def at(self, done: int) -> None:
+        """Count, if a sample is due after `done` cases."""
+        if done * SAMPLES >= len(self.rows) * self.count:
+            held = {"resident": resident(), "descriptors": entries("/dev/fd"), "threads": threads()}
+            self.rows.append({"done": done, **held})
+
+
+class Bench(NamedTuple):
+    """What a run works with."""
+
+    name: str
+    backend: Backend
+    model: Model
+    root: Path
+    seed: int
+
+    @property
+    def rows(self) -> list[Example]:
+        """The training rows: some 1,900 prompts of many lengths."""
+        return read_split(self.root / "data", "train")
+
+    def train(self, steps: int, meter: Meter) -> None:
+        """The stage, with these many optimizer steps."""
+        config = Config(seed=self.seed, steps=steps, batch_size=4, rank=2, validate_every=1000, validation_rows=16)
+        log = self.root / "training.json"
+        train.train(self.name, self.model, config, self.root / "data", self.root / "adapter", log, Watch(meter))
+
+
+class Watch:
+    """Progress that counts."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def start(self, steps: int) -> None: ...
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        self.meter.at(step)
+
+    def validation(self, step: int, loss: float) -> None: ...
+
+
+def training(bench: Bench, meter: Meter) -> None:
+    """Optimizer steps of one training run."""
+    bench.train(meter.count, meter)
+
+
+def evaluation(bench: Bench, meter: Meter) -> None:
+    """Prompts answered and scored and their expected answers' nats measured, in calls of a batch."""
+    encoder = load_encoder(bench.model)
+    session = bench.backend.load(bench.model)
+    rows = itertools.cycle(bench.rows)
+    for done in range(BATCH, meter.count + BATCH, BATCH):
+        some = list(itertools.islice(rows, BATCH))
+        prompts = [encoder.prompt(row.prompt) for row in some]
+        answers = bench.backend.generate(session, prompts, encoder.stop_ids, 4)
+        bench.backend.score(session, encode(encoder, some, 512), encoder)
+        for row, answer in zip(some, answers, strict=True):
+            scoring.score(row.answer, encoder.text(answer.tokens))
+        meter.at(done)
+
+
+def streams(bench: Bench, meter: Meter) -> None:
+    """Answers token by token: half read to their end, a quarter closed and a quarter dropped after a token."""
+    encoder = load_encoder(bench.model)
+    session = bench.backend.load(bench.model)
+    for done, row in zip(range(1, meter.count + 1), itertools.cycle(bench.rows)):
+        stream: Any = bench.backend.stream(session, encoder.prompt(row.prompt), encoder.stop_ids, 8)
+        for _ in stream:
+            if done % 2:
+                break
+        if done % 4 == 1:
+            stream.close()
+        meter.at(done)
+
+
+def loads(bench: Bench, meter: Meter) -> None:
+    """The model loaded with an adapter, again and again."""
+    bench.train(2, Meter(2))
+    for done in range(1, meter.count + 1):
+        bench.backend.load(bench.model, bench.root / "adapter")
+        meter.at(done)
+
+
+class Kind(NamedTuple):
+    """A kind of run: what a case is, how many at full scale, how many bytes each may keep, and the noise in MiB."""
+
+    what: str
+    run: Callable[[Bench, Meter], None]
+    count: int
+    keeps: int
+    noise: float = 1.5
+
+
+KINDS = {
+    # the curve is 64 bytes a step, and TRL's trainer keeps two more numbers of each
+    "training": Kind("an optimizer step", training, 10_000, 256),
+    # MLX gives its cache back from time to time, up and down by ten MiB
+    "evaluation": Kind("an answer, generated and scored", evaluation, 100_000, 32, 12),
+    "streams": Kind("a streamed answer, half of them abandoned", streams, 2_000, 256),
+    "loads": Kind("a model loaded with an adapter", loads, 500, 8192, 3),
+}
+
+
+def campaign(seed: int, scale: float, note: Note) -> list[Tally]:
+    """Every kind of run on every backend that is installed; a tally for each kind."""
+    ended = {}
+    for backend in BACKENDS:
+        if importlib.util.find_spec(BACKENDS[backend]):
+            ended[backend] = in_a_process(backend, scale, seed)
+            note(
+                f"{backend}: "
+                + ", ".join(f"{name} {run['rows'][-1]['done']:,}" for name, run in ended[backend].items())
+            )
+    return [_tally(name, {backend: runs[name] for backend, runs in ended.items()}) for name in KINDS]
+
+
+def _tally(name: str, runs: Mapping[str, dict[str, Any]]) -> Tally:
+    kind = KINDS[name]
+    lost = [f"{backend}: {line}" for backend, run in runs.items() for line in faults(kind, run["rows"], run["left"])]
+    return Tally(
+        f"long_{name}",
+        kind.what,
+        {backend: run["rows"][-1]["done"] for backend, run in runs.items()},
+        lost,
+        sum(run["seconds"] for run in runs.values()),
+        {f"MiB per 1,000 on {backend}": growth(run["rows"]) * 1000 for backend, run in runs.items()},
+    )
+
+
+def growth(rows: list[dict[str, int]]) -> float:
+    """MiB of resident memory that each case of the second half adds: the slope after Theil and Sen, 0 at least."""
+    from scipy.stats import theilslopes
+
+    half = later(rows)
+    slope = theilslopes([row["resident"] for row in half], [row["done"] for row in half])[0]
+    return max(0.0, float(slope)) / MIB
+
+
+def later(rows: list[dict[str, int]]) -> list[dict[str, int]]:
+    """The samples of the second half: until then caches fill."""
+    return [row for row in rows if 2 * row["done"] >= rows[-1]["done"]]
+
+
+def faults(kind: Kind, rows: list[dict[str, int]], left: list[str]) -> Iterator[str]:
+    """What a run held on to: memory beyond what it may keep, descriptors, threads, files."""
+    half = later(rows)
+    grown, cases = growth(rows), half[-1]["done"] - half[0]["done"]
+    if grown * cases > kind.noise + kind.keeps * cases / MIB:
+        yield f"memory grew by {grown * cases:.1f} MiB over the last {cases:,}, {grown * MIB:,.0f} bytes each"
+    for name in HELD:
+        before, after = half[0][name], half[-1][name]
+        if after > before:
+            yield f"{name} went from {before} to {after}"
+    if left:
+        yield f"temporary files were left: {', '.join(left[:5])}"
+
+
+def in_a_process(backend: str, scale: float, seed: int) -> dict[str, dict[str, Any]]:
+    """Every kind of run, one after the other in a process of their own: samples and seconds, and with the last one the
+    temporary files that are left when the process has ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "tmp").mkdir()
+        command = [sys.executable, __file__, backend, str(scale), str(seed), folder]
+        paths = os.pathsep.join(path for path in sys.path if path)
+        environment = {**os.environ, "TMPDIR": str(Path(folder) / "tmp"), "PYTHONPATH": paths}
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        ended: dict[str, dict[str, Any]] = json.loads((Path(folder) / "runs.json").read_text("utf-8"))
+        left = [path.name for path in (Path(folder) / "tmp").iterdir() if not path.name.startswith(TORCH_CACHE)]
+        list(ended.values())[-1]["left"] = sorted(left)
+        return ended
+
+
+def resident() -> int:
+    """The bytes of this process that are in memory now."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    asked = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, check=True)
+    return int(asked.stdout) * 1024
+
+
+def threads() -> int:
+    """The threads of this process; Python's own alone where the system does not list them."""
+    return entries("/proc/self/task") if Path("/proc/self/task").is_dir() else threading.active_count()
+
+
+def entries(folder: str) -> int:
+    """How many entries a folder has."""
+    return len(list(Path(folder).iterdir()))
+
+
+def main(backend: str, scale: str, seed: str, folder: str) -> None:
+    """The runs of one backend, in their own process; the samples go to `runs.json`."""
+    root, ended = Path(folder), {}
+    module = backends.get(backend)  # Unsloth must come before everything else
+    files = find_files()
+    write_data(load_patterns(files), files, root / "data", int(seed))
+    bench = Bench(backend, module, small_model(root / "model", int(seed)), root, int(seed))
+    for name, kind in KINDS.items():
+        meter, started = Meter(max(1, round(kind.count * float(scale)))), time.monotonic()
+        kind.run(bench, meter)
+        ended[name] = {"rows": meter.rows, "seconds": time.monotonic() - started, "left": []}
+    (root / "runs.json").write_text(json.dumps(ended), "utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
