@@ -4,9 +4,70 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from engram.cli.options import model_option, seed_option
+from engram.errors import EngramError
+from engram.text import visible
+
+if TYPE_CHECKING:
+    from engram.patterns import Pattern
+
+SHOWN = 20  # pieces of advice of one kind
+
+
+@click.command()
+@click.argument("patterns", nargs=-1)
+@click.option("--advise", is_flag=True, help="Say too what would measure badly or be learned badly, and what to do.")
+@model_option
+@seed_option
+def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> None:
+    """Check pattern files; PATTERNS are folders, files or packs, by default `patterns`.
+
+    --model and --seed are for --advise: whose tokens are counted, and which split is looked at. Advice is no error.
+    """
+    from engram.patterns import find_files, load_patterns
+
+    files = [file for spec in patterns or ("patterns",) for file in find_files(spec)]
+    found = load_patterns(files)
+    kinds = Counter(pattern.kind for pattern in found)
+    noun = "file" if len(files) == 1 else "files"
+    click.echo(f"{len(found)} patterns in {len(files)} {noun}: " + ", ".join(f"{k} {n}" for k, n in kinds.items()))
+    if advise:
+        _advise(found, model, seed)
+
+
+def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
+    from engram import advice
+    from engram import model as models
+    from engram.config import load_config
+    from engram.encoding import load_encoder
+
+    model = models.on_this_disk(spec)
+    if model is None:
+        raise EngramError("this model is not on this disk", where=spec, fix=f"make verify-model MODEL={spec}")
+    config = load_config("default", model.parameters, seed)
+    sizes = advice.held(patterns, seed)
+    found = advice.advise(patterns, sizes, load_encoder(model), model.parameters, config)
+    shown: Counter[str] = Counter()
+    for one in found:
+        shown[one.kind] += 1
+        if shown[one.kind] <= SHOWN:
+            click.echo(f"{one.place}: {one.kind}: {one.what}\n  why: {one.why}\n  do:  {one.fix}")
+    for kind, count in shown.items():
+        if count > SHOWN:
+            click.echo(f"… and {count - SHOWN} more: {kind}")
+    click.echo(f"\n{'category':40} taught  held out  share")
+    for name, size in sizes.items():
+        share = size.held_out / (size.taught + size.held_out)
+        click.echo(f"{visible(name):40} {size.taught:6}  {size.held_out:8}  {share:4.0%}")
+    listed = ", ".join(f"{kind} {count}" for kind, count in shown.items())
+    click.echo(f"\nadvice: {len(found)}{' (' if listed else ''}{listed}{')' if listed else ''}; ", nl=False)
+    click.echo(f"tokens of {visible(model.name)}, recipe {config.name}, held out by seed {seed}")
 
 
 @click.command()
@@ -19,6 +80,19 @@ def packs() -> None:
         categories = Counter(pattern.category for pattern in load_patterns([path]))
         listed = ", ".join(f"{category} {n}" for category, n in categories.items())
         click.echo(f"{name:10} {categories.total():4} patterns: {listed}")
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def init(folder: Path) -> None:
+    """Write a pattern file to begin with, and a README, into the new or empty folder DIR."""
+    from engram import scaffold
+
+    for path in scaffold.write(folder):
+        click.echo(visible(str(path)))
+    place = visible(shlex.quote(str(folder)))
+    click.echo("next: put your own patterns into the .yaml file, then")
+    click.echo(f"  engram validate {place} --advise\n  make demo PATTERNS={place}")
 
 
 @click.command("import")
@@ -55,8 +129,9 @@ def bring_in(
     wanted = Wanted(question, answer, category, ignore_extra, not no_header, delimiter)
     patterns = importing.bring_in(files, out, wanted)
     count = len({pattern.category for pattern in patterns})
-    click.echo(f"{out}: {len(patterns)} patterns in {count} {'category' if count == 1 else 'categories'}")
-    click.echo(f"next: engram validate {shlex.quote(str(out))} --advise")
+    place = visible(str(out))
+    click.echo(f"{place}: {len(patterns)} patterns in {count} {'category' if count == 1 else 'categories'}")
+    click.echo(f"next: engram validate {shlex.quote(place)} --advise")
 
 
-COMMANDS = (packs, bring_in)
+COMMANDS = (validate, packs, init, bring_in)

@@ -24,19 +24,6 @@ from engram.cli.options import (
 
 
 @click.command()
-@click.argument("patterns", nargs=-1)
-def validate(patterns: tuple[str, ...]) -> None:
-    """Check pattern files; PATTERNS are folders or files, by default `patterns`."""
-    from engram.patterns import find_files, load_patterns
-
-    files = [file for spec in patterns or ("patterns",) for file in find_files(spec)]
-    found = load_patterns(files)
-    kinds = {kind: sum(p.kind == kind for p in found) for kind in dict.fromkeys(p.kind for p in found)}
-    noun = "file" if len(files) == 1 else "files"
-    click.echo(f"{len(found)} patterns in {len(files)} {noun}: " + ", ".join(f"{k} {n}" for k, n in kinds.items()))
-
-
-@click.command()
 @patterns_option
 @data_option
 @seed_option
@@ -232,4 +219,4 @@ def demo(
     shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
 
 
-COMMANDS = (validate, data, train, evaluate, compare, seeds, demo)
+COMMANDS = (data, train, evaluate, compare, seeds, demo)
