@@ -136,10 +136,10 @@ def check_data(folder: Path) -> dict[str, list[Example]]:
     """The examples of the written files, which are proven to be what they claim; raises EngramError with every leak."""
     manifest = read_manifest(folder)
     rows = {name: read_split(folder, name) for name in SPLITS}
+    check_leaks(rows)
     if wrong := [key for key, value in _described(rows).items() if manifest[key] != value]:
         what = f"the manifest's {' and '.join(wrong)} are not those of the rows"
         raise EngramError(what, where=str(folder / "manifest.json"), fix=f"rm {folder / 'manifest.json'} && make data")
-    check_leaks(rows)
     return rows
 
 
