@@ -206,6 +206,7 @@ clean: ## take away what the stages wrote (results/reference stays)
 	rm -f results/demo-compare.*
 	rm -rf results/mlx-with-* results/cuda-with-* results/cpu-with-*
 	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
+	rm -rf .data.lock {data,adapters,results,results/*}/.*.{lock,part,old}
 
 distclean: clean ## and the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist build
@@ -249,27 +250,21 @@ $(DEV_READY): requirements-dev.txt $(READY) $(VIDEO_READY)
 
 # --- parameters: rewritten only where they differ, so that a changed variable redoes what depends on it -----------------
 
-define keep_if_same
-@mkdir -p $(@D)
-@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
-endef
+# each shell writes a file of its own, so that two makes at once do not take each other's away
+keep = mkdir -p $(@D) && printf '%s\n' $(1) > $@.$$$$ && if cmp -s $@.$$$$ $@; then rm -f $@.$$$$; else mv -f $@.$$$$ $@; fi
 
 .make/data.params: FORCE
-	@mkdir -p $(@D) && printf '%s\n' "$$PATTERNS" "$$SEED" $(PATTERN_FILES) > $@.new
-	$(keep_if_same)
+	@$(call keep,"$$PATTERNS" "$$SEED" $(PATTERN_FILES))
 
 .make/model.params: FORCE
-	@mkdir -p $(@D) && printf '%s\n' "$$MODEL" > $@.new
-	$(keep_if_same)
+	@$(call keep,"$$MODEL")
 
 .make/$(NAME).params: FORCE
-	@mkdir -p $(@D) && printf '%s\n' "$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE" > $@.new
-	$(keep_if_same)
+	@$(call keep,"$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE")
 
 ifneq ($(LABEL),$(NAME))
 .make/$(LABEL).params: FORCE
-	@mkdir -p $(@D) && printf '%s\n' "$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE" "$$ADAPTER" > $@.new
-	$(keep_if_same)
+	@$(call keep,"$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE" "$$ADAPTER")
 endif
 
 FORCE:

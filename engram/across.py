@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import results
+from engram import locks, results
 from engram.compare import change, differing_rows, paired
 from engram.errors import EngramError
 from engram.files import sha256
@@ -38,11 +38,12 @@ def collect(folder: Path) -> dict[str, Any]:
     Two runs that are not comparable are named with every field in which they differ; a run that cannot be read is
     named with the reason. Neither stops the others.
     """
-    runs, unreadable = read_runs(folder)
-    if not runs and not unreadable:
-        raise EngramError("no results to compare", where=str(folder), fix="make eval compare")
-    document = together(runs, unreadable)
-    results.write(folder / "comparison.json", document, "comparisons")
+    with locks.held(folder / "comparison.json", "engram compare"):
+        runs, unreadable = read_runs(folder)
+        if not runs and not unreadable:
+            raise EngramError("no results to compare", where=str(folder), fix="make eval compare")
+        document = together(runs, unreadable)
+        results.write(folder / "comparison.json", document, "comparisons")
     return document
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from engram.config import Config
 from engram.errors import EngramError
-from engram.files import read_bytes, sha256, sha256_text
+from engram.files import sha256, sha256_text, sweep
+from engram.model import tensor_shapes
+from engram.schema import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,8 @@ def weights_file(folder: Path, preferred: str = "") -> str:
 
     Raises EngramError where there is none, and where there are both and none is preferred.
     """
+    if not folder.exists():
+        sweep(folder)
     present = [name for name in LAYOUTS if (folder / name).is_file()]
     if preferred in present:
         return preferred
@@ -94,10 +97,8 @@ def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str
     layout, key = LAYOUTS[weights]
     if not (folder / CONFIG).is_file():
         raise EngramError(f"no adapter here: {CONFIG} missing", where=str(folder), fix="make train")
-    try:
-        config = json.loads(read_bytes(folder / CONFIG).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(folder / CONFIG), fix="make train") from error
+    config = read_json(folder / CONFIG, "make train")
+    tensor_shapes(folder / weights)
     if not isinstance(config, Mapping) or key not in config:
         raise EngramError(f"not a LoRA adapter of {layout}", where=str(folder / CONFIG), fix="make train")
     return dict(config), sha256(folder / weights)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import results
+from engram import locks, results
 from engram.errors import EngramError
 from engram.files import sha256
 from engram.results import differing
@@ -29,9 +29,16 @@ def compare(place: Path) -> dict[str, Any]:
     Raises EngramError, naming each differing field, where the two documents do not speak of the same model, data,
     recipe and scoring.
     """
+    with locks.held(place / "comparison.json", "engram compare"):
+        document = _compared(place)
+        results.write(place / "comparison.json", document, "comparison")
+    return document
+
+
+def _compared(place: Path) -> dict[str, Any]:
     before, after = (results.read(place / f"{stage}.json", "result", "make eval") for stage in ("baseline", "tuned"))
     refuse_unlike(before, after, place)
-    document = {
+    return {
         "document": "comparison",
         "schema_version": results.SCHEMA_VERSION,
         **{name: after[name] for name in ("backend", "device", "model", "data", "recipe", "scoring")},
@@ -42,8 +49,6 @@ def compare(place: Path) -> dict[str, Any]:
         "training": _training_summary(place / "training.json", after),
         "provenance": results.provenance(),
     }
-    results.write(place / "comparison.json", document, "comparison")
-    return document
 
 
 def stored(place: Path) -> dict[str, Any]:

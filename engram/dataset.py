@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import phrasing, schema
+from engram import locks, phrasing, schema
 from engram.errors import EngramError
-from engram.files import read_bytes, sha256, sha256_text, write_text
+from engram.files import read_bytes, sha256, sha256_text, write_texts
 from engram.patterns import Pattern
 from engram.text import near_duplicate, normalise, shorten, visible
 
@@ -77,7 +77,8 @@ def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path,
     """Write `{train,valid,test}.jsonl` and, last, `manifest.json`; return the manifest.
 
     Raises EngramError where two patterns make the same prompt, where nothing would be taught, where the splits
-    leak, or where a file cannot be written. Nothing is written before all is proven.
+    leak, or where a file cannot be written. Nothing is written before all is proven, and no file is replaced before all
+    are on the disk.
     """
     _refuse_collisions(patterns)
     rows = split(patterns, seed)
@@ -85,11 +86,12 @@ def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path,
         what = "nothing is left to teach: every pattern is held out"
         raise EngramError(what, fix="add patterns, or take another SEED")
     check_leaks(rows)
-    for name in SPLITS:
-        write_text(folder / f"{name}.jsonl", "".join(_line(example) for example in rows[name]))
-    manifest = _manifest(patterns, files, folder, rows, seed)
+    texts = {f"{name}.jsonl": "".join(_line(example) for example in rows[name]) for name in SPLITS}
+    manifest = _manifest(files, texts, rows, seed)
     schema.check(manifest, "manifest", str(folder / "manifest.json"))
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    texts["manifest.json"] = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    with locks.held(folder, "engram data"):
+        write_texts({folder / name: text for name, text in texts.items()})
     return manifest
 
 
@@ -116,10 +118,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise EngramError("the data manifest is missing", where=str(path), fix="make data")
-    try:
-        manifest: dict[str, Any] = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(path), fix=f"rm {path} && make data") from error
+    manifest: dict[str, Any] = schema.read_json(path, f"rm {path} && make data")
     schema.check(manifest, "manifest", str(path))
     hashes = {output["file"]: output["sha256"] for output in manifest["outputs"]}
     names = [f"{name}.jsonl" for name in SPLITS]
@@ -134,12 +133,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_data(folder: Path) -> dict[str, list[Example]]:
-    """Prove, from the written files alone, that the splits are what they claim; return their examples.
-
-    Raises EngramError with every leak found.
-    """
-    read_manifest(folder)
+    """The examples of the written files, which are proven to be what they claim; raises EngramError with every leak."""
+    manifest = read_manifest(folder)
     rows = {name: read_split(folder, name) for name in SPLITS}
+    if wrong := [key for key, value in _described(rows).items() if manifest[key] != value]:
+        what = f"the manifest's {' and '.join(wrong)} are not those of the rows"
+        raise EngramError(what, where=str(folder / "manifest.json"), fix=f"rm {folder / 'manifest.json'} && make data")
     check_leaks(rows)
     return rows
 
@@ -218,33 +217,36 @@ def _from_row(row: dict[str, Any]) -> Example:
     return Example(**fields, prompt=prompt, answer=answer)
 
 
-def _manifest(
-    patterns: Sequence[Pattern], files: Sequence[Path], folder: Path, rows: Mapping[str, Sequence[Example]], seed: int
-) -> dict[str, Any]:
-    held_out = {e.pattern for e in rows["test"] if e.split_kind == "generalization"}
+def _described(rows: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+    """What a manifest says of the rows; each pattern has exactly one test row."""
     categories: dict[str, dict[str, int]] = {}
-    for p in sorted(patterns, key=lambda p: (p.kind, p.category)):
-        side = categories.setdefault(f"{p.kind}/{p.category}", {"taught": 0, "held_out": 0})
-        side["held_out" if p.id in held_out else "taught"] += 1
-    counts = {
-        "patterns": len(patterns),
-        "taught": len(patterns) - len(held_out),
-        "held_out": len(held_out),
-        "train": len(rows["train"]),
-        "valid": len(rows["valid"]),
-        "recall": len(patterns) - len(held_out),
-        "generalization": len(held_out),
+    for e in sorted(rows["test"], key=lambda e: (e.kind, e.category)):
+        side = categories.setdefault(f"{e.kind}/{e.category}", {"taught": 0, "held_out": 0})
+        side["taught" if e.split_kind == "recall" else "held_out"] += 1
+    held_out = sum(e.split_kind == "generalization" for e in rows["test"])
+    taught = len(rows["test"]) - held_out
+    counts = {"patterns": len(rows["test"]), "taught": taught, "held_out": held_out}
+    counts |= {"train": len(rows["train"]), "valid": len(rows["valid"]), "recall": taught, "generalization": held_out}
+    return {
+        "phrasings": {"train": dict(phrasing.TRAIN), "valid": dict(phrasing.VALID), "test": dict(phrasing.TEST)},
+        "counts": counts,
+        "categories": categories,
     }
-    outputs = [(f"{name}.jsonl", len(rows[name])) for name in SPLITS]
+
+
+def _manifest(
+    files: Sequence[Path], texts: Mapping[str, str], rows: Mapping[str, Sequence[Example]], seed: int
+) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "seed": seed,
         "held_out_share": HELD_OUT_SHARE,
-        "phrasings": {"train": dict(phrasing.TRAIN), "valid": dict(phrasing.VALID), "test": dict(phrasing.TEST)},
-        "counts": counts,
-        "categories": categories,
+        **_described(rows),
         "inputs": [{"file": path.name, "sha256": sha256(path)} for path in files],
-        "outputs": [{"file": name, "sha256": sha256(folder / name), "rows": n} for name, n in outputs],
+        "outputs": [
+            {"file": f"{name}.jsonl", "sha256": sha256_text(texts[f"{name}.jsonl"]), "rows": len(rows[name])}
+            for name in SPLITS
+        ],
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, general, phrasing, results, scoring
+from engram import adapters, backends, conversion, general, locks, phrasing, results, scoring
 from engram.backends import Backend
 from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
@@ -33,15 +33,35 @@ def evaluate(
     """Answer the whole test set and the general rows, score them, and write the result document; return it.
 
     `adapter` None is the baseline. `report` receives a line at each part. Raises EngramError for missing or
-    changed data, a model or adapter that cannot be used, and an empty test set.
+    changed data, a model or adapter that cannot be used, an adapter that is not the one of the training log beside
+    `out`, and an empty test set.
     """
+    with locks.held(out, "engram eval"):
+        log = out.with_name("training.json")
+        document = _measured(backend_name, model, adapter, config, data, log, report)
+        results.write(out, document, "result")
+    return document
+
+
+def _measured(
+    backend_name: str,
+    model: Model,
+    adapter: Path | None,
+    config: Config,
+    data: Path,
+    log: Path,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
     clock = _Clock()
     backend = backends.get(backend_name)
-    manifest = read_manifest(data)
+    identity = results.data_identity(read_manifest(data), data)
     examples = read_split(data, "test")
+    results.refuse_changed_data(identity, data)
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
     adapter_hash = adapters.read_adapter(adapter, backend.WEIGHTS)[1] if adapter else None
+    if adapter and log.is_file():
+        _refuse_other_adapter(adapter, backend.WEIGHTS, adapter_hash, log)
     known = general.general_set(model)
     encoder = load_encoder(model)
     session = backend.load(model, adapter, config.quantize)
@@ -54,7 +74,7 @@ def evaluate(
         "timed": clock.timed("latency_seconds", _timed(backend, session, encoder, examples, config)),
     }
     raw = results.rounded(raw)  # the figures follow from what is written, to the last digit
-    document = {
+    return {
         "document": "result",
         "schema_version": results.SCHEMA_VERSION,
         "stage": "tuned" if adapter else "baseline",
@@ -62,7 +82,7 @@ def evaluate(
         "device": backend.device(),
         "model": model.describe(),
         "adapter": {"sha256": adapter_hash} if adapter_hash else None,
-        "data": results.data_identity(manifest, data),
+        "data": identity,
         "recipe": config.as_dict(),
         "scoring": scoring_identity(config, known),
         "provenance": results.provenance(),
@@ -70,8 +90,20 @@ def evaluate(
         "timings": clock.parts,
         **raw,
     }
-    results.write(out, document, "result")
-    return document
+
+
+def _refuse_other_adapter(adapter: Path, weights: str, found: str | None, log: Path) -> None:
+    """The only notice of damage that leaves numbers behind: neither of an adapter's files has a checksum of its own."""
+    trained = results.read(log, "training", "make train")
+    lora, recipe = conversion.read(adapter, weights), trained["recipe"]
+    sides = {
+        "weights": (str(found)[:12], trained["adapter"]["sha256"][:12]),
+        "rank": (lora.rank, recipe["rank"]),
+        "scale": (results.rounded(lora.scale), results.rounded(recipe["alpha"] / recipe["rank"])),
+    }
+    if problems := [f"{name}: {here}, trained: {there}" for name, (here, there) in sides.items() if here != there]:
+        fix = f"make train, or, where another adapter is meant, rm {log}"
+        raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)
 
 
 def scoring_identity(config: Config, known: GeneralSet) -> dict[str, Any]:

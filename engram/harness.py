@@ -6,16 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from engram import harness_task, results, scoring
+from engram import harness_task, locks, results, scoring
 from engram.config import Config
 from engram.dataset import KINDS, Example, read_manifest, read_split
 from engram.encoding import load_encoder
 from engram.errors import EngramError
-from engram.files import new_folder, read_bytes, sha256, write_bytes, write_text
+from engram.files import SUMS, new_folder, read_bytes, read_sums, sha256, write_bytes, write_text
 from engram.model import Model
 
 TASK = "engram"
-SUMS = "SHA256SUMS"  # names every file of an export: what stands beside them is not ours to replace
 
 
 def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
@@ -26,8 +25,9 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
     missing or changed data, an empty test set, a model whose chat template is engram's own, and an `out` that holds
     anything but an unchanged export.
     """
-    manifest = read_manifest(data)
+    known = results.data_identity(read_manifest(data), data)
     examples = read_split(data, "test")
+    results.refuse_changed_data(known, data)
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
     if model.chat_template:
@@ -36,9 +36,9 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
     stops = sorted(load_encoder(model).stop_ids)
     splits = {kind: [e for e in examples if e.split_kind == kind] for kind in KINDS["test"]}
     splits = {kind: found for kind, found in splits.items() if found}
-    identity = results.data_identity(manifest, data)["manifest_sha256"]
+    identity = known["manifest_sha256"]
     _refuse_other_files(out)
-    with new_folder(out) as folder:
+    with locks.held(out, "engram export-eval"), new_folder(out) as folder:
         write_text(folder / f"{TASK}.yaml", _group(list(splits)))
         for kind, found in splits.items():
             write_text(folder / f"{kind}.jsonl", "".join(_row(example) for example in found))
@@ -67,8 +67,7 @@ def _refuse_other_files(out: Path) -> None:
 
 def _sums(path: Path | None) -> dict[str, str]:
     """The hash of each file that an export's list names; nothing where it is no list of an export."""
-    text = read_bytes(path).decode("utf-8", "replace") if path else ""
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in text.split("\n") if line)}
+    sums = read_sums(path) if path else {}
     return sums if f"{TASK}.yaml" in sums else {}
 
 

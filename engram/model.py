@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import EngramError
-from engram.files import BUNDLED, read_bytes, sha256, sha256_text
+from engram.files import BUNDLED, SUMS, read_sums, sha256, sha256_text
 from engram.machine import apple_silicon, nvidia_gpu
+from engram.schema import read_json
 from engram.text import nearest, visible
 
 DEFAULT = "smollm-135m"
@@ -37,6 +38,7 @@ TEMPLATES: Mapping[str, str] = {
     )
 }
 HUB_SECONDS = 4.0
+LARGEST_SHARD = 1 << 36  # bytes
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -54,12 +56,12 @@ class Model:
     @functools.cached_property
     def parameters(self) -> int:
         """How many parameters the weight files hold, from their headers alone."""
-        return sum(math.prod(shape) for path in weight_files(self.path) for shape in _shapes(path))
+        return sum(math.prod(shape) for path in weight_files(self.path) for shape in tensor_shapes(path))
 
     @functools.cached_property
     def weights_sha256(self) -> str:
         """SHA-256 of the weights; of the shards' hashes in name order where there are several."""
-        hashes = [sha256(path) for path in weight_files(self.path)]
+        hashes = [sha256(path, LARGEST_SHARD) for path in weight_files(self.path)]
         return hashes[0] if len(hashes) == 1 else sha256_text("\n".join(hashes))
 
     def describe(self) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def resolve(spec: str = "auto") -> Model:
     if spec == "auto":
         return _auto()
     if spec == "tiny":
-        return _checked(Model("tiny", BUNDLED / "tiny"))
+        return _intact(_checked(Model("tiny", BUNDLED / "tiny")))
     if spec in REGISTRY:
         return _from_hub(spec, REGISTRY[spec])
     if _looks_local(spec):
@@ -220,12 +222,8 @@ def _checked(model: Model) -> Model:
         raise EngramError(
             f"not a model folder: {', '.join(missing)} missing", where=model.name, fix="take another MODEL"
         )
-    try:
-        config = json.loads(read_bytes(model.path / "config.json"))
-        valid = isinstance(config, dict) and bool(config.get("model_type"))
-    except ValueError:
-        valid = False
-    if not valid:
+    config = read_json(model.path / "config.json", "take another MODEL")
+    if not isinstance(config, dict) or not config.get("model_type"):
         raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")
     if "model_file" in config:  # mlx-lm's way to bring Python along
         raise EngramError(
@@ -234,15 +232,29 @@ def _checked(model: Model) -> Model:
     return model
 
 
-def _shapes(path: Path) -> list[list[int]]:
+def _intact(model: Model) -> Model:
+    """Refuse a bundled model whose files are not as they were made: a weight with a flipped bit is read like any."""
+    sums = read_sums(model.path / SUMS)
+    broken = [name for name in sums if not (model.path / name).is_file() or sha256(model.path / name) != sums[name]]
+    if broken or not sums:
+        what = f"the bundled model is damaged: {', '.join(broken or [SUMS])}"
+        raise EngramError(what, where=str(model.path), fix="install engram again, or git checkout engram/bundled")
+    return model
+
+
+def tensor_shapes(path: Path) -> list[list[int]]:
+    """The shapes in a safetensors file's header; raises EngramError where the file is not as long as it says."""
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if length > min(100_000_000, path.stat().st_size):
+            if length > min(100_000_000, size):
                 raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
-        return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            entries = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
+        if 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0) != size:
+            raise ValueError("its length is not what the header says")
+        return [entry["shape"] for entry in entries.values()]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise EngramError(
-            f"not a whole safetensors file ({error})", where=path.name, fix="fetch or copy the model again"
+            f"not a whole safetensors file ({error})", where=str(path), fix="fetch, copy or make it again"
         ) from error

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from engram import __version__, machine, schema
+from engram.dataset import read_manifest
 from engram.errors import EngramError
-from engram.files import PACKAGE, read_bytes, sha256, write_text
+from engram.files import PACKAGE, sha256, sha256_text, write_text
 
 SCHEMA_VERSION = 2
+CHECKSUM = "checksum"
 
 
 def provenance() -> dict[str, Any]:
@@ -36,24 +38,46 @@ def data_identity(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"manifest_sha256": sha256(folder / "manifest.json"), "seed": manifest["seed"]}
 
 
+def refuse_changed_data(identity: dict[str, Any], folder: Path) -> None:
+    """Raise an EngramError where the data are others than when their identity was taken: rows may be mixed."""
+    if data_identity(read_manifest(folder), folder) != identity:
+        what = "the data changed while they were read"
+        raise EngramError(what, where=str(folder), fix="run this again when nothing writes them")
+
+
 def write(path: Path, document: dict[str, Any], name: str) -> None:
-    """Check a document against its schema and write it, whole or absent; numbers are rounded to 6 digits."""
-    written = rounded(document)
+    """Check a document against its schema and write it, whole or absent; numbers are rounded to 6 digits.
+
+    Its last entry is the SHA-256 of the others as they are written, so that no damaged number is ever read.
+    """
+    written = {key: value for key, value in rounded(document).items() if key != CHECKSUM}
     schema.check(written, name, str(path))
-    write_text(path, json.dumps(written, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, _dumps(written | {CHECKSUM: sha256_text(_dumps(written))}))
 
 
 def read(path: Path, name: str, missing: str) -> dict[str, Any]:
     """Read a document and check it against its schema; `missing` is the command that makes it."""
     if not path.is_file():
         raise EngramError("no such result", where=str(path), fix=missing)
-    try:
-        document = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(path), fix=f"rm {path} && {missing}") from error
-    schema.check(document, name, str(path), f"rm {path} && {missing}")
+    fix = f"rm {path} && {missing}"
+    document, problem = parsed(path, fix)
+    schema.check(document, name, str(path), fix)
+    if problem:
+        raise EngramError(problem, where=str(path), fix=fix)
     checked: dict[str, Any] = document
     return checked
+
+
+def parsed(path: Path, fix: str) -> tuple[Any, str]:
+    """A document without its checksum, and what is wrong with that; of one without any, nothing."""
+    document = schema.read_json(path, fix)
+    known = document.pop(CHECKSUM, None) if isinstance(document, dict) else None
+    intact = known is None or known == sha256_text(_dumps(document))
+    return document, "" if intact else "changed since it was written: its checksum is of other content"
+
+
+def _dumps(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def rounded(value: Any) -> Any:

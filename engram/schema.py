@@ -1,14 +1,16 @@
-"""Check a document against `schemas/<name>.schema.json` (JSON Schema 2020-12)."""
+"""Read JSON strictly, and check a document against `schemas/<name>.schema.json` (JSON Schema 2020-12)."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.errors import EngramError
-from engram.files import bundled
+from engram.files import bundled, read_bytes
 from engram.text import nearest, shorten, visible
 
 if TYPE_CHECKING:
@@ -48,6 +50,24 @@ def json_path(path: Path) -> str:
     return "$" + "".join(
         f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{part!r}]" for part in path
     )
+
+
+def read_json(path: pathlib.Path, fix: str) -> Any:
+    """The document in a file; raises EngramError where it is no JSON, or holds NaN, infinity or half a character."""
+
+    def finite(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise ValueError(f"{text} is not a finite number")
+        return number
+
+    content = read_bytes(path)
+    try:
+        document = json.loads(content, parse_float=finite, parse_constant=finite)
+        if b"\\u" in content:
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise EngramError(f"not JSON: {error}", where=str(path), fix=fix) from error
+    return document
 
 
 def problems(document: object, name: str, texts: Mapping[Path, str] | None = None) -> list[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import compare, dataset, pipeline, results
+from engram import compare, dataset, locks, pipeline, results
 from engram.config import Config
 from engram.errors import EngramError
 from engram.files import sha256
@@ -42,17 +42,16 @@ def campaign(
 
     A seed whose run is there already, of the same model, data and recipe, is not run again.
     """
-    places = []
-    for config in configs:
-        place = folder / backend / str(config.seed)
-        if _is_done(model, config, files, place):
-            report(f"seed {config.seed}: done already")
-        else:
-            report(f"seed {config.seed}")
-            pipeline.run(backend, model, config, files, place, report)
-        places.append(place)
-    document = summarise(places)
-    results.write(folder / f"{backend}.json", document, "seeds")
+    places = [folder / backend / str(config.seed) for config in configs]
+    with locks.held(folder / backend, "engram seeds"):
+        for config, place in zip(configs, places):
+            if _is_done(model, config, files, place):
+                report(f"seed {config.seed}: done already")
+            else:
+                report(f"seed {config.seed}")
+                pipeline.run(backend, model, config, files, place, report)
+        document = summarise(places)
+        results.write(folder / f"{backend}.json", document, "seeds")
     return document
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import __version__, backends, checkpoint, general, machine, results
+from engram import __version__, backends, checkpoint, general, locks, machine, results
 from engram.backends import Progress, TrainingRun
-from engram.checkpoint import Checkpoint, Saving
+from engram.checkpoint import Checkpoint, Keeper, Saving
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
 from engram.encoding import (
@@ -52,18 +53,17 @@ def train(
     not. Raises EngramError for missing or changed data, rows that are too long, a checkpoint of another run, and
     whatever the backend refuses.
     """
-    saving = saving or Saving()
     backend = backends.get(backend_name)
-    manifest = read_manifest(data)
+    known = results.data_identity(read_manifest(data), data)
     plan = planned(model, config, data)
-    known = results.data_identity(manifest, data)
+    results.refuse_changed_data(known, data)
     identity = _identity(backend_name, backend.device(), model, config, known, plan)
-    place = checkpoint.path_for(adapter)
-    if saving.fresh:
-        checkpoint.drop(place)
-    begun = _begun(place, identity, adapter / backend.WEIGHTS, log)
-    keeper = checkpoint.Keeper(place, identity, saving.every, begun)
-    with new_folder(adapter) as work:
+    place, end = checkpoint.path_for(adapter), (adapter / backend.WEIGHTS, log)
+    with (
+        locks.held(adapter, "engram train"),
+        _kept(place, identity, saving or Saving(), end) as keeper,
+        new_folder(adapter) as work,
+    ):
         run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
         weights = sha256(work / backend.WEIGHTS)
         document = {
@@ -84,7 +84,6 @@ def train(
         if keeper.resumed_at:
             document["resumed_at"] = list(keeper.resumed_at)
         results.write(log, document, "training")
-    checkpoint.drop(place)
     return document
 
 
@@ -141,7 +140,30 @@ def _digest(batches: Sequence[Batch]) -> str:
     return digest.hexdigest()
 
 
-def _begun(place: Path, identity: dict[str, Any], weights: Path, log: Path) -> Checkpoint | None:
+@contextlib.contextmanager
+def _kept(place: Path, identity: dict[str, Any], saving: Saving, end: tuple[Path, Path]) -> Iterator[Keeper]:
+    """The keeper of a run, which goes on from its checkpoint; that is taken away when the block ends without an error.
+
+    Where the checkpoint's run was finished after all, at its `end`, weights and log, it is taken away at once. Raises
+    EngramError where it is damaged, or of a run that differs, naming each field with both values.
+    """
+    begun = None
+    if place.is_file() and not saving.fresh:
+        known, tensors, run = checkpoint.read(place)
+        if not _is_finished(run, *end):
+            if lines := results.differing(known, identity, sorted({*known, *identity})):
+                what = "this checkpoint is of another run (there, and now)"
+                raise EngramError(
+                    what, where=str(place), problems=lines, fix=f"put it back, or {checkpoint.fix(place)}"
+                )
+            begun = checkpoint.made(tensors, run)
+    if not begun:
+        checkpoint.drop(place)
+    yield Keeper(place, identity, saving.every, begun)
+    checkpoint.drop(place)
+
+
+def _begun(place: Path, identity: dict[str, Any], end: tuple[Path, Path]) -> Checkpoint | None:
     """The checkpoint to go on from, None where there is none or where its run was finished after all.
 
     Raises EngramError where it is damaged, or of a run that differs, naming each field with both values.
@@ -149,7 +171,7 @@ def _begun(place: Path, identity: dict[str, Any], weights: Path, log: Path) -> C
     if not place.is_file():
         return None
     known, tensors, run = checkpoint.read(place)
-    if _is_finished(run, weights, log):
+    if _is_finished(run, *end):
         return None
     if lines := results.differing(known, identity, sorted({*known, *identity})):
         what = "this checkpoint is of another run (there, and now)"

@@ -13,7 +13,7 @@ from engram.config import Config
 from engram.dataset import read_manifest, read_split
 from engram.encoding import learning_rates
 from engram.errors import EngramError
-from engram.files import read_bytes, sha256
+from engram.files import sha256
 
 NAMES = ("result", "training", "comparison", "comparisons", "seeds")
 # the checks that look at the disk, beside the document
@@ -41,10 +41,11 @@ class Places:
 
 def verify(path: Path, places: Places) -> list[Finding]:
     """Every check of one document. Raises EngramError where it is no result document of this version."""
-    document = _read(path)
+    document, changed = _read(path)
     name = document["document"]
     schema.check(document, name, str(path))
-    return list(_CHECKS[name](document, path, places))
+    checksum = [Finding("the checksum", (changed,))] if changed else []
+    return [*checksum, *_CHECKS[name](document, path, places)]
 
 
 def documents(folder: Path) -> list[Path]:
@@ -56,19 +57,15 @@ def documents(folder: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         raise EngramError("no such result", where=str(path), fix="make eval compare")
-    try:
-        document = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(path), fix="make it anew: make eval compare") from error
+    document, changed = results.parsed(path, "make it anew: make eval compare")
     name = document.get("document") if isinstance(document, dict) else None
     if name not in NAMES:
         what = f"not a result document ({', '.join(NAMES)})"
         raise EngramError(what, where=str(path), fix="name one of results/<backend>/*.json")
-    found: dict[str, Any] = document
-    return found
+    return document, changed
 
 
 def _result(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:

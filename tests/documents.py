@@ -97,8 +97,9 @@ def write_run(place: Path, backend: str = "mlx", before: list[bool] = FEW, after
 
 
 def edit(path: Path, *keys: Any, to: Any) -> None:
-    """Change one value of a written document."""
+    """Change one value of a written document, as somebody would who knows of the checksum."""
     document = json.loads(path.read_text("utf-8"))
+    document.pop(results.CHECKSUM, None)
     part = document
     for key in keys[:-1]:
         part = part[key]

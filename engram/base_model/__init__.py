@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engram import locks
 from engram.base_model import card, pretrain, rows
 from engram.base_model.conversations import Conversation, conversations
 from engram.base_model.library_text import Library, read_library
 from engram.base_model.tokenizer import train_tokenizer
 from engram.base_model.turns import bank_from
 from engram.errors import EngramError
+from engram.files import SUMS, new_folder, sha256, write_text
 
 STEPS = 1_750  # 14.3 million tokens: about 40 minutes on two cores
 HELD_OUT_SEED = 1_000_003  # added to the seed; another stream of conversations
@@ -44,15 +46,22 @@ def build(
     """
     _require("torch", "transformers")
     scratch = work or out.with_name(f".{out.name}.work")
-    scratch.mkdir(parents=True, exist_ok=True)
-    new = scratch / "finished"
-    shutil.rmtree(new, ignore_errors=True)
-    run = _make(new, pretrain.Schedule(steps=steps or STEPS, seed=seed), scratch, report)
-    card.write_card(new, run)
-    _move_into_place(new, out)
-    if work is None:
-        shutil.rmtree(scratch)
+    with locks.held(out, "engram base-model"):
+        with new_folder(out) as new:
+            scratch.mkdir(parents=True, exist_ok=True)
+            card.write_card(new, _make(new, pretrain.Schedule(steps=steps or STEPS, seed=seed), scratch, report))
+            write_text(new / SUMS, sums(new))
+        if work is None:
+            shutil.rmtree(scratch)
     report(f"the model is in {out}")
+
+
+def sums(folder: Path) -> str:
+    """The hashes of all files that a run reads, in the form of `sha256sum`."""
+    names = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl", ".safetensors", ".jinja")
+    )
+    return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
 
 
 def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callable[[str], None]) -> dict[str, Any]:
@@ -76,8 +85,8 @@ def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callabl
     model = pretrain.new_model(schedule.seed, tokenizer)
 
     def snapshot(trained: Any) -> None:
-        pretrain.save_model(trained, tokenizer, work / "tiny-snapshot.new")
-        _move_into_place(work / "tiny-snapshot.new", work / "tiny-snapshot")
+        with new_folder(work / "tiny-snapshot") as place:
+            pretrain.save_model(trained, tokenizer, place)
 
     snapshot(model)
     numbers = pretrain.train(model, packed[0], packed[1], schedule, work=work, on_snapshot=snapshot, report=report)
@@ -141,20 +150,6 @@ def _is_short(talk: Conversation, tokenizer: Any) -> bool:
     if len(tokenizer.encode(talk[-1]["content"], add_special_tokens=False)) >= REPLAY_ANSWER:
         return False
     return len(rows.encode_conversation(talk, tokenizer)[0]) <= REPLAY_WHOLE
-
-
-def _move_into_place(new: Path, out: Path) -> None:
-    """Put the complete folder `new` where `out` is; an older `out` goes away only when the new one is there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.new")
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    shutil.move(new, beside)
-    if out.exists():
-        out.rename(old)
-    beside.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _require(*packages: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram.base_model.rows import Batches, Rows
 from engram.base_model.tokenizer import CONTEXT, VOCABULARY
+from engram.files import writing
 
 if TYPE_CHECKING:
     import torch
@@ -191,8 +192,8 @@ def train(
         if now - last_snapshot > snapshot_seconds or step + 1 == schedule.steps:
             state = {"key": key, "step": step + 1, "seconds": earlier + now - started}
             state |= {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
+            with writing(checkpoint) as place:
+                torch.save(state, place)
             on_snapshot(model)
             last_snapshot = time.monotonic()
     seconds = earlier + time.monotonic() - started

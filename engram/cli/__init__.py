@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -12,23 +13,33 @@ from engram.cli import adapter, harness, machine, prep, report, results, stages,
 from engram.errors import EngramError
 from engram.text import visible
 
+# full or read-only disks, permissions, limits, failing hardware
+SYSTEM = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE),
+)
+
 
 class Commands(click.Group):
     """A user's mistake is printed without a traceback, exit code 2; a failure of ours keeps its own, exit code 1.
 
-    Ctrl-C and SIGTERM end a command with the shell's exit codes for them, 130 and 143.
+    So is what the system refuses wherever it does, in a library's temporary folder too: see SYSTEM. Ctrl-C and SIGTERM
+    end a command with the shell's exit codes for them, 130 and 143.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; see the class."""
         try:
             return super().main(*args, **kwargs)
-        except EngramError as error:
-            click.echo("engram: " + "\n".join(visible(line) for line in str(error).split("\n")), err=True)
-            sys.exit(2)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(0)
+        except (EngramError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in SYSTEM:
+                raise
+            told = error if isinstance(error, EngramError) else _told(error)
+            click.echo("engram: " + "\n".join(visible(line) for line in str(told).split("\n")), err=True)
+            sys.exit(2)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named; see the class."""
@@ -39,6 +50,11 @@ class Commands(click.Group):
             if str(stop):
                 click.echo(f"engram: {stop}", err=True)
             sys.exit(stop.exit_code if isinstance(stop, stopping.Stopped) else 130)
+
+
+def _told(error: OSError) -> EngramError:
+    fix = "check the free disk space, the permissions and TMPDIR"
+    return EngramError(error.strerror or str(error), where=str(error.filename or "the system"), fix=fix)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

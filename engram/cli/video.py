@@ -56,7 +56,7 @@ def record(
     results: Path,
 ) -> None:
     """Record the demo of the stored results, without a terminal: an asciicast, and the pictures asked for, or all."""
-    from engram import backends
+    from engram import backends, locks
     from engram.video import cast, encode, record, replay
     from engram.video import render as rendering
 
@@ -69,12 +69,13 @@ def record(
     captions = [replay.caption(one, results) for one in names]
     casts = [record.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
     folder = out or (results / name if beside is None else results)
-    if beside is None:
-        cast.write(folder / "demo.cast", casts[0])
-        _written(folder / "demo.cast")
     stem = "demo" if beside is None else SIDE_BY_SIDE
-    for path in rendering.render(casts, folder, stem, kinds or rendering.KINDS):
-        _written(path)
+    with locks.held(folder / stem, "engram record"):
+        if beside is None:
+            cast.write(folder / "demo.cast", casts[0])
+            _written(folder / "demo.cast")
+        for path in rendering.render(casts, folder, stem, kinds or rendering.KINDS):
+            _written(path)
 
 
 def _written(path: Path) -> None:

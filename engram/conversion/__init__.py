@@ -15,11 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from engram import adapters
+from engram import adapters, locks
 from engram.conversion import mlx_layout, peft_layout, tensor_file
 from engram.conversion.lora import Lora, RefusedError, grid
 from engram.errors import EngramError
 from engram.files import new_folder, read_bytes, readable_errors, write_bytes
+from engram.text import visible
 
 ORIGIN = "engram"  # the key in the weights file's metadata
 NAMES = {"peft": adapters.PEFT_WEIGHTS, "mlx": adapters.MLX_WEIGHTS}  # as `--to` calls the layouts
@@ -57,7 +58,7 @@ def convert(source: Path, target: Path, to: str = "") -> str:
         what = f"already in {adapters.LAYOUTS[weights][0]}'s layout"
         raise EngramError(what, where=str(source), fix="copy the folder, or name the other layout with --to")
     made = _translated(_files(source), wanted, source)
-    with new_folder(target) as work:
+    with locks.held(target, "engram adapter convert"), new_folder(target) as work:
         _write(made, work)
     return adapters.LAYOUTS[wanted][0]
 
@@ -66,6 +67,7 @@ def convert(source: Path, target: Path, to: str = "") -> str:
 def readable(folder: Path, weights: str) -> Iterator[Path]:
     """A folder with this adapter in the layout of `weights`: its own, or one that lasts as long as the block."""
     if adapters.weights_file(folder, weights) == weights:
+        _files(folder, weights)
         yield folder
         return
     made = _translated(_files(folder), weights, folder)
@@ -110,7 +112,12 @@ def _files(folder: Path, preferred: str = "") -> Files:
     weights = adapters.weights_file(folder, preferred)
     adapters.read_adapter(folder, weights)
     config = read_bytes(folder / adapters.CONFIG).decode("utf-8")
-    return Files(weights, config, *tensor_file.read(folder / weights))
+    header, tensors = tensor_file.read(folder / weights)
+    if wrong := [name for name, tensor in tensors.items() if not tensor_file.is_finite(tensor)]:
+        what = f"weights that are no numbers (NaN or infinite) in {len(wrong)} of {len(tensors)} tensors"
+        problems = [visible(name) for name in wrong[:5]]
+        raise EngramError(what, where=str(folder / weights), problems=problems, fix="copy or train the adapter again")
+    return Files(weights, config, header, tensors)
 
 
 def _understood(files: Files, folder: Path) -> Lora:

@@ -89,6 +89,16 @@ def transposed(tensor: Tensor) -> Tensor:
     return Tensor(tensor.dtype, (columns, rows), items.T.tobytes())
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of a tensor is NaN or infinite; of dtypes that adapters do not have, nothing is said."""
+    import numpy as np
+
+    if tensor.dtype == "BF16":  # which NumPy lacks: all bits of the exponent are set
+        return not bool(((np.frombuffer(tensor.data, "<u2") & 0x7F80) == 0x7F80).any())
+    kinds = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+    return tensor.dtype not in kinds or bool(np.isfinite(np.frombuffer(tensor.data, kinds[tensor.dtype])).all())
+
+
 def _deserialised(content: bytes) -> list[tuple[str, dict[str, Any]]]:
     """The tensors of a safetensors file, by the library, which checks it; raises ValueError where it is not whole."""
     import safetensors

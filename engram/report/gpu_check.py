@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, config, dataset, encoding, gpu, machine, model, results, show, train
+from engram import adapters, backends, config, dataset, encoding, gpu, locks, machine, model, results, show, train
 from engram.config import Config
 from engram.errors import EngramError
 from engram.files import PACKAGE, write_bytes, write_text
@@ -60,7 +60,8 @@ def main() -> None:
         work(json.loads(arguments.worker))
         return
     try:
-        path, document = check(arguments.backend, arguments.out)
+        with locks.held(arguments.out, "make gpu-check"):
+            path, document = check(arguments.backend, arguments.out)
     except EngramError as error:
         sys.exit(f"engram: {error}")
     tell(document)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram import show, tables
+from engram import locks, show, tables
 from engram.files import PACKAGE, write_text
 from engram.report import answers, charts, gather, player, sections
 from engram.text import visible
@@ -27,8 +27,9 @@ def make(folder: Path, out: Path, first: str | None = None) -> gather.Found:
 
     The same documents give the same bytes. Raises EngramError where there is no run that can be shown.
     """
-    found = gather.gather(folder, first)
-    write_text(out, render(found))
+    with locks.held(out, "engram report"):
+        found = gather.gather(folder, first)
+        write_text(out, render(found))
     return found
 
 

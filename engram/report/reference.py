@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from engram import across, config, model, pipeline, results, seeds, show, tables
+from engram import across, config, locks, model, pipeline, results, seeds, show, tables
+from engram.errors import EngramError
 from engram.files import PACKAGE
 from engram.patterns import find_files
 
@@ -60,14 +61,17 @@ def summaries() -> None:
 
 def main() -> None:
     """Every run, each in a process of its own (Unsloth must come first in its), one after the other."""
-    for name in sys.argv[1:] or RUNS:
-        if len(sys.argv) == 2:
-            run(name)
-        else:
-            show.note(f"reference run {name}")
-            subprocess.run([sys.executable, "-m", "engram.report.reference", name], check=True)
-    if len(sys.argv) != 2:
-        summaries()
+    if len(sys.argv) == 2:
+        run(sys.argv[1])
+        return
+    try:
+        with locks.held(REFERENCE, "make reference"):
+            for name in sys.argv[1:] or RUNS:
+                show.note(f"reference run {name}")
+                subprocess.run([sys.executable, "-m", "engram.report.reference", name], check=True)
+            summaries()
+    except EngramError as error:
+        sys.exit(f"engram: {error}")
 
 
 if __name__ == "__main__":

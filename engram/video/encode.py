@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram.clock import Marker
 from engram.errors import EngramError
-from engram.files import write_bytes
+from engram.files import write_bytes, writing
 
 if TYPE_CHECKING:
     from engram.video.draw import Picture
@@ -45,24 +44,22 @@ def mp4(path: Path, pictures: Pictures, size: tuple[int, int], fps: int, title: 
     """
     import av
 
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder) / "work.mp4"  # the index can be put first in a file alone
-        with av.open(str(work), "w", format="mp4", options=MOVIE) as container:
-            container.metadata["title"] = title
-            stream = _video(container, size, fps)
-            total = 0
-            packets: list[Any] = []
-            for picture, count in pictures:
-                frame = _frame(picture)
-                for _ in range(count):
-                    frame.pts, frame.time_base = total, Fraction(1, fps)
-                    packets += stream.encode(frame)
-                    total += 1
-            packets += stream.encode(None)
-            container.set_chapters(_chapters(marks, round(1000 * total / fps)))
-            for packet in packets:
-                container.mux(packet)
-        write_bytes(path, work.read_bytes())
+    # the index can be put first in a file alone
+    with writing(path) as work, av.open(str(work), "w", format="mp4", options=MOVIE) as container:
+        container.metadata["title"] = title
+        stream = _video(container, size, fps)
+        total = 0
+        packets: list[Any] = []
+        for picture, count in pictures:
+            frame = _frame(picture)
+            for _ in range(count):
+                frame.pts, frame.time_base = total, Fraction(1, fps)
+                packets += stream.encode(frame)
+                total += 1
+        packets += stream.encode(None)
+        container.set_chapters(_chapters(marks, round(1000 * total / fps)))
+        for packet in packets:
+            container.mux(packet)
 
 
 def png(path: Path, picture: Picture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from engram import locks
 from engram.video import draw, encode
 from engram.video.cast import Cast
 from engram.video.compose import together
@@ -36,21 +37,20 @@ def render(
     titles = titles or [cast.title for cast in casts]
     grids = [(cast.width, cast.height) for cast in casts]
     scene = draw.scene(grids, titles, size)
-    written = []
-    for kind in kinds:
-        path = out / f"{name}.{kind}"
-        if kind == "mp4":
-            painter = draw.Painter(scene)
-            pictures = ((painter.paint(screens), count) for screens, count in together(casts, fps))
-            encode.mp4(path, pictures, size, fps, titles[0], casts[0].markers)
-        elif kind == "gif":
-            width = GIF_WIDTHS[len(casts) > 1] * size[0] // draw.FULL[0]
-            _gif(path, casts, draw.trimmed(draw.scene(grids, titles, (width, TALLEST))))
-        else:
-            *_, (screens, _) = together(casts, fps)
-            encode.png(path, draw.Painter(scene).paint(screens))
-        written.append(path)
-    return written
+    paths = [out / f"{name}.{kind}" for kind in kinds]
+    with locks.held(out / name, "engram record"):
+        for kind, path in zip(kinds, paths):
+            if kind == "mp4":
+                painter = draw.Painter(scene)
+                pictures = ((painter.paint(screens), count) for screens, count in together(casts, fps))
+                encode.mp4(path, pictures, size, fps, titles[0], casts[0].markers)
+            elif kind == "gif":
+                width = GIF_WIDTHS[len(casts) > 1] * size[0] // draw.FULL[0]
+                _gif(path, casts, draw.trimmed(draw.scene(grids, titles, (width, TALLEST))))
+            else:
+                *_, (screens, _) = together(casts, fps)
+                encode.png(path, draw.Painter(scene).paint(screens))
+    return paths
 
 
 def _gif(path: Path, casts: Sequence[Cast], scene: draw.Scene) -> None:

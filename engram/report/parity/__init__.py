@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engram import backends, results, show
+from engram import backends, locks, results, show
 from engram.errors import EngramError
 from engram.files import PACKAGE
 from engram.report.parity import campaign, plot
@@ -45,12 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or (Path(tempfile.gettempdir()) / "engram-parity" if arguments.quick else REFERENCE)
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     size = campaign.quick() if arguments.quick else campaign.Size(seeds, arguments.steps)
-    with tempfile.TemporaryDirectory() as folder:
+    name = "parity.json" if arguments.backend == "cpu" else "parity-cuda.json"
+    with locks.held(out / name, "make parity"), tempfile.TemporaryDirectory() as folder:
         root = (arguments.work or Path(folder)).resolve()
         document = campaign.run(arguments.backend, size, root, jobs=min(2, os.cpu_count() or 1))
-    name = "parity.json" if arguments.backend == "cpu" else "parity-cuda.json"
-    results.write(out / name, document, "parity")
-    plot.write(document, (out / name).with_suffix(".svg"))
+        results.write(out / name, document, "parity")
+        plot.write(document, (out / name).with_suffix(".svg"))
     campaign.tell(document)
     show.note(f"written: {out / name} and its .svg")
     return campaign.exit_code(document)

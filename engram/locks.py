@@ -1,0 +1,59 @@
+"""Two runs at once are kept apart: one writes a place, the other is told who does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from engram.errors import EngramError
+from engram.files import is_open_at, lock, readable_errors, sweep
+from engram.text import shorten, visible
+
+_held: set[Path] = set()  # by this process, which may enter a place of its own again
+
+
+@contextlib.contextmanager
+def held(path: Path, command: str) -> Iterator[None]:
+    """Keep every other process from writing `path`, a file or folder, as long as the block lasts.
+
+    What killed writers left there is taken away first. `command` is what others are told. The lock lies beside `path`
+    while it is held; the kernel gives it back when its process ends, even if that is killed. On a filesystem without
+    locks the block runs all the same. Raises EngramError, at once, where another process holds the place.
+    """
+    path = Path(os.path.realpath(path))
+    if path in _held:
+        yield
+        return
+    file = path.parent / f".{path.name}.lock"
+    with readable_errors(path, "write here"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _taken(file, path)
+    try:
+        with contextlib.suppress(OSError):  # on a full disk it locks as well without a name
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"pid {os.getpid()}, `{command}`, since {time.strftime('%Y-%m-%d %H:%M')}".encode())
+        _held.add(path)
+        sweep(path)
+        yield
+    finally:
+        _held.discard(path)
+        with contextlib.suppress(OSError):
+            file.unlink()
+        os.close(descriptor)
+
+
+def _taken(file: Path, path: Path) -> int:
+    """The open lock file; it is one's own only if it still lies there once it is locked."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        free = lock(descriptor)
+        if free is None or (free and is_open_at(descriptor, file)):
+            return descriptor
+        holder = visible(shorten(os.read(descriptor, 200).decode("utf-8", "replace"), 120))
+        os.close(descriptor)
+        if not free:
+            who = f"another engram ({holder})" if holder else "another engram"
+            raise EngramError(f"{who} is writing here", where=str(path), fix="wait for it, or stop it")

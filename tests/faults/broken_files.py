@@ -1,0 +1,471 @@
+"""Broken files on disk: each kind of file, damaged in each way, under each command that reads or writes it.
+
+A case is lost where a command ends otherwise than with 0 or 2, shows a traceback, does not name the file, takes damage
+that can be known for content, or changes a file that is not its own to write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from click.testing import CliRunner, Result
+from documents import HASH, training, write_run
+from safetensors.numpy import save_file
+from tally import Note, Tally
+
+from engram import across, adapters, compare, conversion, model, results
+from engram.cli import main
+from engram.config import Config
+from engram.files import BUNDLED
+from engram.video import cast
+
+CASES = 2600  # at scale 1.0
+MODELS = 40  # of which each loads a model
+PACK = "name: pack\nexamples:\n" + "".join(
+    f'  - {{input: "The {ordinal} thing of the list", output: "answer {ordinal}", category: c{number % 3}}}\n'
+    for number, ordinal in enumerate(
+        ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+    )
+)
+NOBODY = 65534
+Fault = Callable[[Path, random.Random], None]
+Case = tuple[str, str, str]  # file, fault, command
+
+
+def truncate(path: Path, draw: random.Random) -> None:
+    os.truncate(path, draw.randrange(path.stat().st_size))
+
+
+def flip(path: Path, draw: random.Random) -> None:
+    """One bit: of a large file, more often one near its beginning, where headers are."""
+    size = path.stat().st_size
+    at = draw.randrange(min(size, draw.choice((64, 4096, size))))
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << draw.randrange(8)]))
+
+
+def zeros(path: Path, draw: random.Random) -> None:
+    """A block of NUL bytes, as a lost page leaves it."""
+    size = path.stat().st_size
+    at = draw.randrange(size)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(draw.randint(1, min(4096, size - at))))
+
+
+def longer(path: Path, draw: random.Random) -> None:
+    with path.open("ab") as file:
+        file.write(draw.randbytes(draw.randint(1, 100)))
+
+
+def huge(path: Path, _: random.Random) -> None:
+    os.truncate(path, 1 << 40)
+
+
+def empty(path: Path, _: random.Random) -> None:
+    path.write_bytes(b"")
+
+
+def folder(path: Path, _: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def dangling(path: Path, _: random.Random) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def loop(path: Path, _: random.Random) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def missing(path: Path, _: random.Random) -> None:
+    path.unlink()
+
+
+def unreadable(path: Path, _: random.Random) -> None:
+    path.chmod(0)
+
+
+FAULTS: dict[str, Fault] = {
+    fault.__name__: fault
+    for fault in (flip, truncate, zeros, longer, huge, empty, folder, dangling, loop, missing, unreadable)
+}
+OFTEN = {"flip": 6, "truncate": 3, "zeros": 2}
+
+DATA = ("data/train.jsonl", "data/valid.jsonl", "data/test.jsonl", "data/manifest.json")
+RUN = tuple(f"results/mlx/{name}.json" for name in ("baseline", "tuned", "training", "comparison"))
+ADAPTERS = ("mlx/adapters.safetensors", "mlx/adapter_config.json", "peft/adapter_model.safetensors",
+            "peft/adapter_config.json")  # fmt: skip
+MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "generation_config.json")
+SUMMED = (*MODEL, "heldout.jsonl", "replay.jsonl", "chat_template.jinja", "SHA256SUMS")
+
+# each kind of file: the files, and the commands that read them ({root} is the case's folder, {file} the file's)
+READERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "patterns": (("pack.yaml",), ("validate {root}/pack.yaml", "data --patterns {root}/pack.yaml --data {root}/new")),
+    "recipe": (("recipe.yaml",), ("train --model tiny --backend mlx --recipe {root}/recipe.yaml --data {root}/none",)),
+    "data": (DATA, ("data --check --data {root}/data",)),
+    "results": (
+        RUN,
+        (
+            "compare --backend mlx --results {root}/results",
+            "compare --across --results {root}/results",
+            "compare --show --backend mlx --results {root}/results",
+            "results verify {root}/{name} --data {root}/none --adapters {root}/none",
+            "report --results {root}/results --first mlx",
+        ),
+    ),
+    "adapter": (
+        tuple(f"adapters/{name}" for name in ADAPTERS),
+        ("adapter show {folder}", "adapter convert {folder} {root}/new"),
+    ),
+    "cast": (("results/mlx/demo.cast",), ("render --png --out {root}/new {root}/{name}",)),
+    "model": (tuple(f"model/{name}" for name in MODEL[:4]), ("resolve-model --model {root}/model",)),
+    "tiny": (tuple(f"tiny/{name}" for name in SUMMED), ("resolve-model --model tiny",)),
+}
+WRITES_COMPARISON = "compare --backend"  # it reads all but that; `compare --show` reads nothing else
+LOADERS = "verify-model --model {root}/model --backend mlx"
+
+# what is written, by which command; every one of them is there before
+WRITERS: dict[str, tuple[str, ...]] = {
+    "data --patterns {root}/pack.yaml --data {root}/data --seed 1": ("data",),
+    "compare --backend mlx --results {root}/results": ("results/mlx/comparison.json", "results/comparison.json"),
+    "compare --across --results {root}/results": ("results/comparison.json",),
+    "report --results {root}/results --first mlx": ("results/report.html",),
+    "adapter convert {root}/adapters/mlx {root}/empty": ("empty",),
+    "render --png --out {root}/out {root}/results/mlx/demo.cast": ("out/demo.png",),
+    "resolve-model --model {root}/model --out {root}/out/name": ("out/name",),
+}
+# each call of the system through which files are written; the fault comes at a drawn one of them
+CALLS = ("os.fsync", "tempfile.mkstemp", "tempfile.mkdtemp", "Path.write_bytes", "Path.replace", "Path.rename",
+         "_exchange", "Path.chmod")  # fmt: skip
+REFUSALS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
+
+
+def campaign(seed: int, scale: float, note: Note) -> list[Tally]:
+    """Every kind of damage; at least one case of each kind of file, fault and command, whatever the scale."""
+    with tempfile.TemporaryDirectory() as scratch:
+        sound = Path(scratch, "sound")
+        Path(scratch).chmod(0o755)  # for the cases of another user
+        make_sound(sound)
+        parts = (("broken", _read_cases), ("refused", _write_cases))
+        return [_part(name, part, sound, seed, scale, note) for name, part in parts]
+
+
+def _part(
+    name: str, cases: Callable[[random.Random, float], list[Case]], sound: Path, seed: int, scale: float, note: Note
+) -> Tally:
+    started, kinds, losses = time.monotonic(), Counter[str](), []
+    for number, case in enumerate(cases(random.Random(f"{seed}:{name}"), scale)):
+        kind = f"{case[1]}, {'writing' if name == 'refused' else case[0].split('/')[0]}"
+        kinds[kind] += 1
+        told = play(sound, case, random.Random(f"{seed}:{name}:{number}"), name == "refused")
+        losses += [f"seed {seed}, case {name}:{number} {case}: {line}" for line in told]
+        if number % 500 == 499:
+            note(f"{name}: {number + 1} cases, {len(losses)} losses")
+    what = {
+        "broken": "a damaged file under a command that reads it",
+        "refused": "a command whose writing the system refuses",
+    }[name]
+    return Tally(name, what, dict(kinds), losses, time.monotonic() - started)
+
+
+def _read_cases(draw: random.Random, scale: float) -> list[Case]:
+    every = [
+        (name, fault, command)
+        for names, commands in READERS.values()
+        for name in names
+        for fault in FAULTS
+        for command in commands
+        if not (name.endswith("comparison.json") and command.startswith(WRITES_COMPARISON))
+        and ("--show" not in command or name.endswith("comparison.json"))
+    ]
+    weights = [OFTEN.get(fault, 1) for _, fault, _ in every]
+    bits = ("flip", "truncate", "zeros")
+    loaded = [(f"model/{draw.choice(MODEL)}", draw.choice(bits), LOADERS) for _ in range(MODELS)]
+    return [*draw.choices(every, weights, k=round(CASES * scale)), *loaded[: round(MODELS * scale)]]
+
+
+def _write_cases(draw: random.Random, scale: float) -> list[Case]:
+    kinds = ("call", "call", "call", "limit", "other user", "kind", "full")
+    return [
+        (draw.choice([*CALLS]) if kind == "call" else draw.choice(WRITERS[command]), kind, command)
+        for kind, command in ((draw.choice(kinds), draw.choice([*WRITERS])) for _ in range(round(0.35 * CASES * scale)))
+    ]
+
+
+def play(sound: Path, case: Case, draw: random.Random, writing: bool) -> list[str]:
+    """What is wrong with one case, run in a copy of all that is sound."""
+    root = sound.with_name("case")
+    shutil.copytree(sound, root, symlinks=True, copy_function=_linked)
+    try:
+        return _refused(root, sound, case, draw) if writing else _damaged(root, sound, case, draw)
+    finally:
+        shutil.rmtree(root)
+
+
+def _linked(source: str, target: str) -> None:
+    """Copies of what is small, links to what is large: those are copied when they are damaged."""
+    if Path(source).stat().st_size > 100_000:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def _damaged(root: Path, sound: Path, case: Case, draw: random.Random) -> list[str]:
+    name, fault, command = case
+    path = root / name
+    shutil.copy(path, root / "copy")  # breaks a link
+    (root / "copy").replace(path)
+    FAULTS[fault](path, draw)
+    before = _state(root)
+    with as_nobody(root) if fault == "unreadable" and os.geteuid() == 0 else contextlib.nullcontext():
+        done = invoke(command, root, name)
+    if fault == "unreadable":
+        path.chmod(0o644)
+    lines, after = judged(done, path), _state(root)
+    lines += [f"touched {one}" for one in before if before[one] != after.get(one) and not _is_output(one)]
+    if done.exit_code == 0 and not _may_pass(path, sound / name, done.output):
+        lines.append("taken for sound")
+    return lines
+
+
+def _is_output(name: str) -> bool:
+    return name in ("results/comparison.json", "results/mlx/comparison.json", "results/report.html")
+
+
+def _may_pass(path: Path, sound: Path, output: str) -> bool:
+    """Whether a command may go on with this file: it is as it was in all that can be known, or it is said."""
+    name = path.parts[-2] + "/" + path.name
+    if name.startswith("data/") or "tiny/" in name:
+        # of the manifest: the seed, and the hashes of pattern files that lie elsewhere
+        return name == "data/manifest.json" and _sure(path) == _sure(sound)
+    if "results/" in str(path) and path.suffix == ".json":
+        noted = any(word in output for word in ("left out", "not there", "✗", "not comparable", "cannot be read"))
+        return noted or _json(path) == _json(sound)
+    return True
+
+
+def _sure(path: Path) -> object:
+    document = _json(path)
+    return {key: value for key, value in document.items() if key not in ("seed", "inputs")} if document else None
+
+
+def _json(path: Path) -> dict[str, object] | None:
+    try:
+        found: dict[str, object] | None = json.loads(path.read_bytes()) if path.stat().st_size < 1 << 20 else None
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _refused(root: Path, sound: Path, case: Case, draw: random.Random) -> list[str]:
+    what, kind, command = case
+    outputs = WRITERS[command]
+    for output in outputs:
+        if Path(output).suffix and not (root / output).exists():
+            (root / output).parent.mkdir(exist_ok=True)
+            (root / output).write_text("old")
+    before = _state(root)
+    with REFUSERS[kind](root, what, draw):
+        done = invoke(command, root, "")
+    if kind == "kind":
+        _put_back(root / what)
+    lines = judged(done, None)
+    after = _state(root)
+    if done.exit_code:
+        lines += [f"changed {one}" for one in before if before[one] != after.get(one) and not _may_change(one, case)]
+    lines += [f"left {one}" for one in after if Path(one).suffix in (".part", ".old", ".lock")]
+    return lines
+
+
+def _may_change(name: str, case: Case) -> bool:
+    """What is whole, though the command failed: it has several files, or its fault came after the change."""
+    late = case[1] == "call" and case[0] in ("os.fsync", "Path.replace", "Path.rename")
+    return late or name in ("results/mlx/comparison.json",)
+
+
+@contextlib.contextmanager
+def _call(root: Path, what: str, draw: random.Random) -> Iterator[None]:
+    """The system refuses one call, and all that follow it."""
+    from engram import files
+
+    owner, _, name = what.rpartition(".")
+    holder = {"os": files.os, "tempfile": files.tempfile, "Path": Path, "": files}[owner]
+    real, left = getattr(holder, name), [draw.randrange(6)]
+    code = draw.choice(REFUSALS)
+
+    def refuse(*given: object, **named: object) -> object:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(code, os.strerror(code), str(given[0]) if given else None)
+        return real(*given, **named)
+
+    with mock.patch.object(holder, name, refuse):
+        yield
+
+
+@contextlib.contextmanager
+def _limit(root: Path, what: str, draw: random.Random) -> Iterator[None]:
+    """No file may grow beyond a few bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (draw.randrange(200), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def _other_user(root: Path, what: str, draw: random.Random) -> Iterator[None]:
+    """The folders belong to somebody else: nothing may be written in them."""
+    if os.geteuid():
+        yield
+    else:
+        with as_nobody(root):
+            yield
+
+
+@contextlib.contextmanager
+def _other_kind(root: Path, what: str, draw: random.Random) -> Iterator[None]:
+    """A folder where a file belongs, and a file where a folder does."""
+    path = root / what
+    path.rename(path.with_name(path.name + ".aside"))
+    aside = path.with_name(path.name + ".aside")
+    if aside.is_dir():
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        (path / "mine").write_text("mine")
+    yield
+
+
+def _put_back(path: Path) -> None:
+    """After that, what stood there must still stand there."""
+    mine = path / "mine" if path.is_dir() else path
+    assert mine.read_text() == "mine"
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.with_name(path.name + ".aside").rename(path)
+
+
+@contextlib.contextmanager
+def _full(root: Path, what: str, draw: random.Random) -> Iterator[None]:
+    """A disk of a few kilobytes under the folder that is written to; root alone can have one."""
+    place = (root / what).parent if Path(what).suffix else root / what
+    mounted = os.geteuid() == 0 and what != "results/mlx/comparison.json" and place != root
+    mounted = mounted and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={4 * draw.randint(1, 4)}k", "tmpfs", str(place)],
+        capture_output=True, check=False,
+    ).returncode == 0  # fmt: skip
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(place)], check=True)
+
+
+REFUSERS = {"call": _call, "limit": _limit, "other user": _other_user, "kind": _other_kind, "full": _full}
+
+
+@contextlib.contextmanager
+def as_nobody(root: Path) -> Iterator[None]:
+    """Permissions do not bind root."""
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def invoke(command: str, root: Path, name: str) -> Result:
+    """Run a command as the shell would, but for the process."""
+    arguments = [
+        part.format(root=root, name=name, folder=(root / name).parent, file=root / name) for part in command.split()
+    ]
+    with mock.patch.object(model, "BUNDLED", root):
+        return CliRunner().invoke(main, arguments)
+
+
+def judged(done: Result, path: Path | None) -> list[str]:
+    """What is wrong with how a command ended."""
+    lines = []
+    if done.exit_code not in (0, 2) or not isinstance(done.exception, (SystemExit, type(None))):
+        lines.append(f"exit code {done.exit_code}, {type(done.exception).__name__}: {str(done.exception)[:300]}")
+    elif "Traceback" in done.output:
+        lines.append("a traceback")
+    elif done.exit_code == 2 and path and not any(name in done.output for name in (path.name, path.parent.name)):
+        lines.append(f"{path.name} is not named: {done.output[-300:]}")
+    elif done.exit_code == 2 and "engram: " not in done.output and "✗" not in done.output:
+        lines.append(f"no reason: {done.output[-300:]}")
+    return lines
+
+
+def _state(root: Path) -> dict[str, str]:
+    """Each file's content by its hash; of large ones, which are not written in place, size and time."""
+    state = {}
+    for place, _, names in os.walk(root):
+        for name in names:
+            path = Path(place, name)
+            found = path.lstat()
+            large = path.is_symlink() or found.st_size > 100_000 or not found.st_mode & 0o400
+            content = f"{found.st_size} {found.st_mtime_ns}" if large else hashlib.md5(path.read_bytes()).hexdigest()
+            state[path.relative_to(root).as_posix()] = content
+    return state
+
+
+def make_sound(root: Path) -> None:
+    """A checkout after a run, with everything in it small and sound."""
+    root.mkdir()
+    (root / "pack.yaml").write_text(PACK)
+    (root / "recipe.yaml").write_text("rank: 4\nlearning_rate: 0.001\nschedule: cosine\nsteps: 2\n")
+    for name in ("empty", "out"):
+        (root / name).mkdir()
+    shutil.copytree(BUNDLED / "tiny", root / "tiny")
+    shutil.copytree(BUNDLED / "tiny", root / "model")
+    for name in BUNDLED.glob("*.jsonl"):
+        shutil.copy(name, root)
+    done = invoke("data --patterns {root}/pack.yaml --data {root}/data", root, "")
+    assert done.exit_code == 0, done.output
+    make_adapter(root / "adapters/mlx")
+    conversion.convert(root / "adapters/mlx", root / "adapters/peft")
+    for backend in ("mlx", "cpu"):
+        place = root / "results" / backend
+        write_run(place, backend)
+        results.write(place / "training.json", training(HASH["b"], backend, (1.0, 0.5)), "training")
+        compare.compare(place)
+    across.collect(root / "results")
+    events = (cast.Event(0.0, cast.MARKER, "one"), cast.Event(0.5, cast.OUTPUT, "\x1b[1mhello\x1b[0m\r\n"))
+    cast.write(root / "results/mlx/demo.cast", cast.Cast(80, 24, 1.0, "a show", events))
+    for path in root.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def make_adapter(place: Path) -> None:
+    """A small adapter in mlx-lm's layout, of seeded numbers."""
+    place.mkdir(parents=True)
+    draws, config = np.random.default_rng(0), Config(rank=2)
+    layers = [f"model.layers.{block}.self_attn.{kind}" for block in (0, 1) for kind in ("q_proj", "v_proj")]
+    tensors = {f"{name}.lora_a": draws.random((8, 2), np.float32) for name in layers}
+    tensors |= {f"{name}.lora_b": draws.random((2, 8), np.float32) for name in layers}
+    save_file(tensors, place / adapters.MLX_WEIGHTS)
+    (place / adapters.CONFIG).write_text(json.dumps(adapters.mlx_config(config, "tiny")))
