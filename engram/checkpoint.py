@@ -18,7 +18,7 @@ from typing import Any
 from engram.conversion import tensor_file
 from engram.conversion.tensor_file import Tensor
 from engram.errors import EngramError
-from engram.files import read_bytes, readable_errors, write_bytes
+from engram.files import read_bytes, readable_errors, sweep, write_bytes
 
 EVERY = 25  # steps between two checkpoints where nobody says otherwise
 _SEAL = 64 * "0"
@@ -104,8 +104,8 @@ def path_for(adapter: Path) -> Path:
 def drop(path: Path) -> None:
     """Take a checkpoint away, and what a killed writer of it left beside it."""
     with readable_errors(path, "take this checkpoint away"):
-        for left in (path, *path.parent.glob(f".{path.name}.*.part")):
-            left.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    sweep(path)
 
 
 def pack(found: Checkpoint, identity: Mapping[str, Any]) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,33 +54,36 @@ def train(
     whatever the backend refuses.
     """
     backend = backends.get(backend_name)
-    data_identity = results.data_identity(read_manifest(data), data)
+    known = results.data_identity(read_manifest(data), data)
     plan = planned(model, config, data)
-    results.refuse_changed_data(data_identity, data)
-    identity = _identity(backend_name, backend.device(), model, config, data_identity, plan)
-    with locks.held(adapter, "engram train"):
-        keeper = _keeper(checkpoint.path_for(adapter), identity, saving or Saving(), adapter / backend.WEIGHTS, log)
-        with new_folder(adapter) as work:
-            run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
-            document = {
-                "document": "training",
-                "schema_version": results.SCHEMA_VERSION,
-                "backend": backend_name,
-                "device": run.device,
-                "model": model.describe(),
-                "data": data_identity,
-                "replay": plan.replay,
-                "recipe": config.as_dict() | {"steps": len(plan.batches)},
-                "adapter": {"sha256": sha256(work / backend.WEIGHTS), "parameters": run.trainable_parameters},
-                "provenance": results.provenance(),
-                "steps": _steps(run, plan.batches, config),
-                "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
-                "summary": _summary(run, plan.batches, keeper.wall_seconds),
-            }
-            if keeper.resumed_at:
-                document["resumed_at"] = list(keeper.resumed_at)
-            results.write(log, document, "training")
-        checkpoint.drop(keeper.path)
+    results.refuse_changed_data(known, data)
+    identity = _identity(backend_name, backend.device(), model, config, known, plan)
+    place, end = checkpoint.path_for(adapter), (adapter / backend.WEIGHTS, log)
+    with (
+        locks.held(adapter, "engram train"),
+        _kept(place, identity, saving or Saving(), end) as keeper,
+        new_folder(adapter) as work,
+    ):
+        run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
+        weights = sha256(work / backend.WEIGHTS)
+        document = {
+            "document": "training",
+            "schema_version": results.SCHEMA_VERSION,
+            "backend": backend_name,
+            "device": run.device,
+            "model": model.describe(),
+            "data": known,
+            "replay": plan.replay,
+            "recipe": config.as_dict() | {"steps": len(plan.batches)},
+            "adapter": {"sha256": weights, "parameters": run.trainable_parameters},
+            "provenance": results.provenance(),
+            "steps": _steps(run, plan.batches, config),
+            "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
+            "summary": _summary(run, plan.batches, keeper.wall_seconds),
+        }
+        if keeper.resumed_at:
+            document["resumed_at"] = list(keeper.resumed_at)
+        results.write(log, document, "training")
     return document
 
 
@@ -136,14 +140,30 @@ def _digest(batches: Sequence[Batch]) -> str:
     return digest.hexdigest()
 
 
-def _keeper(place: Path, identity: dict[str, Any], saving: Saving, weights: Path, log: Path) -> Keeper:
-    """What keeps this run's checkpoints, and knows the one that it goes on from, if any."""
-    if saving.fresh:
+@contextlib.contextmanager
+def _kept(place: Path, identity: dict[str, Any], saving: Saving, end: tuple[Path, Path]) -> Iterator[Keeper]:
+    """The keeper of a run, which goes on from its checkpoint; that is taken away when the block ends without an error.
+
+    Where the checkpoint's run was finished after all, at its `end`, weights and log, it is taken away at once. Raises
+    EngramError where it is damaged, or of a run that differs, naming each field with both values.
+    """
+    begun = None
+    if place.is_file() and not saving.fresh:
+        known, tensors, run = checkpoint.read(place)
+        if not _is_finished(run, *end):
+            if lines := results.differing(known, identity, sorted({*known, *identity})):
+                what = "this checkpoint is of another run (there, and now)"
+                raise EngramError(
+                    what, where=str(place), problems=lines, fix=f"put it back, or {checkpoint.fix(place)}"
+                )
+            begun = checkpoint.made(tensors, run)
+    if not begun:
         checkpoint.drop(place)
-    return Keeper(place, identity, saving.every, _begun(place, identity, weights, log))
+    yield Keeper(place, identity, saving.every, begun)
+    checkpoint.drop(place)
 
 
-def _begun(place: Path, identity: dict[str, Any], weights: Path, log: Path) -> Checkpoint | None:
+def _begun(place: Path, identity: dict[str, Any], end: tuple[Path, Path]) -> Checkpoint | None:
     """The checkpoint to go on from, None where there is none or where its run was finished after all.
 
     Raises EngramError where it is damaged, or of a run that differs, naming each field with both values.
@@ -151,7 +171,7 @@ def _begun(place: Path, identity: dict[str, Any], weights: Path, log: Path) -> C
     if not place.is_file():
         return None
     known, tensors, run = checkpoint.read(place)
-    if _is_finished(run, weights, log):
+    if _is_finished(run, *end):
         return None
     if lines := results.differing(known, identity, sorted({*known, *identity})):
         what = "this checkpoint is of another run (there, and now)"

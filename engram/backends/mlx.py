@@ -6,14 +6,13 @@ import importlib.util
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion
-from engram.backends import Answer, Progress, TrainingRun, blas, mlx_numerics, mlx_state, refuse_quantize, silenced
+from engram.backends import Answer, Progress, TrainingRun, blas, mlx_numerics, mlx_state, refuse_quantize
 from engram.backends.curve import Curve
 from engram.checkpoint import Keeper
 from engram.config import Config
@@ -101,8 +100,7 @@ def train(
         adapter_file=str(out / WEIGHTS),
     )
     rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
-    snapshot = partial(mlx_state.state, loaded, optimizer)
-    with curve.running(snapshot), silenced(), _saving(out.parent):  # the progress shown is ours
+    with curve.running(partial(mlx_state.state, loaded, optimizer)), mlx_state.quiet(out.parent):
         mlx_train(loaded, optimizer, batches, None, arguments, _loss, rest, _Report(curve))
     write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return curve.finished(int(mx.get_peak_memory()), trainable, device())
@@ -174,18 +172,6 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
         return np.array(_token_losses(session.model, *_arrays(batch)[:3]).astype(mx.float32))
 
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
-
-
-@contextmanager
-def _saving(folder: Path) -> Iterator[None]:
-    """MLX says in a RuntimeError what it could not write, and no more than that: a full disk, most of all."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith(("[write]", "[save_safetensors]")):
-            raise
-        what = f"cannot write the adapter: {str(error).partition(' ')[2]}"
-        raise EngramError(what, where=str(folder), fix="check the permissions and the free disk space") from error
 
 
 class _Report:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from engram.backends import silenced
 from engram.checkpoint import State
 from engram.conversion import DTYPES
 from engram.conversion.tensor_file import Tensor
+from engram.errors import EngramError
 
 WEIGHTS, MOMENTS = "adapter.", "optimizer."
 
@@ -36,6 +40,22 @@ def restore(model: Any, optimizer: Any, found: State) -> None:
     high, low = found.rest["random"]
     mx.random.seed(high << 32 | low)  # the key is the seed's two halves; it cannot be set otherwise
     mx.eval(model.parameters(), optimizer.state)
+
+
+@contextlib.contextmanager
+def quiet(folder: Path) -> Iterator[None]:
+    """Nothing that mlx-lm prints is seen, since the progress shown is ours; what it cannot write is an EngramError.
+
+    MLX says in a RuntimeError what it could not write, and no more than that: a full disk, most of all.
+    """
+    try:
+        with silenced():
+            yield
+    except RuntimeError as error:
+        if not str(error).startswith(("[write]", "[save_safetensors]")):
+            raise
+        what = f"cannot write the adapter: {str(error).partition(' ')[2]}"
+        raise EngramError(what, where=str(folder), fix="check the permissions and the free disk space") from error
 
 
 def _under(prefix: str, found: State) -> Iterator[tuple[str, Any]]:

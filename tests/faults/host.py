@@ -160,6 +160,7 @@ def say(word: dict[str, Any]) -> None:
 
 def work(order: dict[str, Any]) -> None:
     """In the child: the command, as a process of its own would run it; never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command has its own; Python's would show a traceback
     output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)

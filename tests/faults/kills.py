@@ -56,15 +56,15 @@ class Site:
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def log(self) -> dict[str, Any]:
-        """The training log without times, dates, memory and the word on interruptions."""
+        """The training log without times, dates, memory, the word on interruptions, and its own checksum."""
         document = json.loads((self.root / "results" / self.backend / "training.json").read_text("utf-8"))
         for step in document["steps"]:
             del step["seconds"]
         for name in MEASURED:
             del document["summary"][name]
-        del document["provenance"]["created"]
-        document.pop("resumed_at", None)
-        return dict(document)
+        for name in ("created", "git_commit"):  # somebody may commit meanwhile
+            del document["provenance"][name]
+        return {name: value for name, value in document.items() if name not in ("resumed_at", "checksum")}
 
     def files(self) -> set[str]:
         """Every file and folder of the run."""
