@@ -24,7 +24,8 @@ from engram.model import TEMPLATES, resolve
 CHATML = (BUNDLED / "tiny" / "chat_template.jinja").read_text("utf-8")
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
+    "{% endif %}"
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -173,10 +174,10 @@ def test_unsloth_renders_no_template(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_every_loader_is_told_that_no_code_may_come_along() -> None:
     for path in sorted(PACKAGE.rglob("*.py")):
         text = path.read_text("utf-8")
-        assert not re.search(
-            r"torch\.load\(|pickle\.loads?\(|yaml\.(unsafe_|full_)?load\(|trust_remote_code=True", text
-        ), path
-        for call in re.findall(r"(?<!def )\bfrom_pretrained\((?:[^()]|\([^()]*\))*\)", text):
+        assert not re.search(r"pickle\.loads?\(|yaml\.(unsafe_|full_)?load\(|trust_remote_code=True", text), path
+        for call in re.findall(r"torch\.load\(.*", text):  # the one checkpoint that `engram base-model` writes itself
+            assert "weights_only=True" in call and path.stem == "pretrain", (path, call)
+        for call in re.findall(r"\bfrom_pretrained\((?:[^()]|\([^()]*\))*\)", text):
             assert "trust_remote_code=False" in call or "**options" in call, (path, call)
     check = (PACKAGE / "report" / "gpu_check.py").read_text("utf-8")
     assert '"trust_remote_code": False, "use_safetensors": True' in check
