@@ -172,7 +172,7 @@ gpu-check: | $(PYTHON) ## Unsloth against plain TRL + PEFT: curves, speed, memor
 	@$(PYTHON) -m engram.report.gpu_check --backend $(BACKEND)
 
 parity: $(VENV)/.ready $(VENV)/.ready-$(PARITY) ## MLX and Unsloth on one loss curve (ARGS=--quick)
-	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(call install,--require-hashes -r requirements-video.txt)
+	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(call listed,-r requirements-video.txt)
 	@$(PYTHON) -m engram.report.parity --backend $(PARITY) $(ARGS)
 
 base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on two cores)
@@ -238,6 +238,8 @@ distclean: clean ## and the virtual environment and caches
 # uv where it is found, else pip
 install = if command -v uv >/dev/null; then uv pip install -q --python $(PYTHON) $(1); \
   else $(PYTHON) -m pip install -q --disable-pip-version-check $(1); fi
+# of a list, which is complete: nothing is resolved, and a file whose hash is not in it is refused
+listed = $(call install,--no-deps --require-hashes $(1))
 # engram itself, built by what requirements-build.txt brought: nothing is fetched that no hash holds
 itself = $(call install,--no-deps --no-build-isolation -e .)
 
@@ -248,13 +250,13 @@ $(PYTHON):
 	@if command -v uv >/dev/null; then uv venv -q --seed --python $(PYTHON3) $(VENV); else $(PYTHON3) -m venv $(VENV); fi
 
 $(VENV)/.ready: requirements.txt requirements-build.txt pyproject.toml | $(PYTHON)
-	@$(call install,--require-hashes -r requirements-build.txt -r requirements.txt)
+	@$(call listed,-r requirements-build.txt -r requirements.txt)
 	@$(itself)
 	@touch $@
 
 $(VENV)/.ready-cuda: requirements-gpu.txt requirements-build.txt pyproject.toml | $(PYTHON)
 	@echo "installing Unsloth, TRL and torch for CUDA (about 4 GB, once)"
-	@$(call install,--require-hashes -r requirements-build.txt -r requirements-gpu.txt)
+	@$(call listed,-r requirements-build.txt -r requirements-gpu.txt)
 	@$(itself)
 	@rm -f $(VENV)/.ready-cpu && touch $@
 
@@ -268,11 +270,11 @@ $(VENV)/.ready-cpu: requirements-cpu.txt requirements-torch.txt requirements-bui
 	@rm -f $(VENV)/.ready-cuda && touch $@
 
 $(VIDEO_READY): requirements-video.txt | $(READY)
-	@$(call install,--require-hashes -r requirements-video.txt)
+	@$(call listed,-r requirements-video.txt)
 	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(READY) $(VIDEO_READY)
-	@$(call install,--require-hashes -r requirements-dev.txt)
+	@$(call listed,-r requirements-dev.txt)
 	@touch $@
 
 # --- parameters: rewritten only where they differ, so that a changed variable redoes what depends on it -----------------

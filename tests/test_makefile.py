@@ -17,7 +17,7 @@ from engram.files import PACKAGE
 ROOT = PACKAGE.parent
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-cpu.txt")
+REQUIREMENTS = tuple(path.name for path in ROOT.glob("requirements*.txt"))
 
 # stands in for `engram`: writes the files that each stage would, and keeps a list of the calls
 STUB = """#!/bin/bash

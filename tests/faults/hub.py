@@ -1,4 +1,4 @@
-"""The model hub goes away, in each way and at each seed's moment: refused within a bound, or a whole model; never else."""
+"""The model hub goes away, in each way: what it does is refused within a bound, or the model is whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def campaign(seed: int, scale: float, note: Note) -> list[Tally]:
     draw = random.Random(seed)
     faults = [fault for _ in range(rounds) for fault in (*FAULTS, ONCE)]
     if scale < 0.2:
-        faults = draw.sample(faults, 5)
+        faults = draw.sample(faults, 3)
     started, losses, kinds, longest = time.monotonic(), [], Counter[str](), 0.0
     for number, fault in enumerate(faults):
         note(f"hub {number + 1}/{len(faults)}: {fault}")

@@ -1,0 +1,178 @@
+"""Hostile models and adapters: nothing of theirs runs, waits, shows a private file or takes the machine."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tally import Note, Tally
+
+from engram import adapters, chat_template, template_worker
+from engram.encoding import load_encoder
+from engram.errors import EngramError
+from engram.files import BUNDLED
+from engram.model import resolve
+
+MESSAGES = [{"role": "user", "content": "Hello"}]
+BOUND = 30.0  # seconds for one template, on a machine that does other work too
+DOUBLES = "{%% set n = namespace(s=%s) %%}{%% for i in range(99) %%}{%% set n.s = n.s + n.s %%}{%% endfor %%}"
+TEMPLATES = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a long product": "{{ 'x' * 10**10 }}",
+    "a long constant": "{{ 'x'|center(10**9) }}",
+    "a large number": "{{ 9 ** (9 ** 9) }}",
+    "macros without end": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "a wide format": "{{ '%1000000000d' % 5 }}",
+    "another wide format": "{{ '{:>1000000000}'.format(1) }}",
+    "a text that doubles": DOUBLES % "'xx'",
+    "a list that doubles": DOUBLES % "[1]",
+    "attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ cycler.__init__.__globals__.os.popen('touch MARK').read() }}",
+    "attributes by a filter": "{{ ''|attr('__class__') }}",
+    "attributes by a format": "{{ '{0.__class__.__mro__}'.format(messages) }}",
+    "a giant range": "{{ range(10**9)|list }}",
+    "a long text": "{{ 'x' * 2000000 }}",
+    "a file": "{% include 'MARK' %}",
+    "no template": "{% for %}",
+    "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "a long source": "x" * (chat_template.SOURCE + 1),
+    "a control character": "{{ raise_exception('\x1b[2J') }}",
+}
+
+
+class Payload:
+    """Leaves the mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def evil_model(folder: Path, mark: Path, draw: random.Random | None = None) -> Path:
+    """The bundled model, with everything beside it that some loader runs or unpickles; a choice of it where drawn."""
+    shutil.copytree(BUNDLED / "tiny", folder)
+    code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+    names = ["evil", "modeling_evil", "tokenization_evil", "configuration_evil", "__init__", "sitecustomize", "jinja2"]
+    pickles = ["pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "model.pkl", "rng.pth"]
+    parts: list[Callable[[], object]] = [
+        lambda: change(folder / "config.json", auto_map=dict.fromkeys(AUTO, "evil.Evil"), custom_pipelines={"x": {}}),
+        lambda: change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]}),
+        lambda: [(folder / f"{name}.py").write_text(code) for name in names],
+        lambda: [(folder / name).write_bytes(pickle.dumps(Payload(mark))) for name in pickles],
+        lambda: change(folder / "generation_config.json", custom_generate="evil.py"),
+    ]
+    for part in parts if draw is None else draw.sample(parts, draw.randint(1, len(parts))):
+        part()
+    return folder
+
+
+AUTO = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoTokenizer")
+
+
+def change(path: Path, **more: Any) -> None:
+    old = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**old, **more}), "utf-8")
+
+
+def weights_elsewhere(folder: Path, secret: Path) -> None:
+    names = {"model.embed_tokens.weight": f"../{secret.name}"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def link(name: str) -> Callable[[Path, Path], None]:
+    def make(folder: Path, secret: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(secret)
+
+    return make
+
+
+# each must be refused, by name
+FOLDERS: dict[str, Callable[[Path, Path], None]] = {
+    "an index that leads out": weights_elsewhere,
+    "a template that is a link": link("chat_template.jinja"),
+    "weights that are a link": link("model.safetensors"),
+    "a linked file beside": link("notes.txt"),
+    "code for mlx-lm": lambda folder, _: change(folder / "config.json", model_file="evil.py"),
+    "an unknown architecture": lambda folder, _: change(folder / "config.json", model_type="../../evil"),
+    "an adapter inside": lambda folder, _: change(folder / "adapter_config.json", base_model_name_or_path="../x"),
+    "pickled weights alone": lambda folder, _: (folder / "model.safetensors").rename(folder / "model.bin") and None,
+    "weights beside the index": lambda folder, _: (folder / "model-2.safetensors").touch(),
+}
+
+
+def campaign(seed: int, scale: float, note: Note) -> list[Tally]:
+    """Every template and folder; each round draws other conversations and other dangerous files."""
+    rounds, draw = max(1, round(10 * scale)), random.Random(seed)
+    started, losses, kinds = time.monotonic(), [], Counter[str]()
+    for number in range(rounds):
+        note(f"hostile {number + 1}/{rounds}")
+        few = scale < 0.2
+        for name in draw.sample(sorted(TEMPLATES), 8 if few else len(TEMPLATES)):
+            kinds["template"] += 1
+            losses += [f"seed {seed}, template, {name}: {problem}" for problem in template(TEMPLATES[name], draw)]
+        for name in sorted(FOLDERS):
+            kinds["folder"] += 1
+            losses += [f"seed {seed}, folder, {name}: {problem}" for problem in folder(name, draw)]
+    what = "a model or template that wants to run code, take everything or lead elsewhere"
+    return [Tally("hostile", what, dict(kinds), losses, time.monotonic() - started)]
+
+
+class Tokenizer:
+    """As much of one as rendering asks for."""
+
+    special_tokens_map: dict[str, str] = {"eos_token": "</s>"}  # noqa: RUF012
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+
+    def get_chat_template(self) -> str:
+        return self.template
+
+
+def template(source: str, draw: random.Random) -> list[str]:
+    """What one template did that it may not."""
+    began, turns = time.monotonic(), [*MESSAGES] * draw.randint(1, 9)
+    try:
+        text = chat_template.render(Tokenizer(source), turns, draw.random() < 0.5)
+        problems = [f"gave {text[:60]!r}"]
+    except EngramError as error:
+        problems = [f"a control character in {error}"] if "\x1b" in str(error) else []
+    seconds = time.monotonic() - began
+    return problems + ([f"took {seconds:.0f} s"] if seconds > BOUND + template_worker.SECONDS else [])
+
+
+def folder(name: str, draw: random.Random) -> list[str]:
+    """What one model's folder did that it may not."""
+    with tempfile.TemporaryDirectory() as root:
+        mark, secret = Path(root) / "mark", Path(root) / "secret"
+        secret.write_text("a private text")
+        place = evil_model(Path(root) / "model", mark, draw)
+        FOLDERS[name](place, secret)
+        problems = []
+        try:
+            load_encoder(resolve(str(place)))
+            if name != "an unknown architecture":  # which is refused where the model itself is loaded
+                problems.append("was taken")
+        except EngramError as error:
+            problems = ["a private text was shown"] if "a private text" in str(error) else []
+        return problems + (["code of the model was run"] if mark.exists() else [])
+
+
+def evil_adapter(folder: Path, secret: Path) -> Path:
+    """An adapter's configuration whose names lead elsewhere."""
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": f"../{secret.name}", "r": 4, "auto_mapping": {"x": "y"}}
+    (folder / adapters.CONFIG).write_text(json.dumps(settings))
+    (folder / adapters.PEFT_WEIGHTS).symlink_to(secret)
+    return folder

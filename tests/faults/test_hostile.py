@@ -1,0 +1,250 @@
+"""Hostile models, adapters and patterns: the short form of the campaign, and both backends, and a whole small run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hostile as part
+import pytest
+
+from engram import adapters, backends, chat_template
+from engram.encoding import load_encoder
+from engram.errors import EngramError
+from engram.files import BUNDLED, PACKAGE
+from engram.model import TEMPLATES, resolve
+
+CHATML = (BUNDLED / "tiny" / "chat_template.jinja").read_text("utf-8")
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
+    "{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QWEN = """{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- for tool in tools %}
+        {{- "\\n" }}
+        {{- tool | tojson }}
+    {%- endfor %}
+{%- else %}
+    {%- if messages[0]['role'] == 'system' %}
+        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
+    {%- endif %}
+{%- endif %}
+{%- set ns = namespace(last=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if message.role == "user" and not message.content.startswith('<tool') %}
+        {%- set ns.last = index %}
+        {%- break %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.content is string and loop.index0 <= ns.last + 1 %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content.strip('\\n') + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}"""
+LLAMA = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- set date_string = "26 Jul 2024" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\nToday Date: " + date_string + "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{% generation %}{{ messages | tojson(indent=1) }}{% endgeneration %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}"""
+FAMILIES = {"ChatML, SmolLM": CHATML, "SmolLM2": SMOLLM2, "Qwen": QWEN, "Llama": LLAMA, "phi-2": TEMPLATES["phi-2"]}
+TALKS = [
+    [{"role": "user", "content": " Grüße,\n<b>you</b> & 漢字 \u2028 "}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{{ 7 * 7 }}"}],
+    [{"role": r, "content": f"{r} says\n"} for r in ("user", "assistant", "user", "assistant")],
+]
+BACKENDS = {"mlx": "mlx", "cpu": "unsloth"}
+
+
+def test_the_short_campaign_loses_nothing() -> None:
+    (tally,) = part.campaign(1, 0.05, lambda line: None)
+    assert tally.losses == []
+    assert tally.kinds == {"template": 8, "folder": len(part.FOLDERS)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("talk", TALKS)
+@pytest.mark.parametrize("generation", [True, False])
+def test_a_template_is_rendered_as_transformers_does(family: str, talk: list[dict[str, str]], generation: bool) -> None:
+    tokenizer = load_encoder(resolve("tiny")).tokenizer
+    tokenizer.chat_template = FAMILIES[family]
+    options = {"tokenize": False, "add_generation_prompt": generation, "enable_thinking": False}
+    assert chat_template.render(tokenizer, talk, generation) == tokenizer.apply_chat_template(talk, **options)
+
+
+def test_every_day_is_the_same_to_a_template() -> None:
+    assert chat_template.render(part.Tokenizer("{{ strftime_now('%d %b %Y') }}"), [], False) == "26 Jul 2024"
+
+
+def test_a_template_that_hangs_does_not_cost_the_next_one() -> None:
+    once = part.Tokenizer("{% if messages|length > 1 %}" + part.TEMPLATES["loops"] + "{% endif %}{{ messages|length }}")
+    started = time.monotonic()
+    with pytest.raises(EngramError, match="more than 2 seconds"):
+        chat_template.render(once, part.MESSAGES * 2, False)
+    assert time.monotonic() - started < 20
+    assert chat_template.render(once, part.MESSAGES, False) == "1"
+
+
+def test_the_process_of_a_template_can_open_nothing_and_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the sandbox were broken: the worker's own limits, asked from inside it."""
+    monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    probe = (
+        "import sys, os; sys.path.insert(0, sys.argv[1]); import template_worker as w; w.limit()\n"
+        "for call in (lambda: open('/etc/passwd'), lambda: bytearray(2 * w.MEMORY), lambda: os.pipe()):\n"
+        "    try: call(); print('allowed')\n"
+        "    except (OSError, MemoryError): print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", probe, str(PACKAGE)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused"] * 3 if sys.platform == "linux" else "refused" in done.stdout
+    process = chat_template._started()
+    try:
+        if sys.platform == "linux":
+            assert b"hf_planted" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+    finally:
+        chat_template._end(process)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_nothing_that_lies_beside_a_model_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "cpu" and not importlib.util.find_spec("unsloth"):
+        pytest.skip("Unsloth is not installed")
+    if name == "mlx" and not importlib.util.find_spec("mlx_lm"):
+        pytest.skip("mlx-lm is not installed")
+    mark = tmp_path / "mark"
+    folder = part.evil_model(tmp_path / "model", mark)
+    monkeypatch.chdir(folder)
+    model = resolve(str(folder))
+    encoder = load_encoder(model)
+    backend = backends.get(name)
+    session = backend.load(model)
+    answers = backend.generate(session, [encoder.prompt("Hello")], encoder.stop_ids, 2)
+    assert answers and not mark.exists()
+
+
+def test_the_mark_would_appear(tmp_path: Path) -> None:
+    """The dangerous files are dangerous: whoever runs one leaves the mark."""
+    import pickle
+
+    mark = tmp_path / "mark"
+    folder = part.evil_model(tmp_path / "model", mark)
+    pickle.loads((folder / "pytorch_model.bin").read_bytes())
+    assert mark.exists()
+    mark.unlink()
+    subprocess.run([sys.executable, str(folder / "evil.py")], check=True)
+    assert mark.exists()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("unsloth"), reason="Unsloth is not installed")
+def test_unsloth_renders_no_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    calls: list[Any] = []
+    backend = backends.get("cpu")
+    monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", lambda *a, **k: calls.append(a) or "")
+    backend.load(resolve("tiny"))
+    assert calls == []
+
+
+def test_every_loader_is_told_that_no_code_may_come_along() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text("utf-8")
+        assert not re.search(r"pickle\.loads?\(|yaml\.(unsafe_|full_)?load\(|trust_remote_code=True", text), path
+        for call in re.findall(r"torch\.load\(.*", text):  # the one checkpoint that `engram base-model` writes itself
+            assert "weights_only=True" in call and path.stem == "pretrain", (path, call)
+        for call in re.findall(r"\bfrom_pretrained\((?:[^()]|\([^()]*\))*\)", text):
+            assert "trust_remote_code=False" in call or "**options" in call, (path, call)
+    check = (PACKAGE / "report" / "gpu_check.py").read_text("utf-8")
+    assert '"trust_remote_code": False, "use_safetensors": True' in check
+
+
+def test_an_adapter_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("a private text")
+    folder = part.evil_adapter(tmp_path / "adapter", tmp_path / "secret")
+    with pytest.raises(EngramError, match="links lead out") as caught:
+        adapters.read_adapter(folder)
+    assert "private" not in str(caught.value)
+
+
+ROWS = {
+    "ansi": ("Ansi \x1b[31mred\x1b[0m", "green \x1b]52;c;aGk=\x07"),
+    "link": ("A \x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\", "right \u202eleft\u202c"),
+    "<b>html</b>": ("The <script>alert(1)</script>", "</script><img src=x onerror=alert(2)>"),
+    "[bold]rich[/bold]": ("The [red]colour[/red] [link=https://evil.example]x[/link]", "[bold]white [/]"),
+    "a|b`c`": ("Pipes | and `ticks`", "black | `red` & 'x' \"y\""),
+    "wide": ("Zero\u200bwidth {{ 7 * 7 }}", "two\u2066lines {% raw %}"),
+}
+SECRETS = {
+    "HF_TOKEN": "hf_plantedtoken",
+    "WANDB_API_KEY": "plantedwandbkey",
+    "AWS_SECRET_ACCESS_KEY": "plantedawskey",
+    "USER": "planteduser",
+    "LOGNAME": "planteduser",
+    "HOSTNAME": "plantedhost",
+}
+
+
+@pytest.mark.slow
+def test_a_whole_run_of_hostile_patterns_shows_them_harmless_and_writes_no_secret(tmp_path: Path) -> None:
+    examples = [{"input": i, "output": o, "category": c} for c, (i, o) in ROWS.items()]
+    examples += [
+        {"input": f"[i]Thing[/i] {n} of <u>it</u>", "output": f"a{n} \x1b[2J", "category": "more"} for n in range(9)
+    ]
+    (tmp_path / "plantedfolder").mkdir()
+    work = tmp_path / "plantedfolder"
+    (work / "pack.yaml").write_text(json.dumps({"name": "pack", "examples": examples}), "utf-8")
+    stage = ["--backend", "mlx", "--model", "tiny"]
+    settings = ["--set", "steps=1", "--set", "consistency_prompts=0", "--set", "max_new_tokens=8"]
+    calls = [
+        ["validate", "pack.yaml"],
+        ["data", "--patterns", "pack.yaml"],
+        ["train", *stage, *settings],
+        ["eval", "--stage", "baseline", *stage, *settings],
+        ["eval", "--stage", "tuned", *stage, *settings],
+        ["compare", "--backend", "mlx", "--quiet"],
+        ["compare", "--backend", "mlx", "--show", "--categories"],
+        ["demo", *stage, "--patterns", "pack.yaml", "--quick"],
+        ["report"],
+        ["record", "--backend", "mlx", "--patterns", "pack.yaml"],
+    ]
+    environment = {**os.environ, **SECRETS, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PACKAGE.parent)}
+    for call in calls:
+        command = [sys.executable, "-m", "engram.cli", *call]
+        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (call, done.stdout[-500:], done.stderr[-2000:])
+        for character in "\x1b\x07\u202e\u2066\u200b":
+            assert character not in done.stdout, (call, character)
+    page = (work / "results" / "report.html").read_text("utf-8")
+    assert "<script>alert(1)" not in page and "<img src=x" not in page and "<b>html</b>" not in page
+    cast = (work / "results" / "mlx" / "demo.cast").read_text("utf-8")
+    assert not re.search(r"\\u001b\](52|8);|\\u202e|\\u2066|\\u001b\[31mred", cast)
+    for path in work.rglob("*"):
+        if path.is_file() and path.name != "pack.yaml":
+            content = path.read_bytes()
+            found = [s for s in (*SECRETS.values(), "plantedfolder", str(Path.home()) + "/") if s.encode() in content]
+            assert found == [], (path, found)
