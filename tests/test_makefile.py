@@ -73,7 +73,7 @@ def test_demo_runs_every_stage_once(house: Path) -> None:
 
 
 def test_questions_are_asked_of_what_was_trained(house: Path) -> None:
-    assert sorted(make(house, "ask", "Q=What's \"$HOME\"?")) == sorted(["data", "resolve-model", "train", "ask"])
+    assert sorted(make(house, "ask", 'Q=What\'s "$HOME"?')) == sorted(["data", "resolve-model", "train", "ask"])
     assert """ask --model tiny --backend mlx -- What's "$HOME"?""" in (house / "calls").read_text().splitlines()
     assert make(house, "ask", "ARGS=--only tuned") == ["ask"]
     assert (house / "calls").read_text() == "ask --model tiny --backend mlx --only tuned\n"
