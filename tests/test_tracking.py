@@ -34,7 +34,9 @@ def events(folder: Path) -> Curve:
 
     read = EventAccumulator(str(folder))
     read.Reload()
-    return {tag: {event.step: event.value for event in read.Scalars(tag)} for tag in read.Tags()["scalars"]}
+    found = {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+    assert all(len(dict(points)) == len(points) for points in found.values()), "two values at one step"
+    return {tag: dict(points) for tag, points in found.items()}
 
 
 def history(folder: Path) -> Curve:
