@@ -70,7 +70,7 @@ class Encoder:
 
     def prompt(self, text: str) -> list[int]:
         """The ids that ask for an answer to one user message."""
-        rendered = _render(self.tokenizer, [{"role": "user", "content": text}], True)
+        rendered = render(self.tokenizer, [{"role": "user", "content": text}], True)
         return list(self.tokenizer.encode(rendered, add_special_tokens=False))
 
     def example(self, prompt: str, answer: str, name: str = "") -> Encoded:
@@ -80,7 +80,7 @@ class Encoder:
 
     def conversation(self, messages: Sequence[Mapping[str, str]], name: str = "") -> Encoded:
         """A conversation whose last message is the answer: what asks for it, the answer and its end token."""
-        rendered = _render(self.tokenizer, messages[:-1], True)
+        rendered = render(self.tokenizer, messages[:-1], True)
         asked = self.tokenizer.encode(rendered, add_special_tokens=False)
         answered = self.tokenizer.encode(messages[-1]["content"], add_special_tokens=False)
         return Encoded(name, (*asked, *answered, self.end_id), len(asked))
@@ -222,7 +222,8 @@ def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], generation: bool) -> str:
+def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], generation: bool) -> str:
+    """Messages in the chat template; with `generation`, what asks for an answer after them."""
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation}
     return str(tokenizer.apply_chat_template([dict(m) for m in messages], enable_thinking=False, **options))
 
@@ -231,7 +232,7 @@ def _end_token(tokenizer: Any, name: str) -> int:
     mark = "ANSWER"
     messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
     try:
-        rendered = _render(tokenizer, messages, False)
+        rendered = render(tokenizer, messages, False)
     except Exception as error:  # a template is a program of the model's author: it may raise anything
         raise EngramError(f"the chat template does not work: {error}", where=name, fix="take another MODEL") from error
     after = rendered.rpartition(mark)[2]

@@ -19,7 +19,7 @@ Path = tuple[str | int, ...]
 
 NAMES = (
     *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
-    *("seeds", "gpu-check", "container", "parity", "video-prep"),
+    *("seeds", "gpu-check", "container", "parity", "video-prep", "export"),
 )
 _REFERRED = ("common", "comparison", "result")  # what other schemas refer to
 

@@ -52,7 +52,7 @@ def house(tmp_path: Path) -> Path:
     (binaries / "engram").chmod(0o755)
     (binaries / "python").symlink_to(shutil.which("python3") or "python3")
     time.sleep(0.01)
-    for name in (".ready", ".ready-dev", ".ready-cpu", ".ready-video"):
+    for name in (".ready", ".ready-dev", ".ready-cpu", ".ready-video", ".ready-gguf"):
         (tmp_path / ".venv" / name).touch()
     return tmp_path
 
@@ -70,6 +70,12 @@ def make(house: Path, *arguments: str) -> list[str]:
 def test_demo_runs_every_stage_once(house: Path) -> None:
     stages = ["data", "resolve-model", "eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]
     assert sorted(make(house, "demo")) == sorted(stages)
+
+
+def test_an_export_follows_the_comparison_and_names_its_format(house: Path) -> None:
+    assert make(house, "export", "FORMAT=ollama", "ARGS=--quantize q8_0")[-1] == "export"
+    last = (house / "calls").read_text().splitlines()[-1]
+    assert last == "export --format ollama --model tiny --backend mlx --quantize q8_0"
 
 
 def test_a_second_demo_only_shows(house: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from engram import __version__
-from engram.cli import adapter, harness, machine, prep, report, results, stages, video
+from engram.cli import adapter, export, harness, machine, prep, report, results, stages, video
 from engram.errors import EngramError
 from engram.text import visible
 
@@ -34,6 +34,6 @@ def main() -> None:
     """Teach a small chat model the patterns that never change, and show honestly what it learned."""
 
 
-for _group in (stages, adapter, results, report, video, prep, harness, machine):
+for _group in (stages, adapter, export, results, report, video, prep, harness, machine):
     for _command in _group.COMMANDS:
         main.add_command(_command)
