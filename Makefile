@@ -16,6 +16,7 @@ SET ?=
 QUANTIZE ?= none
 DIR ?= exports/lm-eval
 ADAPTER ?=
+FORMAT ?= gguf
 ARGS ?=
 REPORT_TO ?=
 YES ?=
@@ -28,7 +29,7 @@ PYTHON3 ?= python3
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER ARGS REPORT_TO DIR BESIDE
+export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE
 export SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # a question is no program of make's: its dollar signs stay
@@ -40,6 +41,7 @@ PYTHON := $(VENV)/bin/python
 ENGRAM := $(VENV)/bin/engram
 DEV_READY := $(VENV)/.ready-dev
 VIDEO_READY := $(VENV)/.ready-video
+GGUF_READY := $(VENV)/.ready-gguf
 
 # auto: cuda where there is an NVIDIA GPU with Unsloth, else mlx
 NAME := $(BACKEND)
@@ -83,7 +85,8 @@ OUT := results/$(LABEL)
 MODEL_FILE := .make/model
 STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --seed "$$SEED" $(SETTINGS)
 
-.PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video export-eval \
+.PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video \
+  setup-gguf export export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
   test torture lint format lock audit clean distclean FORCE
 
@@ -105,7 +108,9 @@ help: ## this list
 	@echo "  FRESH     = $(FRESH)  (of train: 1 drops the checkpoint of an interrupted run and begins anew)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
-	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; for ask: --only tuned; for parity, torture: --quick)"
+	@echo "  FORMAT    = $(FORMAT)  (of export: peft, mlx, fused, gguf, ollama; written to exports/<format>)"
+	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; for ask: --only tuned;"
+	@echo "              for export: --quantize q8_0; for parity, torture: --quick)"
 	@echo "  REPORT_TO = $(REPORT_TO)  (of train: tensorboard or wandb; the curve goes to results/<backend>/logs)"
 	@echo "  Q         =   (of ask: the question; without one it keeps asking)"
 	@echo "  YES       = $(YES)  (of video-prep: 1 says yes to what only a person can see)"
@@ -116,6 +121,8 @@ help: ## this list
 setup: $(READY) ## the virtual environment in .venv, with everything the demo needs
 
 setup-video: $(VIDEO_READY) ## what recordings need: PyAV, Pillow, pyte
+
+setup-gguf: $(GGUF_READY) ## what export FORMAT=gguf needs: the writer, and llama.cpp to check the file with
 
 data: $(MANIFEST) ## training, validation and test rows from the patterns
 
@@ -158,6 +165,9 @@ video-prep: | $(VIDEO_READY) $(filter all demo record report,$(MAKECMDGOALS)) ##
 	  --model "$$(if [ "$$MODEL" = auto ] && [ -f $(MODEL_FILE) ]; then cat $(MODEL_FILE); else echo "$$MODEL"; fi)"
 
 all: validate demo compare ## every stage
+
+export: $(OUT)/comparison.json | $(if $(filter gguf ollama,$(FORMAT)),$(GGUF_READY)) ## take the taught model away, checked: FORMAT=gguf, fused, ollama, peft, mlx
+	@$(ENGRAM) export --format "$$FORMAT" --model "$$(cat $(MODEL_FILE))" --backend $(NAME) $(WITH) $(ARGS)
 
 export-eval: $(MANIFEST) $(MODEL_FILE) ## the test set as a task of lm-evaluation-harness, in DIR
 	@$(ENGRAM) export-eval "$$DIR" --model "$$(cat $(MODEL_FILE))" --recipe "$$RECIPE" $(SETTINGS)
@@ -224,7 +234,7 @@ audit: $(DEV_READY) ## ask the index for known holes in the packages of the list
 clean: ## take away what the stages wrote (results/reference stays)
 	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/seeds
 	rm -f adapters/.*.checkpoint.safetensors results/comparison.json results/report.html
-	rm -rf exports/lm-eval
+	rm -rf exports/lm-eval exports/peft exports/mlx exports/fused exports/gguf exports/ollama
 	rm -f results/demo-compare.*
 	rm -rf results/mlx-with-* results/cuda-with-* results/cpu-with-*
 	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
@@ -271,6 +281,10 @@ $(VENV)/.ready-cpu: requirements-cpu.txt requirements-torch.txt requirements-bui
 
 $(VIDEO_READY): requirements-video.txt | $(READY)
 	@$(call listed,-r requirements-video.txt)
+	@touch $@
+
+$(GGUF_READY): pyproject.toml | $(READY)
+	@$(call install,-e ".[gguf]")
 	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(READY) $(VIDEO_READY)

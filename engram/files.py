@@ -18,7 +18,6 @@ from engram.errors import EngramError
 
 PACKAGE = Path(__file__).resolve().parent
 BUNDLED = PACKAGE / "bundled"
-SUMS = "SHA256SUMS"  # names every file of an export, and of the bundled model
 LARGEST = 1 << 30  # bytes of a file, model weights aside
 
 
@@ -266,12 +265,6 @@ def sha256(path: Path, most: int = LARGEST) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def read_sums(path: Path) -> dict[str, str]:
-    """The hash of each file that a list in the form of `sha256sum` names."""
-    lines = read_bytes(path).decode("utf-8", "replace").split("\n")
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines if line)}
 
 
 def sha256_text(text: str) -> str:

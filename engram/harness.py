@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from engram import harness_task, locks, results, scoring
+from engram import harness_task, locks, results, scoring, sums
 from engram.chat_template import asks_for_the_day
 from engram.config import Config
 from engram.dataset import KINDS, Example, read_manifest, read_split
 from engram.encoding import load_encoder
 from engram.errors import EngramError
-from engram.files import SUMS, new_folder, read_bytes, read_sums, sha256, write_bytes, write_text
+from engram.files import new_folder, read_bytes, write_bytes, write_text
 from engram.model import Model
 
 TASK = "engram"
@@ -42,7 +42,7 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
     splits = {kind: [e for e in examples if e.split_kind == kind] for kind in KINDS["test"]}
     splits = {kind: found for kind, found in splits.items() if found}
     identity = known["manifest_sha256"]
-    _refuse_other_files(out)
+    sums.refuse_other_files(out, f"{TASK}.yaml")
     with locks.held(out, "engram export-eval"), new_folder(out) as folder:
         write_text(folder / f"{TASK}.yaml", _group(list(splits)))
         for kind, found in splits.items():
@@ -50,30 +50,8 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
             write_text(folder / f"{TASK}_{kind}.yaml", _task(kind, identity, stops, config.max_new_tokens))
         write_bytes(folder / "utils.py", read_bytes(Path(harness_task.__file__)))
         write_text(folder / "README.md", _readme(splits, identity, model, config.max_new_tokens))
-        names = sorted(path.name for path in folder.iterdir())
-        write_text(folder / SUMS, "".join(f"{sha256(folder / name)}  {name}\n" for name in names))
-    return [out / name for name in (*names, SUMS)]
-
-
-def _refuse_other_files(out: Path) -> None:
-    """An export takes the place of an unchanged export or of an empty folder, of nothing else."""
-    if not out.is_dir():
-        return
-    found = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if not path.is_dir()}
-    found = {name: path for name, path in found.items() if "__pycache__" not in path.parts}
-    sums = _sums(found.pop(SUMS, None))
-    other = [f"{name}: not written by this command" for name in sorted(found) if name not in sums]
-    other += [f"{name}: changed" for name in sorted(found) if name in sums and sha256(found[name]) != sums[name]]
-    if other:
-        more = [f"… and {len(other) - 20} more"] if len(other) > 20 else []
-        fix = "name another folder, or take these files away"
-        raise EngramError("other files are in this folder", where=str(out), problems=other[:20] + more, fix=fix)
-
-
-def _sums(path: Path | None) -> dict[str, str]:
-    """The hash of each file that an export's list names; nothing where it is no list of an export."""
-    sums = read_sums(path) if path else {}
-    return sums if f"{TASK}.yaml" in sums else {}
+        names = sums.write(folder)
+    return [out / name for name in names]
 
 
 def _row(example: Example) -> str:
@@ -150,5 +128,5 @@ lm_eval --model hf --model_args "pretrained=$MODEL,peft=$ADAPTER,$HOW" --tasks {
 ```
 
 `--apply_chat_template`, `add_bos_token=False` and `enable_thinking=False` make lm_eval ask with engram's token ids.
-The folder can be moved; `--include_path` names it. `sha256sum -c {SUMS}` checks it.
+The folder can be moved; `--include_path` names it. `sha256sum -c {sums.NAME}` checks it.
 """

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engram import hub
+from engram import hub, sums
 from engram.errors import EngramError
-from engram.files import BUNDLED, SUMS, read_sums, sha256, sha256_text
+from engram.files import BUNDLED, sha256, sha256_text
 from engram.machine import apple_silicon, nvidia_gpu
 from engram.schema import read_json
 from engram.text import nearest, visible
@@ -217,10 +217,10 @@ def _checked(model: Model) -> Model:
 
 def _intact(model: Model) -> Model:
     """Refuse a bundled model whose files are not as they were made: a weight with a flipped bit is read like any."""
-    sums = read_sums(model.path / SUMS)
-    broken = [name for name in sums if not (model.path / name).is_file() or sha256(model.path / name) != sums[name]]
-    if broken or not sums:
-        what = f"the bundled model is damaged: {', '.join(broken or [SUMS])}"
+    made = sums.read(model.path / sums.NAME)
+    broken = [name for name in made if not (model.path / name).is_file() or sha256(model.path / name) != made[name]]
+    if broken or not made:
+        what = f"the bundled model is damaged: {', '.join(broken or [sums.NAME])}"
         raise EngramError(what, where=str(model.path), fix="install engram again, or git checkout engram/bundled")
     return model
 

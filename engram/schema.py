@@ -21,7 +21,7 @@ Path = tuple[str | int, ...]
 
 NAMES = (
     *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
-    *("seeds", "gpu-check", "container", "parity", "torture", "video-prep"),
+    *("seeds", "gpu-check", "container", "parity", "torture", "export", "video-prep"),
 )
 _REFERRED = ("common", "comparison", "result")  # what other schemas refer to
 

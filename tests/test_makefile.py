@@ -53,7 +53,7 @@ def house(tmp_path: Path) -> Path:
     (binaries / "engram").chmod(0o755)
     (binaries / "python").symlink_to(shutil.which("python3") or "python3")
     time.sleep(0.01)
-    for name in (".ready", ".ready-dev", ".ready-cpu", ".ready-video"):
+    for name in (".ready", ".ready-dev", ".ready-cpu", ".ready-video", ".ready-gguf"):
         (tmp_path / ".venv" / name).touch()
     return tmp_path
 
@@ -86,6 +86,12 @@ def test_the_curve_is_reported_only_where_it_is_asked_for(house: Path) -> None:
     assert make(house, "train", "REPORT_TO=wandb") == []  # it changes no adapter
     make(house, "train", "SEED=1")
     assert "--report-to" not in (house / "calls").read_text()
+
+
+def test_an_export_follows_the_comparison_and_names_its_format(house: Path) -> None:
+    assert make(house, "export", "FORMAT=ollama", "ARGS=--quantize q8_0")[-1] == "export"
+    last = (house / "calls").read_text().splitlines()[-1]
+    assert last == "export --format ollama --model tiny --backend mlx --quantize q8_0"
 
 
 def test_a_second_demo_only_shows(house: Path) -> None:

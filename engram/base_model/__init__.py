@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import locks
+from engram import locks, sums
 from engram.base_model import card, pretrain, rows
 from engram.base_model.conversations import Conversation, conversations
 from engram.base_model.library_text import Library, read_library
 from engram.base_model.tokenizer import train_tokenizer
 from engram.base_model.turns import bank_from
 from engram.errors import EngramError
-from engram.files import SUMS, new_folder, sha256, write_text
+from engram.files import new_folder
 
 STEPS = 1_750  # 14.3 million tokens: about 40 minutes on two cores
 HELD_OUT_SEED = 1_000_003  # added to the seed; another stream of conversations
@@ -28,6 +28,7 @@ SNIPPET = 480  # characters of a held-out text row
 REPLAY_CHAT, REPLAY_TEXT = 600, 40  # rows of the training that a recipe may mix in again
 REPLAY_ANSWER, REPLAY_WHOLE = 16, 120  # tokens: short ones, which cost a fine-tuning little
 REPLAY_SNIPPET = 240  # characters of a text row
+READ = (".json", ".jsonl", ".safetensors", ".jinja")  # what a run reads of the model's folder
 
 
 def build(
@@ -50,18 +51,10 @@ def build(
         with new_folder(out) as new:
             scratch.mkdir(parents=True, exist_ok=True)
             card.write_card(new, _make(new, pretrain.Schedule(steps=steps or STEPS, seed=seed), scratch, report))
-            write_text(new / SUMS, sums(new))
+            sums.write(new, READ)
         if work is None:
             shutil.rmtree(scratch)
     report(f"the model is in {out}")
-
-
-def sums(folder: Path) -> str:
-    """The hashes of all files that a run reads, in the form of `sha256sum`."""
-    names = sorted(
-        path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl", ".safetensors", ".jinja")
-    )
-    return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
 
 
 def _make(folder: Path, schedule: pretrain.Schedule, work: Path, report: Callable[[str], None]) -> dict[str, Any]:

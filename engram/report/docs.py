@@ -13,7 +13,7 @@ import click
 
 from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
-from engram.report import parity_page, picture, results_page, script, torture_page
+from engram.report import exports, parity_page, picture, results_page, script, torture_page
 from engram.report.reference import REFERENCE, RUNS
 from engram.video import cast
 
@@ -40,10 +40,12 @@ def rendered() -> dict[Path, str]:
     measured = {"gpu-check": gpu_check_table(), "container": container_figures()}
     page = ROOT / "docs" / "parity.md"
     reliability = ROOT / "docs" / "reliability.md"
+    taken = ROOT / "docs" / "export.md"
     return {
         readme: fill(readme.read_text("utf-8"), parts),
         gpu: fill(gpu.read_text("utf-8"), measured),
         measuring: fill(measuring.read_text("utf-8"), {"replay": replay_table(), "platforms": platforms_table()}),
+        taken: fill(taken.read_text("utf-8"), {"export": exports.table()}),
         page: fill(page.read_text("utf-8"), parity_page.parts(CHECKS / "parity.json")),
         reliability: fill(reliability.read_text("utf-8"), torture_page.parts(torture_page.TORTURE)),
         ROOT / "docs" / "results.md": fill(

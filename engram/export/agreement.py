@@ -1,0 +1,82 @@
+"""Whether an export answers as the model here does: greedy answers to the whole test set, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engram.config import SMALL_MODEL
+from engram.encoding import Encoder
+from engram.errors import EngramError
+from engram.export import clients, llamacpp
+from engram.export.pretokenizer import HARD_CASES
+from engram.statistics import wilson
+from engram.text import normalise
+
+BAR = 0.99  # the least share of equal answers that an export needs
+SHOWN = 5
+Rows = Sequence[dict[str, Any]]  # `id`, `prompt` and `answer` of a tuned result's rows
+
+
+def with_clients(folder: Path, rows: Rows, encoder: Encoder, limit: int) -> list[dict[str, Any]]:
+    """A check for each stock program that is installed, asked with engram's token ids."""
+    prompts = [encoder.prompt(row["prompt"]) for row in rows]
+    return [
+        check(program, "token ids", rows, given) for program, given in clients.answers(folder, prompts, encoder, limit)
+    ]
+
+
+def with_llamacpp(file: Path, rows: Rows, encoder: Encoder, limit: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """What llama.cpp makes of a GGUF file: its own prompts, its answers to our ids and to chat messages.
+
+    Beside the checks, the hard cases that its tokenizer splits otherwise than the model's own.
+    """
+    prompts = [encoder.prompt(row["prompt"]) for row in rows]
+    longest = max((len(ids) for ids in prompts), default=0)
+    name = llamacpp.name()
+    with llamacpp.serving(file, longest + limit, small=file.stat().st_size < 2 * SMALL_MODEL) as server:
+        rendered = [server.tokenize(server.render(row["prompt"])) for row in rows]
+        by_ids = [encoder.text([t for t in server.answer_ids(p, limit) if t not in encoder.stop_ids]) for p in prompts]
+        by_chat = [server.answer_chat(row["prompt"], limit) for row in rows]
+        differing = [text for text in HARD_CASES if server.tokenize(text) != list(encoder.plain(text))]
+    wanted = [{"id": row["id"], "answer": str(ids)} for row, ids in zip(rows, prompts, strict=True)]
+    checks = [
+        check(name, "the prompt's token ids", wanted, [str(ids) for ids in rendered]),
+        check(name, "token ids", rows, by_ids),
+        check(name, "chat messages", rows, by_chat),
+    ]
+    return checks, differing
+
+
+def check(program: str, asked: str, rows: Rows, given: Sequence[str]) -> dict[str, Any]:
+    """How many of the rows' answers are given again, with the Wilson interval and the first that differ.
+
+    Answers are compared as they are scored: white space normalised.
+    """
+    pairs = [(row, text) for row, text in zip(rows, given, strict=True)]
+    unlike = [(row, text) for row, text in pairs if normalise(row["answer"]) != normalise(text)]
+    n, same = len(pairs), len(pairs) - len(unlike)
+    return {
+        "program": program,
+        "asked": asked,
+        "n": n,
+        "same": same,
+        "share": same / n if n else None,
+        "ci95": wilson(same, n),
+        "differing": [{"id": row["id"], "here": row["answer"], "there": text} for row, text in unlike[:SHOWN]],
+    }
+
+
+def refuse_unlike(checks: Sequence[dict[str, Any]], form: str, bar: float) -> None:
+    """Raise an EngramError, with the numbers and the first differences, where a check is below the bar."""
+    low = [one for one in checks if not one["n"] or one["share"] < bar]
+    if low:
+        problems = []
+        for one in low:
+            problems.append(f"{one['program']}, {one['asked']}: {one['same']} of {one['n']} the same")
+            problems += [f"{row['id']}: {row['here']!r} here, {row['there']!r} there" for row in one["differing"]]
+        what = f"the export does not answer as the model here does ({bar:.0%} is asked for); nothing was written"
+        finer = "--dtype float32" if form == "fused" else "--quantize f16"
+        fix = f"store it finer ({finer}); --unchecked writes it all the same, and the card says so"
+        raise EngramError(what, where=f"--format {form}", problems=problems, fix=fix)

@@ -1,0 +1,118 @@
+"""A Modelfile for ollama: the chat template as a Go template, its default system message, and the end of an answer.
+
+A Go template cannot run Jinja. What a template writes around each message is found by rendering marked messages; where
+those pieces do not write whole conversations as the template does, the template is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from engram.chat_template import render
+from engram.encoding import Encoder
+from engram.errors import EngramError
+
+Messages = Sequence[Mapping[str, str]]
+_S, _U, _A, _V = "SYSTEMMARK", "USERMARK", "ANSWERMARK", "SECONDMARK"
+
+
+class Pieces(NamedTuple):
+    """What stands around the text of each role, what asks for an answer, and the system message by default."""
+
+    system: tuple[str, str]
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    asks: str
+    default: str | None
+
+
+def pieces(encoder: Encoder, name: str) -> Pieces:
+    """The model's chat template in pieces; raises EngramError where it is none that they can say."""
+    try:
+        found = _pieces(encoder)
+    except (ValueError, TypeError) as error:
+        raise _refused(name, f"its parts do not stand beside each other ({error})") from error
+    except Exception as error:  # a template is a program of the model's author: it may raise anything
+        raise _refused(name, f"it does not take these messages ({error})") from error
+    for messages in _CONVERSATIONS:
+        if rendered(found, messages) != render(encoder.tokenizer, messages, True):
+            raise _refused(name, f"{len(messages)} messages are not rendered by their parts")
+    if any("{{" in text or "}}" in text or '"""' in text for text in _texts(found)):
+        raise _refused(name, "its text holds what a Modelfile reads as its own")
+    return found
+
+
+def rendered(parts: Pieces, messages: Messages) -> str:
+    """The prompt that these pieces make of messages, as ollama puts them together."""
+    given = list(messages)
+    if parts.default is not None and given[0]["role"] != "system":
+        given.insert(0, {"role": "system", "content": parts.default})
+    around = {"system": parts.system, "user": parts.user, "assistant": parts.assistant}
+    return "".join(m["content"].join(around[m["role"]]) for m in given) + parts.asks
+
+
+def modelfile(parts: Pieces, file: str, stops: Sequence[str], context: int) -> str:
+    """The Modelfile beside the GGUF file named `file`: greedy answers, as engram measures them."""
+    lines = [f"FROM ./{file}", f'TEMPLATE """{template(parts)}"""']
+    if parts.default is not None:
+        lines.append(f'SYSTEM """{parts.default}"""')
+    lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1", f"PARAMETER num_ctx {context}"]
+    return "\n".join([*lines, *(f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops)]) + "\n"
+
+
+def template(parts: Pieces) -> str:
+    """The Go template that ollama fills with `.Messages`."""
+    cases = [f'{{{{ if eq .Role "{role}" }}}}' for role in ("system", "user", "assistant")]
+    bodies = [f"{before}{{{{ .Content }}}}{after}" for before, after in (parts.system, parts.user, parts.assistant)]
+    inner = "".join(case + body + "{{ end }}" for case, body in zip(cases, bodies, strict=True))
+    return f"{{{{ range .Messages }}}}{inner}{{{{ end }}}}{parts.asks}"
+
+
+def stops(encoder: Encoder) -> list[str]:
+    """The texts of the tokens that end an answer."""
+    return [str(encoder.tokenizer.convert_ids_to_tokens(number)) for number in sorted(encoder.stop_ids)]
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+_CONVERSATIONS: Sequence[Messages] = (
+    [_message("user", "What is “x”?\n\n  <b>")],
+    [_message("system", "Be brief."), _message("user", "Why?")],
+    [_message("user", "One"), _message("assistant", "1"), _message("user", "Two"), _message("assistant", "2"),
+     _message("user", "Three")],
+    [_message("system", "Be brief."), _message("user", "One"), _message("assistant", "1"), _message("user", "Two")],
+)  # fmt: skip
+
+
+def _pieces(encoder: Encoder) -> Pieces:
+    turn = [_message("user", _U), _message("assistant", _A)]
+    alone, asked = (render(encoder.tokenizer, turn[:1], asks) for asks in (False, True))
+    ended = render(encoder.tokenizer, turn, False)
+    twice = render(encoder.tokenizer, [*turn, _message("user", _V)], False)
+    told = render(encoder.tokenizer, [_message("system", _S), turn[0]], False)
+    after_user = alone.split(_U)[1]
+    asks = asked.split(_U)[1].removeprefix(after_user)
+    after_answer = ended.split(_A)[1]
+    before_answer = ended.split(_U)[1].split(_A)[0].removeprefix(after_user)
+    before_user = twice.split(_A)[1].split(_V)[0].removeprefix(after_answer)
+    before_system, between = told.split(_S)[0], told.split(_S)[1].split(_U)[0]
+    after_system = between.removesuffix(before_user)
+    head = alone.split(_U)[0].removesuffix(before_user)
+    default = head.removeprefix(before_system).removesuffix(after_system) if head else None
+    system, user = (before_system, after_system), (before_user, after_user)
+    return Pieces(system, user, (before_answer, after_answer), asks, default)
+
+
+def _texts(parts: Pieces) -> list[str]:
+    return [*parts.system, *parts.user, *parts.assistant, parts.asks, parts.default or ""]
+
+
+def _refused(name: str, reason: str) -> EngramError:
+    fix = "export --format gguf: llama.cpp renders the template itself"
+    return EngramError(
+        f"{name}'s chat template cannot be said in a Modelfile: {reason}", where="--format ollama", fix=fix
+    )

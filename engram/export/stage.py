@@ -1,0 +1,130 @@
+"""The stage: model and adapter → a folder to take away, checked by the program that will run it, whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engram import adapters, conversion, results, sums
+from engram.chat_template import render
+from engram.encoding import Encoder, load_encoder
+from engram.errors import EngramError
+from engram.export import agreement, card, clients, fuse, gguf_file, llamacpp, ollama, pretokenizer
+from engram.export.evidence import Source
+from engram.export.pretokenizer import Found
+from engram.files import new_folder, read_bytes, write_bytes, write_text
+
+ADAPTERS = ("peft", "mlx")  # copied or converted, byte by byte: nothing about their answers can change
+DOCUMENT = "export.json"
+
+
+class Made(NamedTuple):
+    """What was written: the numbers' dtype, and for a GGUF file its name and its pre-tokenizer."""
+
+    dtype: str
+    file: str = ""
+    pre: Found | None = None
+
+
+def export(
+    source: Source,
+    form: str,
+    out: Path,
+    storing: str,
+    unchecked: bool,
+    report: Callable[[str], None],
+    bar: float = agreement.BAR,
+) -> dict[str, Any]:
+    """Write the export in the format `form` to the folder `out`; return its document, `export.json`.
+
+    `storing` is how numbers are stored: `base` or `float32` (fused), one of `gguf_file.QUANTIZE` (gguf, ollama); an
+    adapter's are stored as they are.
+    A whole model is asked the whole test set first, unless `unchecked`. Raises EngramError, and writes nothing, where
+    the format cannot hold model or adapter, the program that checks it is not installed, a check is below
+    the share `bar`, and where `out` holds anything but an unchanged export.
+    """
+    checking = form not in ADAPTERS and not unchecked
+    _require(form, checking)
+    sums.refuse_other_files(out, DOCUMENT)
+    encoder = load_encoder(source.model)
+    with new_folder(out) as folder:
+        made = _write(source, form, encoder, folder, storing)
+        checks, differing = _checks(source, made, encoder, folder, report) if checking else ([], None)
+        agreement.refuse_unlike(checks, form, bar)
+        document = _document(source, form, made, checks, differing) | {"bar": bar}
+        results.write(folder / DOCUMENT, document, "export")
+        write_text(folder / "README.md", card.text(source, results.rounded(document), encoder))
+        sums.write(folder)
+    return document
+
+
+def _require(form: str, checking: bool) -> None:
+    if form in ("gguf", "ollama"):
+        gguf_file.require()
+        if checking:
+            llamacpp.require()
+    elif form == "fused" and checking:
+        clients.require()
+
+
+def _write(source: Source, form: str, encoder: Encoder, folder: Path, storing: str) -> Made:
+    if form in ADAPTERS:
+        return _adapter(source, form, folder)
+    if form == "fused":
+        return Made(fuse.write(source.model, source.lora, folder, wide=storing == "float32"))
+    parts = ollama.pieces(encoder, source.model.name) if form == "ollama" else None
+    asked = source.evidence.tuned["answers"] if source.evidence else []
+    prompts = [render(encoder.tokenizer, [{"role": "user", "content": row["prompt"]}], True) for row in asked]
+    settings, _ = gguf_file.check(source.model, source.lora, storing)
+    found, file = pretokenizer.identify(source.model.path, prompts), f"model-{storing}.gguf"
+    gguf_file.write(source.model, source.lora, encoder, found.name, storing, folder / file)
+    if parts:
+        written = ollama.modelfile(parts, file, ollama.stops(encoder), settings.context)
+        write_text(folder / "Modelfile", written)
+    return Made(storing.upper(), file, found)
+
+
+def _adapter(source: Source, form: str, folder: Path) -> Made:
+    weights = conversion.NAMES[form]
+    with conversion.readable(source.folder, weights) as place:
+        for name in (adapters.CONFIG, weights):
+            write_bytes(folder / name, read_bytes(place / name))
+    return Made(conversion.describe(folder)["dtype"])
+
+
+def _checks(
+    source: Source, made: Made, encoder: Encoder, folder: Path, report: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], list[str] | None]:
+    """The checks, and for a GGUF file the hard cases that llama.cpp's tokenizer splits otherwise."""
+    if source.evidence is None:
+        raise EngramError("no answers of this adapter to compare with", where="export", fix="make eval compare")
+    rows, limit = source.evidence.tuned["answers"], source.evidence.tuned["scoring"]["max_new_tokens"]
+    report(f"asking the export the {len(rows)} prompts of the test set")
+    if made.file:
+        return agreement.with_llamacpp(folder / made.file, rows, encoder, limit)
+    return agreement.with_clients(folder, rows, encoder, limit), None
+
+
+def _document(
+    source: Source, form: str, made: Made, checks: list[dict[str, Any]], differing: list[str] | None
+) -> dict[str, Any]:
+    evidence = source.evidence
+    split = None
+    if made.pre:
+        told = made.pre.differing if differing is None else differing
+        split = {"pre": made.pre.name, "texts": made.pre.texts, "differing": list(told)}
+    return {
+        "document": "export",
+        "schema_version": results.SCHEMA_VERSION,
+        "format": form,
+        "dtype": made.dtype,
+        "model": source.model.describe(),
+        "adapter": {"sha256": source.sha256},
+        "backend": evidence.tuned["backend"] if evidence else None,
+        "data": evidence.tuned["data"] if evidence else None,
+        "recipe": evidence.tuned["recipe"] if evidence else None,
+        "checks": checks,
+        "tokenizer": split,
+        "provenance": results.provenance(),
+    }
