@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram import json_source
 from engram.config import Config
 from engram.errors import EngramError
-from engram.files import read_bytes, sha256, sha256_text
+from engram.files import sha256, sha256_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,10 +94,7 @@ def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str
     layout, key = LAYOUTS[weights]
     if not (folder / CONFIG).is_file():
         raise EngramError(f"no adapter here: {CONFIG} missing", where=str(folder), fix="make train")
-    try:
-        config = json.loads(read_bytes(folder / CONFIG).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(folder / CONFIG), fix="make train") from error
+    config = json_source.read(folder / CONFIG, "make train")
     if not isinstance(config, Mapping) or key not in config:
         raise EngramError(f"not a LoRA adapter of {layout}", where=str(folder / CONFIG), fix="make train")
     return dict(config), sha256(folder / weights)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.config import Config
+from engram.config import MAX_STEPS, Config
 from engram.dataset import Example
 from engram.errors import EngramError
 from engram.files import sha256_text
@@ -121,11 +121,16 @@ def plan_batches(
     Every pass mixes `config.replay` replay rows for each row into the rows, other ones each time as far as they go.
     It shuffles them by a hash of seed, pass and row id (the same on every machine), sorts windows of eight batches
     by length so that little is padded, and shuffles the batches of the pass the same way. A pass's last batch may
-    be smaller; nothing is dropped.
+    be smaller; nothing is dropped. Raises EngramError where there are more steps than anybody runs.
     """
     rows = [*encoded, *replay]
     mixed_in = min(round(config.replay * len(encoded)), len(replay))
     steps = config.steps or max(1, round(config.epochs * math.ceil((len(encoded) + mixed_in) / config.batch_size)))
+    if steps > MAX_STEPS:
+        what = (
+            f"{config.epochs:g} epochs of {len(encoded) + mixed_in} rows are {steps:,} steps, at most {MAX_STEPS:,} run"
+        )
+        raise EngramError(what, where="epochs", fix="lower epochs, or raise batch_size")
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < steps:

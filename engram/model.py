@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engram import json_source
 from engram.errors import EngramError
 from engram.files import BUNDLED, read_bytes, sha256, sha256_text
 from engram.machine import apple_silicon, nvidia_gpu
@@ -221,9 +222,9 @@ def _checked(model: Model) -> Model:
             f"not a model folder: {', '.join(missing)} missing", where=model.name, fix="take another MODEL"
         )
     try:
-        config = json.loads(read_bytes(model.path / "config.json"))
+        config = json_source.parse(read_bytes(model.path / "config.json"))
         valid = isinstance(config, dict) and bool(config.get("model_type"))
-    except ValueError:
+    except json_source.JSONError:
         valid = False
     if not valid:
         raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")

@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engram import __version__, machine, schema
+from engram import __version__, json_source, machine, schema
 from engram.errors import EngramError
-from engram.files import PACKAGE, read_bytes, sha256, write_text
+from engram.files import PACKAGE, sha256, write_text
 
 SCHEMA_VERSION = 2
 
@@ -46,10 +46,7 @@ def read(path: Path, name: str, missing: str) -> dict[str, Any]:
     """Read a document and check it against its schema; `missing` is the command that makes it."""
     if not path.is_file():
         raise EngramError("no such result", where=str(path), fix=missing)
-    try:
-        document = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(path), fix=f"rm {path} && {missing}") from error
+    document = json_source.read(path, f"rm {path} && {missing}")
     schema.check(document, name, str(path), f"rm {path} && {missing}")
     checked: dict[str, Any] = document
     return checked

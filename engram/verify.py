@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import across, compare, model, results, schema, scoring, seeds
+from engram import across, compare, json_source, model, results, schema, scoring, seeds
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
 from engram.encoding import learning_rates
 from engram.errors import EngramError
-from engram.files import read_bytes, sha256
+from engram.files import sha256
 
 NAMES = ("result", "training", "comparison", "comparisons", "seeds")
 # the checks that look at the disk, beside the document
@@ -59,14 +59,11 @@ def documents(folder: Path) -> list[Path]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise EngramError("no such result", where=str(path), fix="make eval compare")
-    try:
-        document = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(path), fix="make it anew: make eval compare") from error
+    document = json_source.read(path, "make it anew: make eval compare")
     name = document.get("document") if isinstance(document, dict) else None
     if name not in NAMES:
         what = f"not a result document ({', '.join(NAMES)})"
-        raise EngramError(what, where=str(path), fix="name one of results/<backend>/*.json")
+        raise EngramError(what, where=f"{path} $.document", fix="name one of results/<backend>/*.json")
     found: dict[str, Any] = document
     return found
 

@@ -168,3 +168,8 @@ def test_more_replay_than_there_is_takes_what_there_is(encoder: Encoder, encoded
     replay = general.encode_general(encoder, general.replay_set(resolve("tiny")).rows)[:5]
     _, plan = plan_batches(encoded[:100], Config(batch_size=16, epochs=1.0, replay=3.0), replay)
     assert sum(map(len, plan)) == 105
+
+
+def test_more_steps_than_anybody_runs_are_not_planned(encoded: list[Encoded]) -> None:
+    with pytest.raises(EngramError, match="steps, at most 1,000,000 run"):
+        plan_batches(encoded * 2000, Config(epochs=10_000.0, batch_size=1))

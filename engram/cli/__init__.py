@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from engram import __version__
 from engram.cli import adapter, harness, machine, prep, report, results, stages, video
 from engram.errors import EngramError
-from engram.text import visible
+from engram.text import shorten, visible
 
 
 class Commands(click.Group):
@@ -21,11 +22,21 @@ class Commands(click.Group):
         try:
             return super().main(*args, **kwargs)
         except EngramError as error:
-            click.echo("engram: " + "\n".join(visible(line) for line in str(error).split("\n")), err=True)
-            sys.exit(2)
+            _refuse(error)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(0)
+        except OSError as error:  # of a path that no code asks about before it uses it: too long, forbidden, a loop
+            if not isinstance(error.filename, (str, bytes)):
+                raise
+            name = shorten(os.fsdecode(error.filename), 200)
+            reason = error.strerror or "cannot be used"
+            _refuse(EngramError(reason, where=name, fix="check the path, its permissions and the free disk space"))
+
+
+def _refuse(error: EngramError) -> NoReturn:
+    click.echo("engram: " + "\n".join(visible(line) for line in str(error).split("\n")), err=True)
+    sys.exit(2)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram import across, results
 from engram.errors import EngramError
-from engram.files import read_bytes
 
 if TYPE_CHECKING:
     from engram.video.cast import Cast
@@ -132,11 +130,11 @@ def _read_parity(found: Found, folder: Path) -> None:
         if not path.is_file():
             continue
         try:
-            document = json.loads(read_bytes(path))
-            same = _same_weights(found, document)
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-            found.notes.append(Note("parity of the backends", (f"{path.name} cannot be read: {error}",), PARITY))
+            document = results.read(path, "parity", PARITY)
+        except EngramError as error:
+            found.notes.append(Note("parity of the backends", (error.what, *error.problems[:3]), PARITY))
             return
+        same = _same_weights(found, document)
         if same:
             found.parity = document
         else:
