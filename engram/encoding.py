@@ -12,6 +12,7 @@ from engram.dataset import Example
 from engram.errors import EngramError
 from engram.files import sha256_text
 from engram.model import Model, load_tokenizer
+from engram.text import shorten, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +98,20 @@ class Encoder:
 def load_encoder(model: Model) -> Encoder:
     """The encoder of a model; raises EngramError where its tokenizer or chat template is not usable."""
     tokenizer = load_tokenizer(model)
-    end_id = _end_token(tokenizer, model.name)
+    try:
+        encoder = _encoder(tokenizer, model.name)
+        encoder.prompt("Hello")
+    except EngramError:
+        raise
+    except Exception as error:  # settings that are loaded without a look, and fail in many ways when they are used
+        reason = visible(shorten(f"{type(error).__name__}: {error}", 200))
+        what = f"the tokenizer cannot be used ({reason})"
+        raise EngramError(what, where=model.name, fix="take another MODEL") from error
+    return encoder
+
+
+def _encoder(tokenizer: Any, name: str) -> Encoder:
+    end_id = _end_token(tokenizer, name)
     stops = {end_id} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_id
     return Encoder(tokenizer, end_id, frozenset(stops), pad)

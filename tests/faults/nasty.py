@@ -55,6 +55,7 @@ TEXTS = (
     *("null", "true", "no", "on", "1", "1e3", "0x1f", "0o17", "017", "1_000", "1:30", "2024-02-30", ".inf", "~"),
     *("x" * 61, "x" * 401, "x" * 1001, "x" * 70_000, "a b " * 300, "__proto__", "constructor", "__class__", "<<", "="),
 )
+DRIVING = tuple(text for text in TEXTS if "zz" in text or "\x1b" in text or "\u202e" in text)
 # for what is looked at afterwards: words that a reader of the output takes for a broken figure are not among them
 INTEGERS = (0, 1, -1, 2, 7, 255, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**30)
 FLOATS = (0.0, -0.0, 0.5, 1.0, -1.0, 1e-320, 5e-324, 1e-9, 1e16, 1e300, 1.7976931348623157e308, -1e308, 3.0)
@@ -240,9 +241,14 @@ def grown(draw: st.DrawFn, document: Any, most: int = 4) -> Any:
     made = copy.deepcopy(document)
     leaves = [p for p in paths(made) if p and not isinstance(_get(made, p), (dict, list, bool, type(None)))]
     for _ in range(draw(st.integers(1, most))):
-        path = draw(st.sampled_from(leaves))
+        words = [leaf for leaf in leaves if isinstance(_get(document, leaf), str)]
+        path = draw(st.one_of(st.sampled_from(leaves), st.sampled_from(words)))
         old = _get(made, path)
-        new = draw(st.sampled_from(TEXTS[:60])) if isinstance(old, str) else draw(_like(old))
+        new = (
+            draw(st.sampled_from(draw(st.sampled_from((TEXTS[:60], DRIVING)))))
+            if isinstance(old, str)
+            else draw(_like(old))
+        )
         _put(made, path, new)
     return made
 
