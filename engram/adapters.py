@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram import json_source
 from engram.config import Config
 from engram.errors import EngramError
 from engram.files import sha256, sha256_text, sweep
 from engram.model import tensor_shapes
-from engram.schema import read_json
 from engram.untrusted import refuse_links
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str
     layout, key = LAYOUTS[weights]
     if not (folder / CONFIG).is_file():
         raise EngramError(f"no adapter here: {CONFIG} missing", where=str(folder), fix="make train")
-    config = read_json(folder / CONFIG, "make train")
+    config = json_source.read(folder / CONFIG, "make train")
     tensor_shapes(folder / weights)
     if not isinstance(config, Mapping) or key not in config:
         raise EngramError(f"not a LoRA adapter of {layout}", where=str(folder / CONFIG), fix="make train")

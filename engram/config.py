@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import EngramError
-from engram.files import read_bytes
-from engram.text import nearest
+from engram.text import nearest, shorten
 
+MAX_SEED = 2**63 - 1  # what fits into the 64 bits that every generator takes
+MAX_STEPS = 1_000_000  # of one training
 SMALL_MODEL = 50_000_000  # parameters; below it `default` means the recipe tuned on the bundled model
 
 
@@ -79,7 +80,15 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     # the plan's own: 100 iterations, learning rate 1e-5, rank 8, batch 4
     "seed": {"learning_rate": 1e-5, "rank": 8, "alpha": 160.0, "batch_size": 4, "steps": 100, "schedule": "constant"},
 }
+# the most of each setting: far beyond any use, and not so far that planning or memory gives way
+_MOST = {
+    **{"rank": 4096, "alpha": 1e6, "learning_rate": 100, "warmup_steps": 10**6, "batch_size": 65536, "epochs": 10_000},
+    **{"steps": MAX_STEPS, "replay": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6, "max_length": 10**6},
+    **{"validate_every": 10**9, "validation_rows": 10**9, "max_new_tokens": 65536, "samples": 1000},
+    **{"temperature": 100, "consistency_prompts": 10**6, "latency_prompts": 10**6, "seed": MAX_SEED},
+}
 _TYPES = {int: "a whole number", float: "a number", str: "text"}
+_SHOWN = 20  # problems in one refusal
 SCHEDULES = ("constant", "linear", "cosine")
 _CHOICES = {"schedule": SCHEDULES, "quantize": ("none", "4bit"), "gradient_checkpointing": ("off", "on")}
 
@@ -90,27 +99,31 @@ def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[
     `parameters` is the model's parameter count, by which `default` is chosen. Raises EngramError for an unknown
     recipe or key (naming the nearest known one) and for a value of the wrong type or range.
     """
-    name, settings = _recipe(recipe, parameters)
+    name, settings, places = _recipe(recipe, parameters)
     merged: dict[str, Any] = {**settings, **(overrides or {})}
     known = {
         field.name: type(field.default) for field in dataclasses.fields(Config) if field.name not in ("name", "seed")
     }
-    problems = []
+    problems: list[tuple[str, str]] = []  # of which setting, and what
     values: dict[str, Any] = {}
     for key, value in merged.items():
+        if len(problems) > _SHOWN:  # to look for the nearest name of each of a million takes minutes
+            break
         if key not in known:
-            problems.append(f"unknown setting {key!r}{_hint(key, known)}")
+            problems.append((key, f"unknown setting {_shown(key)}{_hint(key, known)}"))
             continue
         try:
             values[key] = _convert(value, known[key])
         except (TypeError, ValueError, OverflowError):
-            problems.append(f"{key} = {value!r} is not {_TYPES[known[key]]}")
+            problems.append((key, f"{key} = {_shown(value)} is not {_TYPES[known[key]]}"))
     config = Config(name=name, seed=seed, **values)
     problems += _range_problems(config)
     if problems:
-        raise EngramError(
-            "the settings are not usable", where=f"recipe {recipe}", problems=problems, fix="correct them"
-        )
+        places = {key: place for key, place in places.items() if key not in (overrides or {})}
+        lines = [f"{places[key]}: {text}" if key in places else text for key, text in problems[:_SHOWN]]
+        more = ["… and more"] if len(problems) > _SHOWN else []
+        what, where = "the settings are not usable", f"recipe {recipe}"
+        raise EngramError(what, where=where, problems=lines + more, fix="correct them")
     return config
 
 
@@ -122,33 +135,39 @@ def parse_overrides(pairs: tuple[str, ...]) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in (pair.split("=", 1) for pair in pairs)}
 
 
-def _recipe(recipe: str, parameters: int) -> tuple[str, dict[str, Any]]:
+def _shown(value: object) -> str:
+    return shorten(repr(value), 60)
+
+
+def _recipe(recipe: str, parameters: int) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """The recipe's name, its settings, and of those in a file the place of each."""
     if recipe == "default":
         recipe = "default-small" if parameters < SMALL_MODEL else "default-large"
     if recipe in RECIPES:
-        return recipe, dict(RECIPES[recipe])
+        return recipe, dict(RECIPES[recipe]), {}
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
-        return path.stem, _recipe_file(path)
+        return path.stem, *_recipe_file(path)
     names = ["default", *RECIPES]
     hint = nearest(recipe, names) or f"; known are {', '.join(names)}"
     raise EngramError(
-        f"unknown recipe {recipe!r}{hint}", where="RECIPE", fix="name one of them, or a .yaml file of settings"
+        f"unknown recipe {_shown(recipe)}{hint}", where="RECIPE", fix="name one of them, or a .yaml file of settings"
     )
 
 
-def _recipe_file(path: Path) -> dict[str, Any]:
-    from engram.yaml_source import parse
+def _recipe_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    from engram.yaml_source import read
 
-    source = parse(read_bytes(path))
-    problems = [f"{path}:{f.place.line}:{f.place.column} {f.message}; {f.fix}" for f in source.faults]
+    source = read(path)
+    problems = [f"{path}:{f.place.line}:{f.place.column} {f.message}; {f.fix}" for f in source.faults[:_SHOWN]]
     if not problems and not isinstance(source.document, dict):
         problems = [f"{path}:1:1 not a mapping of settings"]
     if problems:
         raise EngramError(
             "the recipe file cannot be read", where=str(path), problems=problems, fix="correct these lines"
         )
-    return dict(source.document)
+    places = {key: source.place((key,)) for key in source.document}
+    return dict(source.document), {key: f"{path}:{place.line}:{place.column}" for key, place in places.items()}
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
@@ -166,23 +185,26 @@ def _convert(value: Any, kind: type) -> Any:
     return converted
 
 
-def _range_problems(config: Config) -> list[str]:
+def _range_problems(config: Config) -> list[tuple[str, str]]:
+    """Each setting that cannot be used, with the reason."""
     problems = []
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        name, value = field.name, getattr(config, field.name)
         if isinstance(value, float) and not math.isfinite(value):
-            problems.append(f"{field.name} = {value} is not a finite number")
-        elif isinstance(value, (int, float)) and value < 0 and field.name != "seed":
-            problems.append(f"{field.name} = {value} is negative")
+            problems.append((name, f"{name} = {value} is not a finite number"))
+        elif isinstance(value, (int, float)) and value < 0 and name != "seed":
+            problems.append((name, f"{name} = {value} is negative"))
+        elif name in _MOST and value > _MOST[name]:
+            problems.append((name, f"{name} = {_shown(value)}: at most {_MOST[name]:,} can be used"))
     for name in ("rank", "alpha", "learning_rate", "batch_size", "max_length", "max_new_tokens", "validate_every"):
         if getattr(config, name) == 0:
-            problems.append(f"{name} = 0: it must be above 0")
+            problems.append((name, f"{name} = 0: it must be above 0"))
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
-            problems.append(f"{name} = {getattr(config, name)!r}: one of {', '.join(choices)}")
+            problems.append((name, f"{name} = {_shown(getattr(config, name))}: one of {', '.join(choices)}"))
     if config.steps == 0 and config.epochs == 0:
-        problems.append("steps and epochs are both 0: nothing would be trained")
+        problems.append(("steps", "steps and epochs are both 0: nothing would be trained"))
     for name in ("dropout", "beta1", "beta2"):
         if getattr(config, name) >= 1:
-            problems.append(f"{name} = {getattr(config, name)}: it must be below 1")
+            problems.append((name, f"{name} = {getattr(config, name)}: it must be below 1"))
     return problems

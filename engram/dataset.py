@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import locks, phrasing, schema
+from engram import json_source, locks, phrasing, schema
 from engram.errors import EngramError
 from engram.files import read_bytes, sha256, sha256_text, write_texts
 from engram.patterns import Pattern
-from engram.text import near_duplicate, normalise, shorten, visible
+from engram.text import near_duplicate, normalise, visible
 
 HELD_OUT_SHARE = 0.2
 SPLITS = ("train", "valid", "test")
@@ -107,6 +107,8 @@ def read_split(folder: Path, name: str) -> list[Example]:
             problems += [f"{path}:{number} {problem}" for problem in wrong]
             if not wrong:
                 examples.append(_from_row(row))
+            if len(problems) >= schema.MOST:
+                break
     if problems:
         what, fix = f"{len(problems)} problems in a data file", "make data (after taking the broken file away)"
         raise EngramError(what, where=str(path), problems=_first(problems), fix=fix)
@@ -118,7 +120,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise EngramError("the data manifest is missing", where=str(path), fix="make data")
-    manifest: dict[str, Any] = schema.read_json(path, f"rm {path} && make data")
+    manifest: dict[str, Any] = json_source.read(path, f"rm {path} && make data")
     schema.check(manifest, "manifest", str(path))
     hashes = {output["file"]: output["sha256"] for output in manifest["outputs"]}
     names = [f"{name}.jsonl" for name in SPLITS]
@@ -201,9 +203,9 @@ def _line(example: Example) -> str:
 
 def _parse_line(line: bytes) -> tuple[dict[str, Any], list[str]]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return {}, [f"not JSON: {visible(shorten(str(error), 100))}"]
+        row = json_source.parse(line)
+    except json_source.JSONError as error:
+        return {}, [f"not JSON: {error.what} ({error.place.replace('1:', 'column ', 1)})"]
     wrong = schema.problems(row, "data-row")
     problems = [f"{schema.json_path(p.path)}: {visible(p.message)}" for p in wrong]
     if not problems and row["phrasing"] not in phrasing.ALL:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engram.chat_template import render
-from engram.config import Config
+from engram.config import MAX_STEPS, Config
 from engram.dataset import Example
 from engram.errors import EngramError
 from engram.files import sha256_text
 from engram.model import Model, load_tokenizer
+from engram.text import shorten, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +103,20 @@ class Encoder:
 def load_encoder(model: Model) -> Encoder:
     """The encoder of a model; raises EngramError where its tokenizer or chat template is not usable."""
     tokenizer = load_tokenizer(model)
-    end_id = _end_token(tokenizer, model.name)
+    try:
+        encoder = _encoder(tokenizer, model.name)
+        encoder.prompt("Hello")
+    except EngramError:
+        raise
+    except Exception as error:  # settings that are loaded without a look, and fail in many ways when they are used
+        reason = visible(shorten(f"{type(error).__name__}: {error}", 200))
+        what = f"the tokenizer cannot be used ({reason})"
+        raise EngramError(what, where=model.name, fix="take another MODEL") from error
+    return encoder
+
+
+def _encoder(tokenizer: Any, name: str) -> Encoder:
+    end_id = _end_token(tokenizer, name)
     stops = {end_id} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_id
     return Encoder(tokenizer, end_id, frozenset(stops), pad)
@@ -126,11 +140,16 @@ def plan_batches(
     Every pass mixes `config.replay` replay rows for each row into the rows, other ones each time as far as they go.
     It shuffles them by a hash of seed, pass and row id (the same on every machine), sorts windows of eight batches
     by length so that little is padded, and shuffles the batches of the pass the same way. A pass's last batch may
-    be smaller; nothing is dropped.
+    be smaller; nothing is dropped. Raises EngramError where there are more steps than anybody runs.
     """
     rows = [*encoded, *replay]
     mixed_in = min(round(config.replay * len(encoded)), len(replay))
     steps = config.steps or max(1, round(config.epochs * math.ceil((len(encoded) + mixed_in) / config.batch_size)))
+    if steps > MAX_STEPS:
+        what = (
+            f"{config.epochs:g} epochs of {len(encoded) + mixed_in} rows are {steps:,} steps, at most {MAX_STEPS:,} run"
+        )
+        raise EngramError(what, where="epochs", fix="lower epochs, or raise batch_size")
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < steps:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram import json_source
 from engram.encoding import Encoded, Encoder
 from engram.errors import EngramError
 from engram.files import BUNDLED, read_bytes, sha256
@@ -87,8 +87,8 @@ def _read(path: Path, kinds: Sequence[str]) -> tuple[General, ...]:
         if not line.strip():
             continue
         try:
-            row = _row(json.loads(line), seen)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            row = _row(json_source.parse(line), seen)
+        except (ValueError, KeyError, TypeError) as error:
             problems.append(f"{path.name}:{number} {type(error).__name__}: {error}")
         else:
             rows.append(row)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engram import hub, sums
+from engram import hub, json_source, sums
 from engram.errors import EngramError
 from engram.files import BUNDLED, sha256, sha256_text
 from engram.machine import apple_silicon, nvidia_gpu
-from engram.schema import read_json
 from engram.text import nearest, visible
 from engram.untrusted import INDEX, missing_files, refuse_links, shards
 
@@ -205,7 +204,7 @@ def _checked(model: Model) -> Model:
     if beside := sorted(path.name for path in model.path.glob("model*.safetensors") if path.name not in known):
         what = f"weights that no index names: {visible(', '.join(beside))}"  # some loaders would read them all the same
         raise EngramError(what, where=model.name, fix="take them away, or take another MODEL")
-    config = read_json(model.path / "config.json", "take another MODEL")
+    config = json_source.read(model.path / "config.json", "take another MODEL")
     if not isinstance(config, dict) or not config.get("model_type"):
         raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")
     if "model_file" in config:  # mlx-lm's way to bring Python along

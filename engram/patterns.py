@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram import schema
+from engram import schema, yaml_source
 from engram.errors import EngramError
-from engram.files import read_bytes, readable_errors, sha256_text
+from engram.files import sha256_text
 from engram.pattern_files import find_files as find_files  # what callers load
 from engram.text import nearest, normalise, shorten, visible
-from engram.yaml_source import Fault, Place, Source, parse, too_large
+from engram.yaml_source import Fault, Place, Source
 
 SHOWN_PROBLEMS = 100
 MAX_INPUT, MAX_OUTPUT, MAX_LABEL = 1000, 400, 60  # characters, of templates once filled too; as in the schema
@@ -84,9 +84,7 @@ def _refusal(problems: list[Problem], files: int) -> EngramError:
 
 def _load_file(path: Path) -> tuple[list[Pattern], list[Problem]]:
     shown = visible(_relative(path))
-    with readable_errors(path, "read this file"):
-        fault = too_large(path.stat().st_size)
-    patterns, faults = ([], [fault]) if fault else _read(shown, path.stem, parse(read_bytes(path)))
+    patterns, faults = _read(shown, path.stem, yaml_source.read(path))
     return patterns, [_problem(shown, fault) for fault in sorted(faults, key=lambda fault: fault.place)]
 
 
@@ -98,7 +96,7 @@ def _read(file: str, stem: str, source: Source) -> tuple[list[Pattern], list[Fau
         source = _wrapped(source, stem)
     wrong = schema.problems(source.document, "pattern-file", source.texts)
     faults = source.faults + [Fault(source.place(p.path), *p) for p in wrong if p.path not in source.broken]
-    if not isinstance(source.document, dict):
+    if not isinstance(source.document, dict) or len(wrong) >= schema.MOST:  # there may be more than were looked for
         return [], faults
     patterns, more = _expand(file, stem, source, {_entry(fault.path) for fault in faults})
     return patterns, faults + more

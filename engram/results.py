@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engram import __version__, machine, schema
+from engram import __version__, json_source, machine, schema
 from engram.dataset import read_manifest
 from engram.errors import EngramError
 from engram.files import PACKAGE, sha256, sha256_text, write_text
@@ -70,7 +70,7 @@ def read(path: Path, name: str, missing: str) -> dict[str, Any]:
 
 def parsed(path: Path, fix: str) -> tuple[Any, str]:
     """A document without its checksum, and what is wrong with that; of one without any, nothing."""
-    document = schema.read_json(path, fix)
+    document = json_source.read(path, fix)
     known = document.pop(CHECKSUM, None) if isinstance(document, dict) else None
     intact = known is None or known == sha256_text(_dumps(document))
     return document, "" if intact else "changed since it was written: its checksum is of other content"

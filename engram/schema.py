@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-import math
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.errors import EngramError
-from engram.files import bundled, read_bytes
+from engram.files import bundled
 from engram.text import nearest, shorten, visible
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ NAMES = (
     *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
     *("seeds", "gpu-check", "container", "parity", "torture", "export", "video-prep"),
 )
+MOST = 1000  # problems that are looked for: nobody reads more, and a file may hold a million
+_UNKNOWN = 100  # keys that are named of one mapping
 _REFERRED = ("common", "comparison", "result")  # what other schemas refer to
 
 _VALUES = {str: "text", bool: "a yes/no value", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
@@ -52,31 +53,18 @@ def json_path(path: Path) -> str:
     )
 
 
-def read_json(path: pathlib.Path, fix: str) -> Any:
-    """The document in a file; raises EngramError where it is no JSON, or holds NaN, infinity or half a character."""
-
-    def finite(text: str) -> float:
-        if not math.isfinite(number := float(text)):
-            raise ValueError(f"{text} is not a finite number")
-        return number
-
-    content = read_bytes(path)
-    try:
-        document = json.loads(content, parse_float=finite, parse_constant=finite)
-        if b"\\u" in content:
-            json.dumps(document, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise EngramError(f"not JSON: {error}", where=str(path), fix=fix) from error
-    return document
-
-
 def problems(document: object, name: str, texts: Mapping[Path, str] | None = None) -> list[Problem]:
-    """Every way in which `document` breaks the schema `name`, each once, sorted by path.
+    """The ways in which `document` breaks the schema `name`, each once, sorted by path; the first MOST of them.
 
     `texts` holds values as they stand in the file, by path, where that is not how Python writes them.
     """
-    found = [problem for error in _validator(name).iter_errors(document) for problem in _explain(error, texts or {})]
-    return sorted(dict.fromkeys(found), key=lambda problem: [str(part).zfill(9) for part in problem.path])
+    errors = _validator(name).iter_errors(document)
+    found: dict[Problem, None] = {}
+    for problem in (problem for error in errors for problem in _explain(error, texts or {})):
+        found[problem] = None
+        if len(found) == MOST:
+            break
+    return sorted(found, key=lambda problem: [str(part).zfill(9) for part in problem.path])
 
 
 def check(document: object, name: str, where: str, fix: str = "make it anew with the stage that writes it") -> None:
@@ -136,7 +124,8 @@ def _explain(error: ValidationError, texts: Mapping[Path, str]) -> Iterator[Prob
 
 
 def _unknown_keys(path: Path, value: Mapping[str, object], known: list[str]) -> Iterator[Problem]:
-    for key in (str(key) for key in value if key not in known):
+    unknown = (str(key) for key in value if key not in known)
+    for key in itertools.islice(unknown, _UNKNOWN):
         hint = nearest(key, known) or f"; known are {', '.join(known)}"
         yield Problem((*path, key), f"unknown key {shorten(key, 60)!r}{hint}", "rename it or take it out")
 

@@ -64,7 +64,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
     name = document.get("document") if isinstance(document, dict) else None
     if name not in NAMES:
         what = f"not a result document ({', '.join(NAMES)})"
-        raise EngramError(what, where=str(path), fix="name one of results/<backend>/*.json")
+        raise EngramError(what, where=f"{path} $.document", fix="name one of results/<backend>/*.json")
     return document, changed
 
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 import yaml
 
+from engram.files import read_bytes, readable_errors
 from engram.schema import Path
-from engram.text import visible
+from engram.text import shorten, visible
 
 MAX_BYTES = 16 * 1024 * 1024
+MAX_VALUES = 1_000_000  # of one file, keys not counted
 MAX_DEPTH = 12
+MAX_MESSAGE = 300  # characters: a value or key that is quoted may be a megabyte
+MAX_FAULTS = 1000  # nobody reads more
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
@@ -82,8 +87,17 @@ def parse(content: bytes) -> Source:
     return Source(document, reader.places, reader.faults, reader.texts, reader.broken)
 
 
+def read(path: FilePath) -> Source:
+    """`parse` a file; one that is too large is not read at all. Raises EngramError where it cannot be opened."""
+    with readable_errors(path, "read this file"):
+        size = path.stat().st_size
+    if fault := too_large(size):
+        return Source(None, {}, [fault], {}, set())
+    return parse(read_bytes(path))
+
+
 def too_large(size: int) -> Fault | None:
-    """The fault of a file of `size` bytes, where that is more than is read."""
+    """What is wrong with a file of `size` bytes, None where it is small enough to be read."""
     if size <= MAX_BYTES:
         return None
     message = f"the file has {size / 2**20:.1f} MiB, at most {MAX_BYTES / 2**20:.0f} MiB are read"
@@ -150,6 +164,7 @@ class _Reader:
         self.texts: dict[Path, str] = {}
         self.broken: set[Path] = set()
         self.anchors: dict[str, Any] = {}
+        self.values = 0
         self.resolver: Any = yaml.SafeLoader("")
 
     def read(self, text: str) -> Any:
@@ -167,6 +182,10 @@ class _Reader:
 
     def value(self, event: Any, path: Path) -> Any:
         self.places.setdefault(path, _place(event))
+        self.values += 1
+        if self.values > MAX_VALUES:
+            message = f"more than {MAX_VALUES:,} values in one file"
+            raise _StopError(Fault(_place(event), (), message, "split it into several files"))
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, path)
         if len(path) > MAX_DEPTH:
@@ -250,7 +269,9 @@ class _Reader:
         self.fault(event, path, message, fix)
 
     def fault(self, event: Any, path: Path, message: str, fix: str) -> None:
-        self.faults.append(Fault(_place(event), path, message, fix))
+        self.faults.append(Fault(_place(event), path, shorten(message, MAX_MESSAGE), fix))
+        if len(self.faults) >= MAX_FAULTS:
+            raise _StopError(Fault(_place(event), path, "reading stops here: too many problems", fix))
 
 
 def _place(event: Any) -> Place:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from report_runs import two_runs
 
 from engram import cli
 
@@ -78,3 +80,22 @@ def test_models_lists_the_registry() -> None:
     out = CliRunner().invoke(cli.main, ["models"]).output
     for name in ("tiny", "smollm-135m", "smollm2-360m", "qwen2.5-0.5b", "qwen3-0.6b", "phi-2"):
         assert name in out
+
+
+def test_a_path_that_the_system_refuses_is_named() -> None:
+    result = CliRunner().invoke(cli.main, ["resolve-model", "--model", "x" * 5000])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("engram: xxx") and "File name too long" in result.stderr
+    assert len(result.stderr) < 400
+
+
+def test_an_endless_seed_is_refused() -> None:
+    result = CliRunner().invoke(cli.main, ["data", "--seed", "9" * 30])
+    assert result.exit_code == 2 and "is not in the range" in result.stderr
+
+
+def test_a_folder_cannot_drive_the_terminal_by_its_name(tmp_path: Path) -> None:
+    out = tmp_path / "a\x1b[2J.txt"
+    result = CliRunner().invoke(cli.main, ["report", "--results", str(two_runs(tmp_path / "r")), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output and "\\x1b[2J" in result.output

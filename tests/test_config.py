@@ -110,12 +110,12 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         ("alpha: 2024-03-15", "alpha = datetime.date(2024, 3, 15) is not a number"),
         ("schedule: 3", "schedule = 3 is not text"),
         ("learning_rate: .inf", "learning_rate = inf is not a finite number"),
-        (f"learning_rate: {'9' * 400}", f"learning_rate = {'9' * 400} is not a number"),
+        (f"learning_rate: {'9' * 400}", f"learning_rate = {'9' * 59}… is not a number"),
         ("seed: 3", "unknown setting 'seed'; the seed is an option of its own (--seed)"),
     ],
 )
 def test_a_recipe_files_values_are_checked_too(line: str, problem: str, tmp_path: Path) -> None:
-    assert from_file(tmp_path, line + "\n") == (problem,)
+    assert from_file(tmp_path, line + "\n") == (f"{tmp_path}/own.yaml:1:1: {problem}",)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +156,21 @@ def test_overrides_are_key_and_value() -> None:
 def test_a_config_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().rank = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("epochs", "1e300", "epochs = 1e+300: at most 10,000 can be used"),
+        ("replay", "1e308", "replay = 1e+308: at most 1,000 can be used"),
+        ("steps", "1" + "0" * 12, "steps = 1000000000000: at most 1,000,000 can be used"),
+        ("rank", "9" * 70, f"rank = {'9' * 59}…: at most 4,096 can be used"),
+    ],
+)
+def test_a_number_that_no_planning_survives_is_refused(key: str, value: str, problem: str) -> None:
+    assert wrong("default", **{key: value}) == (problem,)
+
+
+def test_a_recipe_of_a_hundred_thousand_unknown_keys_is_refused_at_once(tmp_path: Path) -> None:
+    problems = from_file(tmp_path, "".join(f"k{i}: 1\n" for i in range(100_000)))
+    assert len(problems) == 21 and problems[-1] == "… and more"

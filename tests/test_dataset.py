@@ -325,8 +325,8 @@ TURNS = ROW["messages"]
 LINES: dict[str, tuple[bytes, str]] = {
     "cut off": (json.dumps(ROW).encode()[:-9], "not JSON: Unterminated string"),
     "not JSON": (b"hello", "not JSON: Expecting value"),
-    "not UTF-8": (b'{"id": "\xff"}', "not JSON: 'utf-8' codec can't decode byte 0xff"),
-    "deep": (b"[" * 200_000, "not JSON: maximum recursion depth exceeded"),
+    "not UTF-8": (b'{"id": "\xff"}', "not JSON: not UTF-8: byte 0xff (column 9)"),
+    "deep": (b"[" * 200_000, "not JSON: nested deeper than 32 levels"),
     "a list": (b"[]", "$: is a list, not a mapping"),
     "a key missing": (json.dumps({k: v for k, v in ROW.items() if k != "kind"}).encode(), "$: 'kind' is missing"),
     "a key too many": (json.dumps({**ROW, "kin": 1}).encode(), "$.kin: unknown key 'kin', did you mean 'kind'?"),
@@ -375,7 +375,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(name: str, tmp_path: Pa
         (b"", "not JSON: Expecting value"),
         (b"{", "not JSON: Expecting property name"),
         (b"\xff\xfe", "not JSON: "),
-        (b"[" * 200_000, "not JSON: maximum recursion depth exceeded"),
+        (b"[" * 200_000, "not JSON: nested deeper than 32 levels"),
         (b"[]", "not a valid manifest document (schemas/manifest.schema.json)"),
         (b'{"schema_version": 2}', "not a valid manifest document (schemas/manifest.schema.json)"),
     ],
@@ -384,7 +384,7 @@ def test_a_manifest_that_is_none_is_refused(content: bytes, message: str, tmp_pa
     folder = write_pack(tmp_path)
     (folder / "manifest.json").write_bytes(content)
     error = refusal(read_manifest, folder)
-    assert error.what.startswith(message) and error.where == str(folder / "manifest.json")
+    assert error.what.startswith(message) and error.where.startswith(str(folder / "manifest.json"))
 
 
 def test_a_manifest_of_other_files_proves_nothing(tmp_path: Path) -> None:

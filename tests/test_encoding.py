@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,3 +179,16 @@ def test_a_conversation_is_asked_as_the_template_renders_it(encoder: Encoder) ->
     rendered = encoder.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert encoder.chat(messages) == list(encoder.plain(rendered))
     assert encoder.chat(messages[:1]) == encoder.prompt("Hi")
+
+
+def test_more_steps_than_anybody_runs_are_not_planned(encoded: list[Encoded]) -> None:
+    with pytest.raises(EngramError, match="steps, at most 1,000,000 run"):
+        plan_batches(encoded * 2000, Config(epochs=10_000.0, batch_size=1))
+
+
+def test_a_tokenizer_that_fails_when_it_is_used_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(resolve("tiny").path, tmp_path / "broken")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": [1024]}))
+    with pytest.raises(EngramError, match="broken: the tokenizer cannot be used"):
+        load_encoder(resolve(str(folder)))

@@ -282,7 +282,7 @@ def test_a_huge_file_is_refused_by_its_size_alone(monkeypatch: pytest.MonkeyPatc
     with Path("t.yaml").open("wb") as file:
         file.truncate(3 * 2**20)
     monkeypatch.setattr(yaml_source, "MAX_BYTES", 2 * 2**20)
-    monkeypatch.setattr(patterns, "read_bytes", lambda path: pytest.fail("the file was read"))
+    monkeypatch.setattr(yaml_source, "read_bytes", lambda path: pytest.fail("the file was read"))
     error = refusal(load_patterns, [Path("t.yaml")])
     assert error.problems == (
         "t.yaml:1:1 $: the file has 3.0 MiB, at most 2 MiB are read; split it into several files",
@@ -427,3 +427,9 @@ def test_a_file_that_cannot_be_read_is_the_users_to_mend(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert "t.yaml: cannot read this file: Permission denied" in str(refusal(load, example("d")))
+
+
+def test_a_file_with_more_problems_than_are_looked_for_is_refused_and_not_used() -> None:
+    Path("t.yaml").write_text("name: x\nexamples:\n" + "- {inptu: a}\n" * 5000)
+    error = refusal(load_patterns, [Path("t.yaml")])
+    assert len(error.problems) == 101

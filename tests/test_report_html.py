@@ -23,6 +23,7 @@ from report_runs import HOSTILE, LOSSES, hostile_run, recording, two_runs
 from engram import compare, results
 from engram.cli import main
 from engram.report import answers, charts, gather, html, player, sections
+from engram.report.parity import REFERENCE
 from engram.text import visible
 from engram.video import cast
 
@@ -233,17 +234,16 @@ def test_the_parity_table_is_shown_where_there_is_one(two: Path, tmp_path: Path)
         {"recipe": "parity", "name": "first_100", "limit": 1e-4, "measured": 5.2e-6, "met": True, "decides": True},
         {"recipe": "default", "name": "same_answers", "limit": 0.99, "measured": 0.974, "met": False, "decides": False},
     ]
-    model = {"name": "tiny", "weights_sha256": HASH["a"]}
-    (folder / "parity.json").write_text(
-        json.dumps({"backend": "cpu", "model": model, "targets": targets, "pairs": [1]})
-    )
+    shutil.copy(REFERENCE / "parity.json", folder / "parity.json")
+    edit(folder / "parity.json", "targets", to=targets)
+    edit(folder / "parity.json", "model", "weights_sha256", to=HASH["a"])
     text = page_of(folder)[1].text()
     assert "losses over the first 100 steps, nats parity 0.0001 5.2e-06 met" in text
     assert "same greedy answers, share default 0.99 97.4 % missed" in text
     edit(folder / "parity.json", "model", "weights_sha256", to=HASH["d"])
     assert "the stored table is of another model" in page_of(folder)[1].text()
     (folder / "parity.json").write_text("[]")
-    assert "parity.json cannot be read" in page_of(folder)[1].text()
+    assert "not a valid parity document" in page_of(folder)[1].text()
 
 
 def test_the_film_holds_every_screen_of_the_recording() -> None:

@@ -166,3 +166,10 @@ def test_a_rate_is_between_nothing_and_all(value: Any) -> None:
 def test_a_hash_is_64_hexadecimal_digits(value: str) -> None:
     document = {"inputs": [{"file": "a", "sha256": value}]}
     assert any(p.path == ("inputs", 0, "sha256") for p in problems(document, "manifest"))
+
+
+def test_no_more_problems_are_looked_for_than_anybody_reads() -> None:
+    found = schema.problems({"name": "x", "examples": [{"inptu": "a"}] * 100_000}, "pattern-file")
+    assert len(found) == schema.MOST
+    found = schema.problems({"name": "x", "examples": []} | {f"k{i}": 1 for i in range(100_000)}, "pattern-file")
+    assert len(found) < 200

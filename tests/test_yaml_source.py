@@ -254,3 +254,12 @@ def test_the_bundled_patterns_are_read_alike_by_both_parsers(monkeypatch: pytest
     first = parse(content)
     monkeypatch.setattr(yaml_source, "_LOADER", yaml.SafeLoader)
     assert parse(content) == first
+
+
+def test_what_would_take_too_much_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(parse(b"a: 1\n" * 5000).faults) == yaml_source.MAX_FAULTS + 1
+    (long,) = faults("a: " + "9" * 100_000)
+    assert len(long) < 400
+    monkeypatch.setattr(yaml_source, "MAX_VALUES", 10)
+    assert not faults("- a\n" * 9)
+    assert faults("- a\n" * 10) == ["10:3 () more than 10 values in one file; split it into several files"]

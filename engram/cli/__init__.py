@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from engram import __version__, stopping
 from engram.cli import adapter, ask, export, harness, machine, packs, prep, report, results, stages, video
 from engram.errors import EngramError
-from engram.text import visible
+from engram.text import shorten, visible
 
 # full or read-only disks, permissions, limits, failing hardware
 SYSTEM = (
@@ -31,15 +32,17 @@ class Commands(click.Group):
         """Run a command; see the class."""
         try:
             return super().main(*args, **kwargs)
+        except EngramError as error:
+            _refuse(error)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(0)
-        except (EngramError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in SYSTEM:
+        except OSError as error:
+            if error.errno not in SYSTEM:
                 raise
-            told = error if isinstance(error, EngramError) else _told(error)
-            click.echo("engram: " + "\n".join(visible(line) for line in str(told).split("\n")), err=True)
-            sys.exit(2)
+            where = shorten(os.fsdecode(error.filename), 200) if error.filename else "the system"
+            fix = "check the path, its permissions, the free disk space and TMPDIR"
+            _refuse(EngramError(error.strerror or "cannot be used", where=where, fix=fix))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named; see the class."""
@@ -52,9 +55,9 @@ class Commands(click.Group):
             sys.exit(stop.exit_code if isinstance(stop, stopping.Stopped) else 130)
 
 
-def _told(error: OSError) -> EngramError:
-    fix = "check the free disk space, the permissions and TMPDIR"
-    return EngramError(error.strerror or str(error), where=str(error.filename or "the system"), fix=fix)
+def _refuse(error: EngramError) -> NoReturn:
+    click.echo("engram: " + "\n".join(visible(line) for line in str(error).split("\n")), err=True)
+    sys.exit(2)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -22,13 +22,15 @@ def export_eval(
     """Write the test set into DIR as the task `engram` of lm-evaluation-harness."""
     from engram import config, harness, show
     from engram import model as models
+    from engram.text import visible
 
     chosen = models.resolve(model)
     show.note(chosen.reason or f"model: {chosen.name}")
     longest = (f"max_new_tokens={max_new_tokens}",) if max_new_tokens else ()
     known = config.load_config(recipe, chosen.parameters, 0, config.parse_overrides((*settings, *longest)))
     files = harness.export(data, folder, chosen, known)
-    click.echo(f"{len(files)} files in {folder}; README.md there has the commands, with MODEL={chosen.path}")
+    place, where = visible(str(folder)), visible(str(chosen.path))
+    click.echo(f"{len(files)} files in {place}; README.md there has the commands, with MODEL={where}")
 
 
 COMMANDS = (export_eval,)

@@ -29,10 +29,11 @@ def resolve_model(model: str, out: Path | None) -> None:
     """Say which model MODEL means here, fetching it if it must be fetched."""
     from engram import model as models
     from engram.files import write_text
+    from engram.text import visible
 
     chosen = models.resolve(model)
     spec = chosen.name if model == "auto" else model
-    click.echo(chosen.reason or f"model: {chosen.name}")
+    click.echo(visible(chosen.reason or f"model: {chosen.name}"))
     if out:
         write_text(out, spec + "\n")
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from engram.config import MAX_SEED
+
 if TYPE_CHECKING:
     from engram.config import Config
     from engram.model import Model
@@ -39,7 +41,7 @@ recipe_option = click.option(
     "--recipe", default="default", show_default=True, help="default, seed, or a .yaml file of settings."
 )
 seed_option = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of split, adapter and batches."
+    "--seed", default=0, show_default=True, type=click.IntRange(0, MAX_SEED), help="Seed of split, adapter and batches."
 )
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe."

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from engram.cli.options import F, backend_option, data_option, patterns_option, results_option
+from engram.text import visible
 
 SIDE_BY_SIDE = "demo-compare"
 KINDS = {"mp4": "Write the film: H.264, 1920×1080.", "gif": "Write the GIF: 960 pixels wide.", "png": "Write a still."}
@@ -79,7 +80,7 @@ def record(
 
 
 def _written(path: Path) -> None:
-    click.echo(f"{path}: {path.stat().st_size:,} bytes")
+    click.echo(f"{visible(str(path))}: {path.stat().st_size:,} bytes")
 
 
 COMMANDS = (render, record)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from engram import adapters, locks
+from engram import adapters, json_source, locks
 from engram.conversion import mlx_layout, peft_layout, tensor_file
 from engram.conversion.lora import Lora, RefusedError, grid
 from engram.errors import EngramError
@@ -122,7 +122,7 @@ def _files(folder: Path, preferred: str = "") -> Files:
 
 def _understood(files: Files, folder: Path) -> Lora:
     try:
-        lora: Lora = _LAYOUTS[files.weights].read(json.loads(files.config), files.tensors)
+        lora: Lora = _LAYOUTS[files.weights].read(json_source.parse(files.config.encode("utf-8")), files.tensors)
     except RefusedError as error:
         what = "not a plain LoRA adapter, as both layouts can hold it"
         fix = "train one without these, or merge it into its model; docs/adapters.md has the list"

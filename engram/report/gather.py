@@ -130,13 +130,11 @@ def _read_parity(found: Found, folder: Path) -> None:
         if not path.is_file():
             continue
         try:
-            document, changed = results.parsed(path, PARITY)
-            if changed:
-                raise ValueError(changed)
-            same = _same_weights(found, document)
-        except (EngramError, ValueError, KeyError, TypeError, AttributeError) as error:
-            found.notes.append(Note("parity of the backends", (f"{path.name} cannot be read: {error}",), PARITY))
+            document = results.read(path, "parity", PARITY)
+        except EngramError as error:
+            found.notes.append(Note("parity of the backends", (error.what, *error.problems[:3]), PARITY))
             return
+        same = _same_weights(found, document)
         if same:
             found.parity = document
         else:

@@ -103,17 +103,16 @@ def seed_table(document: dict[str, Any]) -> Table:
 
 
 def parity_section(document: dict[str, Any]) -> dict[str, Any]:
-    """The parity document's targets: what was asked for, what was measured. Fields that are not there are left out."""
+    """The parity document's targets: what was asked for, what was measured."""
     rows = []
-    for target in document.get("targets") or []:
-        name, measured = str(target.get("name", "")), target.get("measured")
-        shown = percent(measured) if name == "same_answers" else "–" if measured is None else f"{measured:.1e}"
-        limit, met = tables.number(target.get("limit")), "met" if target.get("met") else "missed"
-        rows.append([TARGETS.get(name, name), str(target.get("recipe", "")), limit, shown, met])
-    pairs, model = document.get("pairs") or [], document.get("model") or {}
+    for target in document["targets"]:
+        name, measured = target["name"], target["measured"]
+        shown = percent(measured) if name == "same_answers" else f"{measured:.1e}"
+        limit, met = tables.number(target["limit"]), "met" if target["met"] else "missed"
+        rows.append([TARGETS[name], target["recipe"], limit, shown, met])
     lead = (
-        f"MLX and Unsloth ({document.get('backend', 'unknown')}) on {model.get('name', 'a model')}, from the same "
-        f"adapter and batches: how far the losses lie apart, the worst of {len(pairs)} pairs of training runs."
+        f"MLX and Unsloth ({document['backend']}) on {document['model']['name']}, from the same adapter and batches: "
+        f"how far the losses lie apart, the worst of {len(document['pairs'])} pairs of training runs."
     )
     return {"lead": lead, "table": Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)}
 

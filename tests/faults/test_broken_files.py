@@ -16,7 +16,7 @@ from documents import HASH, training
 from packs import refusal
 from safetensors.numpy import load_file, save_file
 
-from engram import adapters, conversion, dataset, evaluate, model, results, schema
+from engram import adapters, conversion, dataset, evaluate, model, results
 from engram.backends import mlx
 from engram.cli import main
 from engram.errors import EngramError
@@ -65,7 +65,7 @@ def test_a_flipped_digit_in_a_result_is_refused(root: Path) -> None:
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", '"\\ud800"'])
 def test_json_that_no_stage_writes_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(f'{{"a": {text}}}')
-    assert "not JSON: " in refusal(schema.read_json, tmp_path / "a.json", "mend it").what
+    assert "not JSON: " in refusal(json_source.read, tmp_path / "a.json", "mend it").what
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

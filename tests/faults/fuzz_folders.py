@@ -1,0 +1,144 @@
+"""Folders from elsewhere: adapters in both layouts and models, their configuration, weights and tokenizer spoiled."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nasty
+from hunt import Case, read
+from hypothesis import strategies as st
+
+from engram import adapters, conversion, general
+from engram.conversion import tensor_file
+from engram.conversion.tensor_file import Tensor
+from engram.encoding import load_encoder
+from engram.files import BUNDLED
+from engram.model import Model, resolve
+
+RANK, SIZE = 2, 4
+LAYERS = [f"model.layers.{block}.self_attn.{name}" for block in (0, 1) for name in ("q_proj", "v_proj")]
+PEFT = adapters.peft_settings(RANK, 4.0, 0.0, "tiny", ["q_proj", "v_proj"]) | {"layers_to_transform": None}
+MLX = {
+    "fine_tune_type": "lora", "model": "tiny", "num_layers": -1,
+    "lora_parameters": {"rank": RANK, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "self_attn.v_proj"]},
+}  # fmt: skip
+WEIGHTS = {"peft": adapters.PEFT_WEIGHTS, "mlx": adapters.MLX_WEIGHTS}
+CONFIGS: dict[str, dict[str, Any]] = {"peft": PEFT, "mlx": MLX}
+MODEL_FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "model.safetensors", "heldout.jsonl")
+
+
+@functools.cache
+def weights(layout: str) -> tuple[dict[str, Any], bytes]:
+    """The header and the tensors' bytes of a small adapter."""
+    tensor = {True: Tensor("F32", (RANK, SIZE), b"\0" * 32), False: Tensor("F32", (SIZE, RANK), b"\0" * 32)}
+    if layout == "peft":
+        names = {f"base_model.model.{n}.lora_{p}.weight": tensor[p == "A"] for n in LAYERS for p in "AB"}
+    else:
+        names = {f"{n}.lora_{p}": tensor[p == "b"] for n in LAYERS for p in "ab"}
+    header = tensor_file.new_header(names, {"format": "pt"})
+    return json.loads(header), b"\0" * 32 * len(names)
+
+
+def adapter_cases() -> st.SearchStrategy[Case]:
+    """An adapter with its configuration, its header or its bytes spoiled."""
+    return st.sampled_from(("peft", "mlx")).flatmap(
+        lambda layout: st.builds(Case, st.just(f"adapter, {layout}"), _adapter(layout))
+    )
+
+
+@st.composite
+def _adapter(draw: st.DrawFn, layout: str) -> tuple[bytes, bytes]:
+    config, (header, data) = CONFIGS[layout], weights(layout)
+    part = draw(st.sampled_from(("config", "config", "header", "metadata", "bytes")))
+    if part == "config":
+        config = draw(nasty.spoiled(config))
+    elif part == "header":
+        header = draw(nasty.spoiled(header))
+    elif part == "metadata":
+        known = {"config": draw(_text_of(CONFIGS)), "header": draw(_text_of({"a": header}))}
+        header = header | {
+            "__metadata__": {"engram": nasty.dumps(draw(st.one_of(st.just(known), nasty.spoiled(known))))}
+        }
+    file = safetensors(nasty.dumps(header), data)
+    if part == "bytes":
+        file = draw(nasty.damaged(file))
+    return nasty.dumps(config).encode("utf-8", "surrogatepass"), file
+
+
+def _text_of(documents: dict[str, Any]) -> st.SearchStrategy[str]:
+    return st.sampled_from(list(documents.values())).flatmap(
+        lambda document: st.one_of(st.just(document), nasty.spoiled(document)).map(nasty.dumps)
+    )
+
+
+def safetensors(header: str, data: bytes) -> bytes:
+    """A file of this header and data."""
+    text = header.encode("utf-8", "surrogatepass")
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def check_adapter(case: Case, folder: Path) -> Any:
+    """Describe the adapter, convert it, and convert it back."""
+    layout = case.kind.split()[-1]
+    source, there, back = (folder / name for name in ("adapter", "there", "back"))
+    for place in (source, there, back):
+        shutil.rmtree(place, ignore_errors=True)
+    source.mkdir()
+    config, file = case.content
+    (source / adapters.CONFIG).write_bytes(config)
+    (source / WEIGHTS[layout]).write_bytes(file)
+    described = read(lambda: conversion.describe(source), "adapter", place=False)
+    if read(lambda: conversion.convert(source, there), "adapter", place=False) is None:
+        return None
+    assert described is not None, "described and converted do not agree"
+    read(lambda: conversion.convert(there, back), "there", place=False)
+    assert (back / adapters.CONFIG).read_bytes() == config, "the configuration came back changed"
+    assert (back / WEIGHTS[layout]).read_bytes() == file, "the weights came back changed"
+    return described
+
+
+def model_cases() -> st.SearchStrategy[Case]:
+    """The bundled model with one of its files spoiled."""
+    return st.sampled_from(MODEL_FILES).flatmap(lambda name: st.builds(Case, st.just(f"model, {name}"), _model(name)))
+
+
+@functools.cache
+def _bundled(name: str) -> Any:
+    if name == "heldout.jsonl":
+        return json.loads((BUNDLED / "tiny" / name).read_bytes().split(b"\n")[0])
+    if name == "model.safetensors":
+        return weights("mlx")[0]
+    return json.loads((BUNDLED / "tiny" / name).read_bytes())
+
+
+def _model(name: str) -> st.SearchStrategy[bytes]:
+    document = _bundled(name)
+    spoiled = nasty.spoiled(document).map(nasty.dumps)
+    if name == "model.safetensors":
+        data = weights("mlx")[1]
+        whole = spoiled.map(lambda text: safetensors(text, data))
+        return st.one_of(whole, nasty.damaged(safetensors(json.dumps(document), data)))
+    encoded = spoiled.map(lambda text: text.encode("utf-8", "surrogatepass"))
+    return st.one_of(encoded, nasty.damaged(json.dumps(document).encode()))
+
+
+def check_model(case: Case, folder: Path) -> Any:
+    """Resolve the model, count its parameters, load its tokenizer and its general rows."""
+    place, name = folder / "model", case.kind.split()[-1]
+    if not place.exists():
+        shutil.copytree(BUNDLED / "tiny", place)
+    (place / name).write_bytes(case.content)
+    try:
+        found: Model | None = read(lambda: resolve(str(place)), "model", place=False)
+        if found is not None:
+            read(lambda: found.describe(), "model", place=False)
+            read(lambda: general.general_set(found), "heldout.jsonl", place=False)
+        if found is not None and name.endswith("config.json"):
+            read(lambda: load_encoder(found).prompt("Hi"), "model", place=False)
+        return found
+    finally:
+        shutil.copyfile(BUNDLED / "tiny" / name, place / name)
