@@ -16,7 +16,7 @@ from documents import HASH, training
 from packs import refusal
 from safetensors.numpy import load_file, save_file
 
-from engram import adapters, conversion, dataset, evaluate, model, results
+from engram import adapters, conversion, dataset, evaluate, json_source, model, results
 from engram.backends import mlx
 from engram.cli import main
 from engram.errors import EngramError
