@@ -17,7 +17,7 @@ from packs import refusal
 from safetensors.numpy import load_file, save_file
 
 from engram import adapters, conversion, dataset, evaluate, json_source, model, results
-from engram.backends import mlx
+from engram.backends import mlx_state
 from engram.cli import main
 from engram.errors import EngramError
 
@@ -48,7 +48,7 @@ def test_what_is_sound_passes_every_command(root: Path) -> None:
 def test_no_damage_is_taken_for_sound_and_none_shows_a_traceback() -> None:
     tallies = broken_files.campaign(0, 0.02, lambda _: None)
     assert [line for tally in tallies for line in tally.losses] == []
-    assert {tally.part for tally in tallies} == {"broken", "refused"} and sum(tally.cases for tally in tallies) > 60
+    assert {tally.part for tally in tallies} == {"broken", "refused"} and sum(tally.cases for tally in tallies) >= 60
 
 
 def test_a_flipped_digit_in_a_result_is_refused(root: Path) -> None:
@@ -136,11 +136,11 @@ def test_data_that_another_run_writes_while_they_are_read_are_refused(root: Path
 @pytest.mark.parametrize("what", ["[write] Unable to write 7 bytes to file.", "[save_safetensors] Failed to open file"])
 def test_a_disk_that_fills_while_mlx_writes_the_adapter_is_the_users_to_mend(what: str, tmp_path: Path) -> None:
     def save() -> None:
-        with mlx._saving(tmp_path):
+        with mlx_state.quiet(tmp_path):
             raise RuntimeError(what)
 
     assert "cannot write the adapter: " in refusal(save).what
-    with pytest.raises(RuntimeError, match="ours"), mlx._saving(tmp_path):
+    with pytest.raises(RuntimeError, match="ours"), mlx_state.quiet(tmp_path):
         raise RuntimeError("ours")
 
 
