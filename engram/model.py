@@ -235,7 +235,10 @@ def tensor_shapes(path: Path) -> list[list[int]]:
             entries = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
         if 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0) != size:
             raise ValueError("its length is not what the header says")
-        return [entry["shape"] for entry in entries.values()]
+        shapes = [entry["shape"] for entry in entries.values()]
+        if not all(isinstance(size, int) and size >= 0 for shape in shapes for size in shape):
+            raise ValueError("a shape is not one of whole numbers")
+        return shapes
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise EngramError(
             f"not a whole safetensors file ({error})", where=str(path), fix="fetch, copy or make it again"

@@ -63,7 +63,7 @@ def read(path: Path, name: str, missing: str) -> dict[str, Any]:
     document, problem = parsed(path, fix)
     schema.check(document, name, str(path), fix)
     if problem:
-        raise EngramError(problem, where=str(path), fix=fix)
+        raise EngramError(problem, where=f"{path} $.{CHECKSUM}", fix=fix)
     checked: dict[str, Any] = document
     return checked
 

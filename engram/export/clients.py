@@ -44,7 +44,9 @@ def _transformers(folder: Path, prompts: Sequence[Sequence[int]], encoder: Encod
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    ).eval()
     for start in range(0, len(prompts), BATCH):
         rows = prompts[start : start + BATCH]
         width = max(len(row) for row in rows)

@@ -281,7 +281,9 @@ class _Backend:
     def device(self) -> str:
         return "none"
 
-    def train(self, _model: Any, batches: Sequence[Any], _valid: Any, _config: Any, out: Path, progress: Any) -> Any:
+    def train(
+        self, _model: Any, batches: Sequence[Any], _valid: Any, _config: Any, out: Path, progress: Any, _: Any
+    ) -> Any:
         progress.start(len(batches))
         header, data = weights("mlx")
         write_bytes(out / self.WEIGHTS, safetensors(nasty.dumps(header), data))

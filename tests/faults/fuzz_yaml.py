@@ -158,8 +158,9 @@ def override_cases() -> st.SearchStrategy[Case]:
     numbers = nasty.numbers().map(str)
     texts = st.one_of(numbers, numbers, nasty.texts(), st.sampled_from(("1e9", "-0", "inf", "nan", "1_0", "٣")))
     known = st.sampled_from(list(RECIPE))
-    pairs = st.dictionaries(st.one_of(known, known, known, nasty.texts()), texts, min_size=1, max_size=2)
-    return st.builds(Case, st.just("--set"), pairs)
+    wrong = st.dictionaries(st.one_of(known, known, known, nasty.texts()), texts, min_size=1, max_size=2)
+    usual = st.dictionaries(known, st.sampled_from(("0", "1", "2", "4", "16", "0.5", "1e-3")), min_size=1, max_size=2)
+    return st.builds(Case, st.just("--set"), st.one_of(wrong, wrong, wrong, usual))
 
 
 def _cases(kind: str, spoiled: st.SearchStrategy[bytes], damaged: st.SearchStrategy[bytes]) -> st.SearchStrategy[Case]:
