@@ -283,8 +283,8 @@ $(VIDEO_READY): requirements-video.txt | $(READY)
 	@$(call listed,-r requirements-video.txt)
 	@touch $@
 
-$(GGUF_READY): pyproject.toml | $(READY)
-	@$(call install,-e ".[gguf]")
+$(GGUF_READY): requirements-gguf.txt | $(READY)
+	@$(call listed,-r requirements-gguf.txt)
 	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(READY) $(VIDEO_READY)

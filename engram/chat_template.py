@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], generation: bo
     Raises EngramError where the template fails or goes beyond a limit.
     """
     tokens = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str | list)}
-    renderer = _renderer(_template(tokenizer), json.dumps({**tokens, **CONSTANTS}))
+    renderer = _renderer(_template(tokenizer), json.dumps({**tokens, **CONSTANTS}), os.getpid())
     return renderer.render({"messages": [dict(m) for m in messages], "add_generation_prompt": generation})
 
 
@@ -61,7 +62,7 @@ class _Renderer:
     def _ask(self, line: str) -> dict[str, str]:
         if self.process is None:
             self.process = _started()
-            weakref.finalize(self, _end, self.process)
+            weakref.finalize(self, _end, self.process, os.getpid())
             line = f"{self.first}\n{line}"
         assert self.process.stdin and self.process.stdout
         try:
@@ -69,14 +70,15 @@ class _Renderer:
             self.process.stdin.flush()
             answer: dict[str, str] = json.loads(self.process.stdout.readline())
         except (OSError, ValueError):  # it has ended: nothing could be written, or no line came back
-            _end(self.process)
+            _end(self.process, os.getpid())
             self.process = None
             return {"error": f"it takes more than {template_worker.SECONDS} seconds, or too much memory"}
         return answer
 
 
 @functools.lru_cache(maxsize=4)
-def _renderer(template: str, constants: str) -> _Renderer:
+def _renderer(template: str, constants: str, _owner: int) -> _Renderer:
+    """A fork of this process gets one of its own: two cannot read from one pipe."""
     if len(template) > SOURCE:
         raise _refused(f"it has {len(template)} characters, more than {SOURCE}")
     return _Renderer(template, json.loads(constants))
@@ -91,9 +93,10 @@ def _started() -> subprocess.Popen[str]:
     )
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()
+def _end(process: subprocess.Popen[str], owner: int) -> None:
+    if os.getpid() == owner:  # a fork of the process that started it must neither end it nor wait for it
+        process.kill()
+        process.communicate()
 
 
 def _refused(reason: str) -> EngramError:

@@ -28,6 +28,7 @@ def held(path: Path, command: str) -> Iterator[None]:
         yield
         return
     file = path.parent / f".{path.name}.lock"
+    made = [folder for folder in path.parents if not folder.exists()]
     with readable_errors(path, "write here"):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _taken(file, path)
@@ -43,6 +44,9 @@ def held(path: Path, command: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             file.unlink()
         os.close(descriptor)
+        with contextlib.suppress(OSError):  # folders in which nothing was written go again
+            for folder in made:
+                folder.rmdir()
 
 
 def _taken(file: Path, path: Path) -> int:

@@ -184,7 +184,7 @@ def test_errors_come_before_advice(few: None) -> None:
 
 
 def test_a_model_that_is_elsewhere_is_the_users_to_fetch(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engram.model.cached", lambda name: None)
+    monkeypatch.setattr("engram.hub.cached", lambda name: None)
     result = run("few.yaml", "--advise", "--model", "phi-2")
     said = "engram: phi-2: this model is not on this disk\n  fix: make verify-model MODEL=phi-2\n"
     assert (result.exit_code, result.stderr) == (2, said)

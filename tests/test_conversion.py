@@ -288,7 +288,7 @@ NOT_PEFT: list[tuple[Edit, str]] = [
     (setting("r", 4), "the configuration's rank is 4, the tensors' is 2"),
     (setting("r", None), "r: None is not a positive whole number"),
     (setting("lora_alpha", "16"), "lora_alpha: '16' is not a number"),
-    (setting("lora_alpha", float("nan")), "not JSON: NaN is not a finite number"),
+    (setting("lora_alpha", float("nan")), "not JSON: nan is no number"),
     (setting("lora_dropout", 1.0), "lora_dropout: 1.0 is not a number"),
     (setting("target_modules", ["q_proj"]), "do not choose: model.layers.0.self_attn.v_proj"),
     (setting("target_modules", 3), "target_modules: 3 is neither"),

@@ -93,11 +93,14 @@ def test_shards_stay_shards(tmp_path: Path) -> None:
         text = json.dumps(head).encode()
         data = len(text).to_bytes(8, "little") + text + b"".join(weights.raw(entries[name]) for name in part)
         (tiny.path / f"model-{number:05}-of-00002.safetensors").write_bytes(data)
+    index = {name: f"model-0000{1 + (name in names[20:])}-of-00002.safetensors" for name in names}
+    (tiny.path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     (tiny.path / "model.safetensors").unlink()
     for place, one in (("whole", model.resolve("tiny")), ("shards", tiny)):
         (tmp_path / place).mkdir()
         fuse.write(one, lora(), tmp_path / place)
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) == 2
+    assert json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())["weight_map"] == index
     whole, shards = numbers(tmp_path / "whole"), numbers(tmp_path / "shards")
     assert whole.keys() == shards.keys()
     assert all(np.array_equal(whole[name], shards[name]) for name in whole)

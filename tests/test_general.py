@@ -66,7 +66,7 @@ def test_a_run_measures_every_general_row_before_and_after(run: Run) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "heldout.jsonl:1 JSONDecodeError"),
+        ("{", "heldout.jsonl:1 JSONError: 1:2 Expecting property name"),
         ('{"kind": "poem"}', "heldout.jsonl:1 KeyError: 'poem'"),
         ('{"kind": "text", "text": " "}', "heldout.jsonl:1 ValueError: text is empty"),
         (

@@ -111,6 +111,25 @@ def test_a_template_that_hangs_does_not_cost_the_next_one() -> None:
     assert chat_template.render(once, part.MESSAGES, False) == "1"
 
 
+def test_a_fork_renders_for_itself_and_ends(tmp_path: Path) -> None:
+    program = """
+import os
+from engram.encoding import load_encoder
+from engram.model import resolve
+encoder = load_encoder(resolve("tiny"))
+wanted = encoder.prompt("Hi")
+child = os.fork()
+same = encoder.prompt("Hi") == wanted
+if child:
+    assert os.waitpid(child, 0)[1] == 0 and same and encoder.prompt("Hi") == wanted
+else:
+    raise SystemExit(not same)
+"""
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, timeout=120, check=False)
+    assert done.returncode == 0
+
+
 def test_the_process_of_a_template_can_open_nothing_and_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where the sandbox were broken: the worker's own limits, asked from inside it."""
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
