@@ -44,10 +44,10 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("kills"),
+    Part("kills", minutes=60),
     Part("broken_files"),
     Part("two_at_once"),
-    Part("fuzz"),
+    Part("fuzz", minutes=40),
     Part("hub"),
     Part("hostile"),
     Part("long_runs", 0.02, 60),
