@@ -194,7 +194,7 @@ def _stage(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _training_summary(path: Path, after: dict[str, Any]) -> dict[str, Any] | None:
-    if not path.is_file():
+    if not path.exists():
         return None
     log = results.read(path, "training", "make train")
     if log["adapter"]["sha256"] != after["adapter"]["sha256"]:

@@ -18,7 +18,10 @@ def refuse_links(folder: Path, fix: str) -> None:
     Else a model or an adapter could name a private file of this machine as its own text. The hub's cache keeps the
     files of `snapshots/<revision>` in `blobs`, so there these count as the folder's own.
     """
-    home = folder.resolve()
+    try:
+        home = folder.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads round in a circle, before Python 3.13
+        raise EngramError("this folder cannot be reached", where=str(folder), fix=fix) from error
     homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
     out = [path for path in sorted(home.rglob("*")) if path.is_symlink() and not _within(path, homes)]
     if out:

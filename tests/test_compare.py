@@ -209,3 +209,9 @@ def test_retention_that_moves_both_ways_is_not_shown_as_a_loss() -> None:
     found = retention(before, after)
     assert found["text"]["verdict"] == "not shown" and found["chat"]["verdict"] == "not measured"
     assert found["changed"] == {"n": 0, "share": None, "ci95": None}
+
+
+def test_a_folder_in_the_place_of_the_training_log_is_not_taken_for_none(place: Path) -> None:
+    (place / "training.json").unlink(missing_ok=True)
+    (place / "training.json").mkdir()
+    assert refusal(compare, place).where.endswith("training.json")

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +80,7 @@ class Watch:
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
 
-    def start(self, steps: int) -> None: ...
+    def start(self, steps: int, losses: Sequence[float] = ()) -> None: ...
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         self.meter.at(step)

@@ -270,3 +270,9 @@ def test_a_whole_run_of_hostile_patterns_shows_them_harmless_and_writes_no_secre
             content = path.read_bytes()
             found = [s for s in (*SECRETS.values(), "plantedfolder", str(Path.home()) + "/") if s.encode() in content]
             assert found == [], (path, found)
+
+
+def test_an_adapter_folder_that_leads_round_in_a_circle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(EngramError, match="cannot be reached|no adapter here"):
+        adapters.read_adapter(tmp_path / "loop")
