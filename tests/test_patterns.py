@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -422,10 +423,14 @@ def test_a_place_without_patterns_is_refused(spec: str, message: str) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied")
+    whole = Path.open
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.suffix == ".yaml":
+            raise PermissionError(13, "Permission denied")
+        return whole(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
     assert "t.yaml: cannot read this file: Permission denied" in str(refusal(load, example("d")))
 
 

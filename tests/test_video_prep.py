@@ -212,7 +212,7 @@ def test_each_spoiled_thing_fails_its_own_line(
 
 
 def test_a_model_that_would_be_downloaded_fails(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages.model, "cached", lambda hub_id: None)
+    monkeypatch.setattr("engram.hub.cached", lambda hub_id: None)
     found = stages.models(replace(house, model="smollm-360m"))
     assert (found.state, found.fix) == ("fail", "make verify-model MODEL=smollm-360m")
     edit(house.place / "comparison.json", "model", "weights_sha256", to="0" * 64)
