@@ -10,6 +10,7 @@ from engram.files import PACKAGE
 
 TORTURE = PACKAGE.parent / "results" / "reference" / "torture.json"
 MAKE = "make torture"
+SHOWN_KINDS = 10
 
 
 def parts(path: Path) -> dict[str, str]:
@@ -28,7 +29,9 @@ def figure(value: float) -> str:
 
 
 def _row(part: dict[str, Any]) -> list[str]:
-    kinds = ", ".join(f"{name} {number:,}" for name, number in part["kinds"].items())
+    largest = sorted(part["kinds"].items(), key=lambda kind: -kind[1])[:SHOWN_KINDS]
+    more = len(part["kinds"]) - len(largest)
+    kinds = ", ".join([*(f"{name} {number:,}" for name, number in largest), *([f"{more} more kinds"] if more else [])])
     measured = ", ".join(f"{name} {figure(value)}" for name, value in part["measured"].items())
     counted = [f"{part['cases']:,}", kinds, str(len(part["losses"])), f"{part['seconds']:,.0f}", measured]
     return [cell.replace("|", "\\|") for cell in [f"`{part['part']}`", part["what"], *counted]]
@@ -39,4 +42,5 @@ def _summary(document: dict[str, Any]) -> str:
     counted = f"{totals['cases']:,} cases, {totals['losses']} losses in {totals['seconds'] / 60:.0f} minutes"
     machine = f"{made['hardware']['cores']} cores of {made['hardware']['processor']}"
     source = f"{made['created'][:10]} (`results/reference/torture.json`)"
-    return f"{counted}, seed {document['seed']}, on {machine}, {source}.\n"
+    seeds = ", ".join(map(str, sorted({part["seed"] for part in document["parts"]})))
+    return f"{counted}, seed {seeds}, on {machine}, {source}.\n"

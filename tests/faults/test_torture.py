@@ -163,3 +163,18 @@ def test_the_page_promises_no_part_that_is_not_run_and_hides_none() -> None:
     page = (torture.ROOT / "docs" / "reliability.md").read_text("utf-8")
     rows = re.findall(r"\| `(\w+)` \| `tests/faults/test_(\w+)\.py` \|", page)
     assert rows == [(part.name, part.name) for part in torture.PARTS]
+
+
+def test_a_part_that_is_run_again_takes_the_place_of_its_earlier_rows(fakes: Path) -> None:
+    out = ["--out", str(fakes / "out.json")]
+    assert torture.main([*out, "--seed", "1"], [Part("fake_loss")]) == 1
+    before = json.loads((fakes / "out.json").read_text())["parts"]
+    assert torture.main([*out, "--add"], [Part("fake_sound")]) == 0
+    assert torture.main([*out, "--add", "--seed", "2"], [Part("fake_sound")]) == 0
+    document = json.loads((fakes / "out.json").read_text())
+    assert [(row["part"], row["seed"]) for row in document["parts"]] == [
+        *((r["part"], 1) for r in before),
+        ("fake_sound", 2),
+    ]
+    assert document["totals"]["cases"] == sum(row["cases"] for row in document["parts"])
+    assert document["totals"]["losses"] == sum(len(row["losses"]) for row in before) > 0

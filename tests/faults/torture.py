@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
     say("\n".join(["", f"{len(lost)} lost", *lost]) if lost else "\nnothing was lost")
     out = asked.out or (None if asked.quick or asked.only else TORTURE)
     if out:
-        results.write(out, document(outcomes, asked.seed, asked.quick, seconds), "torture")
+        earlier = results.read(out, "torture", "make torture") if asked.add else None
+        results.write(out, document(outcomes, asked.seed, asked.quick, earlier), "torture")
         say(f"written: {out}")
     return 1 if lost else 0
 
@@ -93,22 +94,27 @@ def campaign(parts: Sequence[Part], seed: int, quick: bool, jobs: int, say: Say)
             raise
 
 
-def document(outcomes: Sequence[Outcome], seed: int, quick: bool, seconds: float) -> dict[str, Any]:
-    """The outcomes as `schemas/torture.schema.json` has them."""
+def document(
+    outcomes: Sequence[Outcome], seed: int, quick: bool, earlier: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The outcomes as `schemas/torture.schema.json` has them, after those of an `earlier` document not run again."""
+    provenance = results.provenance()
     rows = [
-        {**_plain(tally), "cases": tally.cases, "scale": part.quick if quick else 1.0}
+        {**_plain(tally), "cases": tally.cases, "scale": part.quick if quick else 1.0, "seed": seed}
+        | {"git_commit": provenance["git_commit"]}
         for part, tallies in outcomes
         for tally in tallies
     ]
-    cases, losses = sum(row["cases"] for row in rows), sum(len(row["losses"]) for row in rows)
+    again = {row["part"] for row in rows}
+    rows = [row for row in (earlier or {"parts": []})["parts"] if row["part"] not in again] + rows
+    totals = {"cases": sum(row["cases"] for row in rows), "losses": sum(len(row["losses"]) for row in rows)}
     return {
         "document": "torture",
         "schema_version": 1,
         "form": "quick" if quick else "full",
-        "seed": seed,
-        "provenance": results.provenance(),
+        "provenance": provenance,
         "parts": rows,
-        "totals": {"parts": len(rows), "cases": cases, "losses": losses, "seconds": seconds},
+        "totals": {"parts": len(rows), **totals, "seconds": sum(row["seconds"] for row in rows)},
     }
 
 
@@ -142,6 +148,7 @@ def _asked(arguments: Sequence[str] | None, parts: Sequence[Part]) -> argparse.N
         type=Path,
         help="the document (default, where all parts run in full: results/reference/)",
     )
+    parser.add_argument("--add", action="store_true", help="keep the parts of that document which are not run again")
     asked = parser.parse_args(arguments)
     if unknown := [name for name in asked.only if name not in names]:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(names)}")
@@ -156,6 +163,7 @@ def _run(part: Part, seed: int, quick: bool, say: Say, running: set[subprocess.P
     with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as folder:
         report = Path(folder) / "report.json"
         (Path(folder) / "tmp").mkdir()
+        Path(folder).chmod(0o755)  # a case may be another user, who must get as far as what is refused
         command = [sys.executable, __file__, "--part", part.name, str(seed), str(part.quick if quick else 1.0), report]
         process = subprocess.Popen(
             command, env=_environment(Path(folder) / "tmp"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
