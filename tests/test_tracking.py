@@ -188,3 +188,16 @@ def test_the_command_writes_below_the_results(run: Run, tmp_path: Path) -> None:
     curve = events(tmp_path / "r" / "mlx" / "logs" / "tensorboard" / "mlx-tiny-default-small-seed0")
     assert list(curve[tracking.LOSS]) == [1, 2]
     assert CliRunner().invoke(main, [*arguments, "--report-to", "mlflow"]).exit_code == 2
+
+
+@pytest.mark.parametrize("backend", ["mlx", "cpu"])
+def test_a_backend_imports_no_wandb_that_nobody_asked_for(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    pytest.importorskip({"mlx": "mlx_lm", "cpu": "unsloth"}[backend])
+    program = (
+        "import sys; from engram import backends, model; found = backends.get(sys.argv[1])\n"
+        "found.load(model.resolve('tiny')); print('wandb' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, backend]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,22 @@ class _Nowhere(io.TextIOBase):
 
     def write(self, text: str) -> int:
         return len(text)
+
+
+@contextlib.contextmanager
+def without_wandb() -> Iterator[None]:
+    """What is imported in the block finds no wandb, which trainers import where they can, unasked.
+
+    Its import makes temporary folders that a killed process leaves behind; `tracking` imports it where it is asked for.
+    """
+    known = sys.modules.get("wandb")
+    if known is None:
+        sys.modules["wandb"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if known is None:
+            del sys.modules["wandb"]
 
 
 @contextlib.contextmanager

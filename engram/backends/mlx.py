@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion
-from engram.backends import Answer, Progress, TrainingRun, blas, mlx_numerics, mlx_state, refuse_quantize
+from engram.backends import Answer, Progress, TrainingRun, blas, mlx_numerics, mlx_state, refuse_quantize, without_wandb
 from engram.backends.curve import Curve
 from engram.checkpoint import Keeper
 from engram.config import Config
@@ -81,11 +81,11 @@ def train(
     another backend can follow the same curve. Raises EngramError where the loss goes wrong, Stopped at a signal.
     """
     mx = _mlx()
+    refuse_quantize(config.quantize, "mlx")
+    loaded = _load_model(model)
     from mlx_lm.tuner.trainer import TrainingArgs
     from mlx_lm.tuner.trainer import train as mlx_train
 
-    refuse_quantize(config.quantize, "mlx")
-    loaded = _load_model(model)
     loaded.freeze()
     trainable = _attach(loaded, config)
     mx.reset_peak_memory()
@@ -199,6 +199,8 @@ def _mlx() -> Any:
 
 def _load_model(model: Model) -> Any:
     mx = _mlx()
+    with without_wandb():
+        import mlx_lm.tuner.trainer  # noqa: F401
     from mlx_lm.utils import load_model
 
     try:

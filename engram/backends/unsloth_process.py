@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engram import conversion
-from engram.backends import refuse_quantize, silenced
+from engram.backends import refuse_quantize, silenced, without_wandb
 from engram.config import SMALL_MODEL, Config
 from engram.conversion import peft_layout
 from engram.conversion.lora import Lora
@@ -55,7 +55,7 @@ def unsloth() -> Any:
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]  # with several, the trainer would join batches
-    with quiet():
+    with quiet(), without_wandb():
         try:
             import unsloth as package
             from transformers.utils import logging
