@@ -7,6 +7,8 @@ import getpass
 import importlib.util
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from engram.cli import main
 from engram.config import Config
 from engram.encoding import learning_rates
 from engram.errors import EngramError
+from engram.files import PACKAGE
 
 SHORT = dataclasses.replace(CONFIG, steps=5, validate_every=2, warmup_steps=2)
 Curve = dict[str, dict[int, float]]  # a metric's name -> its value at each step
