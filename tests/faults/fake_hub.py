@@ -201,6 +201,9 @@ def served(fault: str = "") -> Iterator[Hub]:
             thread.join()
 
 
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # Unsloth sets the second where it finds the first
+
+
 @contextlib.contextmanager
 def asked_at(address: str, cache: Path) -> Iterator[None]:
     """engram asks this hub, and keeps its files in this cache, while the block runs."""
@@ -208,7 +211,7 @@ def asked_at(address: str, cache: Path) -> Iterator[None]:
 
     names = {"ENDPOINT": address, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": False}
     before = {name: getattr(constants, name) for name in names}
-    offline = os.environ.pop("HF_HUB_OFFLINE", None)
+    offline = {name: os.environ.pop(name) for name in OFFLINE if name in os.environ}
     try:
         for name, value in names.items():
             setattr(constants, name, value)
@@ -216,5 +219,4 @@ def asked_at(address: str, cache: Path) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(constants, name, value)
-        if offline is not None:
-            os.environ["HF_HUB_OFFLINE"] = offline
+        os.environ.update(offline)
