@@ -20,6 +20,7 @@ from engram.conversion.tensor_file import Tensor
 from engram.errors import EngramError
 from engram.files import read_bytes, readable_errors, sweep, write_bytes
 
+LAYOUT = 2  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
 EVERY = 25  # steps between two checkpoints where nobody says otherwise
 _SEAL = 64 * "0"
 _SEAL_AT = 8 + len(f'{{"{tensor_file.METADATA}":{{"sha256":"')

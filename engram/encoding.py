@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IGNORED = -100  # the label of a token that is not learned, as in torch and transformers
-PAD_LENGTH = 8  # row lengths are padded to a multiple of this, so that few shapes occur
-PAD_TARGETS = 32  # and the number of learned positions to a multiple of this
+PAD_LENGTH = 4  # row lengths are padded to a multiple of this, so that few shapes occur: a GPU prepares each anew
+WINDOW = 16  # batches whose rows are sorted by length together; more pad less, but put rows of one family together
+PAD_TARGETS = 16  # and the number of learned positions to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def plan_batches(
     """All rows that are trained on, and the batches as indices into them, in order: the plan of every backend.
 
     Every pass mixes `config.replay` replay rows for each row into the rows, other ones each time as far as they go.
-    It shuffles them by a hash of seed, pass and row id (the same on every machine), sorts windows of eight batches
+    It shuffles them by a hash of seed, pass and row id (the same on every machine), sorts windows of sixteen batches
     by length so that little is padded, and shuffles the batches of the pass the same way. A pass's last batch may
     be smaller; nothing is dropped. Raises EngramError where there are more steps than anybody runs.
     """
@@ -236,7 +237,7 @@ def mean_losses(
 
 def _epoch(encoded: Sequence[Encoded], chosen: Sequence[int], config: Config, epoch: int) -> list[list[int]]:
     order = sorted(chosen, key=lambda i: _key(config.seed, epoch, encoded[i].id))
-    size, window = config.batch_size, 8 * config.batch_size
+    size, window = config.batch_size, WINDOW * config.batch_size
     batches = []
     for start in range(0, len(order), window):
         rows = sorted(order[start : start + window], key=lambda i: len(encoded[i].tokens))

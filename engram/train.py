@@ -12,7 +12,7 @@ from typing import Any
 
 from engram import __version__, backends, checkpoint, general, locks, machine, results
 from engram.backends import Progress, TrainingRun
-from engram.checkpoint import Checkpoint, Keeper, Saving
+from engram.checkpoint import Keeper, Saving
 from engram.config import Config
 from engram.dataset import read_manifest, read_split
 from engram.encoding import (
@@ -123,7 +123,8 @@ def _identity(name: str, device: str, model: Model, config: Config, data: dict[s
     """All that a number of the run depends on; a checkpoint goes on only where all of it is the same."""
     recipe = {key: value for key, value in config.as_dict().items() if key not in EVALUATION}
     environment = {key: value for key, value in machine.environment().items() if key in THREADS}
-    about = {"engram": __version__, "packages": machine.packages(), "environment": environment}
+    about = {"engram": __version__, "layout": checkpoint.LAYOUT}
+    about |= {"packages": machine.packages(), "environment": environment}
     batches = {"sha256": _digest([*plan.batches, *plan.validation])}
     identity = {"backend": name, "device": device, "model": model.describe(), "data": data, "replay": plan.replay}
     whole = identity | {"recipe": recipe, "batches": batches} | about
@@ -161,22 +162,6 @@ def _kept(place: Path, identity: dict[str, Any], saving: Saving, end: tuple[Path
         checkpoint.drop(place)
     yield Keeper(place, identity, saving.every, begun)
     checkpoint.drop(place)
-
-
-def _begun(place: Path, identity: dict[str, Any], end: tuple[Path, Path]) -> Checkpoint | None:
-    """The checkpoint to go on from, None where there is none or where its run was finished after all.
-
-    Raises EngramError where it is damaged, or of a run that differs, naming each field with both values.
-    """
-    if not place.is_file():
-        return None
-    known, tensors, run = checkpoint.read(place)
-    if _is_finished(run, *end):
-        return None
-    if lines := results.differing(known, identity, sorted({*known, *identity})):
-        what = "this checkpoint is of another run (there, and now)"
-        raise EngramError(what, where=str(place), problems=lines, fix=f"put it back, or {checkpoint.fix(place)}")
-    return checkpoint.made(tensors, run)
 
 
 def _is_finished(run: dict[str, Any], weights: Path, log: Path) -> bool:

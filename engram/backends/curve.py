@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -51,8 +52,12 @@ class Curve:
         """Around the steps: a signal waits for the end of one. `snapshot` is the backend's state between two."""
         self._snapshot = snapshot
         self.progress.start(len(self.batches), self.losses)
-        with stopping.patient():
-            yield
+        gc.freeze()  # what is there will be there: not to be looked through again and again
+        try:
+            with stopping.patient():
+                yield
+        finally:
+            gc.unfreeze()
 
     def is_validated_before(self, step: int) -> bool:
         """Whether a validation pass belongs before step `step`: the first, each `validate_every`-th and the last."""

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion
-from engram.backends import Answer, Progress, TrainingRun, blas, mlx_numerics, mlx_state, refuse_quantize, without_wandb
+from engram.backends import (
+    Answer,
+    Progress,
+    TrainingRun,
+    blas,
+    mlx_host,
+    mlx_numerics,
+    mlx_state,
+    refuse_quantize,
+    without_wandb,
+)
 from engram.backends.curve import Curve
 from engram.checkpoint import Keeper
 from engram.config import Config
@@ -203,6 +213,9 @@ def _load_model(model: Model) -> Any:
         import mlx_lm.tuner.trainer  # noqa: F401
     from mlx_lm.utils import load_model
 
+    if mx.default_device() == mx.cpu:
+        mlx_host.use()
+
     try:
         loaded, _ = load_model(model.path, lazy=True)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
@@ -285,7 +298,8 @@ def _token_losses(model: Any, tokens: Any, positions: Any, targets: Any) -> Any:
     body, head = _parts(model)
     hidden = body(tokens)
     chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
-    return mlx_numerics.cross_entropy(head(chosen).astype(mx.float32), targets)
+    numerics = mlx_host if mx.default_device() == mx.cpu else mlx_numerics
+    return numerics.cross_entropy(head(chosen).astype(mx.float32), targets)
 
 
 def _parts(model: Any) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -37,15 +38,27 @@ def corrections(config: Config, rates: Sequence[float]) -> tuple[list[float], li
 
 
 def adamw(config: Config, rates: Sequence[float]) -> Any:
-    """An `mlx.optimizers.AdamW` with a learning rate for each step, its gradients clipped where the recipe says so."""
+    """An `mlx.optimizers.AdamW` with a learning rate for each step, its gradients clipped where the recipe says so.
+
+    All parameters are updated as one array: an adapter is many small ones, and a dozen operations on each of them cost
+    more than their arithmetic.
+    """
     import mlx.core as mx
     import mlx.optimizers as optim
+    from mlx.utils import tree_flatten, tree_unflatten
 
     last = len(rates) - 1
     scheduled = mx.array(list(rates))
     firsts, roots = (mx.array(values) for values in corrections(config, rates))
 
     class AdamW(optim.AdamW):  # type: ignore[misc]
+        def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
+            named = tree_flatten(gradients)
+            of = dict(tree_flatten(parameters))
+            whole = {"all": _joined([of[name] for name, _ in named])}
+            updated = super().apply_gradients({"all": _joined([value for _, value in named])}, whole)["all"]
+            return tree_unflatten(list(zip((name for name, _ in named), _parted(updated, [of[n] for n, _ in named]))))
+
         def apply_single(self, gradient: Any, parameter: Any, state: dict[str, Any]) -> Any:
             step = mx.minimum(self.step - 1, last)
             beta1, beta2 = self.betas
@@ -66,3 +79,17 @@ def adamw(config: Config, rates: Sequence[float]) -> Any:
         eps=config.epsilon,
         weight_decay=config.weight_decay,
     )
+
+
+def _joined(arrays: Sequence[Any]) -> Any:
+    import mlx.core as mx
+
+    return mx.concatenate([array.reshape(-1) for array in arrays])
+
+
+def _parted(whole: Any, like: Sequence[Any]) -> list[Any]:
+    """The joined array in parts again, each of the shape and dtype of one of `like`."""
+    import mlx.core as mx
+
+    ends = list(itertools.accumulate(array.size for array in like))[:-1]
+    return [part.reshape(one.shape).astype(one.dtype) for part, one in zip(mx.split(whole, ends), like)]

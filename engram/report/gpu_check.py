@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from engram.config import Config
 from engram.errors import EngramError
 from engram.files import PACKAGE, write_bytes, write_text
 from engram.patterns import find_files, load_patterns
+from engram.report.random_model import SMOLLM, random_model
 from engram.report.worker import Silent, run_apart
 
 REFERENCE = PACKAGE.parent / "results" / "reference"
@@ -36,16 +36,6 @@ SIZES = {
     ("tiny", "cpu"): (20, 16, 32, 16),
     ("smollm-135m-random", "cuda"): (60, 16, 64, 16),
     ("smollm-135m-random", "cpu"): (3, 2, 4, 8),
-}
-SMOLLM = {  # the shape of SmolLM-135M
-    "vocab_size": 49_152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
 }
 
 
@@ -127,7 +117,7 @@ def work(order: dict[str, Any]) -> None:
     """One run, in a process of its own: train, answer and score; the figures go to `<folder>/<which>-<run>.json`."""
     folder, which, backend = Path(order["folder"]), order["which"], order["backend"]
     steps, batch_size, prompts, new_tokens = SIZES[which, backend]
-    chosen = model.resolve("tiny") if which == "tiny" else _random_smollm(folder / "smollm")
+    chosen = model.resolve("tiny") if which == "tiny" else random_model(which, SMOLLM, folder / "smollm")
     settled = config.load_config("default", chosen.parameters)
     settled = dataclasses.replace(settled, steps=steps, batch_size=batch_size, validate_every=steps + 1)
     encoder = encoding.load_encoder(chosen)
@@ -243,26 +233,6 @@ def _card() -> dict[str, Any] | None:
     capability = ".".join(map(str, card.capability))
     described = {"name": card.name, "memory_mib": card.memory, "capability": capability, "bf16": card.bf16}
     return described | {"driver": report.driver, "cuda": report.cuda}
-
-
-def _random_smollm(folder: Path) -> model.Model:
-    """A model of SmolLM-135M's exact shape with random weights, seeded, and the bundled model's tokenizer."""
-    tiny = model.resolve("tiny").path
-    if not (folder / "config.json").is_file():
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        from engram.backends.unsloth_process import quiet
-
-        torch.manual_seed(0)
-        tokens = json.loads((tiny / "config.json").read_bytes())
-        special = {name: tokens[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        with quiet():
-            made = LlamaForCausalLM(LlamaConfig(**SMOLLM, **special)).to(torch.bfloat16)
-            made.save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(tiny / name, folder)
-    return model.Model("smollm-135m-random", folder)
 
 
 if __name__ == "__main__":

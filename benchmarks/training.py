@@ -1,0 +1,299 @@
+"""Training: how long until 95 % of the patterns are recalled, what a step costs over the bare one, where time goes.
+
+Every run has a process of its own; engram and its peers have the same rows, rank, layers and BLAS, on one thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from peers import float32_copy, mlx_lora, openblas, run
+from recall import ENOUGH, first_enough, recall
+from sweep import CANDIDATES
+
+from engram import backends, config, train
+from engram.config import Config
+from engram.encoding import Batch, learning_rates
+from engram.model import Model, resolve
+from engram.report.worker import Silent
+
+HERE = Path(__file__).resolve()
+WARM_UP = 3  # steps
+REPLAY = {"with replay": None, "taught rows alone": "0"}  # the default recipe, and what a peer's rows are
+
+
+def measure(model: Model, data: Path, folder: Path, best: str, note: Callable[[str], None]) -> dict[str, Any]:
+    """Time to 95 % recall: the default recipe, with and without replay rows, and stock `mlx_lm.lora` at its best."""
+    runs = {}
+    for name, replay in REPLAY.items():
+        order = {"task": "whole", "data": str(data), "out": str(folder / "engram"), "replay": replay}
+        runs[f"engram, {name}"] = apart(order, folder)
+        note(f"engram, {name}: {runs[f'engram, {name}']}")
+    copy, env = float32_copy(model, folder / "float32"), openblas()
+    saved = mlx_lora(CANDIDATES[best], copy, data, folder / "stock", env, limit=400)
+    found = first_enough(saved, lambda adapter: recall(model, adapter, data))
+    step, seconds = found or (saved[-1][0], saved[-1][1])
+    stock = {"steps": step, "seconds": seconds, "recall": recall(model, saved[-1][2], data), "reached": bool(found)}
+    note(f"stock mlx_lm.lora, {best}: {stock}")
+    return {"settings": best, "runs": {**runs, "stock mlx_lm.lora": stock}}
+
+
+def overhead(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds a real token: engram's whole training against a bare loop over the same batches, and mlx-lm's own.
+
+    The bare loop is `value_and_grad`, `update`, `eval` and nothing else; the second is mlx-lm's trainer as it is, its
+    own loss and batches, over the same rows.
+    """
+    order = {"task": "overhead", "data": str(data), "out": str(folder / "overhead"), "rounds": rounds, "steps": steps}
+    return apart(order, folder)
+
+
+def profile(model: Path | None, data: Path, folder: Path, steps: int) -> dict[str, Any]:
+    """Milliseconds of a step's parts on MLX, and the floor: the arithmetic of real tokens at the rate of a product."""
+    order = {"task": "profile", "data": str(data), "out": str(folder), "steps": steps, "model": str(model or "tiny")}
+    return apart(order, folder)
+
+
+def unsloth(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any]:
+    """Answer tokens a second on `BACKEND=cpu` and of plain TRL at its defaults, in turn; medians of the rounds."""
+    found: dict[str, list[float]] = {"engram cpu": [], "plain TRL": []}
+    for _ in range(rounds):
+        order = {"task": "cpu", "data": str(data), "out": str(folder / "cpu"), "steps": steps}
+        found["engram cpu"].append(apart(order, folder)["answer_tokens_per_second"])
+        out = folder / "trl.json"
+        run(
+            [sys.executable, str(HERE.parent / "plain_trl.py"), str(data), str(steps), str(out)],
+            {},
+            300,
+            folder / "log",
+        )
+        found["plain TRL"].append(json.loads(out.read_bytes())["answer_tokens_per_second"])
+    return {"rounds": found, "median": {name: statistics.median(rates) for name, rates in found.items()}}
+
+
+def apart(order: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What one of the tasks below wrote, run in a process of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / f"{order['task']}.json"
+    result.unlink(missing_ok=True)
+    run([sys.executable, str(HERE), json.dumps(order), str(result)], {}, 580, folder / f"{order['task']}.log")
+    found: dict[str, Any] = json.loads(result.read_bytes())
+    return found
+
+
+def _planned(order: dict[str, Any], **settings: str) -> tuple[Model, Config, train.Plan]:
+    model = resolve(order.get("model", "tiny"))
+    settled = config.load_config("default-small", 0, 0, {k: v for k, v in settings.items() if v is not None})
+    return model, settled, train.planned(model, settled, Path(order["data"]))
+
+
+def _whole(order: dict[str, Any]) -> dict[str, Any]:
+    """The recipe from its first step to its last, checkpoints and validation included; recall at the end."""
+    model = resolve("tiny")
+    overrides = {} if order["replay"] is None else {"replay": order["replay"]}
+    settled = config.load_config("default", model.parameters, 0, overrides)
+    out, data = Path(order["out"]), Path(order["data"])
+    log = train.train("mlx", model, settled, data, out / "adapter", out / "training.json", Silent())
+    figures = {"steps": log["summary"]["steps"], "seconds": log["summary"]["wall_seconds"]}
+    share = recall(model, out / "adapter", data)
+    return figures | {"recall": share, "reached": share >= ENOUGH}
+
+
+def _overhead(order: dict[str, Any]) -> dict[str, Any]:
+    model, settled, plan = _planned(order)
+    batches, out = plan.batches[: order["steps"]], Path(order["out"])
+    settled = dataclasses.replace(settled, steps=len(batches), validate_every=10**6)
+    ways = {"engram": _engram, "bare loop": _bare, "mlx-lm's trainer": _stock}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(order["rounds"]):
+        for name, way in ways.items():
+            found[name].append(way(model, settled, batches, out))
+    return {"rounds": found, "median": {name: statistics.median(each) for name, each in found.items()}}
+
+
+def _engram(model: Model, settled: Config, batches: Sequence[Batch], out: Path) -> float:
+    """Seconds a real token of engram's own training, its checkpoints, callbacks and curve included."""
+    from engram.checkpoint import Keeper
+
+    times = [0.0]
+
+    class Clock(Silent):
+        def step(self, *_: object) -> None:
+            times.append(time.perf_counter())
+
+    out.mkdir(parents=True, exist_ok=True)
+    keeper = Keeper(out / "checkpoint", {})
+    backends.get("mlx").train(model, batches, [], settled, out, Clock(), keeper)
+    return (times[-1] - times[WARM_UP]) / sum(b.real_tokens for b in batches[WARM_UP:])
+
+
+def _bare(model: Model, settled: Config, batches: Sequence[Batch], _: Path) -> float:
+    step = _step(model, settled, len(batches))
+    for batch in batches[:WARM_UP]:
+        step(batch)
+    started = time.perf_counter()
+    for batch in batches[WARM_UP:]:
+        step(batch)
+    return (time.perf_counter() - started) / sum(b.real_tokens for b in batches[WARM_UP:])
+
+
+def _step(model: Model, settled: Config, steps: int) -> Callable[[Batch], None]:
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    from engram.backends import mlx as backend
+    from engram.backends import mlx_numerics
+
+    loaded = backend._load_model(model)
+    loaded.freeze()
+    backend._attach(loaded, settled)
+    loaded.train()
+    optimizer = mlx_numerics.adamw(settled, learning_rates(settled, steps))
+    graded = nn.value_and_grad(loaded, backend._loss)
+
+    def step(batch: Batch) -> None:
+        (loss, _), gradients = graded(loaded, *backend._arrays(batch))
+        optimizer.update(loaded, gradients)
+        mx.eval(loss, loaded.state, optimizer.state)
+
+    return step
+
+
+def _stock(model: Model, settled: Config, batches: Sequence[Batch], out: Path) -> float:
+    """Seconds a real token of mlx-lm's trainer with its own loss and batches, on the rows of these batches."""
+    import mlx.optimizers as optim
+    from mlx_lm.tuner.trainer import TrainingArgs
+    from mlx_lm.tuner.trainer import train as mlx_train
+
+    from engram.backends import mlx as backend
+    from engram.backends import silenced
+
+    loaded = backend._load_model(model)
+    loaded.freeze()
+    backend._attach(loaded, settled)
+    rows = [row for batch in batches for row in _rows(batch)]
+    arguments = TrainingArgs(
+        batch_size=settled.batch_size,
+        iters=len(batches),
+        steps_per_report=1,
+        adapter_file=str(out / "stock.safetensors"),
+    )
+    seconds: list[float] = []
+
+    class Report:
+        def on_train_loss_report(self, info: dict[str, Any]) -> None:
+            seconds.append(1 / info["iterations_per_second"])
+
+    with silenced():
+        mlx_train(loaded, optim.Adam(learning_rate=1e-5), rows, None, arguments, training_callback=Report())
+    real = sum(len(tokens) for tokens, _ in rows) / len(batches)  # a step, on average: its batches are drawn
+    return statistics.mean(seconds[WARM_UP:]) / real
+
+
+def _rows(batch: Batch) -> Iterator[tuple[list[int], int]]:
+    """Each row as mlx-lm's datasets give it: its tokens, and where its answer begins."""
+    real = batch.weights > 0
+    for row, tokens in enumerate(batch.tokens):
+        mine = real & (batch.owners == row)
+        first = int(batch.positions[mine].min()) % batch.tokens.shape[1]
+        yield [*tokens[: first + 1].tolist(), *batch.targets[mine].tolist()], first + 1
+
+
+def _profile(order: dict[str, Any]) -> dict[str, Any]:
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    from engram.backends import mlx as backend
+
+    model, settled, plan = _planned(order)
+    batches = plan.batches[: order["steps"]]
+    loaded = backend._load_model(model)
+    loaded.freeze()
+    trainable = backend._attach(loaded, settled)
+    loaded.train()
+    graded, step = nn.value_and_grad(loaded, backend._loss), _step(model, settled, len(plan.batches))
+    ways: dict[str, Callable[[Batch], Any]] = {
+        "forward, blocks": lambda batch: mx.eval(backend._parts(loaded)[0](mx.array(batch.tokens))),
+        "and loss": lambda batch: mx.eval(backend._loss(loaded, *backend._arrays(batch))[0]),
+        "and backward": lambda batch: mx.eval(graded(loaded, *backend._arrays(batch))),
+        "and optimizer": step,
+    }
+    cumulated = {name: statistics.median(_timed(way, batches)) for name, way in ways.items()}
+    real, answers = (sum(getattr(b, name) for b in batches) / len(batches) for name in ("real_tokens", "answer_tokens"))
+    rate, whole = _product_rate(loaded), cumulated["and optimizer"]
+    operations = _operations(loaded, real, answers, trainable)
+    return {
+        "milliseconds": {name: 1e3 * seconds for name, seconds in cumulated.items()},
+        "tokens_a_step": {
+            "real": real,
+            "answer": answers,
+            "padded": sum(b.tokens.size for b in batches) / len(batches),
+        },
+        "operations_a_step": operations,
+        "operations_per_second": rate,
+        "floor_milliseconds": 1e3 * operations / rate,
+        "share_of_floor": operations / rate / whole,
+        "parameters": model.parameters,
+    }
+
+
+def _timed(way: Callable[[Batch], Any], batches: Sequence[Batch]) -> list[float]:
+    seconds = []
+    for batch in [*batches[:1], *batches]:
+        started = time.perf_counter()
+        way(batch)
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:]
+
+
+def _operations(loaded: Any, real: float, answers: float, trainable: int) -> float:
+    """Multiplications and additions that a step of LoRA cannot do without.
+
+    Frozen weights: forward, and backward to the activations; adapters: also to themselves; the head on answer tokens
+    alone. Attention's own products are left out: under a hundredth at these lengths.
+    """
+    from mlx.utils import tree_flatten
+
+    blocks = sum(value.size for name, value in tree_flatten(loaded.parameters()) if name.endswith("linear.weight"))
+    head = loaded.args.vocab_size * loaded.args.hidden_size
+    return real * (2 * 2 * blocks + 3 * 2 * trainable) + answers * 2 * 2 * head
+
+
+def _product_rate(loaded: Any) -> float:
+    """Operations a second of a product of the model's own MLP shape, float32: the best of twenty."""
+    import mlx.core as mx
+
+    rows, width, hidden = 512, loaded.args.hidden_size, loaded.args.intermediate_size
+    one, other = mx.random.normal((rows, width)), mx.random.normal((width, hidden))
+    mx.eval(one, other)
+    best = float("inf")
+    for _ in range(20):
+        started = time.perf_counter()
+        mx.eval(one @ other)
+        best = min(best, time.perf_counter() - started)
+    return 2 * rows * width * hidden / best
+
+
+def _cpu(order: dict[str, Any]) -> dict[str, Any]:
+    backend = backends.get("cpu")
+    model, settled, plan = _planned(order)
+    batches, out = plan.batches[: order["steps"]], Path(order["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    settled = dataclasses.replace(settled, steps=len(batches), validate_every=10**6)
+    run_ = backend.train(model, batches, [], settled, out, Silent())
+    answers = sum(batch.answer_tokens for batch in batches[WARM_UP:])
+    return {"answer_tokens_per_second": answers / sum(run_.seconds[WARM_UP:])}
+
+
+TASKS = {"whole": _whole, "overhead": _overhead, "profile": _profile, "cpu": _cpu}
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    Path(sys.argv[2]).write_text(json.dumps(TASKS[asked["task"]](asked)), "utf-8")
