@@ -292,7 +292,15 @@ def _cpu(order: dict[str, Any]) -> dict[str, Any]:
     return {"answer_tokens_per_second": answers / sum(run_.seconds[WARM_UP:])}
 
 
-TASKS = {"whole": _whole, "overhead": _overhead, "profile": _profile, "cpu": _cpu}
+def _plan(order: dict[str, Any]) -> dict[str, Any]:
+    model = resolve("tiny")
+    settled = config.load_config("default", model.parameters, 0, {"replay": "0", "epochs": "1"})
+    started = time.perf_counter()
+    plan = train.planned(model, settled, Path(order["data"]))
+    return {"seconds": time.perf_counter() - started, "rows": sum(len(batch.ids) for batch in plan.batches)}
+
+
+TASKS = {"whole": _whole, "overhead": _overhead, "profile": _profile, "cpu": _cpu, "plan": _plan}
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])

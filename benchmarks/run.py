@@ -1,0 +1,179 @@
+"""`make bench`: engram beside what a user would pick instead, on the same machine and data, in one run.
+
+Writes `results/reference/bench.json`, a part at a time; parts that are not asked for stay as they were measured, each
+with its own provenance. `--quick` is the short form that CI runs: it writes nothing there, and fails where a ratio is
+worse than its guard. Ratios and counts are judged, never seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cores
+import data_scale
+import evaluation
+import scaling
+import startup
+import sweep
+import training
+from targets import judge
+
+from engram import locks, results, show
+from engram.errors import EngramError
+from engram.model import resolve
+from engram.report.performance_page import BENCH, MAKE
+from engram.report.random_model import SMOLLM, random_model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Place(NamedTuple):
+    """Where a part works: the data of the bundled patterns, a folder for itself, and the parts measured before."""
+
+    data: Path
+    folder: Path
+    known: Mapping[str, Any]
+    quick: bool
+
+
+def _race(place: Place) -> dict[str, Any]:
+    best = place.known["sweep"]["result"]["best"]
+    return training.measure(resolve("tiny"), place.data, place.folder, best, show.note)
+
+
+def _overhead(place: Place) -> dict[str, Any]:
+    return training.overhead(place.data, place.folder, *((2, 15) if place.quick else (5, 30)))
+
+
+def _unsloth(place: Place) -> dict[str, Any]:
+    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (3, 25)))
+
+
+def _models(place: Place) -> dict[str, Any]:
+    return scaling.models(place.data, place.folder, 20, show.note)
+
+
+def _evaluation(place: Place) -> dict[str, Any]:
+    if not place.quick:
+        return evaluation.measure("tiny", place.folder, rounds=2)
+    return evaluation.measure("tiny", place.folder, 1, ("engram mlx", "mlx_lm", "lm_eval batch 64"))
+
+
+def _startup(place: Place) -> dict[str, Any]:
+    if place.quick:
+        return startup.measure()
+    random_model("smollm-135m-random", SMOLLM, place.folder / "smollm-135m-random")
+    return startup.measure(place.folder / "smollm-135m-random")
+
+
+def _data(place: Place) -> dict[str, Any]:
+    return _scaled(place, (1000, 10_000) if place.quick else (100, 1000, 10_000, 100_000))
+
+
+def _million(place: Place) -> dict[str, Any]:
+    return _scaled(place, (1_000_000,))
+
+
+def _scaled(place: Place, counts: Sequence[int]) -> dict[str, Any]:
+    sizes = []
+    for count in counts:
+        sizes.append(data_scale.measure(count, place.folder / str(count)))
+        show.note(f"{count:,} patterns: {sizes[-1]['data']['seconds']:.1f} s, {sizes[-1]['data']['peak_mib']:.0f} MiB")
+    large = [size for size in sizes if size["patterns"] >= 1000]
+    slopes = {name: data_scale.exponent(large, name) for name in data_scale.COMMANDS} if len(large) > 1 else {}
+    return {"sizes": sizes, "exponents": slopes}
+
+
+def _planning(place: Place) -> dict[str, Any]:
+    return scaling.planning(place.folder, (100, 1000, 10_000), show.note)
+
+
+def _cores(place: Place) -> dict[str, Any]:
+    return cores.measure(place.folder, rounds=2)
+
+
+def _sweep(place: Place) -> dict[str, Any]:
+    return sweep.measure(resolve("tiny"), place.data, place.folder, show.note)
+
+
+PARTS: dict[str, Callable[[Place], dict[str, Any]]] = {
+    "sweep": _sweep,
+    "race": _race,
+    "overhead": _overhead,
+    "unsloth": _unsloth,
+    "models": _models,
+    "evaluation": _evaluation,
+    "startup": _startup,
+    "data": _data,
+    "million": _million,
+    "planning": _planning,
+    "cores": _cores,
+}
+LONG = ("sweep", "million")  # once: half an hour and more
+QUICK = ("overhead", "unsloth", "evaluation", "startup", "data")
+
+
+def main() -> None:
+    """Run the parts, write the document, tell the targets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the short form: guards only, nothing is written")
+    parser.add_argument("--parts", default="", help=f"with commas, of: {', '.join(PARTS)}; all but {', '.join(LONG)}")
+    arguments = parser.parse_args()
+    names = [name for name in arguments.parts.split(",") if name] or list(QUICK if arguments.quick else PARTS)
+    if not arguments.parts:
+        names = [name for name in names if name not in LONG]
+    if unknown := [name for name in names if name not in PARTS]:
+        sys.exit(f"engram: no such part: {', '.join(unknown)}; known are {', '.join(PARTS)}")
+    try:
+        with locks.held(BENCH, MAKE):
+            document = bench(names, arguments.quick)
+    except EngramError as error:
+        sys.exit(f"engram: {error}")
+    missed = tell(document["targets"])
+    if arguments.quick and missed:
+        sys.exit(f"engram: slower than its guard: {', '.join(missed)}")
+
+
+def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
+    """Run these parts, one after the other; the document, which is written after each of them unless `quick`."""
+    parts: dict[str, Any] = {}
+    if BENCH.is_file() and not quick:
+        parts = results.read(BENCH, "bench", MAKE)["parts"]
+    document: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
+        data = Path(folder) / "data"
+        subprocess.run([sys.executable, "-m", "engram.cli", "data", "--data", data], check=True, cwd=ROOT)
+        for name in names:
+            show.note(f"== {name}")
+            started, load = time.monotonic(), os.getloadavg()[0]
+            place = Place(data, Path(folder) / name, parts, quick)
+            place.folder.mkdir()
+            found = PARTS[name](place)
+            parts[name] = {"seconds": time.monotonic() - started, "load": load, "provenance": results.provenance()}
+            parts[name]["result"] = found
+            ordered = {name: parts[name] for name in PARTS if name in parts}
+            document = {"document": "bench", "schema_version": 1, "parts": ordered, "targets": judge(ordered, quick)}
+            if not quick:
+                results.write(BENCH, document, "bench")
+    return document
+
+
+def tell(targets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Print each target, what was measured and whether it is met; the names of those that are not."""
+    console = show.make_console()
+    for one in targets:
+        mark = "✓" if one["met"] else "✗"
+        console.print(f"{mark} {one['name']}: {one['measured']:.4g} {one['unit']} (target {one['bound']})")
+    return [one["name"] for one in targets if not one["met"]]
+
+
+if __name__ == "__main__":
+    main()

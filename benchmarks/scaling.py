@@ -1,0 +1,55 @@
+"""How cost grows: with the number of patterns, with the size of the model; each with its exponent.
+
+The exponent is the slope of a straight line through the logarithms, by least squares: 1 is proportional.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import data_scale
+from peers import run
+from training import apart, profile
+
+from engram.report.random_model import MEDIUM, SMOLLM, random_model
+
+SIZES = {"tiny": None, "30 M": MEDIUM, "smollm-135m-random": SMOLLM}
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The slope of log cost over log size."""
+    import numpy as np
+
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def models(data: Path, folder: Path, steps: int, note: Callable[[str], None]) -> dict[str, Any]:
+    """A training step on MLX for three sizes of model: 3, 30 and 135 million parameters, the larger ones random."""
+    points = []
+    for name, shape in SIZES.items():
+        place = None
+        if shape:
+            place = folder / name.replace(" ", "")
+            random_model(name, shape, place)
+        found = profile(place, data, folder / "profile", steps if not shape else max(2, steps // 5))
+        points.append({"model": name, **found})
+        note(f"{name}: {found['milliseconds']['and optimizer']:.0f} ms a step, floor {found['floor_milliseconds']:.0f}")
+    sizes = [point["parameters"] for point in points]
+    costs = [point["milliseconds"]["and optimizer"] / point["tokens_a_step"]["real"] for point in points]
+    return {"points": points, "exponent": exponent(sizes, costs)}
+
+
+def planning(folder: Path, counts: Sequence[int], note: Callable[[str], None]) -> dict[str, Any]:
+    """Seconds to read and encode the rows of so many patterns and to plan their batches, as every training begins."""
+    points = []
+    for count in counts:
+        place = folder / f"planned-{count}"
+        data_scale.write_patterns(count, place / "patterns")
+        command = [sys.executable, "-m", "engram.cli", "data", "--patterns", str(place / "patterns")]
+        run([*command, "--data", str(place / "data")], {}, 300, folder / "log")
+        points.append({"patterns": count, **apart({"task": "plan", "data": str(place / "data")}, folder)})
+        note(f"{count:,} patterns planned: {points[-1]['seconds']:.2f} s")
+    return {"points": points, "exponent": exponent(counts, [point["seconds"] for point in points])}

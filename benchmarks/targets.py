@@ -1,0 +1,107 @@
+"""What is aimed at, and whether it is met; for CI a looser guard against what would be a regression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Parts = Mapping[str, Any]
+
+
+class Target(NamedTuple):
+    """A figure of one part, with the bound that it is to keep, and the one that CI guards; None where it does not."""
+
+    part: str
+    name: str
+    unit: str
+    least: bool  # the bound is the least that is wanted; else the most
+    bound: float
+    guard: float | None
+    figure: Callable[[Any], float | None]
+
+
+def _race(found: Any) -> float | None:
+    ours, stock = (found["runs"][name] for name in ("engram, taught rows alone", "stock mlx_lm.lora"))
+    return float(stock["seconds"] / ours["seconds"]) if ours["reached"] else None
+
+
+def _default(found: Any) -> float | None:
+    ours, stock = (found["runs"][name] for name in ("engram, with replay", "stock mlx_lm.lora"))
+    return float(stock["seconds"] / ours["seconds"]) if ours["reached"] else None
+
+
+def _over(name: str) -> Callable[[Any], float]:
+    """How much more engram takes for a real token than another way, in percent; the middle of the rounds' ratios."""
+
+    def figure(found: Any) -> float:
+        pairs = zip(found["rounds"]["engram"], found["rounds"][name], strict=True)
+        ratios = sorted(ours / other for ours, other in pairs)
+        return 100 * float(ratios[len(ratios) // 2] - 1)
+
+    return figure
+
+
+def _evaluation(key: str) -> Callable[[Any], float | None]:
+    def figure(found: Any) -> float | None:
+        ratios = [stage[key] for stage in found["stages"].values()]
+        return None if None in ratios else min(ratios)
+
+    return figure
+
+
+def _identical(found: Any) -> float:
+    """Of all peers in engram's precision on MLX, the least share of answers that are engram's, in percent."""
+    peers = [stage["peers"]["mlx_lm"] for stage in found["stages"].values()]
+    return min(100 * peer["identical"] / peer["answers"] for peer in peers)
+
+
+TARGETS = [
+    Target("race", "time to 95 % recall, the same rows, against stock mlx_lm.lora at its best", "×", True, 3, None, _race),
+    Target("race", "the same with the default recipe's replay rows", "×", True, 3, None, _default),
+    Target("overhead", "a real token over a bare loop on the same batches", "% more", False, 3, 15, _over("bare loop")),
+    Target("overhead", "a real token over mlx-lm's own trainer", "% more", False, 3, 3, _over("mlx-lm's trainer")),
+    Target(
+        *("unsloth", "answer tokens a second, BACKEND=cpu over plain TRL at its defaults", "×", True, 2, 1.5),
+        lambda found: found["median"]["engram cpu"] / found["median"]["plain TRL"],
+    ),
+    Target("evaluation", "answers a second over a loop of mlx_lm.generate", "×", True, 10, 5, _evaluation("times_loop")),
+    Target(
+        *("evaluation", "answers a second over lm_eval at its best", "×", True, 5, None), _evaluation("times_lm_eval")
+    ),
+    Target("evaluation", "answers that are those of the loop", "%", True, 100, 100, _identical),
+    Target("startup", "engram --help", "s", False, 0.15, None, lambda found: found["help"]["median"]),
+    Target("startup", "make with nothing to do", "s", False, 0.3, None, lambda found: found["make_nothing_to_do"]["median"]),
+    Target(
+        *("data", "rows validated on one core", "rows/s", True, 50_000, None),
+        lambda found: found["sizes"][-1]["rows_alone"]["rows_per_second"],
+    ),
+    Target(
+        *("data", "exponent of the data stage's time over patterns", "", False, 1.1, 1.2),
+        lambda found: found["exponents"]["data"],
+    ),
+    Target(
+        *("million", "peak memory of a million patterns", "MiB", False, 500, None),
+        lambda found: max(found["sizes"][0][name]["peak_mib"] for name in ("validate", "data", "check")),
+    ),
+    Target(
+        *("million", "rows validated on one core, of a million patterns", "rows/s", True, 50_000, None),
+        lambda found: found["sizes"][0]["rows_alone"]["rows_per_second"],
+    ),
+]
+
+
+def judge(parts: Parts, quick: bool) -> list[dict[str, Any]]:
+    """Each target of the parts that there are: measured, and whether it is met; where `quick`, the guards."""
+    found = []
+    for target in TARGETS:
+        bound = target.guard if quick else target.bound
+        if target.part not in parts or bound is None:
+            continue
+        measured = target.figure(parts[target.part]["result"])
+        if measured is None:  # a run that did not get there
+            measured = 0.0 if target.least else float("inf")
+        met = measured >= bound if target.least else measured <= bound
+        sign = "≥" if target.least else "≤"
+        found.append({"part": target.part, "name": target.name, "unit": target.unit, "bound": f"{sign} {bound:g}"})
+        found[-1] |= {"measured": measured, "met": met}
+    return found
