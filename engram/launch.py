@@ -198,13 +198,16 @@ def _started(launch: Launch, folder: Path, said: IO[bytes]) -> Iterator[list[sub
 
 
 def _wait(running: Sequence[subprocess.Popen[bytes]], line: tether.Tether) -> None:
-    """Until all launchers have ended; not longer than GRACE after a process was lost. Passes a signal on, once."""
+    """Until all launchers have ended; not longer than GRACE after one process was lost or the first one ended.
+
+    Passes a signal on, once.
+    """
     passed, end = False, float("inf")
     while any(one.poll() is None for one in running) and time.monotonic() < end:
         time.sleep(0.1)
         if (number := stopping.heard()) and not passed:
             passed = line.pass_on(number)
-        if line.is_broken() or any(one.poll() for one in running):
+        if line.is_broken() or 0 in line.reports() or any(one.poll() for one in running):
             end = min(end, time.monotonic() + GRACE)
 
 
@@ -213,14 +216,14 @@ def _conclude(launch: Launch, line: tether.Tether, said: str) -> None:
     reports = line.reports()
     if 0 in reports and reports[0]["code"] == 0:
         return
-    errors = [(rank, report) for rank, report in sorted(reports.items()) if report["code"] == 2]
-    causes = [one for one in errors if one[1]["what"] != tether.GONE] or ([] if line.lost else errors)
-    for rank, report in causes:
-        where = report["where"] if rank == 0 else f"process {rank}: {report['where']}".rstrip(": ")
-        raise EngramError(report["what"], where=where, fix=report["fix"], problems=report["problems"])
     if 0 in reports and reports[0]["code"] != 2:
         raise stopping.Stopped(reports[0]["code"] - 128, reports[0]["what"])
-    if number := stopping.heard():
+    errors = [(rank, report) for rank, report in sorted(reports.items()) if report["code"] == 2]
+    for rank, report in errors:
+        if report["what"] != tether.GONE:
+            where = report["where"] if rank == 0 else f"process {rank}: {report['where']}".rstrip(": ")
+            raise EngramError(report["what"], where=where, fix=report["fix"], problems=report["problems"])
+    if not errors and not line.lost and (number := stopping.heard()):
         raise stopping.Stopped(number)
     sys.stderr.write(said[-SHOWN:])
     lost = ", ".join(str(rank) for rank in sorted(line.lost)) or "on another machine, or before it began"
