@@ -22,6 +22,8 @@ REPORT_TO ?=
 YES ?=
 CHECKPOINT ?= 25
 FRESH ?=
+NPROC ?= 1
+HOSTS ?=
 Q ?=
 BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
@@ -29,7 +31,7 @@ PYTHON3 ?= python3
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE
+export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE NPROC HOSTS
 export SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # a question is no program of make's: its dollar signs stay
@@ -106,6 +108,8 @@ help: ## this list
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  CHECKPOINT = $(CHECKPOINT)  (training steps between two checkpoints; 0: none)"
 	@echo "  FRESH     = $(FRESH)  (of train: 1 drops the checkpoint of an interrupted run and begins anew)"
+	@echo "  NPROC     = $(NPROC)  (of train: processes on each machine that train as one, on the same curve)"
+	@echo "  HOSTS     = $(HOSTS)  (of train: machines, this one first: HOSTS=first,second; docs/distributed.md)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
 	@echo "  FORMAT    = $(FORMAT)  (of export: peft, mlx, fused, gguf, ollama; written to exports/<format>)"
@@ -324,7 +328,8 @@ $(MANIFEST): .make/data.params $(PATTERN_FILES) engram/pattern_files.py engram/p
 .PRECIOUS: $(TRAINED)
 $(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
 	@$(ENGRAM) train $(STAGE) --checkpoint-every "$$CHECKPOINT" $(if $(FRESH),--fresh) \
-	  $(if $(REPORT_TO),--report-to "$$REPORT_TO")
+	  $(if $(REPORT_TO),--report-to "$$REPORT_TO") $(if $(filter-out 1,$(NPROC)),--nproc "$$NPROC") \
+	  $(if $(HOSTS),--hosts "$$HOSTS")
 
 $(OUT)/baseline.json: $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(RECIPE_FILE) | $(READY)
 	@$(ENGRAM) eval --stage baseline $(STAGE) $(WITH)

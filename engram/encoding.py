@@ -185,7 +185,7 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
     """The arrays of one batch; shapes as in `Batch`."""
     import numpy as np
 
-    length = _round_up(max(len(e.tokens) for e in encoded) - 1, PAD_LENGTH)
+    length = rounded_up(max(len(e.tokens) for e in encoded) - 1, PAD_LENGTH)
     tokens = np.full((len(encoded), length), pad_id, dtype=np.int32)
     positions: list[int] = []
     targets: list[int] = []
@@ -197,7 +197,7 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         targets += e.tokens[e.prompt_length :]
         owners += [row] * e.answer_length
     real = len(targets)
-    padding = [0] * (_round_up(real, PAD_TARGETS) - real)
+    padding = [0] * (rounded_up(real, PAD_TARGETS) - real)
     return Batch(
         tokens,
         np.array(positions + padding, dtype=np.int32),
@@ -249,7 +249,8 @@ def _key(seed: int, epoch: int | str, name: str) -> str:
     return sha256_text(f"{seed}:{epoch}:{name}")
 
 
-def _round_up(number: int, step: int) -> int:
+def rounded_up(number: int, step: int) -> int:
+    """The least multiple of `step` that is no less than the number."""
     return -(-number // step) * step
 
 

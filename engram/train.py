@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import __version__, backends, checkpoint, general, locks, machine, results
+from engram import __version__, backends, checkpoint, general, locks, machine, results, together
 from engram.backends import Progress, TrainingRun
 from engram.checkpoint import Keeper, Saving
 from engram.config import Config
@@ -51,19 +51,28 @@ def train(
     Both are written whole or not at all, the adapter last: where it is, the run was finished. A run that was
     interrupted goes on from its checkpoint, which lies beside `adapter`, and ends with the same bytes as one that was
     not. Raises EngramError for missing or changed data, rows that are too long, a checkpoint of another run, and
-    whatever the backend refuses.
+    whatever the backend refuses. Of several processes that a launcher started the first alone writes; the others
+    compute along and return an empty log.
     """
     backend = backends.get(backend_name)
+    ranks = backend.join()
     known = results.data_identity(read_manifest(data), data)
     plan = planned(model, config, data)
     results.refuse_changed_data(known, data)
-    identity = _identity(backend_name, backend.device(), model, config, known, plan)
+    identity = _identity(backend_name, backend.device(), model, config, known, plan) | {"world_size": ranks.size}
+    together.refuse_unlike(ranks, identity)
+    saving = saving or Saving()
+    if ranks.rank:
+        follower = together.follower(ranks, identity, saving.every)
+        backend.train(model, plan.batches, plan.validation, config, adapter, together.Silent(), follower)
+        return {}
     place, end = checkpoint.path_for(adapter), (adapter / backend.WEIGHTS, log)
     with (
         locks.held(adapter, "engram train"),
-        _kept(place, identity, saving or Saving(), end) as keeper,
+        _kept(place, identity, saving, end) as keeper,
         new_folder(adapter) as work,
     ):
+        together.lead(ranks, keeper)
         run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
         weights = sha256(work / backend.WEIGHTS)
         document = {
@@ -81,6 +90,8 @@ def train(
             "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
             "summary": _summary(run, plan.batches, keeper.wall_seconds),
         }
+        if ranks.size > 1:
+            document |= {"world_size": ranks.size, "hosts": ranks.hosts}
         if keeper.resumed_at:
             document["resumed_at"] = list(keeper.resumed_at)
         results.write(log, document, "training")
@@ -151,6 +162,7 @@ def _kept(place: Path, identity: dict[str, Any], saving: Saving, end: tuple[Path
     begun = None
     if place.is_file() and not saving.fresh:
         known, tensors, run = checkpoint.read(place)
+        known.setdefault("world_size", 1)
         if not _is_finished(run, *end):
             if lines := results.differing(known, identity, sorted({*known, *identity})):
                 what = "this checkpoint is of another run (there, and now)"

@@ -210,6 +210,16 @@ def test_training_gets_its_checkpoints_and_begins_anew_only_when_asked(house: Pa
     assert make(house, "train") == []
 
 
+def test_several_processes_are_asked_for_and_redo_nothing(house: Path) -> None:
+    make(house, "train")
+    assert "--nproc" not in (house / "calls").read_text()
+    assert make(house, "train", "NPROC=2", "HOSTS=a,b") == []  # the same curve: nothing to do again
+    assert make(house, "demo", "SEED=1", "NPROC=2", "HOSTS=a,b; touch hacked").count("train") == 1
+    (call,) = [line for line in (house / "calls").read_text().splitlines() if line.startswith("train")]
+    assert call.endswith(" --nproc 2 --hosts a,b; touch hacked")
+    assert not (house / "hacked").exists()
+
+
 def test_an_adapter_stays_where_make_is_interrupted_just_after(house: Path) -> None:
     engram = house / ".venv" / "bin" / "engram"
     engram.write_text(STUB.replace("adapters/$name/$weights ;;", "adapters/$name/$weights; touch trained; sleep 1 ;;"))

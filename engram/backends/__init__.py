@@ -1,7 +1,7 @@
 """Which backends exist, and which one this machine should use.
 
-A backend is a module with the same functions: `load` a model and adapter, `train`, `generate`, `stream`, `score`;
-plain Python in, plain Python out.
+A backend is a module with the same functions: `load` a model and adapter, `join` the processes that train together,
+`train`, `generate`, `stream`, `score`; plain Python in, plain Python out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from engram.encoding import Batch, Encoded, Encoder
 from engram.errors import EngramError
 from engram.machine import nvidia_gpu
 from engram.model import Model
+from engram.sharding import Ranks
 from engram.text import nearest
 
 # name -> module: `cuda` and `cpu` are the same code on two devices
@@ -73,6 +74,9 @@ class Backend(Protocol):
     def device(self) -> str:
         """What it computes on, in words."""
 
+    def join(self) -> Ranks:
+        """The processes that a launcher started to train together, connected; this one alone without a launcher."""
+
     def train(
         self,
         model: Model,
@@ -86,6 +90,7 @@ class Backend(Protocol):
         """Train an adapter on these batches, in this order, and write it to the folder `out`.
 
         `keeper` has the checkpoint to go on from, if any, and takes new ones; the run ends as if never interrupted.
+        Of several processes that joined, each computes its share of every batch, and the first alone writes.
         """
 
     def generate(

@@ -14,6 +14,7 @@ from engram.checkpoint import Keeper, State
 from engram.config import Config
 from engram.encoding import Batch
 from engram.errors import EngramError
+from engram.sharding import Ranks
 
 TOO_HIGH = 10.0  # times the first loss: an explosion
 LOW = 3.0  # nats; a first loss below it counts as this
@@ -30,8 +31,10 @@ class Curve:
         validation: Sequence[Batch],
         config: Config,
         keeper: Keeper | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.progress, self.batches, self.validated_on, self.keeper = progress, batches, validation, keeper
+        self.ranks = ranks or Ranks()
         self._validate_every = config.validate_every
         self.begun = keeper.begun if keeper else None
         self.losses: list[float] = list(self.begun.losses) if self.begun else []
@@ -44,8 +47,9 @@ class Curve:
         return self.begun.step if self.begun else 0
 
     def finished(self, peak_memory_bytes: int, trainable: int, device: str) -> TrainingRun:
-        """The run as a whole; the memory given is this process's, and the most of all its parts counts."""
-        return TrainingRun(self.losses, self.seconds, self.validation, self._peak(peak_memory_bytes), trainable, device)
+        """The run as a whole; the memory given is this process's: the most of all parts and processes counts."""
+        peak = self.ranks.largest(self._peak(peak_memory_bytes))
+        return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device)
 
     @contextlib.contextmanager
     def running(self, snapshot: Callable[[], State]) -> Iterator[None]:
@@ -88,8 +92,8 @@ class Curve:
             self._keep(step)
 
     def _keep(self, step: int) -> None:
-        stop = stopping.heard()
-        if self.keeper and self.keeper.every and (stop or self.keeper.is_due(step)):
+        stop = self.ranks.largest(stopping.heard())  # one that heard of it stops all, after the same step
+        if self.keeper and self.keeper.every and (stop or self.keeper.is_due(step)) and not self.ranks.rank:
             state = self._snapshot()
             state = dataclasses.replace(state, peak_memory_bytes=self._peak(state.peak_memory_bytes))
             self.keeper.write(step, state, self.losses, self.seconds, self.validation)

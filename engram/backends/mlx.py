@@ -19,6 +19,7 @@ from engram.backends import (
     blas,
     mlx_host,
     mlx_numerics,
+    mlx_ranks,
     mlx_state,
     refuse_quantize,
     without_wandb,
@@ -30,6 +31,7 @@ from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
 from engram.errors import EngramError
 from engram.files import write_text
 from engram.model import Model
+from engram.sharding import Ranks
 
 WEIGHTS = adapters.MLX_WEIGHTS
 SCORE_BATCH = 64
@@ -58,6 +60,12 @@ def device() -> str:
     if mx.default_device() == mx.gpu:
         return f"Apple GPU ({mx.device_info().get('device_name', 'Metal')})"
     return f"CPU ({platform.machine()}, {blas.prepare().split(' (')[0]})"
+
+
+def join() -> Ranks:
+    """The processes that `mlx.launch` started, connected; this one alone without it."""
+    _mlx()
+    return mlx_ranks.join()
 
 
 def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
@@ -100,7 +108,7 @@ def train(
     trainable = _attach(loaded, config)
     mx.reset_peak_memory()
     optimizer = mlx_numerics.adamw(config, learning_rates(config, len(batches)))
-    curve = Curve(progress, batches, validation, config, keeper)
+    curve = Curve(progress, batches, validation, config, keeper, join())
     if curve.begun:
         mlx_state.restore(loaded, optimizer, curve.begun.state)
     arguments = TrainingArgs(
@@ -111,8 +119,11 @@ def train(
     )
     rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
     with curve.running(partial(mlx_state.state, loaded, optimizer)), mlx_state.quiet(out.parent):
-        mlx_train(loaded, optimizer, batches, None, arguments, _loss, rest, _Report(curve))
-    write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
+        mlx_train(
+            loaded, optimizer, batches, None, arguments, mlx_ranks.loss_of(_loss, curve.ranks), rest, _Report(curve)
+        )
+    if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
+        write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return curve.finished(int(mx.get_peak_memory()), trainable, device())
 
 
@@ -270,15 +281,19 @@ def _rest(loaded: Any, curve: Curve, config: Config, **_: Any) -> Iterator[tuple
 
     for step, batch in enumerate(curve.batches[curve.done :], curve.done + 1):
         if curve.is_validated_before(step):
-            loss = evaluate(loaded, curve.validated_on, config.batch_size, -1, config.max_length, _loss, _iterate)
+            of, each = mlx_ranks.loss_of(_loss, curve.ranks), partial(_iterate, ranks=curve.ranks)
+            loss = evaluate(loaded, curve.validated_on, config.batch_size, -1, config.max_length, of, each)
             loaded.train()
             curve.validated(step - 1, float(loss))
-        yield _arrays(batch)
+        mlx_ranks.seed_dropout(config, step, curve.ranks)
+        own, weight = mlx_ranks.portion(batch, curve.ranks, learn=True)
+        yield (*_arrays(own), *weight)
 
 
-def _iterate(dataset: Sequence[Batch], **_: Any) -> Iterator[tuple[Any, ...]]:
+def _iterate(dataset: Sequence[Batch], ranks: Ranks, **_: Any) -> Iterator[tuple[Any, ...]]:
     """The batches in their order, as mlx-lm's evaluation asks for them."""
-    return (_arrays(batch) for batch in dataset)
+    portions = (mlx_ranks.portion(batch, ranks, learn=False) for batch in dataset)
+    return ((*_arrays(own), *weight) for own, weight in portions)
 
 
 def _arrays(batch: Batch) -> tuple[Any, ...]:

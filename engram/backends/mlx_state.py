@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engram import tether
 from engram.backends import silenced
 from engram.checkpoint import State
 from engram.conversion import DTYPES
@@ -46,12 +47,15 @@ def restore(model: Any, optimizer: Any, found: State) -> None:
 def quiet(folder: Path) -> Iterator[None]:
     """Nothing that mlx-lm prints is seen, since the progress shown is ours; what it cannot write is an EngramError.
 
-    MLX says in a RuntimeError what it could not write, and no more than that: a full disk, most of all.
+    MLX says in a RuntimeError what it could not write, and no more than that: a full disk, most of all. So it says that
+    another process of the same run does not answer any more.
     """
     try:
         with silenced():
             yield
     except RuntimeError as error:
+        if str(error).startswith("[ring]"):
+            raise tether.gone() from error
         if not str(error).startswith(("[write]", "[save_safetensors]")):
             raise
         what = f"cannot write the adapter: {str(error).partition(' ')[2]}"

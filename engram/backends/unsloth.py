@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion, gpu
-from engram.backends import Answer, Progress, TrainingRun
+from engram.backends import Answer, Progress, TrainingRun, unsloth_ranks
 from engram.backends.curve import Curve
 from engram.backends.unsloth_process import (
     attach,
@@ -32,6 +32,7 @@ from engram.encoding import Batch, Encoded, Encoder, mean_losses
 from engram.errors import EngramError
 from engram.files import read_bytes, write_bytes, write_text
 from engram.model import REGISTRY, Model
+from engram.sharding import Ranks
 
 WEIGHTS = adapters.PEFT_WEIGHTS
 SCORE_BATCH = 32
@@ -75,6 +76,12 @@ def device() -> str:
     return f"{torch.cuda.get_device_name()} (capability {major}.{minor}, torch {version}, CUDA {torch.version.cuda})"
 
 
+def join() -> Ranks:
+    """The processes that `torchrun` started, connected; this one alone without it."""
+    unsloth()
+    return unsloth_ranks.join(chosen())
+
+
 def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
     """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with the adapter, in either layout, if one is given.
 
@@ -115,11 +122,12 @@ def train(
         targets = training.linear_layers(loaded)
         peft = attach(loaded, config.rank, config.alpha, targets, config)
         trainable = training.start_at_the_shared_adapter(peft, config)
-        curve = Curve(progress, batches, validation, config, keeper)
+        curve = Curve(progress, batches, validation, config, keeper, join())
         training.run(peft, curve, config, cuda=chosen() == "cuda")
-    write_bytes(out / WEIGHTS, serialised(peft))
-    settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
-    write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
+    if not curve.ranks.rank:
+        write_bytes(out / WEIGHTS, serialised(peft))
+        settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
+        write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
     return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device())
 
 

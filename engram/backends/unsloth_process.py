@@ -53,8 +53,9 @@ def unsloth() -> Any:
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
     else:
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]  # with several, the trainer would join batches
+        if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":  # else torchrun's processes take one each, by LOCAL_RANK
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]  # with several, the trainer would join batches
     with quiet(), without_wandb():
         try:
             import unsloth as package

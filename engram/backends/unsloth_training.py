@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engram import adapters
-from engram.backends import unsloth_state
+from engram.backends import unsloth_ranks, unsloth_state
 from engram.backends.curve import Curve
 from engram.checkpoint import State
 from engram.config import Config
 from engram.encoding import IGNORED, Batch, learning_rates
 from engram.files import cache_folder
+from engram.sharding import Ranks, share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +80,7 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
     from datasets import Dataset
     from trl import SFTTrainer
 
-    rest = curve.batches[curve.done :]
+    rest, ranks = curve.batches[curve.done :], curve.ranks
     rates = learning_rates(config, len(curve.batches))
     used = curve.begun.state.rest["rates_used"] if curve.begun else 0
     parameters = [parameter for parameter in peft.parameters() if parameter.requires_grad]
@@ -104,8 +105,9 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
     trainer = Trainer(
         model=peft,
         args=_arguments(config, len(rest), cuda),
-        train_dataset=Dataset.from_dict({"batch": list(range(len(rest)))}),
-        data_collator=lambda rows: inputs(rest[rows[0]["batch"]]),
+        # accelerate deals the rows out to the processes in turn: of each step every process gets its own
+        train_dataset=Dataset.from_dict({"batch": [i for i in range(len(rest)) for _ in range(ranks.size)]}),
+        data_collator=lambda rows: inputs(share(rest[rows[0]["batch"]], ranks)),
         processing_class=_tokenizer(peft.config._name_or_path),
         optimizers=(optimizer, schedule),
     )
@@ -118,8 +120,8 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
         if curve.begun:
             unsloth_state.restore(peft, optimizer, scaler, curve.begun.state)
 
-    trainer.add_callback(_watch(trainer, curve, restore, cuda=cuda))
-    with curve.running(snapshot):
+    trainer.add_callback(_watch(trainer, curve, config, restore, cuda=cuda))
+    with curve.running(snapshot), unsloth_ranks.connected(ranks):
         trainer.train()
 
 
@@ -167,6 +169,8 @@ def _arguments(config: Config, steps: int, cuda: bool) -> Any:
         adam_beta2=config.beta2,
         adam_epsilon=config.epsilon,
         max_grad_norm=config.clip,  # 0 is off
+        average_tokens_across_devices=True,  # a loss is a sum over the tokens of all processes
+        ddp_find_unused_parameters=False,
         seed=config.seed,
         data_seed=config.seed,
         bf16=bf16,
@@ -183,7 +187,7 @@ def _arguments(config: Config, steps: int, cuda: bool) -> Any:
     )
 
 
-def _watch(trainer: Any, curve: Curve, restore: Callable[[], None], *, cuda: bool) -> Any:
+def _watch(trainer: Any, curve: Curve, config: Config, restore: Callable[[], None], *, cuda: bool) -> Any:
     """The trainer's callback: restores, validates when it is time, and hands the curve every step."""
     import torch
     from transformers import TrainerCallback
@@ -196,31 +200,33 @@ def _watch(trainer: Any, curve: Curve, restore: Callable[[], None], *, cuda: boo
                 restore()  # not before: the trainer's own preparation draws random numbers, and moves what it finds
             done = curve.done + state.global_step
             if curve.is_validated_before(done + 1):
-                curve.validated(done, _mean_loss(trainer, curve.validated_on))
+                curve.validated(done, _mean_loss(trainer, curve.validated_on, curve.ranks))
+            unsloth_ranks.seed_dropout(config, done + 1, curve.ranks)
             self.started = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             if cuda:
                 torch.cuda.synchronize()
-            seconds = time.perf_counter() - self.started
-            curve.step(curve.done + state.global_step, float(trainer.last_loss), seconds)
+            # a process's loss is its part of the mean over all tokens, times the number of processes: DDP averages
+            loss = curve.ranks.total(float(trainer.last_loss)) / curve.ranks.size
+            curve.step(curve.done + state.global_step, loss, time.perf_counter() - self.started)
 
     return Watch()
 
 
-def _mean_loss(trainer: Any, batches: Sequence[Batch]) -> float:
-    """Mean nats per answer token over all these batches, without dropout."""
+def _mean_loss(trainer: Any, batches: Sequence[Batch], ranks: Ranks) -> float:
+    """Mean nats per answer token over all these batches, without dropout; each process computes its share."""
     import torch
 
     model, total = trainer.model, 0.0
     autocast = getattr(trainer, "autocast_smart_context_manager", contextlib.nullcontext)
     model.eval()
-    for batch in batches:
+    for batch in (own for batch in batches if (own := share(batch, ranks)).answer_tokens):
         arrays = {name: tensor.to(model.device) for name, tensor in inputs(batch).items()}
         with torch.no_grad(), autocast():
             total += float(model(**arrays, use_cache=False).loss) * batch.answer_tokens
     model.train()
-    return total / sum(batch.answer_tokens for batch in batches)
+    return ranks.total(total) / sum(batch.answer_tokens for batch in batches)
 
 
 def peak_memory(*, cuda: bool) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from engram.config import MAX_SEED
 
@@ -46,6 +47,48 @@ seed_option = click.option(
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe."
 )
+
+
+nproc_option = click.option(
+    "--nproc", default=1, show_default=True, help="Processes on each machine, that train as one (docs/distributed.md)."
+)
+hosts_option = click.option(
+    "--hosts", default="", metavar="HOST,HOST", help="Machines, this one first; the others are reached over ssh."
+)
+
+
+def several_processes(command: F) -> F:
+    """The options of a command that can run in several processes: with them it launches itself, once in each."""
+
+    @functools.wraps(command)
+    def launched(nproc: int, hosts: str, **others: Any) -> None:
+        from engram import backends, launch, sharding, tether
+
+        name, named = backends.choose(others["backend"]), launch.hosts_of(hosts)
+        if nproc == 1 and not named:
+            with tether.tethered(sharding.place(name)[0]):
+                command(**others)
+            return
+        launch.run(launch.Launch(name, nproc, named, tuple(_typed(click.get_current_context()))))
+
+    return hosts_option(nproc_option(launched))  # type: ignore[return-value]
+
+
+def _typed(context: click.Context) -> list[str]:
+    """The words of this command as a person typed them, but for how many processes there are and the backend."""
+    words = [str(context.info_name)]
+    for option in context.command.params:
+        name = str(option.name)
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in (
+            "nproc",
+            "hosts",
+            "backend",
+        ):
+            continue
+        value = context.params[name]
+        for one in value if option.multiple else (value,):
+            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+    return words
 
 
 def used(backend: str, adapter: Path | None) -> str:

@@ -18,6 +18,7 @@ from engram.cli.options import (
     results_option,
     seed_option,
     set_option,
+    several_processes,
     stage_options,
     used,
 )
@@ -61,6 +62,7 @@ def data(patterns: str, data: Path, seed: int, check: bool) -> None:
     type=click.Choice(["tensorboard", "wandb"]),
     help="Write the curve for it too, below <results>/<backend>/logs; wandb stays offline unless WANDB_MODE says else.",
 )
+@several_processes
 @stage_options
 def train(
     work: Work,
@@ -72,19 +74,20 @@ def train(
     results: Path,
 ) -> None:
     """Teach the model the training rows: a LoRA adapter and its log. Interrupted, it goes on where it was."""
-    from engram import show, tracking
+    from engram import sharding, show, tracking
     from engram import train as stage
     from engram.checkpoint import Saving
 
-    place = results / work.backend
+    place, first = results / work.backend, sharding.place(work.backend)[0] == 0
     name = f"{work.backend}-{Path(work.model.name).name}-{work.config.name}-seed{work.config.seed}"
     with (
         show.TrainingBar() as bar,
-        tracking.tracked(report_to, bar, work.config, name, place / "logs") as progress,
+        tracking.tracked(report_to if first else None, bar, work.config, name, place / "logs") as progress,
     ):
         saving = Saving(checkpoint_every, fresh)
         log = stage.train(*work, data, adapters / work.backend, place / "training.json", progress, saving)
-    show.training(log)
+    if log:  # a process that is not the first has none
+        show.training(log)
 
 
 @click.command("eval")

@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 from packs import pack_yaml, write_pack
 from report_runs import two_runs
 
-from engram import backends, base_model, encoding, model
+from engram import backends, base_model, encoding, launch, model
 from engram.backends import Answer, TrainingRun
 from engram.cli import main
 from engram.files import write_bytes
+from engram.sharding import Ranks
 from engram.video import encode, render
 
 PLACES = (
@@ -251,6 +252,7 @@ def quick() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for owner, name, value in (
             (backends, "get", lambda name: _Backend()),
+            (launch, "run", lambda _: None),
             (base_model, "build", lambda *_, **__: None),
             (render, "render", _render),
             (encode, "require", lambda: None),
@@ -280,6 +282,9 @@ class _Backend:
 
     def device(self) -> str:
         return "none"
+
+    def join(self) -> Ranks:
+        return Ranks()
 
     def train(
         self, _model: Any, batches: Sequence[Any], _valid: Any, _config: Any, out: Path, progress: Any, _: Any
