@@ -56,7 +56,9 @@ def _identical(found: Any) -> float:
 
 
 TARGETS = [
-    Target("race", "time to 95 % recall, the same rows, against stock mlx_lm.lora at its best", "×", True, 3, None, _race),
+    Target(
+        "race", "time to 95 % recall, the same rows, against stock mlx_lm.lora at its best", "×", True, 3, None, _race
+    ),
     Target("race", "the same with the default recipe's replay rows", "×", True, 3, None, _default),
     Target("overhead", "a real token over a bare loop on the same batches", "% more", False, 3, 15, _over("bare loop")),
     Target("overhead", "a real token over mlx-lm's own trainer", "% more", False, 3, 3, _over("mlx-lm's trainer")),
@@ -64,13 +66,17 @@ TARGETS = [
         *("unsloth", "answer tokens a second, BACKEND=cpu over plain TRL at its defaults", "×", True, 2, 1.5),
         lambda found: found["median"]["engram cpu"] / found["median"]["plain TRL"],
     ),
-    Target("evaluation", "answers a second over a loop of mlx_lm.generate", "×", True, 10, 5, _evaluation("times_loop")),
+    Target(
+        "evaluation", "answers a second over a loop of mlx_lm.generate", "×", True, 10, 5, _evaluation("times_loop")
+    ),
     Target(
         *("evaluation", "answers a second over lm_eval at its best", "×", True, 5, None), _evaluation("times_lm_eval")
     ),
     Target("evaluation", "answers that are those of the loop", "%", True, 100, 100, _identical),
     Target("startup", "engram --help", "s", False, 0.15, None, lambda found: found["help"]["median"]),
-    Target("startup", "make with nothing to do", "s", False, 0.3, None, lambda found: found["make_nothing_to_do"]["median"]),
+    Target(
+        "startup", "make with nothing to do", "s", False, 0.3, None, lambda found: found["make_nothing_to_do"]["median"]
+    ),
     Target(
         *("data", "rows validated on one core", "rows/s", True, 50_000, None),
         lambda found: found["sizes"][-1]["rows_alone"]["rows_per_second"],

@@ -1,0 +1,148 @@
+"""The made parts of `docs/performance.md`: targets, peers and curves, from the document of `make bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engram import results
+from engram.files import PACKAGE
+from engram.report.torture_page import figure
+
+BENCH = PACKAGE.parent / "results" / "reference" / "bench.json"
+MAKE = "make bench"
+COMMANDS = {"validate": "`engram validate`", "data": "`engram data`", "check": "`engram data --check`"}
+STEPS = {"forward, blocks": "forward", "and loss": "head and loss", "and backward": "backward"}
+STEPS["and optimizer"] = "optimizer"
+
+
+def parts(path: Path) -> dict[str, str]:
+    """Each made part by name; of a part that was not measured a line that says so."""
+    document = results.read(path, "bench", MAKE) if path.is_file() else {"parts": {}, "targets": []}
+    found = document["parts"]
+    made = {"targets": _targets(document)}
+    for name, (table, *needed) in TABLES.items():
+        known = [found[part] for part in needed if part in found]
+        text = table(*(part["result"] for part in known)) + _source(known) if len(known) == len(needed) else ""
+        made[name] = text or f"Not run yet: `{MAKE}`.\n"
+    return made
+
+
+def table_of(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _targets(document: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            one["name"],
+            one["bound"],
+            f"{figure(one['measured'])} {one['unit']}".strip(),
+            "yes" if one["met"] else "**no**",
+        ]
+        for one in document["targets"]
+    ]
+    return table_of(["what", "target", "measured", "met"], rows) if rows else f"Not run yet: `{MAKE}`.\n"
+
+
+def _source(known: Sequence[Mapping[str, Any]]) -> str:
+    made = known[-1]["provenance"]
+    machine = f"{made['hardware']['cores']} cores of {made['hardware']['processor']}"
+    commits = ", ".join(dict.fromkeys(str(part["provenance"]["git_commit"]) for part in known))
+    return f"\n{made['created'][:10]}, commit {commits}, {machine}, load {known[-1]['load']:.1f} at the start.\n"
+
+
+def _race(found: Mapping[str, Any]) -> str:
+    rows = []
+    for name, run in found["runs"].items():
+        shown = f"{name}, {found['settings']}" if name.startswith("stock") else name
+        reached = "" if run["reached"] else " (not reached)"
+        rows.append([shown, str(run["steps"]), f"{run['seconds']:.0f}{reached}", f"{100 * run['recall']:.1f} %"])
+    return table_of(["run", "steps", "seconds to 95 % recall", "recall at the end"], rows)
+
+
+def _sweep(found: Mapping[str, Any]) -> str:
+    rows = []
+    for one in found["candidates"]:
+        enough = f"{one['enough_seconds']:.0f}" if one["enough_seconds"] else "not reached"
+        name = f"**{one['name']}**" if one["name"] == found["best"] else one["name"]
+        rows.append([name, str(one["steps"]), f"{one['seconds']:.0f}", f"{100 * one['recall']:.1f} %", enough])
+    return table_of(["stock `mlx_lm.lora`", "steps", "seconds", "recall", "seconds to 95 %"], rows)
+
+
+def _profile(found: Mapping[str, Any]) -> str:
+    rows = []
+    for point in found["points"]:
+        spent, before = [], 0.0
+        for name in STEPS:
+            now = point["milliseconds"][name]
+            spent.append(f"{max(now - before, 0):.0f}")
+            before = now
+        floor = f"{point['floor_milliseconds']:.0f} ({100 * point['share_of_floor']:.0f} %)"
+        speed = 1000 * point["tokens_a_step"]["real"] / before
+        size = f"{point['parameters'] / 1e6:.1f} M"
+        rows.append([point["model"], size, *spent, f"{before:.0f}", floor, f"{speed:,.0f}"])
+    head = ["model", "parameters", *(f"{name}, ms" for name in STEPS.values()), "step, ms", "floor, ms", "tokens/s"]
+    return table_of(head, rows) + f"\nA token's cost grows with parameters to the power of {found['exponent']:.2f}.\n"
+
+
+def _overhead(found: Mapping[str, Any]) -> str:
+    rows = [
+        [name, f"{1e6 * seconds:.0f}", str(len(found["rounds"][name]))] for name, seconds in found["median"].items()
+    ]
+    return table_of(["way to train", "µs a real token, median", "rounds"], rows)
+
+
+def _unsloth(found: Mapping[str, Any]) -> str:
+    rows = [[name, f"{rate:,.0f}", str(len(found["rounds"][name]))] for name, rate in found["median"].items()]
+    return table_of(["trainer", "answer tokens/s, median", "rounds"], rows)
+
+
+def _evaluation(found: Mapping[str, Any]) -> str:
+    rows = []
+    for stage, measured in found["stages"].items():
+        for name, one in measured["peers"].items():
+            same = f"{one['identical']} of {one['answers']}"
+            rows.append([stage, name, f"{one['median']:.1f}", f"{one['min']:.1f} to {one['max']:.1f}", same])
+    return table_of(["model", "peer", "answers/s", "range", "the same text as engram's"], rows)
+
+
+def _startup(found: Mapping[str, Any]) -> str:
+    names = {"help": "`engram --help`", "version": "`engram --version`", "make": "`make`"}
+    names["make_nothing_to_do"] = "`make train eval` with nothing to do"
+    rows = [[text, f"{1000 * found[name]['median']:.0f}", str(found[name]["n"])] for name, text in names.items()]
+    return table_of(["command", "ms, median", "runs"], rows)
+
+
+def _data(found: Mapping[str, Any], million: Mapping[str, Any]) -> str:
+    rows = []
+    for size in [*found["sizes"], *million["sizes"]]:
+        cells = [f"{size[name]['seconds']:.1f} s, {size[name]['peak_mib']:.0f} MiB" for name in COMMANDS]
+        rate = f"{size['rows_alone']['rows_per_second']:,}"
+        rows.append([f"{size['patterns']:,}", f"{size['data']['rows']:,}", *cells, rate])
+    head = ["patterns", "rows", *COMMANDS.values(), "rows validated a second"]
+    slopes = ", ".join(f"{COMMANDS[name]} {value:.2f}" for name, value in found["exponents"].items())
+    return table_of(head, rows) + f"\nSeconds grow with patterns to the power of: {slopes}.\n"
+
+
+def _planning(found: Mapping[str, Any]) -> str:
+    rows = [[f"{one['patterns']:,}", f"{one['rows']:,}", f"{one['seconds']:.2f}"] for one in found["points"]]
+    grown = f"\nSeconds grow with patterns to the power of {found['exponent']:.2f}.\n"
+    return table_of(["patterns", "rows of a pass", "seconds to encode and plan"], rows) + grown
+
+
+TABLES: dict[str, tuple[Any, ...]] = {
+    "race": (_race, "race"),
+    "sweep": (_sweep, "sweep"),
+    "profile": (_profile, "models"),
+    "overhead": (_overhead, "overhead"),
+    "unsloth": (_unsloth, "unsloth"),
+    "evaluation": (_evaluation, "evaluation"),
+    "startup": (_startup, "startup"),
+    "data": (_data, "data", "million"),
+    "planning": (_planning, "planning"),
+}
+Table = Callable[..., str]
