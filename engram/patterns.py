@@ -111,12 +111,12 @@ def _wrapped(source: Source, name: str) -> Source:
     def moved(path: schema.Path) -> schema.Path:
         return ("examples", *path)
 
-    return Source(
-        {"name": name, "examples": source.document},
-        {moved(path): place for path, place in source.places.items()},
-        [fault._replace(path=moved(fault.path)) for fault in source.faults],
-        {moved(path): text for path, text in source.texts.items()},
-        {moved(path) for path in source.broken},
+    return source._replace(
+        document={"name": name, "examples": source.document},
+        faults=[fault._replace(path=moved(fault.path)) for fault in source.faults],
+        texts={moved(path): text for path, text in source.texts.items()},
+        broken={moved(path) for path in source.broken},
+        inside=("examples",),
     )
 
 
