@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from array import array
-from collections.abc import Iterable
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -18,6 +16,8 @@ import yaml
 from engram.files import read_bytes, readable_errors
 from engram.schema import Path
 from engram.text import shorten, visible
+from engram.yaml_places import Place as Place
+from engram.yaml_places import Places
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_VALUES = 1_000_000  # of one file, keys not counted
@@ -31,13 +31,6 @@ _MEANT = {"", *yaml.SafeLoader.yaml_implicit_resolvers}  # with what unquoted te
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
 
 
-class Place(NamedTuple):
-    """Line and column, both from 1."""
-
-    line: int
-    column: int
-
-
 class Fault(NamedTuple):
     """One problem of the YAML text itself."""
 
@@ -45,44 +38,6 @@ class Fault(NamedTuple):
     path: Path
     message: str
     fix: str
-
-
-class Places:
-    """Where the values of a document stand, eight bytes each: of every list and mapping those of its entries."""
-
-    def __init__(self) -> None:
-        self._marks = array("q")  # line and column in one number, see `_mark`
-        self._starts: dict[int, int] = {}  # of a list or mapping, by its identity: where the marks of its entries begin
-        self._root = 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Places) and (self._root, self._marks) == (other._root, other._marks)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def begin(self, mark: int) -> None:
-        """The document stands at `mark`."""
-        self._root = mark
-
-    def add(self, entries: list[Any] | dict[str, Any], marks: Iterable[int]) -> None:
-        """The entries of a list or mapping, all that it holds and in its order, stand at `marks`."""
-        self._starts[id(entries)] = len(self._marks)
-        self._marks.extend(marks)
-
-    def find(self, document: Any, path: Path) -> Place:
-        """The place of the value at `path`, or of the nearest thing around it."""
-        mark = self._root
-        for part in path:
-            start = self._starts.get(id(document)) if isinstance(document, (list, dict)) else None
-            try:
-                at = list(document).index(part) if isinstance(document, dict) else int(part)
-                document = document[part]
-            except (LookupError, TypeError, ValueError):
-                break
-            if start is None:
-                break
-            mark = self._marks[start + at]
-        return Place(mark >> 32, mark & 0xFFFFFFFF) if mark else Place(1, 1)
 
 
 class Source(NamedTuple):
