@@ -179,7 +179,15 @@ def _near(one: str, other: str) -> bool:
 
 
 def _common(a: str, b: str) -> int:
-    """The length of the longest common subsequence, all columns of a row at once (Hyyrö, 2004)."""
+    """The length of the longest common subsequence: what begins and ends alike, and the longest between them."""
+    most = min(len(a), len(b))
+    begin = next((i for i in range(most) if a[i] != b[i]), most)
+    end = next((i for i in range(most - begin) if a[-1 - i] != b[-1 - i]), most - begin)
+    return begin + end + _between(a[begin : len(a) - end], b[begin : len(b) - end])
+
+
+def _between(a: str, b: str) -> int:
+    """All columns of a row at once (Hyyrö, 2004)."""
     places, whole = _places(a), (1 << len(a)) - 1
     rest = whole
     for character in b:

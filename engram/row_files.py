@@ -35,11 +35,11 @@ def iterate(path: Path, starts: array[int] | None = None, most: int = LARGEST) -
         for number, (start, line) in enumerate(_lines(path, file), 1):
             if line.strip():
                 row, wrong = read_line(line)
-                problems += [f"{path}:{number} {problem}" for problem in wrong]
                 if row is not None and not problems:
                     if starts is not None:
                         starts.append(start)
                     yield row
+                problems += [f"{path}:{number} {problem}" for problem in wrong]
                 if len(problems) >= schema.MOST:
                     break
     if problems:
