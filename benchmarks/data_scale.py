@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+COMMANDS = ("validate", "data", "check")
 PER_FILE = 5000
 SAME_ANSWER = 0.1  # of the patterns are answered with yes
 ROWS_ALONE = 1_000_000  # rows of the training file that are validated alone, at most
@@ -143,9 +144,12 @@ def _validate_rows(path: Path) -> dict[str, Any]:
     }
 
 
-def exponent(results: Sequence[dict[str, Any]], command: str) -> float | None:
-    """The slope of log seconds over log patterns, least squares: 1 is linear; None for fewer than two sizes."""
-    points = [(math.log(one["patterns"]), math.log(one[command]["seconds"])) for one in results]
+def exponent(results: Sequence[dict[str, Any]], command: str, unit: str = "seconds") -> float | None:
+    """The slope of log seconds over log patterns, least squares: 1 is linear; None for fewer than two sizes.
+
+    `unit` may be `processor_seconds`, which other work on the machine changes less.
+    """
+    points = [(math.log(one["patterns"]), math.log(one[command][unit])) for one in results]
     x, y = (sum(column) / len(points) for column in zip(*points))
     spread = sum((a - x) ** 2 for a, _ in points)
     return sum((a - x) * (b - y) for a, b in points) / spread if spread else None
@@ -153,7 +157,7 @@ def exponent(results: Sequence[dict[str, Any]], command: str) -> float | None:
 
 def _line(result: dict[str, Any]) -> str:
     parts = [f"{result['patterns']:>9,} patterns"]
-    for name in ("validate", "data", "check"):
+    for name in COMMANDS:
         one = result[name]
         parts.append(f"{name} {one['seconds']:.1f} s, {one['peak_mib']:.0f} MiB, {one['rows_per_second']:,}/s")
     return " | ".join([*parts, f"rows alone {result['rows_alone']['rows_per_second']:,}/s"])
@@ -170,9 +174,12 @@ def main() -> None:
             results.append(measure(count, Path(folder)))
         print(_line(results[-1]), flush=True)
         if arguments.out:
-            slopes = {command: exponent(results, command) for command in ("validate", "data", "check")}
+            slopes = {
+                unit: {command: exponent(results, command, unit) for command in COMMANDS}
+                for unit in ("seconds", "processor_seconds")
+            }
             arguments.out.write_text(json.dumps({"sizes": results, "exponents": slopes}, indent=2) + "\n", "utf-8")
-    for command in ("validate", "data", "check") if len(results) > 1 else ():
+    for command in COMMANDS if len(results) > 1 else ():
         print(f"{command}: seconds grow as patterns to the power of {exponent(results, command):.2f}")
 
 

@@ -186,8 +186,7 @@ class _Reader:
                 if seen > 1:
                     message = "a second document starts here (`---`)"
                     raise _StopError(Fault(_place(event), (), message, "keep one document a file"))
-                first = self.next()
-                self.places.begin(_mark(first))
+                self.places.begin(_mark(first := self.next()))
                 document = self.value(first, ())
         return document
 
@@ -196,8 +195,7 @@ class _Reader:
         if self.values > MAX_VALUES:
             message = f"more than {MAX_VALUES:,} values in one file"
             raise _StopError(Fault(_place(event), (), message, "split it into several files"))
-        kind = event.__class__
-        if kind is yaml.AliasEvent:
+        if (kind := event.__class__) is yaml.AliasEvent:
             return self.alias(event, path)
         if len(path) > MAX_DEPTH:
             raise _StopError(Fault(_place(event), (), f"nested deeper than {MAX_DEPTH} levels", "flatten it"))
@@ -213,9 +211,8 @@ class _Reader:
 
     def alias(self, event: Any, path: Path) -> Any:
         if event.anchor not in self.anchors:
-            return self.refuse(
-                event, path, f"the alias *{event.anchor} has no anchor before it", "put the text in quotes"
-            )
+            message = f"the alias *{event.anchor} has no anchor before it"
+            return self.refuse(event, path, message, "put the text in quotes")
         value = self.anchors[event.anchor]
         if isinstance(value, (list, dict)):
             message = f"the alias *{event.anchor} repeats a whole list or mapping; aliases may repeat text only"
@@ -299,5 +296,4 @@ def _place(event: Any) -> Place:
 
 def _mark(event: Any) -> int:
     """The place of an event as one number: line, and in the lower 32 bits column."""
-    mark = event.start_mark
-    return (mark.line + 1 << 32) + mark.column + 1  # type: ignore[no-any-return]
+    return (event.start_mark.line + 1 << 32) + event.start_mark.column + 1  # type: ignore[no-any-return]
