@@ -1,51 +1,32 @@
-"""Pattern -> rows of chat messages, the split, JSONL and manifest, and the proof that nothing leaks."""
+"""Pattern -> rows of chat messages, the split, JSONL and manifest, each gone through a row at a time."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import json_source, locks, phrasing, schema
+from engram import json_source, locks, near, phrasing, schema
 from engram.errors import EngramError
-from engram.files import read_bytes, sha256, sha256_text, write_texts
+from engram.examples import SPLITS
+from engram.examples import Example as Example
+from engram.examples import example as _example
+from engram.files import sha256, sha256_text, writing_together
+from engram.lazy import Lazy, View
+from engram.leaks import KINDS as KINDS  # for those who ask which rows stand where
+from engram.leaks import check_leaks
+from engram.marks import Places, marks, repeats
 from engram.patterns import Pattern
-from engram.text import near_duplicate, normalise, visible
+from engram.row_files import LARGEST_DATA, RowFile, first, iterate
+from engram.sink import Sink
+from engram.text import normalise
 
 HELD_OUT_SHARE = 0.2
-SPLITS = ("train", "valid", "test")
-KINDS = {"train": ("train",), "valid": ("valid",), "test": ("recall", "generalization")}
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of a data file: a pattern's input in one phrasing, and the answer.
-
-    `split_kind` is `train`, `valid`, `recall` (taught pattern, unseen phrasing) or `generalization` (held-out pattern).
-    """
-
-    id: str
-    pattern: str
-    kind: str
-    category: str
-    phrasing: str
-    split_kind: str
-    prompt: str
-    answer: str
-
-    @property
-    def input(self) -> str:
-        """The pattern's input, without the phrasing's words."""
-        return phrasing.unphrase(self.phrasing, self.prompt) or self.prompt
-
-    def row(self) -> dict[str, Any]:
-        """The row as it stands in the file, `messages` as mlx-lm and TRL read them."""
-        fields = ("id", "pattern", "kind", "category", "phrasing", "split_kind")
-        messages = [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
-        return {**{name: getattr(self, name) for name in fields}, "messages": messages}
+_AT_ONCE = 1000  # rows that are written in one piece
 
 
 def is_held_out(pattern: Pattern, seed: int) -> bool:
@@ -62,57 +43,89 @@ def split(patterns: Sequence[Pattern], seed: int) -> dict[str, list[Example]]:
     A held-out pattern whose near twin with the same answer is taught would not measure generalization: it is
     taught as well.
     """
+    return {name: list(rows) for name, rows in _planned(patterns, seed).items()}
+
+
+class _Planned(Lazy[Example]):
+    """Rows of one split, each made when it is asked for: `make` of a pattern, for each of `names`."""
+
+    def __init__(self, patterns: Sequence[Pattern], chosen: Sequence[int], names: Sequence[str], make: _Make) -> None:
+        self._patterns, self._chosen, self._names, self._make = patterns, chosen, names, make
+
+    def __len__(self) -> int:
+        return len(self._chosen) * len(self._names)
+
+    def at(self, index: int) -> Example:
+        """The row at an index, made."""
+        number, name = divmod(index, len(self._names))
+        return self._make(self._patterns[self._chosen[number]], self._names[name])
+
+    def __iter__(self) -> Iterator[Example]:
+        chosen = iter(self._chosen)
+        wanted = next(chosen, None)
+        for number, pattern in enumerate(self._patterns):
+            if number == wanted:
+                yield from (self._make(pattern, name) for name in self._names)
+                wanted = next(chosen, None)
+
+
+_Make = Callable[[Pattern, str], Example]
+
+
+def _planned(patterns: Sequence[Pattern], seed: int) -> dict[str, _Planned]:
     held_out = _held_out(patterns, seed)
-    rows: dict[str, list[Example]] = {name: [] for name in SPLITS}
-    for pattern in patterns:
-        if pattern.id not in held_out:
-            rows["train"] += [_example(pattern, name, "train") for name in phrasing.TRAIN]
-            rows["valid"] += [_example(pattern, name, "valid") for name in phrasing.VALID]
+    taught = array("q", (number for number, pattern in enumerate(patterns) if pattern.id not in held_out))
+
+    def asked(pattern: Pattern, _: str) -> Example:
         kind = "generalization" if pattern.id in held_out else "recall"
-        rows["test"].append(_example(pattern, _test_phrasing(pattern, seed), kind))
-    return rows
+        return _example(pattern, _test_phrasing(pattern, seed), kind)
+
+    return {
+        "train": _Planned(patterns, taught, [*phrasing.TRAIN], lambda pattern, name: _example(pattern, name, "train")),
+        "valid": _Planned(patterns, taught, [*phrasing.VALID], lambda pattern, name: _example(pattern, name, "valid")),
+        "test": _Planned(patterns, range(len(patterns)), [""], asked),
+    }
 
 
 def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path, seed: int) -> dict[str, Any]:
     """Write `{train,valid,test}.jsonl` and, last, `manifest.json`; return the manifest.
 
-    Raises EngramError where two patterns make the same prompt, where nothing would be taught, where the splits
-    leak, or where a file cannot be written. Nothing is written before all is proven, and no file is replaced before all
-    are on the disk.
+    `patterns` are gone through several times, and never held. Raises EngramError where two patterns make the same
+    prompt, where nothing would be taught, where the splits leak, or where a file cannot be written. Nothing is written
+    before all is proven, and no file is replaced before all are on the disk.
     """
     _refuse_collisions(patterns)
-    rows = split(patterns, seed)
+    rows = _planned(patterns, seed)
     if not rows["train"]:
         what = "nothing is left to teach: every pattern is held out"
         raise EngramError(what, fix="add patterns, or take another SEED")
     check_leaks(rows)
-    texts = {f"{name}.jsonl": "".join(_line(example) for example in rows[name]) for name in SPLITS}
-    manifest = _manifest(files, texts, rows, seed)
-    schema.check(manifest, "manifest", str(folder / "manifest.json"))
-    texts["manifest.json"] = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    with locks.held(folder, "engram data"):
-        write_texts({folder / name: text for name, text in texts.items()})
+    described = {"schema_version": 1, "seed": seed, "held_out_share": HELD_OUT_SHARE, **_described(rows)}
+    described["inputs"] = [{"file": path.name, "sha256": sha256(path)} for path in files]
+    names = [f"{name}.jsonl" for name in SPLITS]
+    paths = [folder / name for name in (*names, "manifest.json")]
+    with locks.held(folder, "engram data"), writing_together(paths) as (*sinks, last):
+        for sink, found in zip(sinks, rows.values()):
+            _write(sink, found)
+        outputs = [
+            {"file": name, "sha256": sink.sha256, "rows": len(found)}
+            for name, sink, found in zip(names, sinks, rows.values())
+        ]
+        manifest = {**described, "outputs": outputs}
+        schema.check(manifest, "manifest", str(folder / "manifest.json"))
+        last.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
     return manifest
+
+
+def _write(sink: Sink, rows: Iterable[Example]) -> None:
+    lines = (row.line() for row in rows)
+    while piece := "".join(itertools.islice(lines, _AT_ONCE)):
+        sink.write(piece.encode("utf-8"))
 
 
 def read_split(folder: Path, name: str) -> list[Example]:
     """The examples of one data file; raises EngramError with every line that is not a valid row."""
-    path = folder / f"{name}.jsonl"
-    if not path.is_file():
-        raise EngramError("the data is missing", where=str(path), fix="make data")
-    examples, problems = [], []
-    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
-        if line.strip():
-            row, wrong = _parse_line(line)
-            problems += [f"{path}:{number} {problem}" for problem in wrong]
-            if not wrong:
-                examples.append(_from_row(row))
-            if len(problems) >= schema.MOST:
-                break
-    if problems:
-        what, fix = f"{len(problems)} problems in a data file", "make data (after taking the broken file away)"
-        raise EngramError(what, where=str(path), problems=_first(problems), fix=fix)
-    return examples
+    return list(iterate(folder / f"{name}.jsonl"))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -123,8 +136,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json_source.read(path, f"rm {path} && make data")
     schema.check(manifest, "manifest", str(path))
     hashes = {output["file"]: output["sha256"] for output in manifest["outputs"]}
-    names = [f"{name}.jsonl" for name in SPLITS]
-    changed = [n for n in names if not (folder / n).is_file() or sha256(folder / n) != hashes.get(n)]
+    files = [(name, folder / name) for name in (f"{split}.jsonl" for split in SPLITS)]
+    changed = [n for n, file in files if not file.is_file() or sha256(file, LARGEST_DATA) != hashes.get(n)]
     if changed:
         raise EngramError(
             f"changed or gone since the manifest was written: {', '.join(changed)}",
@@ -134,10 +147,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_data(folder: Path) -> dict[str, list[Example]]:
-    """The examples of the written files, which are proven to be what they claim; raises EngramError with every leak."""
+def check_data(folder: Path) -> Mapping[str, Sequence[Example]]:
+    """The rows of the written files, on the disk, which are proven to be what they claim.
+
+    Raises EngramError with every line that is no row, and with every leak.
+    """
     manifest = read_manifest(folder)
-    rows = {name: read_split(folder, name) for name in SPLITS}
+    rows = {name: RowFile(folder / f"{name}.jsonl") for name in SPLITS}
     check_leaks(rows)
     if wrong := [key for key, value in _described(rows).items() if manifest[key] != value]:
         what = f"the manifest's {' and '.join(wrong)} are not those of the rows"
@@ -145,45 +161,43 @@ def check_data(folder: Path) -> dict[str, list[Example]]:
     return rows
 
 
-def check_leaks(rows: Mapping[str, Sequence[Example]]) -> None:
-    """Raise an EngramError that names every row by which one split gives away another's answer."""
-    problems = [*_exact_leaks(rows), *_phrasing_leaks(rows), *_near_leaks(rows)]
-    if problems:
-        what = f"the splits leak: {len(problems)} problems"
-        raise EngramError(what, problems=_first(problems), fix="rm -r data && make data")
-
-
 def _refuse_collisions(patterns: Sequence[Pattern]) -> None:
     """Two inputs may differ and still make one prompt: `Complete: x` as it is, and `x` in the phrasing `complete`."""
-    owners: dict[str, Pattern] = {}
+    names = [*phrasing.ALL]
+
+    def prompts() -> Iterator[str]:
+        return (normalise(phrasing.phrase(name, pattern.input)) for pattern in patterns for name in names)
+
+    def prompt(at: int) -> str:
+        return normalise(phrasing.phrase(names[at % len(names)], patterns[at // len(names)].input))
+
     problems: dict[str, None] = {}
-    for pattern in patterns:
-        for name in phrasing.ALL:
-            owner = owners.setdefault(normalise(phrasing.phrase(name, pattern.input)), pattern)
-            if owner is not pattern:
-                problems[f"{pattern.place}: the phrasing {name!r} makes it the same prompt as {owner.place}"] = None
+    for at, earlier in repeats(prompts, len(patterns) * len(names), prompt):
+        if at // len(names) != earlier // len(names):
+            pattern, owner = patterns[at // len(names)], patterns[earlier // len(names)]
+            name = names[at % len(names)]
+            problems[f"{pattern.place}: the phrasing {name!r} makes it the same prompt as {owner.place}"] = None
     if problems:
         fix = "reword the input of one of them"
-        raise EngramError("two patterns ask the same", problems=_first([*problems]), fix=fix)
-
-
-def _first(problems: list[str]) -> list[str]:
-    return problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else [])
+        raise EngramError("two patterns ask the same", problems=first([*problems]), fix=fix)
 
 
 def _held_out(patterns: Sequence[Pattern], seed: int) -> set[str]:
     held_out = {pattern.id for pattern in patterns if is_held_out(pattern, seed)}
-    by_answer: defaultdict[str, list[Pattern]] = defaultdict(list)
-    for pattern in patterns:
-        by_answer[normalise(pattern.output)].append(pattern)
-    for group in by_answer.values():
-        taught = [pattern for pattern in group if pattern.id not in held_out]
-        while taught:  # every twin that comes over may have twins of its own
-            kept = [pattern for pattern in group if pattern.id in held_out]
-            twins = [p for p in kept if any(near_duplicate(p.input, t.input) for t in taught)]
-            held_out -= {pattern.id for pattern in twins}
-            taught = twins
+    answers = marks((normalise(pattern.output) for pattern in patterns), len(patterns))
+    for numbers in Places(answers).groups():
+        groups: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for number in numbers.tolist():
+            pattern = patterns[number]
+            groups[normalise(pattern.output)][pattern.id in held_out].append(number)
+        for taught, kept in groups.values():
+            twins = near.reached(_inputs(patterns, kept), _inputs(patterns, taught)) if taught else ()
+            held_out -= {patterns[kept[index]].id for index in twins}
     return held_out
+
+
+def _inputs(patterns: Sequence[Pattern], numbers: Sequence[int]) -> Sequence[str]:
+    return View(numbers, lambda number: patterns[number].input)
 
 
 def _test_phrasing(pattern: Pattern, seed: int) -> str:
@@ -191,41 +205,14 @@ def _test_phrasing(pattern: Pattern, seed: int) -> str:
     return names[int(sha256_text(f"phrasing:{seed}:{pattern.id}")[:8], 16) % len(names)]
 
 
-def _example(pattern: Pattern, name: str, split_kind: str) -> Example:
-    prompt = phrasing.phrase(name, pattern.input)
-    row_id = f"{pattern.id}-{name}"
-    return Example(row_id, pattern.id, pattern.kind, pattern.category, name, split_kind, prompt, pattern.output)
-
-
-def _line(example: Example) -> str:
-    return json.dumps(example.row(), ensure_ascii=False) + "\n"
-
-
-def _parse_line(line: bytes) -> tuple[dict[str, Any], list[str]]:
-    try:
-        row = json_source.parse(line)
-    except json_source.JSONError as error:
-        return {}, [f"not JSON: {error.what} ({error.place.replace('1:', 'column ', 1)})"]
-    wrong = schema.problems(row, "data-row")
-    problems = [f"{schema.json_path(p.path)}: {visible(p.message)}" for p in wrong]
-    if not problems and row["phrasing"] not in phrasing.ALL:
-        problems.append(f"$.phrasing: unknown phrasing {row['phrasing']!r}")
-    return row, problems
-
-
-def _from_row(row: dict[str, Any]) -> Example:
-    fields = {name: row[name] for name in ("id", "pattern", "kind", "category", "phrasing", "split_kind")}
-    prompt, answer = (message["content"] for message in row["messages"])
-    return Example(**fields, prompt=prompt, answer=answer)
-
-
 def _described(rows: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
     """What a manifest says of the rows; each pattern has exactly one test row."""
+    sides = Counter((row.kind, row.category, row.split_kind) for row in rows["test"])
     categories: dict[str, dict[str, int]] = {}
-    for e in sorted(rows["test"], key=lambda e: (e.kind, e.category)):
-        side = categories.setdefault(f"{e.kind}/{e.category}", {"taught": 0, "held_out": 0})
-        side["taught" if e.split_kind == "recall" else "held_out"] += 1
-    held_out = sum(e.split_kind == "generalization" for e in rows["test"])
+    for kind, category, split_kind in sorted(sides):
+        side = categories.setdefault(f"{kind}/{category}", {"taught": 0, "held_out": 0})
+        side["taught" if split_kind == "recall" else "held_out"] += sides[kind, category, split_kind]
+    held_out = sum(count for (*_, split_kind), count in sides.items() if split_kind == "generalization")
     taught = len(rows["test"]) - held_out
     counts = {"patterns": len(rows["test"]), "taught": taught, "held_out": held_out}
     counts |= {"train": len(rows["train"]), "valid": len(rows["valid"]), "recall": taught, "generalization": held_out}
@@ -234,68 +221,3 @@ def _described(rows: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
         "counts": counts,
         "categories": categories,
     }
-
-
-def _manifest(
-    files: Sequence[Path], texts: Mapping[str, str], rows: Mapping[str, Sequence[Example]], seed: int
-) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        "seed": seed,
-        "held_out_share": HELD_OUT_SHARE,
-        **_described(rows),
-        "inputs": [{"file": path.name, "sha256": sha256(path)} for path in files],
-        "outputs": [
-            {"file": f"{name}.jsonl", "sha256": sha256_text(texts[f"{name}.jsonl"]), "rows": len(rows[name])}
-            for name in SPLITS
-        ],
-    }
-
-
-def _exact_leaks(rows: Mapping[str, Sequence[Example]]) -> Iterator[str]:
-    prompts: dict[str, Example] = {}
-    for name in SPLITS:
-        for example in rows[name]:
-            if twin := prompts.get(normalise(example.prompt)):
-                yield f"{name} row {example.id} has the very prompt of {twin.split_kind} row {twin.id}"
-        prompts |= {normalise(example.prompt): example for example in rows[name]}
-    teachers: dict[str, Example] = {}
-    for example in (*rows["train"], *rows["valid"]):
-        teacher = teachers.setdefault(normalise(example.input), example)
-        if teacher.answer != example.answer:
-            yield f"{example.split_kind} row {example.id} teaches another answer than {teacher.id}"
-    for example in rows["test"]:
-        yield from _test_row_leaks(example, teachers.get(normalise(example.input)))
-
-
-def _test_row_leaks(example: Example, teacher: Example | None) -> Iterator[str]:
-    if example.split_kind == "generalization" and teacher:
-        yield f"held-out row {example.id} has the input of {teacher.split_kind} row {teacher.id}"
-    if example.split_kind == "recall" and not teacher:
-        yield f"recall row {example.id} asks for a pattern that is not taught"
-    if example.split_kind == "recall" and teacher and teacher.answer != example.answer:
-        yield f"recall row {example.id} expects another answer than {teacher.id} teaches"
-
-
-def _phrasing_leaks(rows: Mapping[str, Sequence[Example]]) -> Iterator[str]:
-    allowed = {"train": phrasing.TRAIN, "valid": phrasing.VALID, "test": phrasing.TEST}
-    for name, examples in rows.items():
-        for example in examples:
-            if example.split_kind not in KINDS[name]:
-                yield f"{name} row {example.id} is of the kind {example.split_kind!r}"
-            if example.phrasing not in allowed[name]:
-                yield f"{name} row {example.id} uses the phrasing {example.phrasing!r}, kept for another split"
-            elif phrasing.unphrase(example.phrasing, example.prompt) is None:
-                yield f"{name} row {example.id} is not worded as its phrasing {example.phrasing!r}"
-
-
-def _near_leaks(rows: Mapping[str, Sequence[Example]]) -> Iterator[str]:
-    by_answer: defaultdict[str, dict[str, Example]] = defaultdict(dict)
-    for example in (*rows["train"], *rows["valid"]):
-        by_answer[normalise(example.answer)].setdefault(normalise(example.input), example)
-    for example in rows["test"]:
-        if example.split_kind != "generalization":
-            continue
-        for twin in by_answer[normalise(example.answer)].values():
-            if near_duplicate(example.input, twin.input):
-                yield f"held-out row {example.id} is nearly {twin.split_kind} row {twin.id}, with the same answer"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 
 class EngramError(Exception):
@@ -26,3 +28,15 @@ class EngramError(Exception):
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def readable_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals (permission, full disk, wrong kind of file) into an EngramError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise EngramError(
+            f"cannot {doing}: {reason}", where=str(path), fix="check the path, its permissions and the free disk space"
+        ) from error

@@ -10,11 +10,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from engram.errors import EngramError
+from engram.errors import readable_errors as readable_errors
+from engram.sink import Sink
 
 PACKAGE = Path(__file__).resolve().parent
 BUNDLED = PACKAGE / "bundled"
@@ -27,26 +28,15 @@ def bundled(name: str) -> Path:
     return checkout if (PACKAGE.parent / "pyproject.toml").is_file() and checkout.is_dir() else BUNDLED / name
 
 
-@contextlib.contextmanager
-def readable_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn the operating system's refusals (permission, full disk, wrong kind of file) into an EngramError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise EngramError(
-            f"cannot {doing}: {reason}", where=str(path), fix="check the path, its permissions and the free disk space"
-        ) from error
-
-
 def read_bytes(path: Path) -> bytes:
     """The file's bytes; raises EngramError where it cannot be read, and where it is far too large to be engram's."""
-    with _read(path, LARGEST) as file:
+    with reading(path) as file:
         return file.read()
 
 
 @contextlib.contextmanager
-def _read(path: Path, most: int) -> Iterator[BinaryIO]:
+def reading(path: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
+    """An open file; raises EngramError where it has more than `most` bytes, and as `read_bytes` does."""
     with readable_errors(path, "read this file"), path.open("rb") as file:
         if os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"it is larger than {most >> 30} GiB")
@@ -66,6 +56,23 @@ def write_text(path: Path, text: str) -> None:
 def write_texts(texts: Mapping[Path, str]) -> None:
     """Several files as `write_text` writes one; none takes its place before all of them are on the disk."""
     _write_all({path: text.encode("utf-8") for path, text in texts.items()})
+
+
+@contextlib.contextmanager
+def writing_together(paths: Iterable[Path]) -> Iterator[list[Sink]]:
+    """Files that take their places when the block ends without an error, none before all of them are on the disk."""
+    with contextlib.ExitStack() as stack:
+        works = {path: _beside(path, stack) for path in paths}
+        files = {path: stack.enter_context(work.open("wb", 1 << 20)) for path, work in works.items()}
+        yield [Sink(path, file) for path, file in files.items()]
+        for path, work in works.items():
+            with readable_errors(path, "write this file"):
+                files[path].close()
+                _flush(work)
+        for path, work in works.items():
+            with readable_errors(path, "write this file"):
+                work.replace(path)
+                _flush(path.parent)
 
 
 @contextlib.contextmanager
@@ -143,16 +150,9 @@ def is_open_at(descriptor: int, path: Path) -> bool:
 
 
 def _write_all(contents: Mapping[Path, bytes]) -> None:
-    with contextlib.ExitStack() as stack:
-        works = {path: _beside(path, stack) for path in contents}
-        for path, work in works.items():
-            with readable_errors(path, "write this file"):
-                work.write_bytes(contents[path])
-                _flush(work)
-        for path, work in works.items():
-            with readable_errors(path, "write this file"):
-                work.replace(path)
-                _flush(path.parent)
+    with writing_together(contents) as sinks:
+        for sink, content in zip(sinks, contents.values()):
+            sink.write(content)
 
 
 def _beside(path: Path, stack: contextlib.ExitStack) -> Path:
@@ -261,7 +261,7 @@ def _remove(path: Path) -> None:
 def sha256(path: Path, most: int = LARGEST) -> str:
     """The file's SHA-256 in hexadecimal, read in 1 MiB pieces; raises EngramError as `read_bytes` does."""
     digest = hashlib.sha256()
-    with _read(path, most) as file:
+    with reading(path, most) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +15,18 @@ from typing import Any, NamedTuple
 from engram import schema, yaml_source
 from engram.errors import EngramError
 from engram.files import sha256_text
+from engram.marks import repeats
 from engram.pattern_files import find_files as find_files  # what callers load
+from engram.spool import Spool
 from engram.text import nearest, normalise, shorten, visible
 from engram.yaml_source import Fault, Place, Source
 
 SHOWN_PROBLEMS = 100
+Keep = Callable[[tuple[str, ...]], None]  # takes the fields of a pattern
 MAX_INPUT, MAX_OUTPUT, MAX_LABEL = 1000, 400, 60  # characters, of templates once filled too; as in the schema
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pattern:
     """One input → output pair that the user wants the model to know.
 
@@ -53,53 +58,51 @@ def pattern_id(text: str) -> str:
 
 
 def load_patterns(files: Sequence[Path]) -> list[Pattern]:
-    """Read, validate and expand pattern files, in the order given.
+    """The patterns of `stored_patterns` in memory."""
+    return list(stored_patterns(files))
+
+
+def stored_patterns(files: Sequence[Path]) -> Spool[Pattern]:
+    """Read, validate and expand pattern files, in the order given, one in memory at a time.
 
     Raises EngramError with every problem of every file, each as `file:line:column $.path: what; fix`.
     Sound patterns are held against each other even where something else is wrong.
     """
-    patterns: list[Pattern] = []
-    problems: list[Problem] = []
-    for path in files:
-        found, wrong = _load_file(path)
-        patterns += found
-        problems += wrong
-    problems += duplicates(patterns)
-    if problems:
-        raise _refusal(problems, len(files))
+    patterns = Spool(Pattern)
+    found = itertools.chain(
+        itertools.chain.from_iterable(_load_file(path, patterns) for path in files), duplicates(patterns)
+    )
+    shown = [str(problem) for problem in itertools.islice(found, SHOWN_PROBLEMS)]
+    if shown:
+        raise _refusal(shown, len(shown) + sum(1 for _ in found), len(files))
     return patterns
 
 
-def _refusal(problems: list[Problem], files: int) -> EngramError:
-    lines = [str(problem) for problem in problems[:SHOWN_PROBLEMS]]
-    if len(problems) > SHOWN_PROBLEMS:
-        lines.append(f"… and {len(problems) - SHOWN_PROBLEMS} more")
-    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+def _refusal(shown: list[str], count: int, files: int) -> EngramError:
+    more = [f"… and {count - len(shown)} more"] if count > len(shown) else []
     return EngramError(
-        f"{count} in {files} pattern file{'s' if files != 1 else ''}",
-        problems=lines,
+        f"{count} problem{'s' if count != 1 else ''} in {files} pattern file{'s' if files != 1 else ''}",
+        problems=shown + more,
         fix="put these lines right, then run `engram validate` again",
     )
 
 
-def _load_file(path: Path) -> tuple[list[Pattern], list[Problem]]:
+def _load_file(path: Path, patterns: Spool[Pattern]) -> list[Problem]:
     shown = visible(_relative(path))
-    patterns, faults = _read(shown, path.stem, yaml_source.read(path))
-    return patterns, [_problem(shown, fault) for fault in sorted(faults, key=lambda fault: fault.place)]
+    faults = _read(shown, path.stem, yaml_source.read(path), patterns.add)
+    return [_problem(shown, fault) for fault in sorted(faults, key=lambda fault: fault.place)]
 
 
-def _read(file: str, stem: str, source: Source) -> tuple[list[Pattern], list[Fault]]:
+def _read(file: str, stem: str, source: Source, keep: Keep) -> list[Fault]:
     if source.document is None:
-        empty = Fault(Place(1, 1), (), "the file is empty", "add `name:` and `examples:`")
-        return [], source.faults or [empty]
+        return source.faults or [Fault(Place(1, 1), (), "the file is empty", "add `name:` and `examples:`")]
     if isinstance(source.document, list):  # the plan's bare form: a list of examples
         source = _wrapped(source, stem)
     wrong = schema.problems(source.document, "pattern-file", source.texts)
     faults = source.faults + [Fault(source.place(p.path), *p) for p in wrong if p.path not in source.broken]
     if not isinstance(source.document, dict) or len(wrong) >= schema.MOST:  # there may be more than were looked for
-        return [], faults
-    patterns, more = _expand(file, stem, source, {_entry(fault.path) for fault in faults})
-    return patterns, faults + more
+        return faults
+    return faults + _expand(file, stem, source, {_entry(fault.path) for fault in faults}, keep)
 
 
 def _entry(path: schema.Path) -> schema.Path:
@@ -111,12 +114,12 @@ def _wrapped(source: Source, name: str) -> Source:
     def moved(path: schema.Path) -> schema.Path:
         return ("examples", *path)
 
-    return Source(
-        {"name": name, "examples": source.document},
-        {moved(path): place for path, place in source.places.items()},
-        [fault._replace(path=moved(fault.path)) for fault in source.faults],
-        {moved(path): text for path, text in source.texts.items()},
-        {moved(path) for path in source.broken},
+    return source._replace(
+        document={"name": name, "examples": source.document},
+        faults=[fault._replace(path=moved(fault.path)) for fault in source.faults],
+        texts={moved(path): text for path, text in source.texts.items()},
+        broken={moved(path) for path in source.broken},
+        inside=("examples",),
     )
 
 
@@ -133,10 +136,9 @@ def _problem(file: str, fault: Fault) -> Problem:
     return Problem(_where(file, fault.place, fault.path), visible(fault.message), visible(fault.fix))
 
 
-def _expand(file: str, stem: str, source: Source, bad: set[schema.Path]) -> tuple[list[Pattern], list[Fault]]:
-    """The patterns of every entry that is not `bad`, and what is wrong that a schema cannot see."""
+def _expand(file: str, stem: str, source: Source, bad: set[schema.Path], keep: Keep) -> list[Fault]:
+    """Keeps the pattern of every entry that is not `bad`; what is wrong that a schema cannot see."""
     name = source.document["name"] if "name" in source.document and ("name",) not in bad else stem
-    patterns: list[Pattern] = []
     faults = _label_faults(source, ("name",), name)
 
     def add(path: schema.Path, texts: dict[str, str], category: str) -> None:
@@ -144,7 +146,7 @@ def _expand(file: str, stem: str, source: Source, bad: set[schema.Path]) -> tupl
             faults.extend(wrong)
             return
         where = _where(file, source.place(path), path)
-        patterns.append(Pattern(pattern_id(texts["input"]), texts["input"], texts["output"], name, category, where))
+        keep((pattern_id(texts["input"]), texts["input"], texts["output"], name, category, where))
 
     for path, example in _sound(source.document, ("examples",), bad):
         faults += _label_faults(source, (*path, "category"), example.get("category", ""))
@@ -159,7 +161,7 @@ def _expand(file: str, stem: str, source: Source, bad: set[schema.Path]) -> tupl
                 continue
             values = dict(zip(table["columns"], row, strict=True))
             add(at, {key: _fill(table[key], values) for key in ("input", "output")}, table.get("category", name))
-    return patterns, faults
+    return faults
 
 
 def _sound(parent: dict[str, Any], path: schema.Path, bad: set[schema.Path]) -> Iterator[tuple[schema.Path, Any]]:
@@ -169,13 +171,18 @@ def _sound(parent: dict[str, Any], path: schema.Path, bad: set[schema.Path]) -> 
 
 
 def _label_faults(source: Source, path: schema.Path, label: str) -> list[Fault]:
-    wrong = unfit(str(path[-1]), label) if label else None
+    wrong = _unfit_label(str(path[-1]), label) if label else None
     return [Fault(source.place(path), path, *wrong)] if wrong else []
+
+
+@functools.lru_cache(maxsize=1024)
+def _unfit_label(key: str, text: str) -> tuple[str, str] | None:
+    return unfit(key, text)
 
 
 def unfit(key: str, text: str) -> tuple[str, str] | None:
     """What makes `text` no `input`, `output`, `category` or `name` (the `key`), and the fix; else None."""
-    half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
+    half = None if text.isascii() else next((one for one in text if "\ud800" <= one <= "\udfff"), None)
     if half:
         return f"the {key} holds half a character (U+{ord(half):04X})", "write the whole character"
     if all(unicodedata.category(character)[0] in "CZ" for character in text):
@@ -249,14 +256,14 @@ def _row_faults(source: Source, path: schema.Path, row: list[str], columns: list
             yield Fault(source.place(at), at, f"the value for {column!r} is empty", "write some text")
 
 
-def duplicates(patterns: Sequence[Pattern]) -> list[Problem]:
+def duplicates(patterns: Sequence[Pattern]) -> Iterator[Problem]:
     """Each pattern whose input stands before, in the order given: with the same answer, or with another."""
-    seen: dict[str, Pattern] = {}
-    problems = []
-    for pattern in patterns:
-        first = seen.setdefault(normalise(pattern.input), pattern)
-        if first is pattern:
-            continue
+
+    def keys() -> Iterator[str]:
+        return (normalise(pattern.input) for pattern in patterns)
+
+    for index, earlier in repeats(keys, len(patterns), lambda at: normalise(patterns[at].input)):
+        first, pattern = patterns[earlier], patterns[index]
         text = visible(shorten(pattern.input, 60))
         if normalise(first.output) == normalise(pattern.output):
             message, fix = f"the input {text!r} stands already at {first.place}", "keep one of them"
@@ -264,5 +271,4 @@ def duplicates(patterns: Sequence[Pattern]) -> list[Problem]:
             answers = f"{visible(shorten(first.output, 40))!r} and {visible(shorten(pattern.output, 40))!r}"
             message = f"the input {text!r} contradicts {first.place}: {answers}"
             fix = "keep the one right answer"
-        problems.append(Problem(pattern.place, message, fix))
-    return problems
+        yield Problem(pattern.place, message, fix)

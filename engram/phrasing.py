@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -39,7 +40,13 @@ def phrase(name: str, text: str) -> str:
 
 def unphrase(name: str, prompt: str) -> str | None:
     """The input inside a prompt of the phrasing `name`, or None where the prompt is not of that phrasing."""
-    before, after = ALL[name].split("{input}")
+    before, after = _around(name)
     if not (prompt.startswith(before) and prompt.endswith(after) and len(prompt) >= len(before) + len(after)):
         return None
     return prompt[len(before) : len(prompt) - len(after)]
+
+
+@functools.cache
+def _around(name: str) -> tuple[str, str]:
+    before, after = ALL[name].split("{input}")
+    return before, after

@@ -9,7 +9,7 @@ from typing import Any
 from engram import compare, dataset, evaluate, show, train
 from engram.config import Config
 from engram.model import Model
-from engram.patterns import load_patterns
+from engram.patterns import stored_patterns
 
 # what a run leaves behind, and the schema of each
 DOCUMENTS = {"training": "training", "baseline": "result", "tuned": "result", "comparison": "comparison"}
@@ -24,7 +24,7 @@ def run(
     configuration's seed.
     """
     data, adapter = folder / "data", folder / "adapter"
-    dataset.write_data(load_patterns(files), files, data, config.seed)
+    dataset.write_data(stored_patterns(files), files, data, config.seed)
     with show.TrainingBar() as progress:
         train.train(backend, model, config, data, adapter, folder / "training.json", progress)
     for stage, tuned in (("baseline", None), ("tuned", adapter)):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.errors import EngramError
 from engram.files import bundled
+from engram.schema_compiler import Check, compile_schema
 from engram.text import nearest, shorten, visible
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ NAMES = (
     *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
     *("seeds", "gpu-check", "container", "parity", "torture", "export", "video-prep"),
 )
+COMPILED = ("pattern-file", "data-row")  # what a million rows are checked against
 MOST = 1000  # problems that are looked for: nobody reads more, and a file may hold a million
 _UNKNOWN = 100  # keys that are named of one mapping
 _REFERRED = ("common", "comparison", "result")  # what other schemas refer to
@@ -58,6 +60,8 @@ def problems(document: object, name: str, texts: Mapping[Path, str] | None = Non
 
     `texts` holds values as they stand in the file, by path, where that is not how Python writes them.
     """
+    if name in COMPILED and accepts(name)(document):
+        return []
     errors = _validator(name).iter_errors(document)
     found: dict[Problem, None] = {}
     for problem in (problem for error in errors for problem in _explain(error, texts or {})):
@@ -78,6 +82,12 @@ def check(document: object, name: str, where: str, fix: str = "make it anew with
             problems=lines + more,
             fix=fix,
         )
+
+
+@functools.cache
+def accepts(name: str) -> Check:
+    """The quick check of one of the COMPILED schemas: what it refuses, `problems` has the last word on."""
+    return compile_schema(json.loads((bundled("schemas") / f"{name}.schema.json").read_text("utf-8")))
 
 
 @functools.cache

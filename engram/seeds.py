@@ -11,7 +11,7 @@ from engram.config import Config
 from engram.errors import EngramError
 from engram.files import sha256
 from engram.model import Model
-from engram.patterns import load_patterns
+from engram.patterns import stored_patterns
 from engram.scoring import GENERAL, SPLITS
 from engram.statistics import paired_bootstrap, spread
 
@@ -95,7 +95,7 @@ def _is_done(model: Model, config: Config, files: Sequence[Path], place: Path) -
         known = compare.stored(place)
     except EngramError:
         return False  # of an older version, or broken: made anew
-    manifest = dataset.write_data(load_patterns(files), files, place / "data", config.seed)
+    manifest = dataset.write_data(stored_patterns(files), files, place / "data", config.seed)
     wanted = {
         "model": model.describe(),
         "data": results.data_identity(manifest, place / "data"),

@@ -21,6 +21,8 @@ def visible(text: str, *, newline: str = "⏎") -> str:
     Control characters (C0, C1, DEL), bidirectional overrides and other format characters, lone surrogates
     and private-use characters become `\\xNN` or `\\uNNNN`; a line break becomes `newline`.
     """
+    if text.isprintable():
+        return text
     return "".join(_visible(character, newline) for character in text)
 
 
@@ -37,7 +39,7 @@ def shorten(text: str, limit: int) -> str:
 
 def near_duplicate(one: str, other: str) -> bool:
     """Whether two texts say the same but for a character or two: difflib ratio ≥ 0.94, case and punctuation aside."""
-    a, b = _folded(one), _folded(other)
+    a, b = folded(one), folded(other)
     enough = 0.94 * (len(a) + len(b)) / 2  # matching characters; first what is quick to count rules most pairs out
     if min(len(a), len(b)) < enough or sum((_letters(a) & _letters(b)).values()) < enough:
         return False
@@ -45,7 +47,8 @@ def near_duplicate(one: str, other: str) -> bool:
 
 
 @functools.lru_cache(maxsize=65536)
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """The words of a text in lower case, one blank between them; the text itself where it has no words."""
     return " ".join(re.findall(r"\w+", text.casefold())) or normalise(text)
 
 

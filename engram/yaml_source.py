@@ -16,6 +16,8 @@ import yaml
 from engram.files import read_bytes, readable_errors
 from engram.schema import Path
 from engram.text import shorten, visible
+from engram.yaml_places import Place as Place
+from engram.yaml_places import Places
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_VALUES = 1_000_000  # of one file, keys not counted
@@ -25,14 +27,8 @@ MAX_FAULTS = 1000  # nobody reads more
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
+_MEANT = {"", *yaml.SafeLoader.yaml_implicit_resolvers}  # with what unquoted text begins that may mean something else
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
-
-
-class Place(NamedTuple):
-    """Line and column, both from 1."""
-
-    line: int
-    column: int
 
 
 class Fault(NamedTuple):
@@ -45,23 +41,29 @@ class Fault(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The document, the place of each value by its path (a mapping's entry: its key), and the text's own problems.
+    """The document, the places of its values (a mapping's entry: its key), and the text's own problems.
 
     `texts` holds plain scalars that YAML takes for something other than text (`no`, `1.50`), as they are written;
     `broken` the paths whose value could not be made, a fault says why: what stands there in `document` means nothing.
+    Below `inside`, a path of keys that the file does not have, stands what it has.
     """
 
     document: Any
-    places: dict[Path, Place]
+    places: Places
     faults: list[Fault]
     texts: dict[Path, str]
     broken: set[Path]
+    inside: Path = ()
 
     def place(self, path: Path) -> Place:
         """The place of the value at `path`, or of the nearest thing around it."""
-        while path not in self.places and path:
-            path = path[:-1]
-        return self.places.get(path, Place(1, 1))
+        depth = len(self.inside)
+        if path[:depth] != self.inside:
+            return Place(1, 1)
+        document = self.document
+        for part in self.inside:
+            document = document[part]
+        return self.places.find(document, path[depth:])
 
 
 class _StopError(Exception):
@@ -92,7 +94,7 @@ def read(path: FilePath) -> Source:
     with readable_errors(path, "read this file"):
         size = path.stat().st_size
     if fault := too_large(size):
-        return Source(None, {}, [fault], {}, set())
+        return Source(None, Places(), [fault], {}, set())
     return parse(read_bytes(path))
 
 
@@ -159,7 +161,7 @@ class _Reader:
     """Turns the events of one document into plain values."""
 
     def __init__(self) -> None:
-        self.places: dict[Path, Place] = {}
+        self.places = Places()
         self.faults: list[Fault] = []
         self.texts: dict[Path, str] = {}
         self.broken: set[Path] = set()
@@ -168,31 +170,38 @@ class _Reader:
         self.resolver: Any = yaml.SafeLoader("")
 
     def read(self, text: str) -> Any:
-        self.events = iter(yaml.parse(text, Loader=_LOADER))
+        loader = _LOADER(text)
+        try:
+            self.next = loader.get_event
+            return self.documents()
+        finally:
+            loader.dispose()
+
+    def documents(self) -> Any:
         document: Any = None
         seen = 0
-        for event in self.events:
+        while not isinstance(event := self.next(), yaml.StreamEndEvent):
             if isinstance(event, yaml.DocumentStartEvent):
                 seen += 1
                 if seen > 1:
                     message = "a second document starts here (`---`)"
                     raise _StopError(Fault(_place(event), (), message, "keep one document a file"))
-                document = self.value(next(self.events), ())
+                self.places.begin(_mark(first := self.next()))
+                document = self.value(first, ())
         return document
 
     def value(self, event: Any, path: Path) -> Any:
-        self.places.setdefault(path, _place(event))
         self.values += 1
         if self.values > MAX_VALUES:
             message = f"more than {MAX_VALUES:,} values in one file"
             raise _StopError(Fault(_place(event), (), message, "split it into several files"))
-        if isinstance(event, yaml.AliasEvent):
+        if (kind := event.__class__) is yaml.AliasEvent:
             return self.alias(event, path)
         if len(path) > MAX_DEPTH:
             raise _StopError(Fault(_place(event), (), f"nested deeper than {MAX_DEPTH} levels", "flatten it"))
-        if isinstance(event, yaml.ScalarEvent):
+        if kind is yaml.ScalarEvent:
             value = self.scalar(event, path)
-        elif isinstance(event, yaml.SequenceStartEvent):
+        elif kind is yaml.SequenceStartEvent:
             value = self.sequence(event, path)
         else:
             value = self.mapping(event, path)
@@ -202,9 +211,8 @@ class _Reader:
 
     def alias(self, event: Any, path: Path) -> Any:
         if event.anchor not in self.anchors:
-            return self.refuse(
-                event, path, f"the alias *{event.anchor} has no anchor before it", "put the text in quotes"
-            )
+            message = f"the alias *{event.anchor} has no anchor before it"
+            return self.refuse(event, path, message, "put the text in quotes")
         value = self.anchors[event.anchor]
         if isinstance(value, (list, dict)):
             message = f"the alias *{event.anchor} repeats a whole list or mapping; aliases may repeat text only"
@@ -212,6 +220,9 @@ class _Reader:
         return value
 
     def scalar(self, event: Any, path: Path) -> Any:
+        text: str = event.value
+        if not event.tag and (not event.implicit[0] or text[:1] not in _MEANT):
+            return text  # in quotes, or nothing but text begins so
         tag = event.tag or self.resolver.resolve(yaml.ScalarNode, event.value, event.implicit)
         if tag == "tag:yaml.org,2002:str" or (not event.tag and tag not in _SCALARS):  # `=` and `<<` mean nothing here
             return event.value
@@ -227,24 +238,29 @@ class _Reader:
     def sequence(self, event: Any, path: Path) -> list[Any]:
         self.check_tag(event, path, "seq")
         items: list[Any] = []
-        while not isinstance(child := next(self.events), yaml.SequenceEndEvent):
+        marks: list[int] = []
+        while not isinstance(child := self.next(), yaml.SequenceEndEvent):
+            marks.append(_mark(child))
             items.append(self.value(child, (*path, len(items))))
+        self.places.add(items, marks)
         return items
 
     def mapping(self, event: Any, path: Path) -> dict[str, Any]:
         self.check_tag(event, path, "map")
         found: dict[str, Any] = {}
-        while not isinstance(key_event := next(self.events), yaml.MappingEndEvent):
+        marks: dict[str, int] = {}
+        while not isinstance(key_event := self.next(), yaml.MappingEndEvent):
             key = self.key(key_event, path)
             entry = (*path, key)
             if key in found:
                 self.fault(key_event, entry, f"the key {key!r} stands twice", "keep one of them")
-            self.places[entry] = _place(key_event)
+            marks[key] = _mark(key_event)
             known = len(self.faults)
-            found[key] = self.value(next(self.events), entry)
+            found[key] = self.value(self.next(), entry)
             if key == "<<" and not getattr(key_event, "style", None):
-                del self.faults[known:], found[key]  # what is wrong inside goes away with the key
+                del self.faults[known:], found[key], marks[key]  # what is wrong inside goes away with the key
                 self.refuse(key_event, entry, "merge keys (`<<`) are not allowed", "write the entries out")
+        self.places.add(found, marks.values())
         return found
 
     def key(self, event: Any, path: Path) -> str:
@@ -276,3 +292,8 @@ class _Reader:
 
 def _place(event: Any) -> Place:
     return Place(event.start_mark.line + 1, event.start_mark.column + 1)
+
+
+def _mark(event: Any) -> int:
+    """The place of an event as one number: line, and in the lower 32 bits column."""
+    return (event.start_mark.line + 1 << 32) + event.start_mark.column + 1  # type: ignore[no-any-return]

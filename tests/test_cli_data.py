@@ -130,8 +130,8 @@ def test_a_file_in_the_folders_place_is_the_users_mistake() -> None:
     ("arguments", "module", "name"),
     [
         (("validate", "good.yaml"), patterns, "_expand"),
-        (("data", "--patterns", "good.yaml"), dataset, "_manifest"),
-        (("data", "--check"), dataset, "_near_leaks"),
+        (("data", "--patterns", "good.yaml"), dataset, "_described"),
+        (("data", "--check"), dataset, "check_leaks"),
     ],
 )
 def test_a_failure_of_ours_is_not_swallowed(

@@ -30,10 +30,10 @@ def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> 
 
     --model and --seed are for --advise: whose tokens are counted, and which split is looked at. Advice is no error.
     """
-    from engram.patterns import find_files, load_patterns
+    from engram.patterns import find_files, stored_patterns
 
     files = [file for spec in patterns or ("patterns",) for file in find_files(spec)]
-    found = load_patterns(files)
+    found = stored_patterns(files)
     kinds = Counter(pattern.kind for pattern in found)
     noun = "file" if len(files) == 1 else "files"
     click.echo(f"{len(found)} patterns in {len(files)} {noun}: " + ", ".join(f"{k} {n}" for k, n in kinds.items()))

@@ -10,7 +10,7 @@ from typing import Any
 from engram import model, results, verify
 from engram.dataset import read_manifest, write_data
 from engram.errors import EngramError
-from engram.patterns import find_files, load_patterns
+from engram.patterns import find_files, stored_patterns
 from engram.pipeline import DOCUMENTS
 from engram.prep import changes
 from engram.prep.finding import PASS, Finding, Situation, failed, refused, unchecked
@@ -46,7 +46,7 @@ def data(at: Situation) -> Finding:
     try:
         manifest = read_manifest(at.data)
         files = find_files(at.patterns)
-        patterns = load_patterns(files)
+        patterns = stored_patterns(files)
         with tempfile.TemporaryDirectory() as folder:  # proves on the way that nothing leaks
             fresh = write_data(patterns, files, Path(folder), manifest["seed"])
     except EngramError as error:

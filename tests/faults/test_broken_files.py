@@ -164,4 +164,4 @@ def test_what_the_system_refuses_anywhere_is_no_traceback(monkeypatch: pytest.Mo
 def test_a_file_without_end_is_refused_at_once(root: Path) -> None:
     os.truncate(root / "data/train.jsonl", 1 << 40)
     done = invoke("data --check --data {root}/data", root, "")
-    assert done.exit_code == 2 and "train.jsonl: cannot read this file: it is larger than 1 GiB" in done.output
+    assert done.exit_code == 2 and "train.jsonl: cannot read this file: it is larger than 64 GiB" in done.output
