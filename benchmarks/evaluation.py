@@ -10,7 +10,8 @@ The loops over mlx_lm.generate are what a user writes: `mlx_lm.load`, then for e
 `mlx_lm.generate`. `mlx_lm` computes in float32 with the OpenBLAS that engram gives MLX, as engram does on a CPU;
 `mlx_lm as installed` in the model's own precision with the BLAS of its wheel. lm_eval (`hf`, float32, one torch thread)
 answers the task of `engram export-eval` at batch size 1, its default, and at larger ones, of which the fastest is its
-best.
+best. Peers without batches answer every fourth prompt of the list. Processor seconds stand beside the rates: on a busy
+machine they say more.
 """
 
 from __future__ import annotations
@@ -31,18 +32,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 32
 ROUNDS = 3
+SLOW = {"mlx_lm": 4, "mlx_lm as installed": 4, "lm_eval batch 1": 4}  # these answer every fourth prompt
 LM_EVAL_SIZES = (1, 16, 64, 272)
 OURS = "engram mlx"
 PEERS = ("engram mlx", "engram cpu", "mlx_lm", "mlx_lm as installed", *(f"lm_eval batch {n}" for n in LM_EVAL_SIZES))
 NEEDS = {"engram cpu": "unsloth", "mlx_lm": "mlx_lm", "mlx_lm as installed": "mlx_lm", "engram mlx": "mlx_lm"}
 TEACH = "epochs=0.6"
+Answering = Callable[[str, Sequence[int]], list[str]]  # a peer's name, places in the list of prompts -> answers
 
 
 def measure(model: str, folder: Path, rounds: int = ROUNDS, peers: Sequence[str] = PEERS) -> dict[str, Any]:
     """Answers a second of each peer on the baseline and on a quickly taught adapter; `folder` is for working files.
 
-    A peer has its rates in answers a second (`median`, `min`, `max`, of each round), the number of answers whose text
-    is that of engram's MLX backend (`identical`) and the ids of the others (`differing`). `times_loop` and
+    A peer has its rates in answers a second (`median`, `min`, `max`, of `rounds`), the processor's seconds for one
+    (`cpu_seconds`, median), the number of answers (`answers`), of those whose text is that of engram's MLX backend
+    (`identical`), and the ids of the others (`differing`). `times_loop` and
     `times_lm_eval` are engram's median rate over that of the loop with the same BLAS, and of lm_eval at its best.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,27 +64,30 @@ def measure(model: str, folder: Path, rounds: int = ROUNDS, peers: Sequence[str]
 
 def _stage(stage: str, folder: Path, rounds: int, peers: Sequence[str]) -> dict[str, Any]:
     ids = [example.id for example in _examples(folder)]
-    seconds: dict[str, list[float]] = {peer: [] for peer in peers}
-    answers: dict[str, list[str]] = {}
+    rounds_of: dict[str, list[dict[str, Any]]] = {peer: [] for peer in peers}
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(_worker(name, stage, folder)) for name in _processes(peers)}
         for number in range(rounds):
             for peer in peers if number % 2 == 0 else reversed(peers):
-                made = _ask(workers[_process(peer)], peer)
-                seconds[peer].append(made["seconds"])
-                answers[peer] = made["answers"]
-    found = {peer: _rates(seconds[peer], len(ids)) | _agreement(ids, answers[peer], answers[OURS]) for peer in peers}
+                rounds_of[peer].append(_ask(workers[_process(peer)], peer))
+    ours = rounds_of[OURS][-1]["answers"]
+    found = {peer: _rates(made) | _agreement(ids, made[-1]["answers"], ours) for peer, made in rounds_of.items()}
     return {"peers": found, **_ratios(found)}
 
 
-def _rates(seconds: Sequence[float], count: int) -> dict[str, Any]:
-    rates = [count / one for one in seconds]
-    return {"median": statistics.median(rates), "min": min(rates), "max": max(rates), "rounds": len(rates)}
+def _rates(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rates = [len(one["answers"]) / one["seconds"] for one in made]
+    cpu = statistics.median(one["cpu_seconds"] / len(one["answers"]) for one in made)
+    return {
+        "median": statistics.median(rates), "min": min(rates), "max": max(rates), "rounds": len(rates),
+        "cpu_seconds": cpu, "answers": len(made[-1]["answers"]),
+    }  # fmt: skip
 
 
-def _agreement(ids: Sequence[str], answers: Sequence[str], ours: Sequence[str]) -> dict[str, Any]:
-    differing = [name for name, one, other in zip(ids, answers, ours, strict=True) if one != other]
-    return {"identical": len(ids) - len(differing), "differing": differing}
+def _agreement(ids: Sequence[str], answers: dict[str, str], ours: dict[str, str]) -> dict[str, Any]:
+    """Answers are by the prompt's place in the list."""
+    differing = [ids[int(place)] for place, text in answers.items() if text != ours[place]]
+    return {"identical": len(answers) - len(differing), "differing": differing}
 
 
 def _ratios(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -182,7 +189,7 @@ def _read(process: subprocess.Popen[str], peer: str) -> dict[str, Any]:
 
 
 def work(name: str, stage: str, folder: Path) -> None:
-    """Load, warm up, say so, then answer all prompts for each line."""
+    """Load, warm up, say so, then answer the prompts for each line, which names the peer."""
     from engram.model import resolve
 
     spec = (folder / "ready").read_text()
@@ -191,13 +198,15 @@ def work(name: str, stage: str, folder: Path) -> None:
     answering = _STARTS[name.split(" ")[0]](name, resolve(spec), adapter, prompts, folder)
     print("@@" + json.dumps({"ready": name}), flush=True)
     for line in sys.stdin:
-        begun = time.perf_counter()
-        answers = answering(line.strip())
-        seconds = time.perf_counter() - begun
-        print("@@" + json.dumps({"seconds": seconds, "answers": answers}), flush=True)
+        peer = line.strip()
+        places = range(0, len(prompts), SLOW.get(peer, 1))
+        begun, cpu = time.perf_counter(), time.process_time()
+        answers = answering(peer, places)
+        took = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
+        print("@@" + json.dumps(took | {"answers": dict(zip(places, answers, strict=True))}), flush=True)
 
 
-def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[str], _: Path) -> Callable[[str], Any]:
+def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[str], _: Path) -> Answering:
     from engram import backends
     from engram.encoding import load_encoder
 
@@ -205,8 +214,8 @@ def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[s
     encoder = load_encoder(model)
     session = backend.load(model, adapter / "mlx" if adapter else None)
 
-    def answering(_: str) -> list[str]:
-        ids = [encoder.prompt(prompt) for prompt in prompts]
+    def answering(_: str, places: Sequence[int]) -> list[str]:
+        ids = [encoder.prompt(prompts[place]) for place in places]
         made = backend.generate(session, ids, encoder.stop_ids, LIMIT)
         return [encoder.text(answer.tokens) for answer in made]
 
@@ -214,7 +223,7 @@ def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[s
     return answering
 
 
-def _mlx_lm_answers(name: str, model: Any, adapter: Path | None, prompts: list[str], _: Path) -> Callable[[str], Any]:
+def _mlx_lm_answers(name: str, model: Any, adapter: Path | None, prompts: list[str], _: Path) -> Answering:
     from engram.backends import blas
 
     blas.prepare()  # MLX's own where ENGRAM_BLAS says so
@@ -230,12 +239,10 @@ def _mlx_lm_answers(name: str, model: Any, adapter: Path | None, prompts: list[s
         return str(mlx_lm.generate(loaded, tokenizer, ids, max_tokens=limit))
 
     answer("Hello", 4)
-    return lambda _: [answer(prompt) for prompt in prompts]
+    return lambda _, places: [answer(prompts[place]) for place in places]
 
 
-def _lm_eval_answers(
-    _n: str, model: Any, adapter: Path | None, prompts: list[str], folder: Path
-) -> Callable[[str], Any]:
+def _lm_eval_answers(_n: str, model: Any, adapter: Path | None, prompts: list[str], folder: Path) -> Answering:
     import torch
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -251,13 +258,12 @@ def _lm_eval_answers(
             apply_chat_template=True, fewshot_as_multiturn=True, chat_template=lm.apply_chat_template
         )
     requests = [request for task in tasks for request in task.instances]
-    places = {prompt: place for place, prompt in enumerate(prompts)}
-    order = [places[request.doc["prompt"]] for request in requests]
+    by_prompt = {request.doc["prompt"]: request for request in requests}
 
-    def answering(line: str) -> list[str]:
-        lm.batch_size_per_gpu = int(line.rsplit(" ", 1)[1])
-        made = lm.generate_until(requests, disable_tqdm=True)
-        return [text for _, text in sorted(zip(order, made, strict=True))]
+    def answering(peer: str, places: Sequence[int]) -> list[str]:
+        lm.batch_size_per_gpu = int(peer.rsplit(" ", 1)[1])
+        made: list[str] = lm.generate_until([by_prompt[prompts[place]] for place in places], disable_tqdm=True)
+        return made
 
     lm.batch_size_per_gpu = 1
     lm.generate_until(requests[:1], disable_tqdm=True)
