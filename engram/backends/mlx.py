@@ -128,10 +128,10 @@ def generate(
 ) -> list[Answer]:
     """Answers in the prompts' order, batched; greedy at temperature 0."""
     _mlx().random.seed(seed)
-    with mlx_cpu.fast_silu():
-        if temperature == 0 and all(prompts) and mlx_cache.repeats(session.model):
+    if temperature == 0 and all(prompts) and mlx_cache.repeats(session.model):
+        with mlx_cpu.fast_silu():
             return mlx_generate.answers(session.model, prompts, stop, max_new_tokens)
-        return mlx_generate.drawn(session.model, prompts, stop, max_new_tokens, temperature)
+    return mlx_generate.drawn(session.model, prompts, stop, max_new_tokens, temperature)
 
 
 def stream(
