@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import template_worker
 from engram.errors import EngramError
 from engram.text import visible
 
+WORKER = Path(__file__).resolve().with_name("template_worker.py")  # run, not imported: Jinja is for that process alone
 SOURCE = 100_000  # characters of a template; those in use have 20,000 at most
 CONSTANTS = {"tools": None, "documents": None, "enable_thinking": False}
 
@@ -70,6 +70,8 @@ class _Renderer:
             self.process.stdin.flush()
             answer: dict[str, str] = json.loads(self.process.stdout.readline())
         except (OSError, ValueError):  # it has ended: nothing could be written, or no line came back
+            from engram import template_worker
+
             _end(self.process, os.getpid())
             self.process = None
             return {"error": f"it takes more than {template_worker.SECONDS} seconds, or too much memory"}
@@ -86,7 +88,7 @@ def _renderer(template: str, constants: str, _owner: int) -> _Renderer:
 
 def _started() -> subprocess.Popen[str]:
     """The process: isolated from the working folder, and told nothing of the environment."""
-    command = [sys.executable, "-I", str(Path(template_worker.__file__).resolve())]
+    command = [sys.executable, "-I", str(WORKER)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env={"LC_ALL": "C.UTF-8"}, text=True, bufsize=1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, conversion, general, locks, phrasing, results, scoring
+from engram import adapters, backends, baselines, conversion, general, locks, phrasing, results, scoring
 from engram.backends import Backend
 from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
@@ -29,17 +29,48 @@ def evaluate(
     data: Path,
     out: Path,
     report: Callable[[str], None] = print,
+    kept: Path | None = None,
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Answer the whole test set and the general rows, score them, and write the result document; return it.
 
-    `adapter` None is the baseline. `report` receives a line at each part. Raises EngramError for missing or
+    `adapter` None is the baseline. `report` receives a line at each part. A baseline is kept in the folder `kept`, if
+    one is given, and taken from it where it was measured before, unless `fresh`. Raises EngramError for missing or
     changed data, a model or adapter that cannot be used, an adapter that is not the one of the training log beside
     `out`, and an empty test set.
     """
     with locks.held(out, "engram eval"):
         log = out.with_name("training.json")
-        document = _measured(backend_name, model, adapter, config, data, log, report)
+        if adapter is None and kept is not None:
+            document = _baseline(backend_name, model, config, data, log, report, kept, fresh)
+        else:
+            document = _measured(backend_name, model, adapter, config, data, log, report)
         results.write(out, document, "result")
+    return document
+
+
+def _baseline(
+    backend_name: str,
+    model: Model,
+    config: Config,
+    data: Path,
+    log: Path,
+    report: Callable[[str], None],
+    kept: Path,
+    fresh: bool,
+) -> dict[str, Any]:
+    """The baseline as it was measured before, where all that it depends on is the same; else measured, and kept."""
+    device = backends.get(backend_name).device()
+    identity = results.data_identity(read_manifest(data), data)
+    known = scoring_identity(config, general.general_set(model))
+    name = baselines.key(backend_name, device, model, identity, known, config)
+    if not fresh and (found := baselines.find(kept, name, config)):
+        when = found["provenance"]["created"]
+        report(f"baseline taken from the cache, measured {when}; --fresh-baseline measures it anew")
+        return found
+    document = _measured(backend_name, model, None, config, data, log, report)
+    if document["data"] == identity:
+        baselines.keep(kept, name, document)
     return document
 
 

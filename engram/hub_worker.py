@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import sys
 
-from huggingface_hub import HfApi, constants, snapshot_download
-
 SECONDS = 4.0  # for each answer but a file's own
-constants.DOWNLOAD_CHUNK_SIZE = 1 << 16  # what is written at once, and so what is seen to grow and can be gone on with
+CHUNK = 1 << 16  # bytes that are written at once, and so what is seen to grow and can be gone on with
 
 
 def main(hub_id: str, patterns: list[str]) -> dict[str, object]:
     """`{"path": …}`, or what went wrong: `{"error": …}`, of a system's refusal with `errno` and `file`."""
+    from huggingface_hub import HfApi, constants, snapshot_download  # here: `hub.py` reads this module's constants
+
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     try:
         HfApi().model_info(hub_id, timeout=SECONDS)  # a hub that does not answer is said at once
         return {"path": snapshot_download(hub_id, allow_patterns=patterns, etag_timeout=SECONDS)}
@@ -30,5 +31,7 @@ def main(hub_id: str, patterns: list[str]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    import huggingface_hub.hf_api  # noqa: F401  (before it says so: what takes time from then on is the hub)
+
     print("started", flush=True)
     print(json.dumps(main(sys.argv[1], sys.argv[2:]), default=str))

@@ -17,9 +17,12 @@ from engram.backends import (
     Progress,
     TrainingRun,
     blas,
+    mlx_cache,
+    mlx_generate,
     mlx_host,
     mlx_numerics,
     mlx_ranks,
+    mlx_score,
     mlx_state,
     refuse_quantize,
     without_wandb,
@@ -35,7 +38,6 @@ from engram.sharding import Ranks
 
 WEIGHTS = adapters.MLX_WEIGHTS
 SCORE_BATCH = 64
-GENERATE_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -136,31 +138,10 @@ def generate(
     seed: int = 0,
 ) -> list[Answer]:
     """Answers in the prompts' order, batched; greedy at temperature 0."""
-    mx = _mlx()
-    from mlx_lm.generate import BatchGenerator
-    from mlx_lm.sample_utils import make_sampler
-
-    mx.random.seed(seed)
-    generator = BatchGenerator(
-        session.model,
-        stop_tokens=[[token] for token in sorted(stop)],
-        sampler=make_sampler(temp=temperature),
-        completion_batch_size=GENERATE_BATCH,
-        prefill_batch_size=GENERATE_BATCH,
-    )
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    uids = generator.insert([list(prompts[i]) for i in order], [max_new_tokens] * len(prompts))
-    tokens: dict[int, list[int]] = {uid: [] for uid in uids}
-    ended = set()
-    while responses := generator.next_generated():
-        for response in responses:
-            if response.finish_reason == "stop":
-                ended.add(response.uid)
-            else:
-                tokens[response.uid].append(int(response.token))
-    generator.close()
-    by_row = dict(zip(order, uids))
-    return [Answer(tokens[by_row[i]], by_row[i] in ended) for i in range(len(prompts))]
+    _mlx().random.seed(seed)
+    if temperature == 0 and all(prompts) and mlx_cache.repeats(session.model):
+        return mlx_generate.answers(session.model, prompts, stop, max_new_tokens)
+    return mlx_generate.drawn(session.model, prompts, stop, max_new_tokens, temperature)
 
 
 def stream(
@@ -189,8 +170,12 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
     mx = _mlx()
     import numpy as np
 
+    repeats = mlx_cache.repeats(session.model)
+
     def losses(batch: Batch) -> Any:
-        return np.array(_token_losses(session.model, *_arrays(batch)[:3]).astype(mx.float32))
+        known, rest = mlx_score.begun(session.model, batch) if repeats else (None, batch)
+        tokens, positions, targets, _ = _arrays(rest)
+        return np.array(_token_losses(session.model, tokens, positions, targets, known).astype(mx.float32))
 
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
 
@@ -307,11 +292,14 @@ def _loss(model: Any, tokens: Any, positions: Any, targets: Any, weights: Any) -
     return (_token_losses(model, tokens, positions, targets) * weights).sum() / count, count
 
 
-def _token_losses(model: Any, tokens: Any, positions: Any, targets: Any) -> Any:
-    """Cross-entropy in float32 [targets] at the learned positions; the logits of no other are computed."""
+def _token_losses(model: Any, tokens: Any, positions: Any, targets: Any, known: Sequence[Any] | None = None) -> Any:
+    """Cross-entropy in float32 [targets] at the learned positions; the logits of no other are computed.
+
+    `known` holds what every row begins with before its `tokens`, if anything.
+    """
     mx = _mlx()
     body, head = _parts(model)
-    hidden = body(tokens)
+    hidden = body(tokens, cache=known) if known else body(tokens)
     chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
     numerics = mlx_host if mx.default_device() == mx.cpu else mlx_numerics
     return numerics.cross_entropy(head(chosen).astype(mx.float32), targets)

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import platform
-import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion, gpu
-from engram.backends import Answer, Progress, TrainingRun, unsloth_ranks
+from engram.backends import Answer, Progress, TrainingRun, unsloth_generate, unsloth_ranks
 from engram.backends.curve import Curve
 from engram.backends.unsloth_process import (
     attach,
@@ -36,7 +35,6 @@ from engram.sharding import Ranks
 
 WEIGHTS = adapters.PEFT_WEIGHTS
 SCORE_BATCH = 32
-GENERATE_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -143,18 +141,7 @@ def generate(
     import torch
 
     torch.manual_seed(seed)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers: dict[int, Answer] = {}
-    options = _options(session, stop, max_new_tokens, temperature)
-    for start in range(0, len(order), GENERATE_BATCH):
-        rows = order[start : start + GENERATE_BATCH]
-        tokens, mask = _left_padded([prompts[i] for i in rows], options["pad_token_id"], session.model.device)
-        with out_of_memory("generating", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
-            made = session.model.generate(input_ids=tokens, attention_mask=mask, **options)
-        session.tokenizer.padding_side = "right"
-        for i, row in zip(rows, made[:, tokens.shape[1] :].tolist(), strict=True):
-            answers[i] = _cut(row, stop)
-    return [answers[i] for i in range(len(prompts))]
+    return unsloth_generate.answers(session, prompts, stop, max_new_tokens, temperature)
 
 
 def stream(
@@ -173,14 +160,14 @@ def stream(
     import torch
 
     torch.manual_seed(seed)
-    tokens, mask = _left_padded([prompt], 0, session.model.device)
-    streamer = _Streamer()
+    tokens, mask = unsloth_generate.left_padded([prompt], 0, session.model.device)
+    streamer = unsloth_generate.Streamer()
 
     def work() -> None:
         try:
-            options = _options(session, stop, max_new_tokens, temperature)
+            options = unsloth_generate.options(session, stop, max_new_tokens, temperature)
             session.model.generate(input_ids=tokens, attention_mask=mask, streamer=streamer, **options)
-        except AbandonedError:
+        except unsloth_generate.AbandonedError:
             pass
         except BaseException as error:  # it belongs to whoever reads the stream
             streamer.queue.put(error)
@@ -222,44 +209,6 @@ def serialised(peft: Any) -> bytes:
     return bytes(save(plain, {"format": "pt"}))
 
 
-class AbandonedError(Exception):
-    """Nobody reads this stream any more."""
-
-
-class _Streamer:
-    """What transformers' `generate` hands new tokens to; the first call brings the prompt.
-
-    Each call ends when the next token is asked for, so that the model stands still until then.
-    """
-
-    def __init__(self) -> None:
-        self.queue: queue.Queue[Any] = queue.Queue()
-        self.asked = threading.Semaphore(0)
-        self.begun = False
-        self.abandoned = False
-
-    def next(self) -> Any:
-        """The next token, or what the worker puts at the end: an error, None."""
-        self.asked.release()
-        return self.queue.get()
-
-    def abandon(self) -> None:
-        """Nobody reads any more: the worker is woken to end."""
-        self.abandoned = True
-        self.asked.release()
-
-    def put(self, value: Any) -> None:
-        if self.begun:
-            self.queue.put(int(value.reshape(-1)[0]))
-        self.begun = True
-        self.asked.acquire()
-        if self.abandoned:
-            raise AbandonedError
-
-    def end(self) -> None:
-        """After the last token."""
-
-
 def _refuse_what_cannot_fit(model: Model, batches: Sequence[Batch], config: Config) -> None:
     known = json.loads(read_bytes(model.path / "config.json"))
     sizes = [known.get(name) for name in ("num_hidden_layers", "hidden_size", "vocab_size")]
@@ -276,36 +225,6 @@ def _refuse_what_cannot_fit(model: Model, batches: Sequence[Batch], config: Conf
     )
     if problem:
         raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
-
-
-def _options(session: Session, stop: frozenset[int], max_new_tokens: int, temperature: float) -> dict[str, Any]:
-    """Every setting of `generate` that a model's own generation config could change."""
-    pad = session.tokenizer.pad_token_id
-    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens, "use_cache": True}
-    options |= {
-        "repetition_penalty": 1.0,
-        "eos_token_id": sorted(stop),
-        "pad_token_id": pad if pad is not None else min(stop),
-    }
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": None}
-    return options | (sampling if temperature > 0 else {})
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, place: Any) -> tuple[Any, Any]:
-    """Token ids and attention mask, int64 [rows, longest], the padding on the left."""
-    import torch
-
-    longest = max(len(prompt) for prompt in prompts)
-    tokens = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(tokens, device=place), torch.tensor(mask, device=place)
-
-
-def _cut(row: Sequence[int], stop: frozenset[int]) -> Answer:
-    for place, token in enumerate(row):
-        if token in stop:
-            return Answer(list(row[:place]), True)
-    return Answer(list(row), False)
 
 
 def _token_losses(model: Any, batch: Batch) -> Any:

@@ -98,18 +98,27 @@ def train(
     show_default=True,
     help="Which to answer.",
 )
+@click.option("--fresh-baseline", is_flag=True, help="Measure the baseline, even if it was measured before.")
 @adapter_option
 @stage_options
-def evaluate(work: Work, stage: str, adapter: Path | None, data: Path, adapters: Path, results: Path) -> None:
-    """Answer the test set before (baseline) and after (tuned), and score it."""
+def evaluate(
+    work: Work, stage: str, fresh_baseline: bool, adapter: Path | None, data: Path, adapters: Path, results: Path
+) -> None:
+    """Answer the test set before (baseline) and after (tuned), and score it.
+
+    A baseline that was measured before, of the same model, data, settings, code and packages on this machine, is taken
+    from the cache, and it is said when that was.
+    """
+    from engram import baselines, show, tables
     from engram import evaluate as evaluation
-    from engram import show, tables
 
     name, model, config = work
     place, folder = results / used(name, adapter), adapter or adapters / name
     for one in ("baseline", "tuned") if stage == "both" else (stage,):
         given = folder if one == "tuned" else None
-        document = evaluation.evaluate(name, model, given, config, data, place / f"{one}.json", show.note)
+        document = evaluation.evaluate(
+            name, model, given, config, data, place / f"{one}.json", show.note, baselines.place(), fresh_baseline
+        )
         tables.result(document)
 
 
