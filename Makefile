@@ -90,7 +90,7 @@ STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --
 .PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video \
   setup-gguf export export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
-  test torture lint format lock audit clean distclean FORCE
+  test torture bench lint format lock audit clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -114,7 +114,7 @@ help: ## this list
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
 	@echo "  FORMAT    = $(FORMAT)  (of export: peft, mlx, fused, gguf, ollama; written to exports/<format>)"
 	@echo "  ARGS      = $(ARGS)  (for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; for ask: --only tuned;"
-	@echo "              for export: --quantize q8_0; for parity, torture: --quick)"
+	@echo "              for export: --quantize q8_0; for parity, torture, bench: --quick)"
 	@echo "  REPORT_TO = $(REPORT_TO)  (of train: tensorboard or wandb; the curve goes to results/<backend>/logs)"
 	@echo "  Q         =   (of ask: the question; without one it keeps asking)"
 	@echo "  YES       = $(YES)  (of video-prep: 1 says yes to what only a person can see)"
@@ -219,6 +219,9 @@ test: $(DEV_READY) ## the tests: offline, no GPU
 
 torture: $(DEV_READY) ## the campaign of faults: kills, broken files, hostile input, long runs (ARGS=--quick)
 	@$(PYTHON) tests/faults/torture.py --seed "$$SEED" $(ARGS)
+
+bench: $(DEV_READY) $(VENV)/.ready-cpu ## engram beside stock mlx-lm, plain TRL and lm_eval, on this machine (ARGS=--quick)
+	@$(PYTHON) benchmarks/run.py $(ARGS)
 
 lint: $(DEV_READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .

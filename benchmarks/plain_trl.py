@@ -1,6 +1,7 @@
 """TRL's SFTTrainer with PEFT, as its documentation shows it: nothing is set but rank, layers, steps and silence.
 
-`python plain_trl.py DATA STEPS OUT` writes answer tokens a second, the first steps left out.
+`python plain_trl.py DATA STEPS OUT defaults|plain` writes answer tokens a second, the first steps left out; `plain` is
+without bfloat16 and gradient checkpoints, which TRL turns on by default and a CPU pays for.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 WARM_UP = 3
 
 
-def main(data: Path, steps: int, out: Path) -> None:
+def main(data: Path, steps: int, out: Path, way: str) -> None:
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     from engram.model import resolve
@@ -32,9 +34,11 @@ def main(data: Path, steps: int, out: Path) -> None:
         def on_step_end(self, *_: object, **__: object) -> None:
             self.times.append(time.perf_counter())
 
-    arguments = SFTConfig(str(out.with_suffix("")), max_steps=steps, use_cpu=True, report_to="none", save_strategy="no")
+    own = {"bf16": False, "gradient_checkpointing": False} if way == "plain" else {}
+    silent = {"use_cpu": True, "report_to": "none", "save_strategy": "no"}
+    arguments = SFTConfig(str(out.with_suffix("")), max_steps=steps, **silent, **own)
     trainer = SFTTrainer(
-        model=str(model),
+        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32) if own else str(model),
         args=arguments,
         train_dataset=Dataset.from_list([{"messages": row["messages"]} for row in rows]),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
@@ -50,4 +54,4 @@ def main(data: Path, steps: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

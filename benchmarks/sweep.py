@@ -30,10 +30,10 @@ def _constant(rate: float, batch: int, iters: int, **more: Any) -> dict[str, Any
 
 CANDIDATES = {
     "cosine 4e-3, batch 16, 400 steps": _cosine(4e-3, 16, 400),
-    "cosine 4e-3, batch 16, 600 steps": _cosine(4e-3, 16, 600),
-    "cosine 2e-3, batch 16, 600 steps": _cosine(2e-3, 16, 600),
-    "cosine 4e-3, batch 8, 800 steps": _cosine(4e-3, 8, 800),
-    "constant 1e-3, batch 16, 600 steps": _constant(1e-3, 16, 600),
+    "cosine 4e-3, batch 16, 300 steps": _cosine(4e-3, 16, 300),
+    "cosine 6e-3, batch 16, 250 steps": _cosine(6e-3, 16, 250),
+    "cosine 4e-3, batch 8, 500 steps": _cosine(4e-3, 8, 500),
+    "constant 2e-3, batch 16, 300 steps": _constant(2e-3, 16, 300),
 }
 DEFAULTS = {"iters": 1000}  # as stock mlx-lm has them: batch 4, learning rate 1e-5, rank 8, scale 20, 16 layers
 
@@ -43,7 +43,7 @@ def measure(model: Model, data: Path, folder: Path, note: Callable[[str], None])
     copy, env = float32_copy(model, folder / "float32"), openblas()
     rows = []
     for name, settings in {**CANDIDATES, "stock mlx-lm's defaults": DEFAULTS}.items():
-        saved = mlx_lora(settings, copy, data, folder / "stock", env, limit=900)
+        saved = mlx_lora(settings, copy, data, folder / "stock", env, limit=400)
         found = first_enough(saved, lambda adapter: recall(model, adapter, data))
         last = recall(model, saved[-1][2], data)
         rows.append({"name": name, "settings": settings, "steps": saved[-1][0], "seconds": saved[-1][1]})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,11 +25,15 @@ FEW = 2048  # numbers; for fewer, as when one token is generated, waiting for ML
 
 @functools.cache
 def use() -> None:
-    """Let mlx-lm compute on this CPU as this module does, once; before the first of its models is imported."""
+    """Let mlx-lm compute on this CPU as this module does; once, also in what has been imported of its models."""
     from mlx_lm.models import activations
     from mlx_lm.tuner.lora import LoRALinear
 
-    activations.swiglu = _chosen(activations.swiglu)
+    plain = activations.swiglu
+    activations.swiglu = fast = _chosen(plain)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mlx_lm.models.") and getattr(module, "swiglu", None) is plain:
+            module.swiglu = fast  # type: ignore[attr-defined]
     LoRALinear.__call__ = _lora
     _keep_memory()
 

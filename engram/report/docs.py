@@ -13,7 +13,7 @@ import click
 
 from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
-from engram.report import exports, parity_page, picture, results_page, script, torture_page
+from engram.report import exports, parity_page, performance_page, picture, results_page, script, torture_page
 from engram.report.reference import REFERENCE, RUNS
 from engram.video import cast
 
@@ -41,6 +41,7 @@ def rendered() -> dict[Path, str]:
     page = ROOT / "docs" / "parity.md"
     reliability = ROOT / "docs" / "reliability.md"
     taken = ROOT / "docs" / "export.md"
+    speed = ROOT / "docs" / "performance.md"
     return {
         readme: fill(readme.read_text("utf-8"), parts),
         gpu: fill(gpu.read_text("utf-8"), measured),
@@ -48,6 +49,7 @@ def rendered() -> dict[Path, str]:
         taken: fill(taken.read_text("utf-8"), {"export": exports.table()}),
         page: fill(page.read_text("utf-8"), parity_page.parts(CHECKS / "parity.json")),
         reliability: fill(reliability.read_text("utf-8"), torture_page.parts(torture_page.TORTURE)),
+        speed: fill(speed.read_text("utf-8"), performance_page.parts(performance_page.BENCH)),
         ROOT / "docs" / "results.md": fill(
             (ROOT / "docs" / "results.md").read_text("utf-8"), results_page.parts(REFERENCE)
         ),

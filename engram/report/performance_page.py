@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,22 @@ def _planning(found: Mapping[str, Any]) -> str:
     return table_of(["patterns", "rows of a pass", "seconds to encode and plan"], rows) + grown
 
 
+def _cores(found: Mapping[str, Any]) -> str:
+    rows = []
+    for case in found["cases"]:
+        distance = f"{case['largest_loss_difference']:.1e}"
+        cells = [
+            case["backend"],
+            str(case["processes"]),
+            str(case["threads"]),
+            f"{case['tokens_per_second']:,.0f}",
+            distance,
+        ]
+        rows.append(cells)
+    head = ["backend", "processes", "threads", "tokens/s", "largest difference of a loss from one process, nats"]
+    return table_of(head, rows)
+
+
 TABLES: dict[str, tuple[Any, ...]] = {
     "race": (_race, "race"),
     "sweep": (_sweep, "sweep"),
@@ -144,5 +160,5 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "startup": (_startup, "startup"),
     "data": (_data, "data", "million"),
     "planning": (_planning, "planning"),
+    "cores": (_cores, "cores"),
 }
-Table = Callable[..., str]
