@@ -13,7 +13,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,23 @@ def run(command: Sequence[str], env: Mapping[str, str], limit: float, log: Path)
             print(log.read_text("utf-8", "replace")[-2000:], file=sys.stderr)
             raise
     return log.read_text("utf-8", "replace")
+
+
+def apart(script: Path, order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What one of a script's tasks, named in the order, gave in a process of its own; see `done`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / f"{order['task']}.json"
+    result.unlink(missing_ok=True)
+    run([sys.executable, str(script), json.dumps(order), str(result)], {}, 580, folder / f"{order['task']}.log")
+    found: dict[str, Any] = json.loads(result.read_bytes())
+    return found
+
+
+def done(tasks: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
+    """In that process: carry out the order, and write what it gave."""
+    blas.prepare()  # before anything imports mlx
+    order = json.loads(sys.argv[1])
+    Path(sys.argv[2]).write_text(json.dumps(tasks[order["task"]](order)), "utf-8")
 
 
 def _shuffled(file: Path, to: Path) -> None:

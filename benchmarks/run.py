@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import cores
 import data_scale
 import evaluation
+import race
 import scaling
 import startup
 import sweep
@@ -46,7 +47,7 @@ class Place(NamedTuple):
 
 def _race(place: Place) -> dict[str, Any]:
     best = place.known["sweep"]["result"]["best"]
-    return training.measure(resolve("tiny"), place.data, place.folder, best, show.note)
+    return race.measure(resolve("tiny"), place.data, place.folder, best, show.note)
 
 
 def _overhead(place: Place) -> dict[str, Any]:

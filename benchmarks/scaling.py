@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import data_scale
-from peers import run
-from training import apart, profile
+from peers import apart, run
+from training import HERE, profile
 
 from engram.report.random_model import MEDIUM, SMOLLM, random_model
 
@@ -50,6 +50,6 @@ def planning(folder: Path, counts: Sequence[int], note: Callable[[str], None]) -
         data_scale.write_patterns(count, place / "patterns")
         command = [sys.executable, "-m", "engram.cli", "data", "--patterns", str(place / "patterns")]
         run([*command, "--data", str(place / "data")], {}, 300, folder / "log")
-        points.append({"patterns": count, **apart({"task": "plan", "data": str(place / "data")}, folder)})
+        points.append({"patterns": count, **apart(HERE, {"task": "plan", "data": str(place / "data")}, folder)})
         note(f"{count:,} patterns planned: {points[-1]['seconds']:.2f} s")
     return {"points": points, "exponent": exponent(counts, [point["seconds"] for point in points])}

@@ -106,10 +106,9 @@ def judge(parts: Parts, quick: bool) -> list[dict[str, Any]]:
         if target.part not in parts or bound is None:
             continue
         measured = target.figure(parts[target.part]["result"])
-        if measured is None:  # a run that did not get there
-            measured = 0.0 if target.least else float("inf")
-        met = measured >= bound if target.least else measured <= bound
+        # None: a run that did not get there
+        met = measured is not None and (measured >= bound if target.least else measured <= bound)
         sign = "≥" if target.least else "≤"
         found.append({"part": target.part, "name": target.name, "unit": target.unit, "bound": f"{sign} {bound:g}"})
-        found[-1] |= {"measured": measured, "met": met}
+        found[-1] |= {"measured": measured or 0.0, "met": met}
     return found

@@ -1,13 +1,12 @@
-"""Training: how long until 95 % of the patterns are recalled, what a step costs over the bare one, where time goes.
+"""What a training step costs over the bare one, on both backends, and where its time goes.
 
-Every run has a process of its own; engram and its peers have the same rows, rank, layers and BLAS, on one thread.
+Every run has a process of its own; engram and its peers have the same rows, rank, layers and BLAS.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import statistics
 import sys
 import time
@@ -15,44 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from peers import float32_copy, mlx_lora, openblas, run
-from recall import first_enough, recall
-from sweep import CANDIDATES
+from peers import apart, done, run
 
-from engram import adapters, backends, checkpoint, config, train
-from engram.backends import blas
+from engram import backends, config, train
 from engram.checkpoint import Keeper
 from engram.config import Config
-from engram.conversion import tensor_file
 from engram.encoding import Batch, learning_rates
 from engram.model import Model, resolve
 from engram.report.worker import Silent
 
 HERE = Path(__file__).resolve()
 WARM_UP = 3  # steps
-RUNS: dict[str, dict[str, str]] = {  # the default recipe, and with a peer's rows; as a peer has its sweep, two more
-    "default recipe": {},
-    "taught rows alone": {"replay": "0"},
-    "taught rows alone, two passes": {"replay": "0", "epochs": "2"},
-    "taught rows alone, two passes, 6e-3": {"replay": "0", "epochs": "2", "learning_rate": "6e-3"},
-}
-
-
-def measure(model: Model, data: Path, folder: Path, best: str, note: Callable[[str], None]) -> dict[str, Any]:
-    """Time to 95 % recall: the default recipe, the same on a peer's rows, and stock `mlx_lm.lora` at its best."""
-    runs = {}
-    for number, (name, settings) in enumerate(RUNS.items()):
-        order = {"task": "whole", "data": str(data), "out": str(folder / f"engram-{number}"), "settings": settings}
-        runs[f"engram, {name}"] = apart(order, folder)
-        note(f"engram, {name}: {runs[f'engram, {name}']}")
-    copy, env = float32_copy(model, folder / "float32"), openblas()
-    saved = mlx_lora(CANDIDATES[best], copy, data, folder / "stock", env, limit=400)
-    found = first_enough(saved, lambda adapter: recall(model, adapter, data))
-    step, seconds = found or (saved[-1][0], saved[-1][1])
-    stock = {"steps": step, "seconds": seconds, "recall": recall(model, saved[-1][2], data), "reached": bool(found)}
-    stock |= {"whole_steps": saved[-1][0], "whole_seconds": saved[-1][1]}
-    note(f"stock mlx_lm.lora, {best}: {stock}")
-    return {"settings": best, "runs": {**runs, "stock mlx_lm.lora": stock}}
 
 
 def overhead(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any]:
@@ -62,13 +34,13 @@ def overhead(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any
     own loss and batches, over the same rows.
     """
     order = {"task": "overhead", "data": str(data), "out": str(folder / "overhead"), "rounds": rounds, "steps": steps}
-    return apart(order, folder)
+    return apart(HERE, order, folder)
 
 
 def profile(model: Path | None, data: Path, folder: Path, steps: int) -> dict[str, Any]:
     """Milliseconds of a step's parts on MLX, and the floor: the arithmetic of real tokens at the rate of a product."""
     order = {"task": "profile", "data": str(data), "out": str(folder), "steps": steps, "model": str(model or "tiny")}
-    return apart(order, folder)
+    return apart(HERE, order, folder)
 
 
 def unsloth(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any]:
@@ -80,7 +52,7 @@ def unsloth(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any]
     found: dict[str, list[float]] = {name: [] for name in ("engram cpu", *ways)}
     for _ in range(rounds):
         order = {"task": "cpu", "data": str(data), "out": str(folder / "cpu"), "steps": steps}
-        found["engram cpu"].append(apart(order, folder)["answer_tokens_per_second"])
+        found["engram cpu"].append(apart(HERE, order, folder)["answer_tokens_per_second"])
         for name, way in ways.items():
             out = folder / "trl.json"
             command = [sys.executable, str(HERE.parent / "plain_trl.py"), str(data), str(steps), str(out), way]
@@ -89,68 +61,10 @@ def unsloth(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any]
     return {"rounds": found, "median": {name: statistics.median(rates) for name, rates in found.items()}}
 
 
-def apart(order: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What one of the tasks below wrote, run in a process of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    result = folder / f"{order['task']}.json"
-    result.unlink(missing_ok=True)
-    run([sys.executable, str(HERE), json.dumps(order), str(result)], {}, 580, folder / f"{order['task']}.log")
-    found: dict[str, Any] = json.loads(result.read_bytes())
-    return found
-
-
 def _planned(order: dict[str, Any], **settings: str) -> tuple[Model, Config, train.Plan]:
     model = resolve(order.get("model", "tiny"))
     settled = config.load_config("default-small", 0, 0, {k: v for k, v in settings.items() if v is not None})
     return model, settled, train.planned(model, settled, Path(order["data"]))
-
-
-def _whole(order: dict[str, Any]) -> dict[str, Any]:
-    """The recipe from its first step to its last, with its checkpoints; the first of them with 95 % recall counts.
-
-    As for a peer, time begins when the trainer begins.
-    """
-    model, data, out = resolve("tiny"), Path(order["data"]), Path(order["out"])
-    settled = config.load_config("default", model.parameters, 0, order["settings"])
-    plan = train.planned(model, settled, data)
-    saved: list[tuple[int, float, Path]] = []
-
-    class Clock(Silent):
-        def start(self, *_: object) -> None:
-            self.begun = time.perf_counter()
-
-    class Copies(Keeper):
-        def write(self, step: int, *run: Any) -> None:
-            super().write(step, *run)
-            saved.append((step, time.perf_counter() - clock.begun, out / str(step)))
-            shutil.copy(self.path, out / f"{step}.checkpoint")
-
-    (out / "last").mkdir(parents=True, exist_ok=True)
-    clock, steps = Clock(), len(plan.batches)
-    keeper = Copies(out / "checkpoint", {}, every=25)
-    settled = dataclasses.replace(settled, validate_every=10**6)
-    backends.get("mlx").train(model, plan.batches, [], settled, out / "last", clock, keeper)
-    saved.append((steps, time.perf_counter() - clock.begun, out / "last"))
-    for step, _, folder in saved[:-1]:
-        _adapter_of(out / f"{step}.checkpoint", folder, out / "last")
-    found = first_enough(saved, lambda adapter: recall(model, adapter, data))
-    step, seconds = found or saved[-1][:2]
-    share = recall(model, out / "last", data)
-    whole = {"whole_steps": steps, "whole_seconds": saved[-1][1]}
-    return {"steps": step, "seconds": seconds, "recall": share, "reached": bool(found), **whole}
-
-
-def _adapter_of(copy: Path, folder: Path, like: Path) -> None:
-    """A checkpoint's adapter as a folder that mlx-lm reads."""
-    from engram.backends import mlx_state
-
-    _, tensors, _ = checkpoint.read(copy)
-    named = {
-        name.removeprefix(mlx_state.WEIGHTS): t for name, t in tensors.items() if name.startswith(mlx_state.WEIGHTS)
-    }
-    folder.mkdir()
-    (folder / adapters.MLX_WEIGHTS).write_bytes(tensor_file.pack(tensor_file.new_header(named, {}), named))
-    shutil.copy(like / adapters.CONFIG, folder)
 
 
 def _overhead(order: dict[str, Any]) -> dict[str, Any]:
@@ -345,9 +259,7 @@ def _plan(order: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "rows": sum(len(batch.ids) for batch in plan.batches)}
 
 
-TASKS = {"whole": _whole, "overhead": _overhead, "profile": _profile, "cpu": _cpu, "plan": _plan}
+TASKS = {"overhead": _overhead, "profile": _profile, "cpu": _cpu, "plan": _plan}
 
 if __name__ == "__main__":
-    blas.prepare()  # before anything imports mlx
-    asked = json.loads(sys.argv[1])
-    Path(sys.argv[2]).write_text(json.dumps(TASKS[asked["task"]](asked)), "utf-8")
+    done(TASKS)
