@@ -35,7 +35,8 @@ CANDIDATES = {
     "cosine 4e-3, batch 8, 500 steps": _cosine(4e-3, 8, 500),
     "constant 2e-3, batch 16, 300 steps": _constant(2e-3, 16, 300),
 }
-DEFAULTS = {"iters": 1000}  # as stock mlx-lm has them: batch 4, learning rate 1e-5, rank 8, scale 20, 16 layers
+# as stock mlx-lm has them: 1,000 steps of batch 4, learning rate 1e-5, rank 8, scale 20; but 16 layers `tiny` has not
+DEFAULTS = {"iters": 1000, "num_layers": -1}
 
 
 def measure(model: Model, data: Path, folder: Path, note: Callable[[str], None]) -> dict[str, Any]:
