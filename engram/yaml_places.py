@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from engram.schema import Path
 
 
+LARGE = 100  # keys
+
+
 class Place(NamedTuple):
     """Line and column, both from 1."""
 
@@ -22,6 +25,7 @@ class Places:
     def __init__(self) -> None:
         self._marks = array("q")  # line and column in one number, see `_mark`
         self._starts: dict[int, int] = {}  # of a list or mapping, by its identity: where the marks of its entries begin
+        self._orders: dict[int, dict[str, int]] = {}  # of a mapping, by its identity: where each key stands among them
         self._root = 0
 
     def __eq__(self, other: object) -> bool:
@@ -44,7 +48,7 @@ class Places:
         for part in path:
             start = self._starts.get(id(document)) if isinstance(document, (list, dict)) else None
             try:
-                at = list(document).index(part) if isinstance(document, dict) else int(part)
+                at = self._order(document)[str(part)] if isinstance(document, dict) else int(part)
                 document = document[part]
             except (LookupError, TypeError, ValueError):
                 break
@@ -52,3 +56,11 @@ class Places:
                 break
             mark = self._marks[start + at]
         return Place(mark >> 32, mark & 0xFFFFFFFF) if mark else Place(1, 1)
+
+    def _order(self, mapping: dict[str, Any]) -> dict[str, int]:
+        """The place of each key among a mapping's keys, kept where counting them out again and again would take long."""
+        if len(mapping) < LARGE:
+            return {key: place for place, key in enumerate(mapping)}
+        if id(mapping) not in self._orders:
+            self._orders[id(mapping)] = {key: place for place, key in enumerate(mapping)}
+        return self._orders[id(mapping)]
