@@ -8,44 +8,38 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peers import apart, done, float32_copy, mlx_lora, openblas
+from peers import apart, done
 from recall import first_enough, recall
-from sweep import CANDIDATES
 
 from engram import adapters, backends, checkpoint, config, train
 from engram.checkpoint import Keeper
 from engram.conversion import tensor_file
-from engram.model import Model, resolve
+from engram.model import resolve
 from engram.report.worker import Silent
 
 HERE = Path(__file__).resolve()
-RUNS: dict[str, dict[str, str]] = {  # the default recipe, and with a peer's rows; as a peer has its sweep, two more
+RUNS: dict[str, dict[str, str]] = {  # the default recipe, and with a peer's rows; as a peer has its sweep, once more
     "default recipe": {},
     "taught rows alone": {"replay": "0"},
-    "taught rows alone, two passes": {"replay": "0", "epochs": "2"},
     "taught rows alone, two passes, 6e-3": {"replay": "0", "epochs": "2", "learning_rate": "6e-3"},
 }
 
 
-def measure(model: Model, data: Path, folder: Path, best: str, note: Callable[[str], None]) -> dict[str, Any]:
+def measure(data: Path, folder: Path, swept: Mapping[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
     """Time to 95 % recall: the default recipe, the same on a peer's rows, and stock `mlx_lm.lora` at its best."""
     runs = {}
     for number, (name, settings) in enumerate(RUNS.items()):
         order = {"task": "whole", "data": str(data), "out": str(folder / f"engram-{number}"), "settings": settings}
         runs[f"engram, {name}"] = apart(HERE, order, folder)
         note(f"engram, {name}: {runs[f'engram, {name}']}")
-    copy, env = float32_copy(model, folder / "float32"), openblas()
-    saved = mlx_lora(CANDIDATES[best], copy, data, folder / "stock", env, limit=400)
-    found = first_enough(saved, lambda adapter: recall(model, adapter, data))
-    step, seconds = found or (saved[-1][0], saved[-1][1])
-    stock = {"steps": step, "seconds": seconds, "recall": recall(model, saved[-1][2], data), "reached": bool(found)}
-    stock |= {"whole_steps": saved[-1][0], "whole_seconds": saved[-1][1]}
-    note(f"stock mlx_lm.lora, {best}: {stock}")
-    return {"settings": best, "runs": {**runs, "stock mlx_lm.lora": stock}}
+    best = next(one for one in swept["candidates"] if one["name"] == swept["best"])
+    stock = {"steps": best["enough_step"], "seconds": best["enough_seconds"], "recall": best["recall"], "reached": True}
+    stock |= {"whole_steps": best["steps"], "whole_seconds": best["seconds"]}
+    return {"settings": swept["best"], "runs": {**runs, "stock mlx_lm.lora": stock}}
 
 
 def _whole(order: dict[str, Any]) -> dict[str, Any]:

@@ -46,16 +46,17 @@ class Place(NamedTuple):
 
 
 def _race(place: Place) -> dict[str, Any]:
-    best = place.known["sweep"]["result"]["best"]
-    return race.measure(resolve("tiny"), place.data, place.folder, best, show.note)
+    if "sweep" not in place.known:
+        raise EngramError("nothing to race against", where=MAKE, fix='make bench ARGS="--parts sweep,race"')
+    return race.measure(place.data, place.folder, place.known["sweep"]["result"], show.note)
 
 
 def _overhead(place: Place) -> dict[str, Any]:
-    return training.overhead(place.data, place.folder, *((2, 15) if place.quick else (5, 30)))
+    return training.overhead(place.data, place.folder, *((2, 15) if place.quick else (3, 30)))
 
 
 def _unsloth(place: Place) -> dict[str, Any]:
-    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (3, 25)))
+    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (2, 20)))
 
 
 def _models(place: Place) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def _models(place: Place) -> dict[str, Any]:
 
 def _evaluation(place: Place) -> dict[str, Any]:
     if not place.quick:
-        return evaluation.measure("tiny", place.folder, rounds=2)
+        return evaluation.measure("tiny", place.folder, rounds=1)
     return evaluation.measure("tiny", place.folder, 1, ("engram mlx", "mlx_lm", "lm_eval batch 64"))
 
 
@@ -98,7 +99,7 @@ def _planning(place: Place) -> dict[str, Any]:
 
 
 def _cores(place: Place) -> dict[str, Any]:
-    return cores.measure(place.folder, rounds=2)
+    return cores.measure(place.folder, rounds=1)
 
 
 def _sweep(place: Place) -> dict[str, Any]:
@@ -118,7 +119,7 @@ PARTS: dict[str, Callable[[Place], dict[str, Any]]] = {
     "planning": _planning,
     "cores": _cores,
 }
-LONG = ("sweep", "million")  # once: half an hour and more
+LONG = ("million",)  # a quarter of an hour by itself
 QUICK = ("overhead", "unsloth", "evaluation", "startup", "data")
 
 
