@@ -86,8 +86,7 @@ def _nothing_to_do() -> dict[str, Any]:
         shutil.copyfile(ROOT / "pyproject.toml", folder / "pyproject.toml")
         _pretend(folder)
         command = ["make", "train", "eval", "BACKEND=mlx", "MODEL=tiny"]
-        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        assert done.stdout.count("Nothing to be done") == 2, done.stdout
+        (folder / ".venv" / "bin" / "engram").write_text("#!/bin/sh\nexit 1\n")  # a stage that is begun is an error
         return _timed(command, MAKES, folder)
 
 

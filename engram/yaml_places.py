@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from engram.schema import Path
 
-
 LARGE = 100  # keys
 
 
@@ -58,7 +57,7 @@ class Places:
         return Place(mark >> 32, mark & 0xFFFFFFFF) if mark else Place(1, 1)
 
     def _order(self, mapping: dict[str, Any]) -> dict[str, int]:
-        """The place of each key among a mapping's keys, kept where counting them out again and again would take long."""
+        """The place of each key among a mapping's keys, kept where counting them out again would take long."""
         if len(mapping) < LARGE:
             return {key: place for place, key in enumerate(mapping)}
         if id(mapping) not in self._orders:

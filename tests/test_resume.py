@@ -303,7 +303,7 @@ def test_reference_runs_are_far_from_an_explosion() -> None:
     assert logs
     for path in logs:
         losses = [step["loss"] for step in json.loads(path.read_text("utf-8"))["steps"]]
-        assert max(losses) < 0.2 * TOO_HIGH * max(losses[0], LOW)
+        assert max(losses) < 0.25 * TOO_HIGH * max(losses[0], LOW)
 
 
 class Signalled(Quiet):

@@ -69,6 +69,7 @@ def test_mappings_with_named_keys_say_what_else_they_take(name: str) -> None:
         "engram:common": ["/$defs/recipe", "/$defs/provenance/properties/hardware"],
         "engram:comparison": ["/$defs/score"],
         "engram:result": ["/$defs/score"],
+        "engram:bench": ["/properties/parts/additionalProperties/properties/result"],
     }  # fmt: skip
     assert list(open_mappings(READ[name], "")) == known.get(name, [])
 

@@ -60,7 +60,7 @@ def test_padding_is_cut_to_what_a_share_needs() -> None:
     short = next(
         share(BATCHES[0], Ranks(rank, 2)) for rank in (0, 1) if "d" not in share(BATCHES[0], Ranks(rank, 2)).ids
     )
-    assert short.tokens.shape[1] == 32 < BATCHES[0].tokens.shape[1]
+    assert short.tokens.shape[1] == 28 < BATCHES[0].tokens.shape[1]
     assert attention_mask(short).sum() == short.real_tokens - len(short.ids)
 
 
