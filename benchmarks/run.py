@@ -156,8 +156,8 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
         for name in names:
             show.note(f"== {name}")
             started, load = time.monotonic(), os.getloadavg()[0]
-            place = Place(data, Path(folder) / name, parts, quick)
-            place.folder.mkdir()
+            place = Place(data, Path(folder) / "parts" / name, parts, quick)
+            place.folder.mkdir(parents=True)
             found = PARTS[name](place)
             parts[name] = {"seconds": time.monotonic() - started, "load": load, "provenance": results.provenance()}
             parts[name]["result"] = found
