@@ -49,8 +49,16 @@ class Meter:
     def at(self, done: int) -> None:
         """Count, if a sample is due after `done` cases."""
         if done * SAMPLES >= len(self.rows) * self.count:
-            held = {"resident": resident(), "descriptors": entries("/dev/fd"), "threads": threads()}
+            held = {"resident": resident(), "descriptors": entries("/dev/fd"), "threads": self.threads()}
             self.rows.append({"done": done, **held})
+
+    def threads(self) -> int:
+        """The threads that stay. One that Python has joined is listed by the kernel until it has ended, so more than
+        the last sample's are counted again for up to a second."""
+        patience = time.monotonic() + 1.0
+        while (now := threads()) > (self.rows or [{}])[-1].get("threads", now) and time.monotonic() < patience:
+            time.sleep(0.01)
+        return now
 
 
 class Bench(NamedTuple):
