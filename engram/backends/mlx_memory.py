@@ -1,0 +1,160 @@
+"""A memory beside an MLX model: rows added to what a block reads, at the tokens that an address answers.
+
+Model and block get a subclass of their own class, for MLX has no hooks: parameters keep their names. What has been read
+so far stands beside the keys and values, as one cache more whose keys are token ids and whose values are rows found, so
+that it is padded, joined, filtered and trimmed with them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engram.errors import EngramError
+from engram.memory.lookup import MISS, Memory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Attached:
+    """A memory at work in a model: what the next call of its block adds, or gives it to read instead."""
+
+    def __init__(self, memory: Memory | None) -> None:
+        self.memory = memory
+        self.adds: Any = None  # [rows, length, width] and where, of the call that runs
+        self.reads: Any = None  # a hidden state that stands for what the blocks before would give
+        self.seen: Any = None  # the hidden state that the block was last given
+
+    def read(self, tokens: Any, cache: Any) -> None:
+        """Find the rows of these new tokens, before a model's blocks see them."""
+        self.adds = None
+        if self.memory is None:
+            return
+        found = self._found(tokens, cache)
+        if (found != MISS).any():
+            self.adds = _gathered(self.memory, found)
+
+    def block(self, hidden: Any) -> Any:
+        """What the block reads: exactly `hidden` where no address answers."""
+        import mlx.core as mx
+
+        if self.reads is not None:
+            hidden = self.reads
+        self.seen = hidden
+        if self.adds is None:
+            return hidden
+        rows, where = self.adds
+        return mx.where(where, hidden + rows.astype(hidden.dtype), hidden)
+
+    def _found(self, tokens: Any, cache: Any) -> NDArray[np.int64]:
+        import mlx.core as mx
+        import numpy as np
+
+        assert self.memory is not None
+        if cache is None:
+            return self.memory.rows(np.array(tokens))
+        kept = cache[-1]
+        before, new = _length(kept), tokens.shape[1]
+        last = np.array(kept.values[:, 0, before - 1, 0]) if before else None
+        keys, _ = kept.update_and_fetch(tokens[:, None, :, None], mx.full((len(tokens), 1, new, 1), MISS, mx.int32))
+        starts = np.array(kept.left_padding) if hasattr(kept, "left_padding") else None
+        found = self.memory.following(np.array(keys[:, 0, :, 0]), starts, new, last)
+        if (found != MISS).any():
+            kept.values[:, :, before : before + new, :] = mx.array(found.astype(np.int32))[:, None, :, None]
+        return found
+
+
+def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
+    """Put a memory before block `layer` of a model, or before its last norm where that is the number of its blocks.
+
+    `memory` None finds nothing: to watch and to replace what the block reads. Raises EngramError where the model has no
+    such place.
+    """
+    from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+    body = getattr(model, "model", None)
+    blocks = getattr(body, "layers", None)
+    norm = next((getattr(body, name) for name in ("norm", "final_layernorm") if name in (body or {})), None)
+    if not isinstance(blocks, list) or not 0 <= layer <= len(blocks) or (layer == len(blocks) and norm is None):
+        what = f"this model has no place for a memory before block {layer}"
+        raise EngramError(what, where="memory_layer", fix="take another layer, or another MODEL")
+    attached = Attached(memory)
+    place = blocks[layer] if layer < len(blocks) else norm
+    caches = make_prompt_cache(model)
+
+    def reading(self: Any, tokens: Any, cache: Any = None, *args: Any, **more: Any) -> Any:
+        attached.read(tokens, cache)
+        return type(self).__mro__[1].__call__(self, tokens, cache[:-1] if cache and memory else cache, *args, **more)
+
+    def adding(self: Any, hidden: Any, *args: Any, **more: Any) -> Any:
+        return type(self).__mro__[1].__call__(self, attached.block(hidden), *args, **more)
+
+    _change(body, reading)
+    _change(place, adding)
+    if memory is not None:
+        make = getattr(model, "make_cache", None) or (lambda: [KVCache() for _ in range(len(caches))])
+        model.make_cache = lambda: [*make(), KVCache()]
+    return attached
+
+
+def _change(module: Any, call: Any) -> None:
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+
+
+def _length(cache: Any) -> int:
+    return int(cache._idx) if hasattr(cache, "_idx") else int(cache.offset)
+
+
+def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
+    import mlx.core as mx
+    import numpy as np
+
+    hit = found != MISS
+    rows = np.zeros((*found.shape, memory.width), np.float32)
+    rows[hit] = memory.table[found[hit]]
+    return mx.array(rows), mx.array(hit[..., None])
+
+
+class Teacher:
+    """A frozen model, cut before a block: the part below computed once, the part above with rows and their gradients."""
+
+    def __init__(self, model: Any, layer: int, losses: Any) -> None:
+        """`losses(model, tokens, positions, targets)` is the backend's cross-entropy at the learned positions."""
+        self.model, self.losses = model, losses
+        self.attached = attach(model, None, layer)
+        model.freeze()
+
+    def below(self, batch: Any) -> Any:
+        """What the block reads of a batch without rows, [rows, length, width]."""
+        import mlx.core as mx
+
+        body = self.model.model
+        self.attached.reads = self.attached.adds = None
+        body(mx.array(batch.tokens))
+        mx.eval(self.attached.seen)
+        return self.attached.seen
+
+    def above(self, batch: Any, hidden: Any, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Losses in nats, float32 [targets], and the gradients of their sum to the rows, float32 [targets, width].
+
+        `rows` [targets, width] are added at the positions before each target.
+        """
+        import mlx.core as mx
+        import numpy as np
+
+        tokens, positions, targets, weights = (
+            mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights)
+        )
+        flat = hidden.reshape(-1, hidden.shape[-1])
+
+        def total(rows: Any) -> Any:
+            self.attached.reads = flat.at[positions].add(rows * weights[:, None]).reshape(hidden.shape)
+            each = self.losses(self.model, tokens, positions, targets)
+            return (each * weights).sum(), each
+
+        (_, each), gradients = mx.value_and_grad(total)(mx.array(rows))
+        mx.eval(each, gradients)
+        self.attached.reads = None
+        return np.array(each), np.array(gradients)
