@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, baselines, conversion, general, locks, phrasing, results, scoring
+from engram import backends, baselines, conversion, general, locks, phrasing, results, scoring
 from engram.backends import Backend
 from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
@@ -15,6 +15,8 @@ from engram.encoding import Encoder, encode, load_encoder
 from engram.errors import EngramError
 from engram.files import sha256_text
 from engram.general import GeneralSet
+from engram.memory import taught
+from engram.memory.table import is_memory
 from engram.model import Model
 
 Rows = list[dict[str, Any]]
@@ -90,7 +92,7 @@ def _measured(
     results.refuse_changed_data(identity, data)
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
-    adapter_hash = adapters.read_adapter(adapter, backend.WEIGHTS)[1] if adapter else None
+    adapter_hash = taught.identity(adapter, backend.WEIGHTS) if adapter else None
     if adapter and log.is_file():
         _refuse_other_adapter(adapter, backend.WEIGHTS, adapter_hash, log)
     known = general.general_set(model)
@@ -126,12 +128,12 @@ def _measured(
 def _refuse_other_adapter(adapter: Path, weights: str, found: str | None, log: Path) -> None:
     """The only notice of damage that leaves numbers behind: neither of an adapter's files has a checksum of its own."""
     trained = results.read(log, "training", "make train")
-    lora, recipe = conversion.read(adapter, weights), trained["recipe"]
-    sides = {
-        "weights": (str(found)[:12], trained["adapter"]["sha256"][:12]),
-        "rank": (lora.rank, recipe["rank"]),
-        "scale": (results.rounded(lora.scale), results.rounded(recipe["alpha"] / recipe["rank"])),
-    }
+    recipe = trained["recipe"]
+    sides: dict[str, tuple[Any, Any]] = {"weights": (str(found)[:12], trained["adapter"]["sha256"][:12])}
+    if "method" not in recipe and not is_memory(adapter):
+        lora = conversion.read(adapter, weights)
+        sides["rank"] = lora.rank, recipe["rank"]
+        sides["scale"] = results.rounded(lora.scale), results.rounded(recipe["alpha"] / recipe["rank"])
     if problems := [f"{name}: {here}, trained: {there}" for name, (here, there) in sides.items() if here != there]:
         fix = f"make train, or, where another adapter is meant, rm {log}"
         raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)

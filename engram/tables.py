@@ -13,6 +13,9 @@ from engram.verify import Finding
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from engram.memory.table import Contents
+    from engram.why import Explained
+
 MOST_PROBLEMS = 20  # shown of one check
 
 
@@ -221,3 +224,37 @@ def checked(name: str, found: Sequence[Finding]) -> bool:
         if len(one.problems) > MOST_PROBLEMS:
             console.print(f"      … and {len(one.problems) - MOST_PROBLEMS} more")
     return not any(one.problems for one in found)
+
+
+def facts(known: dict[str, Any], contents: Contents, containing: str) -> None:
+    """The facts of a memory that contain a text, and what it belongs to."""
+    console = make_console()
+    table = make_table(console, "input", "output", "rows")
+    shown = 0
+    for fact, count in zip(contents.facts, contents.counts):
+        if containing in fact.input or containing in fact.output:
+            table.add_row(visible(fact.input), visible(fact.output), str(count))
+            shown += 1
+    console.print(table)
+    under = " and its adapter" if known["adapter"] else ""
+    console.print(
+        f"{shown} of {known['facts']} facts, {known['rows']} rows of {known['width']} numbers before block "
+        f"{known['layer']} of {visible(known['model'])}{under}",
+        style="dim",
+    )
+
+
+def why(found: Explained) -> None:
+    """An answer, a line for each token with the fact that it came from, and the answer without the memory."""
+    console = make_console()
+    console.print(f"{visible(found.prompt)}\n→ {visible(found.answer)}")
+    if not any(token.fact for token in found.tokens):
+        console.print("no row was read: this is the answer of the model without the memory")
+        return
+    table = make_table(console, "token", "from the row of")
+    for token in found.tokens:
+        row = f"{visible(token.fact.input)} → {visible(token.fact.output)}" if token.fact else "–"
+        table.add_row(repr(token.text) if token.text else "(end)", row)
+    console.print(table)
+    hits = sum(1 for token in found.tokens if token.fact)
+    console.print(f"{hits} of {len(found.tokens)} tokens from the memory; without it: {visible(found.without)}")

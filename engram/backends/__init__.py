@@ -21,6 +21,7 @@ from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder
 from engram.errors import EngramError
 from engram.machine import nvidia_gpu
+from engram.memory.teach import Teacher
 from engram.model import Model
 from engram.sharding import Ranks
 from engram.text import nearest
@@ -69,7 +70,10 @@ class Backend(Protocol):
     WEIGHTS: str
 
     def load(self, model: Model, adapter: Path | None = None, quantize: str = "none") -> Any:
-        """A session: the model in memory, with the adapter if one is given."""
+        """A session: the model in memory, with the adapter, the memory or both that a folder holds, if one is given."""
+
+    def teacher(self, model: Model, adapter: Path | None, config: Config) -> Teacher:
+        """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
 
     def device(self) -> str:
         """What it computes on, in words."""

@@ -20,6 +20,7 @@ from engram.backends import (
     mlx_cache,
     mlx_generate,
     mlx_host,
+    mlx_memory,
     mlx_numerics,
     mlx_ranks,
     mlx_score,
@@ -33,6 +34,7 @@ from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
 from engram.errors import EngramError
 from engram.files import write_text
+from engram.memory import taught
 from engram.model import Model
 from engram.sharding import Ranks
 
@@ -71,14 +73,18 @@ def join() -> Ranks:
 
 
 def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
-    """The model, in float32 on a CPU and in its own precision on a GPU, with the adapter, in either layout, if given.
+    """The model, in float32 on a CPU and in its own precision on a GPU, with what the folder `adapter` holds, if given:
+    a LoRA adapter in either layout, a memory, or both.
 
-    Raises EngramError where the model is not one that mlx-lm knows, or the adapter cannot be read or does not fit it.
+    Raises EngramError where the model is not one that mlx-lm knows, or what it was taught cannot be read or does not
+    fit it.
     """
     refuse_quantize(quantize, "mlx")
     loaded = _load_model(model)
-    if adapter is not None:
-        _put_on(loaded, adapter, model.name)
+    if lora := taught.lora(adapter):
+        _put_on(loaded, lora, model.name)
+    if found := taught.memory(adapter, model, WEIGHTS):
+        mlx_memory.attach(loaded, *found)
     loaded.eval()
     mx = _mlx()
     # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
@@ -127,6 +133,16 @@ def train(
     if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
         write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return curve.finished(int(mx.get_peak_memory()), trainable, device())
+
+
+def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Teacher:
+    """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
+    refuse_quantize(config.quantize, "mlx")
+    loaded = _load_model(model)
+    if adapter is not None:
+        _put_on(loaded, adapter, model.name)
+    _mlx().reset_peak_memory()
+    return mlx_memory.Teacher(loaded, config.memory_blocks, _token_losses)
 
 
 def generate(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from engram.encoding import Batch
+
 
 class Attached:
     """A memory at work in a model: what the next call of its block adds, or gives it to read instead."""
@@ -75,10 +77,10 @@ def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
 
     body = getattr(model, "model", None)
     blocks = getattr(body, "layers", None)
-    norm = next((getattr(body, name) for name in ("norm", "final_layernorm") if name in (body or {})), None)
-    if not isinstance(blocks, list) or not 0 <= layer <= len(blocks) or (layer == len(blocks) and norm is None):
+    norm = _norm(body)
+    if not isinstance(blocks, list) or not 0 <= layer <= len(blocks) or norm is None:
         what = f"this model has no place for a memory before block {layer}"
-        raise EngramError(what, where="memory_layer", fix="take another layer, or another MODEL")
+        raise EngramError(what, where="memory_blocks", fix="fewer blocks (--set memory_blocks=1), or another MODEL")
     attached = Attached(memory)
     place = blocks[layer] if layer < len(blocks) else norm
     caches = make_prompt_cache(model)
@@ -96,6 +98,11 @@ def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
         make = getattr(model, "make_cache", None) or (lambda: [KVCache() for _ in range(len(caches))])
         model.make_cache = lambda: [*make(), KVCache()]
     return attached
+
+
+def _norm(body: Any) -> Any:
+    """The norm behind the last block; None where there is none."""
+    return next((body[name] for name in ("norm", "final_layernorm") if name in (body or {})), None)
 
 
 def _change(module: Any, call: Any) -> None:
@@ -120,37 +127,58 @@ def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
 class Teacher:
     """A frozen model, cut before a block: the part below computed once, the part above with rows and their gradients."""
 
-    def __init__(self, model: Any, layer: int, losses: Any) -> None:
-        """`losses(model, tokens, positions, targets)` is the backend's cross-entropy at the learned positions."""
+    def __init__(self, model: Any, blocks: int, losses: Any) -> None:
+        """Rows are read by the last `blocks` blocks. `losses(model, tokens, positions, targets)` is the backend's
+        cross-entropy at the learned positions."""
         self.model, self.losses = model, losses
-        self.attached = attach(model, None, layer)
+        self.layer = len(getattr(getattr(model, "model", None), "layers", ())) - blocks
+        self.attached = attach(model, None, self.layer)
+        self.width = int(model.model.embed_tokens(_core().array([0])).shape[-1])
         model.freeze()
 
-    def below(self, batch: Any) -> Any:
+    def below(self, batch: Batch) -> Any:
         """What the block reads of a batch without rows, [rows, length, width]."""
-        import mlx.core as mx
-
-        body = self.model.model
+        mx = _core()
         self.attached.reads = self.attached.adds = None
-        body(mx.array(batch.tokens))
+        self.model.model(mx.array(batch.tokens))
         mx.eval(self.attached.seen)
         return self.attached.seen
 
-    def above(self, batch: Any, hidden: Any, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def root_mean_square(self, batch: Batch, hidden: Any) -> float:
+        """The size of a number in it, at the positions where rows are added."""
+        mx = _core()
+        flat = hidden.reshape(-1, self.width)[mx.array(batch.positions[: batch.answer_tokens])]
+        return float(mx.sqrt(mx.mean(mx.square(flat.astype(mx.float32)))).item())
+
+    def toward(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """For each token the head's weights of its logit, behind the last norm's factors, of root mean square 1."""
+        import numpy as np
+
+        mx = _core()
+        head = self.model["lm_head"] if "lm_head" in self.model else self.model.model.embed_tokens
+        found = head.weight[mx.array(tokens)].astype(mx.float32)
+        if (gain := _norm(self.model.model).get("weight")) is not None:
+            found = found * gain.astype(mx.float32)
+        size = mx.sqrt(mx.mean(mx.square(found), axis=-1, keepdims=True))
+        return np.array(found / mx.maximum(size, 1e-12))
+
+    def above(
+        self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Losses in nats, float32 [targets], and the gradients of their sum to the rows, float32 [targets, width].
 
         `rows` [targets, width] are added at the positions before each target.
         """
-        import mlx.core as mx
         import numpy as np
 
-        tokens, positions, targets, weights = (
-            mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights)
-        )
-        flat = hidden.reshape(-1, hidden.shape[-1])
+        mx = _core()
+        parts = (batch.tokens, batch.positions, batch.targets, batch.weights)
+        tokens, positions, targets, weights = (mx.array(part) for part in parts)
+        flat = hidden.reshape(-1, self.width)
 
         def total(rows: Any) -> Any:
-            self.attached.reads = flat.at[positions].add(rows * weights[:, None]).reshape(hidden.shape)
+            added = (rows * weights[:, None]).astype(flat.dtype)
+            self.attached.reads = flat.at[positions].add(added).reshape(hidden.shape)
             each = self.losses(self.model, tokens, positions, targets)
             return (each * weights).sum(), each
 
@@ -158,3 +186,13 @@ class Teacher:
         mx.eval(each, gradients)
         self.attached.reads = None
         return np.array(each), np.array(gradients)
+
+    def peak_memory(self) -> int:
+        """Bytes that MLX has had at most."""
+        return int(_core().get_peak_memory())
+
+
+def _core() -> Any:
+    import mlx.core as mx
+
+    return mx

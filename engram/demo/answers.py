@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, scoring
+from engram import backends, scoring
 from engram.config import Config
 from engram.dataset import Example
 from engram.encoding import Encoder, load_encoder
 from engram.errors import EngramError
 from engram.evaluate import timed
+from engram.memory import taught
 from engram.model import Model, on_this_disk
 from engram.text import normalise, visible
 
@@ -124,7 +125,7 @@ def refuse_other(model: Model, backend: str, adapter: Path, comparison: dict[str
     if model.weights_sha256 != comparison["model"]["weights_sha256"]:
         what = f"the results are of another model ({comparison['model']['name']})"
         raise EngramError(what, where=model.name, fix="make demo")
-    if adapters.read_adapter(adapter, backends.get(backend).WEIGHTS)[1] != tuned["adapter"]["sha256"]:
+    if taught.identity(adapter, backends.get(backend).WEIGHTS) != tuned["adapter"]["sha256"]:
         raise EngramError("the results are of another adapter", where=str(adapter), fix="make demo")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from engram.encoding import Encoder
 from engram.errors import EngramError
+from engram.files import sha256_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,15 +32,17 @@ EMPTY = 0  # no address has this number
 class Frame:
     """What has to be known of a tokenizer and its chat template to find addresses in token ids.
 
-    `header` is what the template puts between a message and its answer. For each id: `folded` int64 is the one that
-    it counts as where it comes first, `opens` whether it begins with white space, `closes` whether a word may begin
-    after it.
+    `header` is what the template puts between a message and its answer, `sha256` of all that is here and the
+    vocabulary. For each id: `folded` int64 is the one that it counts as where it comes first, `opens` whether it begins
+    with white space, `closes` whether a word may begin after it, `special` whether it stands for no text.
     """
 
+    sha256: str
     header: tuple[int, ...]
     folded: NDArray[np.int64]
     opens: NDArray[np.bool_]
     closes: NDArray[np.bool_]
+    special: NDArray[np.bool_]
 
 
 def frame(encoder: Encoder) -> Frame:
@@ -62,7 +65,11 @@ def frame(encoder: Encoder) -> Frame:
     ]  # the lowest id of the same letters
     opens = [i not in special and text[:1] in SPACES for i, text in enumerate(texts)]
     closes = [i in special or text[-1:] in SPACES for i, text in enumerate(texts)]
-    return Frame(tuple(one[len(one) - count :]), np.array(folded, np.int64), np.array(opens), np.array(closes))
+    header, special_ids = tuple(one[len(one) - count :]), [i in special for i in range(len(texts))]
+    digest = sha256_text("\0".join((VERSION, repr(header), repr(sorted(special)), *texts)))
+    return Frame(
+        digest, header, np.array(folded, np.int64), np.array(opens), np.array(closes), np.array(special_ids)
+    )
 
 
 def mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
