@@ -41,7 +41,7 @@ def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit:
     """Answer a prompt with the memory of a folder and without it; raises EngramError where there is no memory."""
     import numpy as np
 
-    known = table.intact(folder)
+    table.intact(folder)
     backend, encoder = backends.get(backend_name), load_encoder(model)
     found = taught.memory(folder, model, backend.WEIGHTS)
     if found is None:
@@ -53,7 +53,7 @@ def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit:
     del session
     base = backend.generate(backend.load(model, taught.lora(folder)), [asked], encoder.stop_ids, limit)[0]
     rows = memory.rows(np.array([[*asked, *answer.tokens]]))[0, len(asked) - 1 :]
-    contents = table.read(folder, known)
+    contents = table.read(folder)
     facts = [None if row == MISS else contents.facts[_owner(contents, int(row))] for row in rows.tolist()]
     ids = [*answer.tokens, *([encoder.end_id] if answer.ended else [])]
     texts = pieces([encoder.text(answer.tokens[: i + 1]) for i in range(len(answer.tokens))])
