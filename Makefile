@@ -99,7 +99,7 @@ STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --
 .PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video \
   setup-gguf export export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
-  test torture bench lint format lock audit clean distclean FORCE
+  test torture bench compare-methods lint format lock audit clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -232,6 +232,9 @@ torture: $(DEV_READY) ## the campaign of faults: kills, broken files, hostile in
 
 bench: $(DEV_READY) $(VENV)/.ready-cpu ## engram beside stock mlx-lm, plain TRL and lm_eval, on this machine (ARGS=--quick)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+compare-methods: $(READY) $(VENV)/.ready-cpu ## LoRA, memory, both, examples in the prompt and a dictionary, side by side (docs/memory.md)
+	@$(PYTHON) -m engram.report.methods $(ARGS)
 
 lint: $(DEV_READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .
