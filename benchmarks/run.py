@@ -119,8 +119,8 @@ PARTS: dict[str, Callable[[Place], dict[str, Any]]] = {  # in the order of EVERY
     "startup": _startup,
     "data": _data,
     "planning": _planning,
-    "cores": _cores,
     "sweep": _sweep,
+    "cores": _cores,
     "million": _million,
 }
 QUICK = ("overhead", "unsloth", "evaluation", "startup", "data")
@@ -153,6 +153,7 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
     if BENCH.is_file() and not quick:
         parts = results.read(BENCH, "bench", MAKE)["parts"]
     document: dict[str, Any] = {}
+    commit = results.provenance()["git_commit"]  # later the document itself is a changed file
     with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
         data = Path(folder) / "data"
         subprocess.run([sys.executable, "-m", "engram.cli", "data", "--data", data], check=True, cwd=ROOT)
@@ -162,7 +163,8 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
             place = Place(data, Path(folder) / "parts" / name, parts, quick)
             place.folder.mkdir(parents=True)
             found = PARTS[name](place)
-            parts[name] = {"seconds": time.monotonic() - started, "load": load, "provenance": results.provenance()}
+            provenance = {**results.provenance(), "git_commit": commit}
+            parts[name] = {"seconds": time.monotonic() - started, "load": load, "provenance": provenance}
             parts[name]["result"] = found
             ordered = {name: parts[name] for name in PARTS if name in parts}
             document = {"document": "bench", "schema_version": 1, "parts": ordered, "targets": judge(ordered, quick)}

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 Parts = Mapping[str, Any]
 # the parts of every run, and those that run only by name: their results stay as they were measured
-EVERY_RUN = ("race", "overhead", "unsloth", "models", "evaluation", "startup", "data", "planning", "cores")
-BY_NAME = ("sweep", "million")
+EVERY_RUN = ("race", "overhead", "unsloth", "models", "evaluation", "startup", "data", "planning")
+BY_NAME = ("sweep", "cores", "million")
 MINUTES = 15  # that the parts of every run may take together
 
 

@@ -107,8 +107,8 @@ def test_parts_run_always_or_by_name_and_what_the_former_take_is_a_target() -> N
     assert [*run.PARTS] == [*targets.EVERY_RUN, *targets.BY_NAME]
     parts = {name: {**part({}), "seconds": 90.0} for name in targets.EVERY_RUN}
     (row,) = targets._whole(parts)
-    assert (row["measured"], row["met"]) == (pytest.approx(13.5), True)
-    assert not targets._whole({**parts, "cores": {**part({}), "seconds": 400.0}})[0]["met"]
+    assert (row["measured"], row["met"]) == (pytest.approx(12.0), True)
+    assert not targets._whole({**parts, "data": {**part({}), "seconds": 400.0}})[0]["met"]
     assert targets._whole({"race": part({})}) == []
 
 
