@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from engram.files import PACKAGE
 from engram.report import performance_page
 
 sys.path.insert(0, str(PACKAGE.parent / "benchmarks"))
+import peers
 import recall
+import run
 import scaling
 import targets
 
@@ -98,3 +101,20 @@ def test_the_committed_document_is_judged_as_today() -> None:
     document = results.read(performance_page.BENCH, "bench", "make bench")
     assert results.rounded(targets.judge(document["parts"], quick=False)) == document["targets"]
     schema.check(json.loads(json.dumps(document)), "bench", "bench")
+
+
+def test_parts_run_always_or_by_name_and_what_the_former_take_is_a_target() -> None:
+    assert [*run.PARTS] == [*targets.EVERY_RUN, *targets.BY_NAME]
+    parts = {name: {**part({}), "seconds": 90.0} for name in targets.EVERY_RUN}
+    (row,) = targets._whole(parts)
+    assert (row["measured"], row["met"]) == (pytest.approx(12.0), True)
+    assert not targets._whole({**parts, "data": {**part({}), "seconds": 400.0}})[0]["met"]
+    assert targets._whole({"race": part({})}) == []
+
+
+def test_a_peer_is_ended_when_it_did_enough(tmp_path: Path) -> None:
+    program = "import time, pathlib; pathlib.Path('done').touch(); print('made', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", program.replace("'done'", repr(str(tmp_path / "done")))]
+    assert peers.run(command, {}, 50, tmp_path / "log", (tmp_path / "done").exists).split() == ["made", "(ended)"]
+    with pytest.raises(subprocess.CalledProcessError):
+        peers.run([sys.executable, "-c", "raise SystemExit(3)"], {}, 50, tmp_path / "log")
