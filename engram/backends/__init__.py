@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engram.checkpoint import Keeper
 from engram.config import Config
@@ -25,6 +25,10 @@ from engram.memory.teach import Teacher
 from engram.model import Model
 from engram.sharding import Ranks
 from engram.text import nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # name -> module: `cuda` and `cpu` are the same code on two devices
 MODULES = {"mlx": "mlx", "cuda": "unsloth", "cpu": "unsloth"}
@@ -121,6 +125,9 @@ class Backend(Protocol):
 
         Several streams, of one session or of several, may be read in turn: each computes only while it is read.
         """
+
+    def logits(self, session: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """The logits behind each of these tokens, computed in one pass, float32 [tokens, vocabulary]."""
 
     def score(self, session: Any, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
         """Mean nats per answer token (end token included) of each example."""

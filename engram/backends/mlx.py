@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engram import adapters, conversion
 from engram.backends import (
@@ -37,6 +37,10 @@ from engram.files import write_text
 from engram.memory import taught
 from engram.model import Model
 from engram.sharding import Ranks
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 WEIGHTS = adapters.MLX_WEIGHTS
 SCORE_BATCH = 64
@@ -179,6 +183,14 @@ def stream(
         if int(token) in stop:
             return
         yield int(token)
+
+
+def logits(session: Session, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """The logits behind each of these tokens, computed in one pass, float32 [tokens, vocabulary]."""
+    import numpy as np
+
+    mx = _mlx()
+    return np.array(session.model(mx.array([list(tokens)]))[0].astype(mx.float32))
 
 
 def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:

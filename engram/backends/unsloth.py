@@ -188,6 +188,15 @@ def stream(
         session.tokenizer.padding_side = "right"
 
 
+def logits(session: Session, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """The logits behind each of these tokens, computed in one pass, float32 [tokens, vocabulary]."""
+    import torch
+
+    with out_of_memory("computing logits", "a smaller MODEL, or QUANTIZE=4bit"), quiet(), torch.inference_mode():
+        found = session.model(input_ids=torch.tensor([list(tokens)]).to(session.model.device), use_cache=False).logits
+        return np.asarray(found[0].float().cpu().numpy())
+
+
 def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
     """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
 
