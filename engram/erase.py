@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from engram import backends, remember, results
 from engram.config import Config
 from engram.encoding import Encoder, load_encoder
+from engram.errors import EngramError
 from engram.examples import ASKED, Example
 from engram.files import sha256_text
 from engram.memory import addresses, edit, facts, reading, table
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NAME = "erased.json"
+NAME, FIX = "erased.json", "make eval METHOD=memory"
 LARGEST = 1 << 28  # bytes of a table that is copied for it
 LOOKED_AT, LONGEST = 8, 40  # questions among which one is chosen, and characters of its answer
 SAME = ("schema_version", "backend", "device", "model", "adapter", "data", "recipe")  # as in the result beside it
@@ -51,6 +52,21 @@ def write(
     measured = measure(tuned["backend"], model, folder, example, config)
     known = {name: tuned[name] for name in SAME}
     results.write(out, {"document": "erased", **known, "provenance": results.provenance(), **measured}, "erased")
+
+
+def stored(place: Path, tuned: dict[str, Any]) -> dict[str, Any] | None:
+    """What was measured of the run in `place`, None where it was not; raises EngramError where it is of another run."""
+    path = place / NAME
+    if not path.is_file():
+        return None
+    document = results.read(path, "erased", FIX)
+    if unlike := results.differing(document, tuned, SAME):
+        raise EngramError(
+            "a fact was erased from another memory than the results are of", where=str(path), problems=unlike, fix=FIX
+        )
+    for said in document["answers"].values():
+        reading.facts_of(said)
+    return document
 
 
 def missing(folder: Path, example: Example) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.encoding import Encoder
+from engram.errors import EngramError
 from engram.memory import table, taught
 from engram.memory.facts import Fact
 from engram.memory.index import MISS
@@ -64,7 +65,26 @@ def noted(reader: Reader | None, encoder: Encoder, prompt: Sequence[int], answer
 
 
 def facts_of(row: dict[str, Any]) -> list[Fact | None]:
-    """The fact of each token, from what `noted` wrote into a row of a document; nothing where nothing was read."""
+    """The fact of each token, from what `noted` wrote into a row of a document; nothing where nothing was read.
+
+    Raises EngramError where it does not fit the row's answer.
+    """
     read = row.get("read")
-    facts = [Fact(**fact) for fact in read["facts"]] if read else []
-    return [None if number is None else facts[number] for number in read["of"]] if read else []
+    if not read:
+        return []
+    facts = [Fact(**fact) for fact in read["facts"]]
+    if wrong := problem(row):
+        raise EngramError(f"what was read for an answer is not of this answer: {wrong}", fix="make eval METHOD=memory")
+    return [None if number is None else facts[number] for number in read["of"]]
+
+
+def problem(row: dict[str, Any]) -> str:
+    """What is wrong with what a document's row says was read; nothing where all is well."""
+    ends, of, count = row["read"]["ends"], row["read"]["of"], len(row["read"]["facts"])
+    if len(of) != len(ends) + row["ended"]:
+        return f"{len(of)} tokens were read, the answer has {len(ends) + row['ended']}"
+    if ends != sorted(ends) or ends[-1:] not in ([], [len(row["answer"])]):
+        return "its tokens do not end where the answer does"
+    if {number for number in of if number is not None} != set(range(count)):
+        return f"not each of its {count} facts was read, or others"
+    return ""
