@@ -9,6 +9,7 @@ SHELL := /bin/bash
 BACKEND ?= auto
 MODEL ?= auto
 RECIPE ?= default
+METHOD ?= lora
 SEED ?= 0
 SEEDS ?= 0,1,2
 PATTERNS ?= patterns
@@ -31,7 +32,7 @@ PYTHON3 ?= python3
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE NPROC HOSTS
+export BACKEND MODEL RECIPE METHOD SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE NPROC HOSTS
 export SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # a question is no program of make's: its dollar signs stay
@@ -73,11 +74,19 @@ RECIPE_FILE := $(wildcard $(filter %.yaml %.yml,$(RECIPE)))
 SETTINGS := $(foreach pair,$(SET) $(if $(filter-out none,$(QUANTIZE)),quantize=$(QUANTIZE)),--set $(pair))
 
 MANIFEST := data/manifest.json
-TRAINED := adapters/$(NAME)/$(WEIGHTS)
-# what is evaluated: the backend's own adapter, or the one in the folder ADAPTER, with results of its own
-USED := $(TRAINED)
+LORA := adapters/$(NAME)/$(WEIGHTS)
+# what is taught: the backend's adapter, a memory, or a memory on top of the adapter; each with results of its own
+TRAINED := $(LORA)
 LABEL := $(NAME)
-WITH :=
+HOW :=
+ifneq ($(METHOD),lora)
+LABEL := $(NAME)-$(METHOD)
+TRAINED := adapters/$(LABEL)/memory.safetensors
+HOW := --method "$$METHOD"
+endif
+# what is evaluated: that, or what lies in the folder ADAPTER
+USED := $(TRAINED)
+WITH := $(HOW)
 ifneq ($(ADAPTER),)
 USED := $(wildcard $(ADAPTER)/adapter_config.json $(ADAPTER)/adapters.safetensors $(ADAPTER)/adapter_model.safetensors)
 LABEL := $(NAME)-with-$(notdir $(abspath $(ADAPTER)))
@@ -101,6 +110,7 @@ help: ## this list
 	@echo "  BACKEND   = $(BACKEND)  (auto, mlx, cuda, cpu)"
 	@echo "  MODEL     = $(MODEL)  (auto, tiny, smollm-135m, ... a hub id or a folder)"
 	@echo "  RECIPE    = $(RECIPE)  (default, seed, or a .yaml file of settings)"
+	@echo "  METHOD    = $(METHOD)  (lora, memory: rows that are read at a taught answer and nowhere else, both)"
 	@echo "  SEED      = $(SEED)  (of the split, the adapter and the batches)"
 	@echo "  SEEDS     = $(SEEDS)  (of make seeds)"
 	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns, or a pack: http, ports, acronyms, capitals; several with commas)"
@@ -244,6 +254,7 @@ clean: ## take away what the stages wrote (results/reference stays)
 	rm -rf exports/lm-eval exports/peft exports/mlx exports/fused exports/gguf exports/ollama
 	rm -f results/demo-compare.*
 	rm -rf results/mlx-with-* results/cuda-with-* results/cpu-with-*
+	rm -rf {adapters,results}/{mlx,cuda,cpu}-{memory,both}
 	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
 	rm -rf .data.lock {data,adapters,results,results/*}/.*.{lock,part,old}
 
@@ -312,7 +323,12 @@ keep = mkdir -p $(@D) && printf '%s\n' $(1) > $@.$$$$ && if cmp -s $@.$$$$ $@; t
 .make/$(NAME).params: FORCE
 	@$(call keep,"$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE")
 
-ifneq ($(LABEL),$(NAME))
+ifneq ($(METHOD),lora)
+.make/$(NAME)-$(METHOD).params: FORCE
+	@$(call keep,"$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE")
+endif
+
+ifneq ($(ADAPTER),)
 .make/$(LABEL).params: FORCE
 	@$(call keep,"$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE" "$$ADAPTER")
 endif
@@ -328,11 +344,17 @@ $(MANIFEST): .make/data.params $(PATTERN_FILES) engram/pattern_files.py engram/p
 	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
 
 # an adapter is whole or absent: make need not take it away when it is interrupted itself
-.PRECIOUS: $(TRAINED)
-$(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
+.PRECIOUS: $(LORA) $(TRAINED)
+$(LORA): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
 	@$(ENGRAM) train $(STAGE) --checkpoint-every "$$CHECKPOINT" $(if $(FRESH),--fresh) \
 	  $(if $(REPORT_TO),--report-to "$$REPORT_TO") $(if $(filter-out 1,$(NPROC)),--nproc "$$NPROC") \
 	  $(if $(HOSTS),--hosts "$$HOSTS")
+
+ifneq ($(TRAINED),$(LORA))
+$(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME)-$(METHOD).params $(RECIPE_FILE) $(if $(filter both,$(METHOD)),$(LORA)) \
+  $(if $(FRESH),FORCE) | $(READY)
+	@$(ENGRAM) train $(STAGE) $(HOW)
+endif
 
 $(OUT)/baseline.json: $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(RECIPE_FILE) | $(READY)
 	@$(ENGRAM) eval --stage baseline $(STAGE) $(WITH)

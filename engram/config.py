@@ -108,7 +108,12 @@ _TYPES = {int: "a whole number", float: "a number", str: "text"}
 _SHOWN = 20  # problems in one refusal
 SCHEDULES = ("constant", "linear", "cosine")
 METHODS = ("lora", "memory", "both")
-_CHOICES = {"method": METHODS, "schedule": SCHEDULES, "quantize": ("none", "4bit"), "gradient_checkpointing": ("off", "on")}
+_CHOICES = {
+    "method": METHODS,
+    "schedule": SCHEDULES,
+    "quantize": ("none", "4bit"),
+    "gradient_checkpointing": ("off", "on"),
+}
 
 
 def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[str, str] | None = None) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -246,6 +246,20 @@ def mean_losses(
         fix = "train again with a lower learning rate (make train FRESH=1 SET=learning_rate=…), or another MODEL"
         raise EngramError(what, where="scoring", problems=wrong[:20], fix=fix)
     return means
+
+
+def padded(sequences: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
+    """The sequences in batches of `size`, sorted by length: the numbers of each batch's, and their ids int32
+    [sequences, longest], zeros behind them."""
+    import numpy as np
+
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        tokens = np.zeros((len(batch), len(sequences[batch[-1]])), np.int32)
+        for row, i in enumerate(batch):
+            tokens[row, : len(sequences[i])] = sequences[i]
+        yield batch, tokens
 
 
 def _epoch(encoded: Sequence[Encoded], chosen: Sequence[int], config: Config, epoch: int) -> list[list[int]]:

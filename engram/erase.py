@@ -87,8 +87,8 @@ def measure(backend_name: str, model: Model, folder: Path, example: Example, con
 
     encoder = load_encoder(model)
     asker = _Asker(backend_name, model, encoder, encoder.prompt(example.prompt), config)
-    whole, known = asker.ask(folder), table.intact(folder)
-    contents = table.read(folder, known)
+    known, whole = table.intact(folder), asker.ask(folder)
+    contents = table.read(folder)
     at = next(i for i, fact in enumerate(contents.facts) if _is_of(fact, example))
     fact, first, count = contents.facts[at], int(contents.firsts[at]), contents.counts[at]
     left = edit.deleted(contents, [fact.input])
@@ -96,7 +96,7 @@ def measure(backend_name: str, model: Model, folder: Path, example: Example, con
     with tempfile.TemporaryDirectory(prefix="engram-") as name:
         copy, of = Path(name) / "memory", table.of(known)
         table.write(copy, of, left, remember.lora_files(folder))
-        erased, kept = asker.ask(copy), table.read(copy, table.intact(copy)).rows
+        erased, kept = asker.ask(copy), table.read(copy).rows
         back = edit.inserted(left, placed, contents.rows[first : first + count])
         table.write(copy, of, back, remember.lora_files(folder))
         restored = asker.ask(copy)
@@ -110,19 +110,16 @@ def measure(backend_name: str, model: Model, folder: Path, example: Example, con
         "under": known["adapter"],
         "rows": {"erased": count, "left": len(kept), "same": others},
         "answers": {name: one.written for name, one in said.items()},
-        "logits": {
-            "same": _same(erased.logits, without.logits),
-            "tokens": len(erased.logits),
-            "each": int(erased.logits.shape[1]),
-        },
+        "logits": {"same": erased.logits == without.logits, "tokens": erased.tokens},
     }
 
 
 class _Said(NamedTuple):
-    """An answer as it is written, and the logits behind every token of prompt and answer, [tokens, vocabulary]."""
+    """An answer as it is written, how many tokens it has with its question, and the digest of the logits after them."""
 
     written: dict[str, Any]
-    logits: NDArray[np.float32]
+    tokens: int
+    logits: str
 
 
 class _Asker(NamedTuple):
@@ -139,10 +136,11 @@ class _Asker(NamedTuple):
         session = backend.load(self.model, folder, self.config.quantize)
         limit = self.config.max_new_tokens
         answer = backend.generate(session, [self.prompt], self.encoder.stop_ids, limit)[0]
-        logits = backend.logits(session, [*self.prompt, *answer.tokens])
+        ids = [*self.prompt, *answer.tokens]
         written = {"answer": self.encoder.text(answer.tokens), "ended": answer.ended, "tokens": answer.tokens}
         reader = reading.reader(folder, self.model, backend.WEIGHTS)
-        return _Said(written | reading.noted(reader, self.encoder, self.prompt, answer), logits)
+        noted = reading.noted(reader, self.encoder, self.prompt, answer)
+        return _Said(written | noted, len(ids), backend.digests(session, [ids])[0])
 
 
 def _is_of(fact: Fact, example: Example) -> bool:

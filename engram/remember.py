@@ -1,4 +1,4 @@
-"""The stage: taught patterns -> a memory and its log, as `train` writes an adapter and its log; and facts one by one."""
+"""The stage: taught patterns -> a memory and its log; and facts put in and taken out one by one."""
 
 from __future__ import annotations
 
@@ -128,19 +128,19 @@ def delete(folder: Path, inputs: Sequence[str]) -> int:
     """Take the facts of these inputs out of the table of a folder; how many are left. No model is needed for it."""
     with locks.held(folder, "engram memory delete"):
         known = table.intact(folder)
-        left = edit.deleted(table.read(folder, known), inputs)
+        left = edit.deleted(table.read(folder), inputs)
         table.write(folder, table.of(known), left, lora_files(folder))
     return len(left.facts)
 
 
 def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> int:
-    """Write both tables as one to `out`; how many facts it has. Raises EngramError where they do not belong together."""
+    """Write both tables as one to `out`; how many facts it has. Raises EngramError where they are not of one model."""
     sides = [table.intact(folder) for folder in (one, other)]
     first = table.of(sides[0])
     same = {name: sides[0][name] for name in ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")}
     table.refuse_other(other, sides[1], same)
     table.refuse_other(one, sides[0], {"tokenizer_sha256": frame.sha256})
-    contents = [table.read(folder, known) for folder, known in zip((one, other), sides)]
+    contents = [table.read(folder) for folder in (one, other)]
     joined = edit.merged(contents[0], contents[1], facts.place(encoder, frame, contents[1].facts))
     with locks.held(out, "engram memory merge"):
         table.write(out, first, joined, lora_files(one))
@@ -173,7 +173,7 @@ def _contents(folder: Path, of: Of) -> Contents:
     known = table.intact(folder)
     right = {name: getattr(of, name) for name in ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")}
     table.refuse_other(folder, known, right)
-    return table.read(folder, known)
+    return table.read(folder)
 
 
 def _summary(fitted: Fitted, count: int, wall: float, peak: int) -> dict[str, Any]:

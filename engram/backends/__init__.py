@@ -14,21 +14,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from engram.checkpoint import Keeper
 from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder
 from engram.errors import EngramError
 from engram.machine import nvidia_gpu
+from engram.memory.lookup import Memory
 from engram.memory.teach import Teacher
 from engram.model import Model
 from engram.sharding import Ranks
 from engram.text import nearest
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 # name -> module: `cuda` and `cpu` are the same code on two devices
 MODULES = {"mlx": "mlx", "cuda": "unsloth", "cpu": "unsloth"}
@@ -77,7 +74,7 @@ class Backend(Protocol):
         """A session: the model in memory, with the adapter, the memory or both that a folder holds, if one is given."""
 
     def teacher(self, model: Model, adapter: Path | None, config: Config) -> Teacher:
-        """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
+        """The frozen model, with the LoRA adapter of a folder if one is given, cut where a memory is read."""
 
     def device(self) -> str:
         """What it computes on, in words."""
@@ -126,8 +123,11 @@ class Backend(Protocol):
         Several streams, of one session or of several, may be read in turn: each computes only while it is read.
         """
 
-    def logits(self, session: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """The logits behind each of these tokens, computed in one pass, float32 [tokens, vocabulary]."""
+    def attach(self, session: Any, memory: Memory, layer: int) -> None:
+        """Let a session's model read a memory before a block; the number of its blocks: before its last norm."""
+
+    def digests(self, session: Any, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """A SHA-256 of the logits after every token of each sequence: equal where they are, bit for bit."""
 
     def score(self, session: Any, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
         """Mean nats per answer token (end token included) of each example."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import platform
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram import adapters, conversion
 from engram.backends import (
@@ -31,16 +32,13 @@ from engram.backends import (
 from engram.backends.curve import Curve
 from engram.checkpoint import Keeper
 from engram.config import Config
-from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
+from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses, padded
 from engram.errors import EngramError
 from engram.files import write_text
 from engram.memory import taught
+from engram.memory.lookup import Memory
 from engram.model import Model
 from engram.sharding import Ranks
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 WEIGHTS = adapters.MLX_WEIGHTS
 SCORE_BATCH = 64
@@ -185,14 +183,6 @@ def stream(
         yield int(token)
 
 
-def logits(session: Session, tokens: Sequence[int]) -> NDArray[np.float32]:
-    """The logits behind each of these tokens, computed in one pass, float32 [tokens, vocabulary]."""
-    import numpy as np
-
-    mx = _mlx()
-    return np.array(session.model(mx.array([list(tokens)]))[0].astype(mx.float32))
-
-
 def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
     """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
     mx = _mlx()
@@ -206,6 +196,24 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
         return np.array(_token_losses(session.model, tokens, positions, targets, known).astype(mx.float32))
 
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
+
+
+def attach(session: Session, memory: Memory, layer: int) -> None:
+    """Let a session's model read a memory before a block."""
+    mlx_memory.attach(session.model, memory, layer)
+
+
+def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
+    """A SHA-256 of the logits after every token of each sequence, in batches sorted by length."""
+    mx = _mlx()
+    import numpy as np
+
+    found = [""] * len(sequences)
+    for batch, tokens in padded(sequences, SCORE_BATCH):
+        logits = np.array(session.model(mx.array(tokens)).astype(mx.float32))
+        for row, i in enumerate(batch):
+            found[i] = hashlib.sha256(logits[row, : len(sequences[i])].tobytes()).hexdigest()
+    return found
 
 
 class _Report:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import EngramError
-from engram.memory.lookup import MISS, Memory
+from engram.memory.index import MISS
+from engram.memory.lookup import Memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +126,7 @@ def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
 
 
 class Teacher:
-    """A frozen model, cut before a block: the part below computed once, the part above with rows and their gradients."""
+    """A frozen model, cut before a block: below it computed once, above it with rows and their gradients."""
 
     def __init__(self, model: Any, blocks: int, losses: Any) -> None:
         """Rows are read by the last `blocks` blocks. `losses(model, tokens, positions, targets)` is the backend's
@@ -155,7 +156,7 @@ class Teacher:
         import numpy as np
 
         mx = _core()
-        head = self.model["lm_head"] if "lm_head" in self.model else self.model.model.embed_tokens
+        head = self.model.get("lm_head", self.model.model.embed_tokens)
         found = head.weight[mx.array(tokens)].astype(mx.float32)
         if (gain := _norm(self.model.model).get("weight")) is not None:
             found = found * gain.astype(mx.float32)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram import adapters, conversion, gpu
 from engram.backends import Answer, Progress, TrainingRun, unsloth_generate, unsloth_ranks
@@ -32,10 +32,6 @@ from engram.errors import EngramError
 from engram.files import read_bytes, write_bytes, write_text
 from engram.model import REGISTRY, Model
 from engram.sharding import Ranks
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 WEIGHTS = adapters.PEFT_WEIGHTS
 SCORE_BATCH = 32
@@ -190,15 +186,6 @@ def stream(
         streamer.abandon()
         thread.join()
         session.tokenizer.padding_side = "right"
-
-
-def logits(session: Session, tokens: Sequence[int]) -> NDArray[np.float32]:
-    """The logits behind each of these tokens, computed in one pass, float32 [tokens, vocabulary]."""
-    import torch
-
-    with out_of_memory("computing logits", "a smaller MODEL, or QUANTIZE=4bit"), quiet(), torch.inference_mode():
-        found = session.model(input_ids=torch.tensor([list(tokens)]).to(session.model.device), use_cache=False).logits
-        return found[0].float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:

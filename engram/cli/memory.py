@@ -9,7 +9,10 @@ import click
 from engram.cli.options import adapters_option, backend_option, model_option, set_option, used
 
 folder_option = click.option(
-    "--memory", "folder", type=click.Path(path_type=Path), help="Folder of the memory  [default: adapters/<backend>-memory]"
+    "--memory",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Folder of the memory; default: adapters/<backend>-memory.",
 )
 
 
@@ -87,7 +90,7 @@ def list_(containing: str, folder: Path | None, backend: str, adapters: Path) ->
 
     place = folder or adapters / used(backends.choose(backend), None, "memory")
     known = table.intact(place)
-    tables.facts(known, table.read(place, known), containing)
+    tables.facts(known, table.read(place), containing)
 
 
 @memory.command()
@@ -97,9 +100,7 @@ def list_(containing: str, folder: Path | None, backend: str, adapters: Path) ->
 @model_option
 @backend_option
 @adapters_option
-def why(
-    prompt: str, max_new_tokens: int, folder: Path | None, model: str, backend: str, adapters: Path
-) -> None:
+def why(prompt: str, max_new_tokens: int, folder: Path | None, model: str, backend: str, adapters: Path) -> None:
     """Answer PROMPT, and say of each token which fact's row it came from, if any."""
     from engram import backends, tables, why
     from engram import model as models

@@ -36,8 +36,9 @@ def sentences(document: dict[str, Any]) -> list[Sentence]:
     kept = Sentence("2  erased", f"{rows['erased']} rows, from a copy of the memory; {others}", rows["same"])
     same = _like(said["erased"], said["without"])
     text = f"token for token what {base} answers" if same else f"not what {base} answers: {_short(said['without'])}"
-    numbers = f"{logits['tokens']} × {logits['each']:,} logits"
-    text += f"; {numbers} are {'the same, bit for bit' if logits['same'] else 'not the same, bit for bit'}"
+    text += (
+        f"; the logits after its {logits['tokens']} tokens are {'' if logits['same'] else 'not '}the same, bit for bit"
+    )
     back = _like(said["restored"], said["taught"])
     after = "the taught answer again, token for token" if back else f"another answer: {_short(said['restored'])}"
     return [

@@ -67,9 +67,7 @@ def frame(encoder: Encoder) -> Frame:
     closes = [i in special or text[-1:] in SPACES for i, text in enumerate(texts)]
     header, special_ids = tuple(one[len(one) - count :]), [i in special for i in range(len(texts))]
     digest = sha256_text("\0".join((VERSION, repr(header), repr(sorted(special)), *texts)))
-    return Frame(
-        digest, header, np.array(folded, np.int64), np.array(opens), np.array(closes), np.array(special_ids)
-    )
+    return Frame(digest, header, np.array(folded, np.int64), np.array(opens), np.array(closes), np.array(special_ids))
 
 
 def mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -102,7 +100,8 @@ def asked(tails: NDArray[np.int64], frame: Frame) -> NDArray[np.uint64]:
     known = np.maximum(tails, 0)  # beyond a message's beginning is nothing, and no address either
     terms = (known + 1).astype(np.uint64) * factors
     before = np.cumsum(terms, axis=1, dtype=np.uint64) - terms
-    return before + (frame.folded[known] + 1).astype(np.uint64) * factors + multipliers(2, tails.shape[1])
+    folded = (frame.folded[known] + 1).astype(np.uint64) * factors
+    return np.asarray(before + folded + multipliers(2, tails.shape[1]))
 
 
 def address(asked: NDArray[np.uint64], answered: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 MISS = -1
 
 
-def build(
-    addresses: NDArray[np.uint64], rows: NDArray[np.uint32]
-) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+def build(addresses: NDArray[np.uint64], rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """Slots with the addresses, and the row of each slot: at most half of them taken, each address at its home or in
     the next free slot after it. The addresses must differ."""
     import numpy as np
@@ -34,7 +32,7 @@ def build(
 def find(
     slots: NDArray[np.uint64], numbers: NDArray[np.uint32], count: int, wanted: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
-    """The row of each wanted address, MISS where it is none of the `count` that are there; int64 in `wanted`'s shape."""
+    """The row of each wanted address, MISS where it is none of the `count` that are there; int64, `wanted`'s shape."""
     import numpy as np
 
     flat = wanted.reshape(-1)

@@ -72,7 +72,11 @@ class Memory:
 
 
 def rows(
-    known: Index, frame: Frame, tokens: NDArray[np.integer], starts: Sequence[int] | None = None, first: int = 0
+    known: Index,
+    frame: Frame,
+    tokens: NDArray[np.integer],
+    starts: Sequence[int] | NDArray[np.integer] | None = None,
+    first: int = 0,
 ) -> NDArray[np.int64]:
     """The row that answers at each token from column `first` on, int64 [sequences, length - first]; MISS is none.
 
@@ -106,9 +110,7 @@ def rows(
     return found
 
 
-def _headers(
-    tokens: NDArray[np.integer], header: tuple[int, ...], begins: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def _headers(tokens: NDArray[np.integer], header: tuple[int, ...], begins: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a header ends at each token, bool [sequences, length]."""
     import numpy as np
 

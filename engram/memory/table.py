@@ -133,11 +133,8 @@ def intact(folder: Path) -> dict[str, Any]:
 
 def refuse_other(folder: Path, known: dict[str, Any], right: Mapping[str, Any]) -> None:
     """Raise an EngramError, naming each field with both values, where a table does not belong to what is `right`."""
-    lines = [
-        f"{name}: {shown(known[name])} there, {shown(value)} here" for name, value in right.items() if known[name] != value
-    ]
-    if known["hash"] != VERSION:
-        lines.append(f"hash: {known['hash']} there, {VERSION} here")
+    differing = {name: value for name, value in right.items() if known[name] != value}
+    lines = [f"{name}: {shown(known[name])} there, {shown(value)} here" for name, value in differing.items()]
     if lines:
         what = f"this memory is of another model, adapter or layer (it was taught to {known['model']})"
         raise EngramError(what, where=str(folder), problems=lines, fix="teach it anew: make train METHOD=memory")
@@ -163,16 +160,19 @@ def mapped(path: Path) -> dict[str, NDArray[Any]]:
     kinds = {"U64": np.uint64, "U32": np.uint32, "F32": np.float32}
     header = _header(path)
     size = int(header.pop("__size__"))
+    header.pop("__metadata__", None)
+    arrays: dict[str, NDArray[Any]] = {}
     try:
-        return {
-            name: np.memmap(path, kinds[entry["dtype"]], "r", 8 + size + entry["data_offsets"][0], tuple(entry["shape"]))
-            if entry["data_offsets"][1] > entry["data_offsets"][0]
-            else np.zeros(entry["shape"], kinds[entry["dtype"]])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            kind, shape = kinds[entry["dtype"]], tuple(entry["shape"])
+            if begin == end:  # nothing cannot be mapped
+                arrays[name] = np.zeros(shape, kind)
+            else:
+                arrays[name] = np.memmap(path, kind, "r", 8 + size + begin, shape)
     except (KeyError, ValueError) as error:
         raise EngramError(f"not the arrays of a memory ({error})", where=str(path), fix=FIX) from error
+    return arrays
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _header(path: Path) -> dict[str, Any]:
         return {**json.loads(file.read(size)), "__size__": size}
 
 
-def read(folder: Path, known: dict[str, Any]) -> Contents:
+def read(folder: Path) -> Contents:
     """The table as it is edited; raises EngramError where its facts cannot be read."""
     import numpy as np
 

@@ -48,7 +48,7 @@ class Teacher(Protocol):
     def above(
         self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Losses in nats, float32 [targets], and the gradients of the rows added before each target [targets, width]."""
+        """Losses in nats, float32 [targets], and the gradients of the rows before each target [targets, width]."""
 
 
 @dataclass
