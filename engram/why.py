@@ -15,9 +15,9 @@ from engram.model import Model
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer as text, and the fact whose row was read for it; the end token's text is empty."""
+    """A token of an answer as text, None for the one that ends it, and the fact whose row was read for it."""
 
-    text: str
+    text: str | None
     fact: Fact | None
 
 
@@ -27,13 +27,12 @@ class Explained:
 
     prompt: str
     tokens: tuple[Token, ...]
-    ended: bool
     without: str
 
     @property
     def answer(self) -> str:
         """The answer's text."""
-        return "".join(token.text for token in self.tokens)
+        return "".join(token.text or "" for token in self.tokens)
 
 
 def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit: int) -> Explained:
@@ -48,9 +47,10 @@ def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit:
     del session
     with remember.without_memory(folder) as place:
         base = backend.generate(backend.load(model, place), [asked], encoder.stop_ids, limit)[0]
-    texts = pieces(encoder.text(answer.tokens), encoder.ends(answer.tokens)) + [""] * answer.ended
+    parts = pieces(encoder.text(answer.tokens), encoder.ends(answer.tokens))
+    texts: list[str | None] = [*parts, *([None] if answer.ended else [])]
     tokens = tuple(Token(text, fact) for text, fact in zip(texts, reader.read(asked, answer), strict=True))
-    return Explained(prompt, tokens, answer.ended, encoder.text(base.tokens))
+    return Explained(prompt, tokens, encoder.text(base.tokens))
 
 
 def pieces(text: str, ends: list[int]) -> list[str]:

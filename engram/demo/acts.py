@@ -154,11 +154,12 @@ def not_shown(stage: Stage, material: Material) -> None:
     for finding in findings(material.comparison):
         stage.put(row, MARGIN, styled((finding.head, finding.style)))
         row = stage.lines(row, [styled((finding.text, ""))], HEADS) + gap
-    where = visible(material.where)
+    where, method = visible(material.where), material.method
+    flag, variable = ("", "") if method == "lora" else (f" --method {method}", f" METHOD={method}")
     ways = [
         ("every answer", f"{where}/tuned.json, checked by make verify"),
-        ("these figures", "engram compare --show --categories"),
-        ("your own", "make demo PATTERNS=my-patterns"),
+        ("these figures", f"engram compare --show --categories{flag}"),
+        ("your own", f"make demo{variable} PATTERNS=my-patterns"),
     ]
     stage.lines(row + 1, [_fact(name, text, HEADS) for name, text in ways])
     stage.hold(HOLDS["end"])

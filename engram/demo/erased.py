@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.demo import panels, plain, reads, sections
 from engram.demo.answers import Shown, Splitter, is_right, stored_answer, words
-from engram.demo.stage import MARGIN, Stage, styled
+from engram.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
 from engram.examples import Example
 from engram.memory.facts import Fact
 from engram.text import normalise, visible
@@ -37,7 +37,7 @@ def sentences(document: dict[str, Any]) -> list[Sentence]:
     same = _like(said["erased"], said["without"])
     text = f"token for token what {base} answers" if same else f"not what {base} answers: {_short(said['without'])}"
     text += (
-        f"; the logits after its {logits['tokens']} tokens are {'' if logits['same'] else 'not '}the same, bit for bit"
+        f"; the logits after all {logits['tokens']} tokens are {'' if logits['same'] else 'not '}the same, bit for bit"
     )
     back = _like(said["restored"], said["taught"])
     after = "the taught answer again, token for token" if back else f"another answer: {_short(said['restored'])}"
@@ -79,13 +79,14 @@ def perform(stage: Stage, document: dict[str, Any], split: Splitter = words) -> 
     stage.clock.sleep(panels.THINK)
     kept, again, back = sentences(document)
     fact = Fact(**document["fact"])
-    told = [styled((f'engram memory delete "{visible(normalise(fact.input))}"', "bold"))]
-    row = _say(stage, kept, end + _gap(stage, end))
-    row = stage.lines(row, told, HEADS)
+    told = styled(("as by  ", QUIET), (f'engram memory delete "{visible(normalise(fact.input))}"', "bold"))
+    gap = 1 if stage.height >= ROOMY else 0
+    row = _say(stage, kept, end + gap)
+    row = stage.lines(row, [told], HEADS) + gap
     stage.clock.sleep(ERASING)
     panels.answer(stage, [second])
     stage.clock.sleep(panels.THINK)
-    row = _say(stage, again, row)
+    row = _say(stage, again, row) + gap
     stage.clock.sleep(ERASING)
     _say(stage, back, row)
     stage.hold(HOLD)
@@ -107,11 +108,6 @@ def _say(stage: Stage, sentence: Sentence, row: int) -> int:
     """A sentence under its head; the next free row."""
     stage.put(row, MARGIN, styled((sentence.head, GOOD if sentence.good else BAD)))
     return stage.lines(row, [styled((sentence.text, ""))], HEADS)
-
-
-def _gap(stage: Stage, row: int) -> int:
-    """A blank line where the sentences have room below it."""
-    return 1 if row + 8 <= stage.last else 0
 
 
 def _like(one: dict[str, Any], other: dict[str, Any]) -> bool:

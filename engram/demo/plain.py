@@ -88,7 +88,7 @@ def answer_lines(name: str, answer: Shown, right: bool | None, width: int) -> li
         text.append(f"{part}\n", style=style)
         text.append(f"{reads.under(answer, start, part)}\n", style=reads.STYLE)
     text.append("\n".join(reads.legend([answer])), style=reads.STYLE)
-    return [(name, head, text.append(times, style="dim"))]
+    return [(name, head, text.append(f"\n{times.strip()}" if times else "", style="dim"))]
 
 
 def text_width(console: Console) -> int:
