@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from engram.dataset import Example
 from engram.errors import EngramError
 from engram.files import sha256_text
 from engram.model import Model, load_tokenizer
-from engram.text import shorten, visible
+from engram.text import common, shorten, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,6 +96,13 @@ class Encoder:
     def plain(self, text: str) -> tuple[int, ...]:
         """The ids of a text that is no chat."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def ends(self, ids: Sequence[int]) -> list[int]:
+        """How many characters of the ids' text are there after each of them; half a character is none yet."""
+        whole = self.text(ids)
+        begun = (self.text(ids[:n]).rstrip("\ufffd") for n in range(1, len(ids)))
+        risen = itertools.accumulate((common(part, whole) for part in begun), max)
+        return [*risen, len(whole)] if ids else []
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated ids, special tokens left out."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from engram.config import Config
 from engram.dataset import read_manifest, read_split
 from engram.encoding import Encoder, load_encoder
 from engram.errors import EngramError
+from engram.files import read_bytes, write_bytes
 from engram.memory import addresses, edit, facts, table, teach
 from engram.memory.addresses import Frame
 from engram.memory.facts import Fact, Placed
@@ -149,6 +152,19 @@ def lora_files(folder: Path | None) -> list[Path]:
     if folder is None or not any((folder / name).is_file() for name in adapters.LAYOUTS):
         return []
     return [folder / name for name in (*adapters.LAYOUTS, adapters.CONFIG) if (folder / name).is_file()]
+
+
+@contextlib.contextmanager
+def without_memory(folder: Path) -> Iterator[Path | None]:
+    """A folder with the LoRA adapter of this one and no memory, for the time being; None where there is no adapter."""
+    files = lora_files(folder)
+    if not files:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="engram-") as name:
+        for path in files:
+            write_bytes(Path(name) / path.name, read_bytes(path))
+        yield Path(name)
 
 
 def _contents(folder: Path, of: Of) -> Contents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -245,16 +246,22 @@ def facts(known: dict[str, Any], contents: Contents, containing: str) -> None:
 
 
 def why(found: Explained) -> None:
-    """An answer, a line for each token with the fact that it came from, and the answer without the memory."""
+    """An answer, its tokens with the fact that they were read from, and the answer without the memory."""
     console = make_console()
-    console.print(f"{visible(found.prompt)}\n→ {visible(found.answer)}")
-    if not any(token.fact for token in found.tokens):
-        console.print("no row was read: this is the answer of the model without the memory")
-        return
-    table = make_table(console, "token", "from the row of")
-    for token in found.tokens:
-        row = f"{visible(token.fact.input)} → {visible(token.fact.output)}" if token.fact else "–"
-        table.add_row(repr(token.text) if token.text else "(end)", row)
-    console.print(table)
+    same = "the same" if found.without == found.answer else visible(found.without) or "(nothing)"
+    lines = [("asked", found.prompt), ("answer", found.answer or "(nothing)"), ("without the memory", same)]
+    grid = make_table(console, "", "")
+    grid.show_header = False
+    for name, text in lines:
+        grid.add_row(name, visible(text))
+    console.print(grid)
     hits = sum(1 for token in found.tokens if token.fact)
-    console.print(f"{hits} of {len(found.tokens)} tokens from the memory; without it: {visible(found.without)}")
+    if not hits:
+        console.print("No row of the memory was read for this answer.")
+        return
+    table = make_table(console, "tokens", "read from the rows of")
+    for fact, group in itertools.groupby(found.tokens, lambda token: token.fact):
+        parts = " ".join(f"‹{visible(token.text)}›" if token.text is not None else "(end)" for token in group)
+        table.add_row(parts, f"{visible(fact.input)} → {visible(fact.output)}" if fact else "– the model's own")
+    console.print(table)
+    console.print(f"{hits} of {len(found.tokens)} tokens were read from the memory.")

@@ -202,6 +202,12 @@ def read(folder: Path) -> Contents:
     )
 
 
+def facts(folder: Path) -> tuple[list[Fact], list[int]]:
+    """The facts of a table and how many rows each has; raises EngramError where they cannot be read."""
+    lines = [(Fact(line["input"], line["output"]), int(line["rows"])) for line in _facts(folder / FACTS)]
+    return [fact for fact, _ in lines], [count for _, count in lines]
+
+
 def _facts(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
         try:
