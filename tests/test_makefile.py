@@ -241,7 +241,9 @@ def test_several_processes_are_asked_for_and_redo_nothing(house: Path) -> None:
 
 def test_an_adapter_stays_where_make_is_interrupted_just_after(house: Path) -> None:
     engram = house / ".venv" / "bin" / "engram"
-    engram.write_text(STUB.replace("adapters/$place/$weights ;;", "adapters/$place/$weights; touch trained; sleep 1 ;;"))
+    engram.write_text(
+        STUB.replace("adapters/$place/$weights ;;", "adapters/$place/$weights; touch trained; sleep 1 ;;")
+    )
     with subprocess.Popen(["make", "train"], cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         while not (house / "trained").exists():
             time.sleep(0.02)

@@ -40,7 +40,9 @@ def source(model: Model, adapter: Path, place: Path, data: Path, needed: bool) -
     """
     if is_memory(adapter):
         what = "a memory is read by engram alone, so it cannot be exported"
-        raise EngramError(what, where=str(adapter), fix="METHOD=lora exports the adapter; a memory's folder goes as it is")
+        raise EngramError(
+            what, where=str(adapter), fix="METHOD=lora exports the adapter; copy a memory's folder as it is"
+        )
     digest = adapters.read_adapter(adapter)[1]
     lora = conversion.read(adapter)
     there = (place / "tuned.json").is_file() and (place / "comparison.json").is_file()

@@ -23,7 +23,7 @@ from engram.yaml_text import pattern_file
 PATH = PACKAGE.parent / "results" / "reference" / "methods.json"
 SEEDS = (0, 1, 2)
 # random facts, a fifth of which the split holds out; LoRA's steps on them: four rows of each
-FACTS, FACT_STEPS = 6250, 1250
+FACTS, FACT_STEPS = 6250, 600
 SETS = ("patterns", "facts")
 MOST = {"patterns": 10_000, "facts": 500}  # questions of a kind, but for recall
 IN_CONTEXT = 200  # questions of a kind that are asked with examples: their prompts are long
