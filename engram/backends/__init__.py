@@ -123,7 +123,7 @@ class Backend(Protocol):
         Several streams, of one session or of several, may be read in turn: each computes only while it is read.
         """
 
-    def attach(self, session: Any, memory: Memory, layer: int) -> None:
+    def let_read(self, session: Any, memory: Memory, layer: int) -> None:
         """Let a session's model read a memory before a block; the number of its blocks: before its last norm."""
 
     def digests(self, session: Any, sequences: Sequence[Sequence[int]]) -> list[str]:

@@ -198,7 +198,7 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
 
 
-def attach(session: Session, memory: Memory, layer: int) -> None:
+def let_read(session: Session, memory: Memory, layer: int) -> None:
     """Let a session's model read a memory before a block."""
     mlx_memory.attach(session.model, memory, layer)
 

@@ -58,7 +58,7 @@ def _measured(backend: str, path: Path, size: int) -> dict[str, Any]:
     started_at = _resident()
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in ("slots", "numbers", "rows")}
     memory = Memory(Index(arrays["slots"], arrays["numbers"], size, ORDERS), frame, arrays["rows"])
-    module.attach(with_table, memory, LAYER)
+    module.let_read(with_table, memory, LAYER)
     hit, miss = _lookups(memory, prompts)
     rates = [
         (_rate(module, base, encoder, prompts), _rate(module, with_table, encoder, prompts)) for _ in range(ROUNDS)
