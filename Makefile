@@ -168,7 +168,7 @@ ask: $(USED) $(MODEL_FILE) ## answers before and after, side by side, to a quest
 record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results/<backend>/demo.*
 
 record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos side by side: results/demo-compare.*
-	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE" --patterns "$$PATTERNS"
+	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE" --patterns "$$PATTERNS" $(HOW)
 
 report: $(OUT)/comparison.json ## every result as one page that needs nothing else: results/report.html
 	@$(ENGRAM) report --first $(LABEL)
@@ -369,4 +369,4 @@ $(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
 	@$(ENGRAM) compare --backend $(NAME) --quiet $(WITH)
 
 $(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo/*.py engram/show.py engram/video/*.py) | $(VIDEO_READY)
-	@$(ENGRAM) record --backend $(NAME) --patterns "$$PATTERNS"
+	@$(ENGRAM) record --backend $(NAME) --patterns "$$PATTERNS" $(HOW)

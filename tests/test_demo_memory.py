@@ -321,3 +321,18 @@ def test_a_recording_of_the_method_lies_with_its_results(taught: Path, tmp_path:
     assert done.exit_code == 0, done.output
     assert (tmp_path / "demo.cast").is_file() and (tmp_path / "demo.png").is_file()
     assert any("◆" in "".join(rows) for rows in moments(film(load(taught))))
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 24), (100, 30)])
+def test_long_answers_go_on_on_a_screen_of_their_own(taught: Path, width: int, height: int) -> None:
+    material = load(taught)
+    assert material.erased
+    document = json.loads(json.dumps(material.erased))
+    document["answers"]["erased"]["answer"] = document["answers"]["without"]["answer"] = "word " * 80
+    document["answers"]["erased"]["tokens"] = [1]
+    made = film(dataclasses.replace(material, erased=document), width, height)
+    fits(made)
+    start = next(marker.time for marker in made.markers if marker.title == sections.ERASED)
+    later = dataclasses.replace(made, events=tuple(event for event in made.events if event.time >= start))
+    seen = {line for rows in moments(later) for line in rows}
+    assert any("4  put back" in line for line in seen) and any("token for token" in line for line in seen)

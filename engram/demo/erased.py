@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.demo import panels, plain, reads, sections
 from engram.demo.answers import Shown, Splitter, is_right, stored_answer, words
-from engram.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
+from engram.demo.stage import MARGIN, QUIET, ROOMY, Stage, fold, styled
 from engram.examples import Example
 from engram.memory.facts import Fact
 from engram.text import normalise, visible
@@ -82,7 +82,7 @@ def perform(stage: Stage, document: dict[str, Any], split: Splitter = words) -> 
     told = styled(("as by  ", QUIET), (f'engram memory delete "{visible(normalise(fact.input))}"', "bold"))
     gap = 1 if stage.height >= ROOMY else 0
     row = _say(stage, kept, end + gap)
-    row = stage.lines(row, [told], HEADS) + gap
+    row = stage.lines(row, [told] if gap else [], HEADS) + gap
     stage.clock.sleep(ERASING)
     panels.answer(stage, [second])
     stage.clock.sleep(panels.THINK)
@@ -105,7 +105,10 @@ def show(console: Console, document: dict[str, Any]) -> None:
 
 
 def _say(stage: Stage, sentence: Sentence, row: int) -> int:
-    """A sentence under its head; the next free row."""
+    """A sentence behind its head, on a new screen where this one has no room for it; the next free row."""
+    if row + len(fold(sentence.text, stage.inner - HEADS)) - 1 > stage.last:
+        stage.hold(HOLD)
+        row = stage.screen(sections.ERASED)
     stage.put(row, MARGIN, styled((sentence.head, GOOD if sentence.good else BAD)))
     return stage.lines(row, [styled((sentence.text, ""))], HEADS)
 
