@@ -7,6 +7,7 @@ that it is padded, joined, filtered and trimmed with them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import EngramError
@@ -51,21 +52,84 @@ class Attached:
         return mx.where(where, hidden + rows.astype(hidden.dtype), hidden)
 
     def _found(self, tokens: Any, cache: Any) -> NDArray[np.int64]:
-        import mlx.core as mx
         import numpy as np
 
         assert self.memory is not None
         if cache is None:
             return self.memory.rows(np.array(tokens))
         kept = cache[-1]
-        before, new = _length(kept), tokens.shape[1]
-        last = np.array(kept.values[:, 0, before - 1, 0]) if before else None
-        keys, _ = kept.update_and_fetch(tokens[:, None, :, None], mx.full((len(tokens), 1, new, 1), MISS, mx.int32))
-        starts = np.array(kept.left_padding) if hasattr(kept, "left_padding") else None
-        found = self.memory.following(np.array(keys[:, 0, :, 0]), starts, new, last)
-        if (found != MISS).any():
-            kept.values[:, :, before : before + new, :] = mx.array(found.astype(np.int32))[:, None, :, None]
+        batch, before = hasattr(kept, "left_padding"), _length(kept)
+        read = _of_the_batch(kept, before) if batch else getattr(kept, "engram_read", None)
+        if before and (read is None or read.length != before):
+            read = _of_the_batch(kept, before)
+        if read is not None and tokens.shape[1] == 1 and not batch and not read.may_answer(self.memory.frame.header):
+            read.waiting.append(tokens)
+            _append(kept, tokens, None)
+            return np.full(tokens.shape, MISS, np.int64)
+        old = np.zeros((len(tokens), 0), np.int32) if read is None else read.all()
+        whole = np.concatenate([old, np.array(tokens)], axis=1)
+        starts = np.array(kept.left_padding) if batch else None
+        found = self.memory.following(whole, starts, tokens.shape[1], None if read is None else read.last)
+        _append(kept, tokens, found)
+        kept.engram_read = Read(whole, found[:, -1], [])
         return found
+
+
+@dataclass
+class Read:
+    """What a cache has read, known without asking the device: ids int32 [sequences, length], the rows of the last ones,
+    and the tokens since then, none of which a row answered."""
+
+    tokens: NDArray[np.int32]
+    last: NDArray[np.int64]
+    waiting: list[Any]
+
+    @property
+    def length(self) -> int:
+        """How many tokens each sequence has."""
+        return self.tokens.shape[1] + len(self.waiting)
+
+    def all(self) -> NDArray[np.int32]:
+        """The ids of all of them; those that wait have been computed by now."""
+        import numpy as np
+
+        self.tokens = np.concatenate([self.tokens, *(np.array(one) for one in self.waiting)], axis=1)
+        self.waiting.clear()
+        return self.tokens
+
+    def may_answer(self, header: tuple[int, ...]) -> bool:
+        """Whether a row may answer at the next token, whatever it is: the last one had a row, or a header may end.
+
+        If not, nobody has to wait for that token, and the next step is prepared while it is computed.
+        """
+        import numpy as np
+
+        if (self.last != MISS).any():
+            return True
+        tail = self.all()[:, self.length - len(header) + 1 :]
+        if tail.shape[1] < len(header) - 1:
+            return True
+        return bool((tail == np.array(header[:-1], np.int32)).all(axis=1).any())
+
+
+def _of_the_batch(kept: Any, length: int) -> Read | None:
+    """What the cache's own arrays say, which are padded, joined and filtered by those who know nothing of it."""
+    import numpy as np
+
+    if not length:
+        return None
+    tokens, rows = np.array(kept.keys[:, 0, :length, 0]), np.array(kept.values[:, 0, length - 1, 0])
+    return Read(tokens, rows.astype(np.int64), [])
+
+
+def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
+    """Write new tokens and their rows into the cache's arrays."""
+    import mlx.core as mx
+    import numpy as np
+
+    rows = mx.full(tokens.shape, MISS, mx.int32) if found is None else mx.array(found.astype(np.int32))
+    kept.update_and_fetch(tokens.astype(mx.int32)[:, None, :, None], rows[:, None, :, None])
+    mx.async_eval(kept.keys, kept.values)  # else what was never asked for would pile up
 
 
 def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
