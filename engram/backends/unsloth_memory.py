@@ -1,0 +1,307 @@
+"""A memory beside a torch model: rows added to what a block reads, at the tokens that an address answers.
+
+`generate`, `stream` and `score` stay as they are: the model's own `forward` looks the tokens up, and a hook on the
+block adds. What has been read so far stands on the cache that a call returns, so it goes where keys and values go.
+Unsloth writes one token after others without calling its blocks. Such a step takes the way of a whole prompt where a
+row answers, and only there: an answer without any row is computed as if no memory were attached, to the last bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engram.encoding import Batch
+from engram.errors import EngramError
+from engram.memory.index import MISS
+from engram.memory.lookup import Memory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a cache has seen: ids int64 [sequences, length], where each begins, and the rows of the last tokens."""
+
+    tokens: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+
+class Kept(tuple[Any, ...]):
+    """Unsloth's keys and values, which have no place for what was read."""
+
+    engram_read: Read
+
+
+class Attached:
+    """A memory at work in a model, and what the call that runs adds; without a memory the model is as it was."""
+
+    def __init__(self, memory: Memory | None) -> None:
+        self.memory = memory
+        self.adds: Any = None  # where, bool [rows, length], and the rows there, [hits, width]
+        self.added = False
+
+    def block(self, hidden: Any) -> Any:
+        """What the block reads: exactly `hidden` where no address answers."""
+        if self.adds is None:
+            return hidden
+        where, rows = self.adds
+        changed = hidden.clone()
+        changed[where.to(hidden.device)] += rows.to(hidden.device, hidden.dtype)
+        self.added = True
+        return changed
+
+    def forward(self, causal: Any, forward: Callable[..., Any], ids: Any, options: dict[str, Any]) -> Any:
+        """The model's `forward`, with the rows of its new tokens."""
+        before = getattr(options.get("past_key_values"), "engram_read", None)
+        if self.memory is None or ids is None:
+            return forward(input_ids=ids, **options)
+        read, found = _looked_up(self.memory, ids, options, before)
+        hit = found != MISS
+        self.adds, self.added = _gathered(self.memory, found) if hit.any() else None, False
+        try:
+            if hit.any() and before is not None and ids.shape[1] == 1 and _own(causal):
+                out = forward(**_slowly(causal, ids, options))
+            else:
+                out = forward(input_ids=ids, **options)
+            if self.adds is not None and not self.added:
+                raise RuntimeError("the model went round the block that its memory is attached to")
+        finally:
+            self.adds = None
+        _keep(out, read)
+        return out
+
+
+def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
+    """Put a memory before block `layer` of a model, or before its last norm where that is the number of its blocks.
+
+    `model` may be one with LoRA adapters; everything that calls it from now on reads the memory. Raises EngramError
+    where the model has no such place.
+    """
+    causal, blocks = parts(model, layer)
+    attached = Attached(memory)
+    before(blocks, layer, attached.block)
+    plain = causal.forward
+
+    @functools.wraps(plain)  # generate looks at its parameters
+    def forward(input_ids: Any = None, **options: Any) -> Any:
+        return attached.forward(causal, plain, input_ids, options)
+
+    causal.forward = forward
+    if getattr(causal, "generation_config", None) is not None:
+        causal.generation_config.disable_compile = True  # a compiled step would not look anything up
+    return attached
+
+
+def parts(model: Any, layer: int) -> tuple[Any, Any]:
+    """The model without its adapters' wrapping, and its blocks; raises EngramError where there is no such layer."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = getattr(causal, "model", None)
+    blocks = getattr(getattr(body, "language_model", body), "layers", None)
+    if blocks is None or not 0 <= layer <= len(blocks):
+        what = f"this model has no place for a memory before block {layer}"
+        raise EngramError(what, where="memory_layer", fix="take another layer, or another MODEL")
+    return causal, blocks
+
+
+def before(blocks: Any, layer: int, change: Callable[[Any], Any]) -> Any:
+    """Have `change` make what block `layer` reads of what it would read; the hook's handle.
+
+    Unsloth computes the last norm without calling it: before it is behind the last block.
+    """
+
+    def reading(_: Any, hidden: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (change(hidden[0]), *hidden[1:])
+
+    def written(_: Any, __: Any, out: Any) -> Any:
+        return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+
+    if layer < len(blocks):
+        return blocks[layer].register_forward_pre_hook(reading)
+    return blocks[-1].register_forward_hook(written)
+
+
+def _own(module: Any) -> bool:
+    """Whether Unsloth computes it by code of its own, and not by transformers'."""
+    return str(type(module).forward.__module__).startswith("unsloth.models")
+
+
+def _slowly(causal: Any, ids: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The same call of one token, so that Unsloth calls the blocks: it does for embeddings.
+
+    It drops the buffers of its fast way there, and fills them anew from the cache at the next fast step.
+    """
+    positions = options.get("position_ids")
+    new = {} if positions is None else {"position_ids": positions[..., -1:]}
+    return options | new | {"inputs_embeds": causal.get_input_embeddings()(ids)}
+
+
+def _looked_up(
+    memory: Memory, ids: Any, options: dict[str, Any], before: Read | None
+) -> tuple[Read, NDArray[np.int64]]:
+    """What has been read with these new ids, and their rows."""
+    import numpy as np
+
+    new = ids.cpu().numpy()
+    if before is None:
+        _refuse_unread(options.get("past_key_values"))
+        starts = _starts(options.get("attention_mask"), new.shape)
+        found = memory.rows(new, starts.tolist())
+        return Read(new, starts, found[:, -1]), found
+    tokens = np.concatenate([before.tokens, new], axis=1)
+    found = memory.following(tokens, before.starts, new.shape[1], before.last)
+    return Read(tokens, before.starts, found[:, -1]), found
+
+
+def _refuse_unread(cache: Any) -> None:
+    length = 0
+    if cache is not None:
+        length = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else len(cache)
+    if length:
+        raise RuntimeError("a cache was filled where the memory could not see it")
+
+
+def _starts(mask: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Each sequence's first column that is no padding, int64 [sequences].
+
+    A mask of another form, as a static cache has, does not say; then padding counts as read, and as padding is no
+    word, no other row is found.
+    """
+    import numpy as np
+
+    if getattr(mask, "ndim", 0) != 2 or tuple(mask.shape) != shape:
+        return np.zeros(shape[0], np.int64)
+    found: NDArray[np.int64] = (mask.cpu().numpy() != 0).argmax(axis=1)
+    return found
+
+
+def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
+    import numpy as np
+    import torch
+
+    hit = found != MISS
+    return torch.from_numpy(hit), torch.from_numpy(np.array(memory.table[found[hit]], np.float32))
+
+
+def _keep(out: Any, read: Read) -> None:
+    cache = getattr(out, "past_key_values", None)
+    if isinstance(cache, (list, tuple)):
+        out.past_key_values = cache = Kept(cache)
+    if cache is not None:
+        cache.engram_read = read
+
+
+class Teacher:
+    """A model cut before a block: the part below computed once, the part above with rows and their gradients."""
+
+    def __init__(self, model: Any, layer: int) -> None:
+        self.causal, self.blocks = parts(model, layer)
+        self.layer = layer
+
+    def below(self, batch: Batch) -> Any:
+        """What the block reads of a batch without rows, [rows, length, width] in the model's type."""
+        import torch
+
+        with torch.no_grad(), self._hooked(before(self.blocks, self.layer, _leave)):
+            try:
+                self._logits(batch)
+            except _LeftError as left:
+                return left.hidden
+        raise RuntimeError("the model went round the block that its memory is before")
+
+    def above(
+        self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Losses in nats, float32 [targets], and the gradients of their weighted sum to the rows, float32 [targets,
+        width].
+
+        `rows` [targets, width] are added at the positions before each target; `hidden` is what `below` gave.
+        """
+        import torch
+
+        positions, targets, weights = (
+            torch.from_numpy(part).to(hidden.device) for part in (batch.positions, batch.targets, batch.weights)
+        )
+        positions, flat = positions.long(), hidden.reshape(-1, hidden.shape[-1])
+        learned = torch.from_numpy(rows).to(hidden.device).requires_grad_()
+        adds = (learned * weights[:, None]).to(hidden.dtype)
+
+        def read(_: Any) -> Any:
+            return flat.index_add(0, positions, adds).reshape(hidden.shape)
+
+        def chosen(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (states[0].reshape(-1, states[0].shape[-1])[positions], *states[1:])
+
+        head = self.causal.get_output_embeddings()  # of the learned positions alone: a vocabulary is large
+        with torch.enable_grad(), self._frozen_above():
+            hooks = before(self.blocks, self.layer, read), head.register_forward_pre_hook(chosen)
+            with self._hooked(*hooks):
+                logits = self._logits(batch)
+            each = torch.nn.functional.cross_entropy(logits.float(), targets.long(), reduction="none")
+            (gradients,) = torch.autograd.grad((each * weights).sum(), learned)
+        return each.detach().cpu().numpy(), gradients.cpu().numpy()
+
+    def _logits(self, batch: Batch) -> Any:
+        import torch
+
+        from engram.backends.unsloth_training import attention_mask
+
+        device = self.causal.device
+        half = torch.autocast("cuda", self.causal.dtype) if device.type == "cuda" else contextlib.nullcontext()
+        tokens, mask = torch.from_numpy(batch.tokens).long(), torch.from_numpy(attention_mask(batch))
+        with half:
+            return self.causal(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False).logits
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _hooked(*handles: Any) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextlib.contextmanager
+    def _frozen_above(self) -> Iterator[None]:
+        """No weight asks for a gradient, and the blocks below hand on what they read.
+
+        Blocks stay where they are, since models count them. Afterwards the weights ask as before: on a CPU torch
+        computes other last bits with frozen ones.
+        """
+        tupled = _own(self.causal)
+
+        def nothing(hidden: Any, *_: Any, **__: Any) -> Any:
+            return (hidden,) if tupled else hidden
+
+        below = [(block, vars(block).get("forward")) for block in self.blocks[: self.layer]]
+        asking = [parameter for parameter in self.causal.parameters() if parameter.requires_grad]
+        for block, _ in below:
+            block.forward = nothing
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in asking:
+                parameter.requires_grad_(True)
+            for block, own in below:
+                del block.forward
+                if own is not None:
+                    block.forward = own
+
+
+class _LeftError(Exception):
+    """The blocks from here on are not wanted."""
+
+    def __init__(self, hidden: Any) -> None:
+        self.hidden = hidden
+
+
+def _leave(hidden: Any) -> Any:
+    raise _LeftError(hidden)
