@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -253,6 +254,50 @@ def test_a_block_that_is_not_called_is_noticed(taught: Taught, monkeypatch: pyte
         taught.attached.forward(None, lambda **_: None, torch_ids(ASKED[0]), {})
     monkeypatch.undo()
     assert texts(answers(TORCH, taught.session, ASKED)) == expected()
+
+
+class FastModel:
+    """As Unsloth's models on a GPU: keys and values are tuples, and one token after others calls no block."""
+
+    def __init__(self, attached: unsloth_memory.Attached) -> None:
+        self.attached, self.calls = attached, list[dict[str, Any]]()
+
+    def get_input_embeddings(self) -> Any:
+        import torch
+
+        return torch.nn.Embedding(4096, WIDTH)
+
+    def forward(self, **options: Any) -> Any:
+        import torch
+
+        self.calls.append(options)
+        ids, embedded = options.get("input_ids"), options.get("inputs_embeds")
+        if embedded is not None or ids.shape[1] > 1:
+            self.attached.block(torch.zeros(*(ids if embedded is None else embedded).shape[:2], WIDTH))
+        return types.SimpleNamespace(past_key_values=((0, 0),))
+
+    forward.__module__ = "unsloth.models.llama"
+
+
+@pytest.mark.parametrize("text", [FACTS[3][0], OTHERS[0]])
+def test_a_hit_takes_the_way_that_calls_the_blocks_and_nothing_else_does(taught: Taught, text: str) -> None:
+    import torch
+
+    assert taught.attached.memory is not None
+    attached = unsloth_memory.Attached(taught.attached.memory)
+    causal, prompt = FastModel(attached), ENCODER.prompt(text)
+    cache, answer = None, [*ENCODER.example(*FACTS[3]).tokens[-12:-1]]
+    for new in (prompt, *([token] for token in answer)):
+        positions = torch.arange(9)[None]
+        options = {"past_key_values": cache, "position_ids": positions, "use_cache": True}
+        cache = attached.forward(causal, causal.forward, torch.tensor([new]), options).past_key_values
+        assert len(cache) == 1
+        assert cache.engram_read.tokens[0, -1] == new[-1]
+    fast = [call for call in causal.calls if call.get("input_ids") is not None]
+    slow = [call for call in causal.calls if call.get("input_ids") is None]
+    assert (len(fast), len(slow)) == ((1, len(answer)) if text == FACTS[3][0] else (1 + len(answer), 0))
+    assert all(call["inputs_embeds"].shape == (1, 1, WIDTH) for call in slow)
+    assert all(call["position_ids"].tolist() == [[8]] and call["use_cache"] for call in slow)
 
 
 @pytest.mark.parametrize("layer", [-1, BLOCKS + 1])

@@ -2,8 +2,9 @@
 
 `generate`, `stream` and `score` stay as they are: the model's own `forward` looks the tokens up, and a hook on the
 block adds. What has been read so far stands on the cache that a call returns, so it goes where keys and values go.
-Unsloth writes one token after others without calling its blocks. Such a step takes the way of a whole prompt where a
-row answers, and only there: an answer without any row is computed as if no memory were attached, to the last bit.
+On a GPU, Unsloth computes one token after others without calling its blocks. Where a row answers, such a step takes the
+way of a whole prompt, and only there: an answer without any row is computed as if no memory were attached, to the last
+bit. On a CPU, and for models that Unsloth has no code of its own for, transformers' code runs and calls every block.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def parts(model: Any, layer: int) -> tuple[Any, Any]:
 
 
 def before(blocks: Any, layer: int, change: Callable[[Any], Any]) -> Any:
-    """Have `change` make what block `layer` reads of what it would read; the hook's handle.
+    """Have `change` make what block `layer` reads of what it would read; the hook's handle, which a `with` removes.
 
     Unsloth computes the last norm without calling it: before it is behind the last block.
     """
@@ -208,11 +209,11 @@ class Teacher:
         """What the block reads of a batch without rows, [rows, length, width] in the model's type."""
         import torch
 
-        with torch.no_grad(), self._hooked(before(self.blocks, self.layer, _leave)):
+        with torch.no_grad(), before(self.blocks, self.layer, _leave):
             try:
                 self._logits(batch)
             except _LeftError as left:
-                return left.hidden
+                return left.hidden.detach()  # adapters have embeddings ask for a gradient
         raise RuntimeError("the model went round the block that its memory is before")
 
     def above(
@@ -240,8 +241,7 @@ class Teacher:
 
         head = self.causal.get_output_embeddings()  # of the learned positions alone: a vocabulary is large
         with torch.enable_grad(), self._frozen_above():
-            hooks = before(self.blocks, self.layer, read), head.register_forward_pre_hook(chosen)
-            with self._hooked(*hooks):
+            with before(self.blocks, self.layer, read), head.register_forward_pre_hook(chosen):
                 logits = self._logits(batch)
             each = torch.nn.functional.cross_entropy(logits.float(), targets.long(), reduction="none")
             (gradients,) = torch.autograd.grad((each * weights).sum(), learned)
@@ -257,15 +257,6 @@ class Teacher:
         tokens, mask = torch.from_numpy(batch.tokens).long(), torch.from_numpy(attention_mask(batch))
         with half:
             return self.causal(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False).logits
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _hooked(*handles: Any) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextlib.contextmanager
     def _frozen_above(self) -> Iterator[None]:
