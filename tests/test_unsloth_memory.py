@@ -20,7 +20,7 @@ TORCH: Any = backends.get("cpu")  # Unsloth before transformers
 import numpy as np  # noqa: E402
 
 from engram import encoding, model  # noqa: E402
-from engram.backends import unsloth_memory, unsloth_process, unsloth_training  # noqa: E402
+from engram.backends import unsloth_memory, unsloth_process, unsloth_teacher, unsloth_training  # noqa: E402
 from engram.errors import EngramError  # noqa: E402
 from engram.memory import addresses, index  # noqa: E402
 from engram.memory.index import MISS  # noqa: E402
@@ -107,7 +107,7 @@ def base() -> Any:
 @pytest.fixture(scope="module", params=LAYERS)
 def taught(request: pytest.FixtureRequest) -> Iterator[Taught]:
     session, layer = TORCH.load(TINY), request.param
-    memory = memory_of(taught_rows(unsloth_memory.Teacher(session.model, BLOCKS - layer)))
+    memory = memory_of(taught_rows(unsloth_teacher.Teacher(session.model, BLOCKS - layer)))
     yield Taught(session, unsloth_memory.attach(session.model, memory, layer), layer)
 
 
@@ -329,7 +329,7 @@ def test_a_model_with_an_adapter(layer: int, base: Any) -> None:
     session = adapted()
     plain = logits(session, OTHERS)
     assert not torch.equal(plain, logits(base, OTHERS))
-    memory = memory_of(taught_rows(unsloth_memory.Teacher(session.model, BLOCKS - layer)))
+    memory = memory_of(taught_rows(unsloth_teacher.Teacher(session.model, BLOCKS - layer)))
     unsloth_memory.attach(session.model, memory, layer)
     assert torch.equal(logits(session, OTHERS), plain)
     batched = answers(TORCH, session, ASKED)
@@ -344,7 +344,7 @@ def test_losses_and_gradients_are_those_of_mlx(layer: int) -> None:
     from engram.backends import mlx, mlx_memory
 
     theirs = mlx_memory.Teacher(mlx.load(TINY).model, BLOCKS - layer, mlx._token_losses)
-    ours = unsloth_memory.Teacher(TORCH.load(TINY).model, BLOCKS - layer)
+    ours = unsloth_teacher.Teacher(TORCH.load(TINY).model, BLOCKS - layer)
     asked = batch()
     hidden = ours.below(asked), theirs.below(asked)
     scale = typical(hidden[0], asked)

@@ -87,7 +87,7 @@ class Read:
     @property
     def length(self) -> int:
         """How many tokens each sequence has."""
-        return self.tokens.shape[1] + len(self.waiting)
+        return int(self.tokens.shape[1]) + len(self.waiting)
 
     def all(self) -> NDArray[np.int32]:
         """The ids of all of them; those that wait have been computed by now."""
@@ -124,9 +124,9 @@ def _of_the_batch(kept: Any, length: int) -> Read | None:
 
 def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
     """Write new tokens and their rows into the cache's arrays."""
-    import mlx.core as mx
     import numpy as np
 
+    mx = _core()
     rows = mx.full(tokens.shape, MISS, mx.int32) if found is None else mx.array(found.astype(np.int32))
     kept.update_and_fetch(tokens.astype(mx.int32)[:, None, :, None], rows[:, None, :, None])
     mx.async_eval(kept.keys, kept.values)  # else what was never asked for would pile up

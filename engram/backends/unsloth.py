@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion, gpu
-from engram.backends import Answer, Progress, TrainingRun, unsloth_generate, unsloth_memory, unsloth_ranks
+from engram.backends import (
+    Answer,
+    Progress,
+    TrainingRun,
+    unsloth_generate,
+    unsloth_memory,
+    unsloth_ranks,
+    unsloth_teacher,
+)
 from engram.backends.curve import Curve
 from engram.backends.unsloth_process import (
     attach,
@@ -137,14 +145,14 @@ def train(
     return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device())
 
 
-def teacher(model: Model, adapter: Path | None, config: Config) -> unsloth_memory.Teacher:
+def teacher(model: Model, adapter: Path | None, config: Config) -> unsloth_teacher.Teacher:
     """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
     lora = conversion.read(adapter, WEIGHTS) if adapter is not None else None
     with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
         loaded, _ = load_model(model, model.context, config.quantize)
         if lora is not None:
             loaded = with_adapter(loaded, lora, str(adapter), model.name)
-        return unsloth_memory.Teacher(loaded, config.memory_blocks)
+        return unsloth_teacher.Teacher(loaded, config.memory_blocks)
 
 
 def let_read(session: Session, memory: Memory, layer: int) -> None:
