@@ -154,7 +154,7 @@ compare: $(OUT)/comparison.json ## before and after, paired, with intervals; and
 
 seeds: $(MODEL_FILE) $(PATTERN_FILES) ## every stage for several seeds: mean and spread (SEEDS=0,1,2)
 	@$(ENGRAM) seeds --seeds "$$SEEDS" --patterns "$$PATTERNS" --model "$$(cat $(MODEL_FILE))" --backend $(NAME) \
-	  --recipe "$$RECIPE" $(SETTINGS)
+	  --recipe "$$RECIPE" $(SETTINGS) $(HOW)
 
 verify: $(OUT)/comparison.json ## recompute every figure of the results, check data, model and adapter
 	@$(ENGRAM) results verify

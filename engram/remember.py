@@ -95,6 +95,14 @@ def train(
     return document
 
 
+def refuse_several(processes: int) -> None:
+    """Raise an EngramError where more than one process would teach a memory."""
+    if processes > 1:
+        raise EngramError(
+            "a memory is taught by one process", where="NPROC, HOSTS", fix="leave them out, or METHOD=lora"
+        )
+
+
 def fit(at: Desk, placed: Sequence[Placed], config: Config, progress: Progress) -> Fitted:
     """Fit rows to facts; `progress` hears every step, of as many as there are at most."""
     batches = -(-len(placed) // teach.BATCH)

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from small_run import CONFIG, Run
 
-from engram import backends, conversion, evaluate, remember, verify, why
+from engram import backends, conversion, evaluate, remember, seeds, verify, why
 from engram.cli import main
 from engram.config import Config
 from engram.encoding import load_encoder
@@ -26,6 +26,8 @@ from engram.errors import EngramError
 from engram.memory import edit, facts, table, taught, teach
 from engram.memory.facts import Fact
 from engram.model import Model, resolve
+from engram.patterns import find_files
+from engram.report import gather
 from engram.together import Silent
 
 HOW = dataclasses.replace(CONFIG, method="memory")
@@ -283,7 +285,7 @@ def test_why_names_the_fact_behind_each_token(memory: Taught) -> None:
     fact = memory.facts[0]
     found = why.explained("mlx", memory.model, memory.folder, f"Continue: {fact.input}", 24)
     assert found.answer == fact.output and {token.fact for token in found.tokens} == {fact}
-    assert found.tokens[-1].text == "" and found.without == answers(memory.model, None, [found.prompt])[0]
+    assert found.tokens[-1].text is None and found.without == answers(memory.model, None, [found.prompt])[0]
     other = why.explained("mlx", memory.model, memory.folder, "Hello", 24)
     assert {token.fact for token in other.tokens} == {None} and other.answer == other.without
 
@@ -305,7 +307,7 @@ def test_the_commands(memory: Taught, copy: Path) -> None:
     code, text = call("delete", NEW.input, *place)
     assert code == 0 and f"{len(memory.facts)} left" in text
     code, text = call("why", NEW.input, *place, *where)
-    assert code == 0 and "no row was read" in text
+    assert code == 0 and "No row of the memory was read" in text
     code, text = call("delete", NEW.input, *place)
     assert code == 2 and "no such fact" in text
 
@@ -364,3 +366,26 @@ def test_an_empty_table_is_one_too(memory: Taught, tmp_path: Path) -> None:
 def test_an_adapter_alone_is_no_memory(run: Run) -> None:
     assert taught.identity(run.root / "adapter") == run.log["adapter"]["sha256"]
     assert taught.memory(run.root / "adapter", run.model) is None
+
+
+@pytest.mark.parametrize("method", ["memory", "both"])
+def test_a_whole_run_of_a_method(run: Run, tmp_path: Path, method: str) -> None:
+    config = dataclasses.replace(CONFIG, method=method, steps=2, consistency_prompts=1, latency_prompts=1)
+    files = find_files(str(run.root / "pack.yaml"))
+    document = seeds.campaign("mlx", run.model, [config], files, tmp_path, lambda _: None)
+    place = tmp_path / f"mlx-{method}" / "0"
+    assert document["splits"]["recall"]["after"]["mean"] == 1.0 and document["recipe"]["method"] == method
+    assert taught.has_lora(place / "adapter") == (method == "both") == (place / "lora").is_dir()
+    assert (tmp_path / f"mlx-{method}.json").is_file()
+
+
+def test_one_process_teaches_a_memory() -> None:
+    remember.refuse_several(1)
+    with pytest.raises(EngramError, match="one process"):
+        remember.refuse_several(2)
+
+
+def test_the_command_that_makes_a_run_again() -> None:
+    assert gather._again("mlx-memory") == "make eval compare BACKEND=mlx METHOD=memory"
+    assert gather._again("cpu") == "make eval compare BACKEND=cpu"
+    assert gather._again("mlx-with-cuda") == "make eval compare BACKEND=mlx ADAPTER=adapters/cuda"

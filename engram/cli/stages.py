@@ -91,6 +91,7 @@ def train(
         tracking.tracked(report_to if first else None, bar, work.config, name, place / "logs") as progress,
     ):
         if work.config.method != "lora":
+            remember.refuse_several(sharding.place(work.backend)[1])
             under = adapters / work.backend if work.config.method == "both" else None
             log = remember.train(*work, data, adapters / label, place / "training.json", progress, under)
         else:
@@ -176,12 +177,20 @@ def compare(
 @click.option("--seeds", "seed_list", default="0,1,2", show_default=True, help="Seeds, as 1,2,3 or 0-4.")
 @model_option
 @backend_option
+@method_option
 @recipe_option
 @set_option
 @patterns_option
 @results_option
 def seeds(
-    seed_list: str, model: str, backend: str, recipe: str, settings: tuple[str, ...], patterns: str, results: Path
+    seed_list: str,
+    model: str,
+    backend: str,
+    method: str,
+    recipe: str,
+    settings: tuple[str, ...],
+    patterns: str,
+    results: Path,
 ) -> None:
     """Run every stage for several seeds; write and print their mean and spread."""
     from engram import backends, config, show, tables
@@ -190,7 +199,7 @@ def seeds(
     from engram.patterns import find_files
 
     chosen, name, numbers = models.resolve(model), backends.choose(backend), several.parse(seed_list)
-    overrides = config.parse_overrides(settings)
+    overrides = {**({"method": method} if method != "lora" else {}), **config.parse_overrides(settings)}
     configs = [config.load_config(recipe, chosen.parameters, seed, overrides) for seed in numbers]
     files = find_files(patterns)
     tables.seeds(several.campaign(name, chosen, configs, files, results / "seeds", show.note))
