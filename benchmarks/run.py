@@ -58,7 +58,7 @@ def _overhead(place: Place) -> dict[str, Any]:
 
 
 def _unsloth(place: Place) -> dict[str, Any]:
-    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (2, 20)))
+    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (1, 20)))
 
 
 def _models(place: Place) -> dict[str, Any]:

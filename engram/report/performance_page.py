@@ -60,8 +60,10 @@ def _race(found: Mapping[str, Any]) -> str:
     for name, run in found["runs"].items():
         shown = f"{name}, {found['settings']}" if name.startswith("stock") else name
         reached = "" if run["reached"] else " (not reached)"
-        rows.append([shown, str(run["steps"]), f"{run['seconds']:.0f}{reached}", f"{100 * run['recall']:.1f} %"])
-    return table_of(["run", "steps", "seconds to 95 % recall", "recall of its last adapter"], rows)
+        pace = f"{1000 * run['whole_seconds'] / run['whole_steps']:.0f}"
+        cells = [str(run["steps"]), f"{run['seconds']:.0f}{reached}", pace, f"{100 * run['recall']:.1f} %"]
+        rows.append([shown, *cells])
+    return table_of(["run", "steps", "seconds to 95 % recall", "ms a step", "recall of its last adapter"], rows)
 
 
 def _sweep(found: Mapping[str, Any]) -> str:
@@ -116,11 +118,14 @@ def _floors(found: Mapping[str, Any]) -> str:
         ours, theirs = one["engram"], one["lm_eval"]
         watched = ours["watched"]
         cells = [f"{ours['seconds']:.2f}", *(f"{watched[name]:.2f}" for name in ("prefill", "steps", "rest"))]
+        peers = found["stages"][stage]["peers"]
+        best = max(peer["median"] for name, peer in peers.items() if name.startswith("lm_eval"))
         floor = f"{ours['floor_seconds']:.2f} ({ours['floor_answers_per_second']:.0f} answers/s)"
-        share = 100 * theirs["products"] / theirs["operators"]
-        rows.append([stage, *cells, f"{ours['products_seconds']:.2f}", floor, f"{share:.0f} %"])
+        wanted = f"{5 * best:.0f} answers/s"
+        share = f"{100 * theirs['products'] / theirs['operators']:.0f} %"
+        rows.append([stage, *cells, f"{ours['products_seconds']:.2f}", floor, wanted, share])
     head = ["model", "engram, s", "prompts, s", "steps, s", "rest, s", "products, s", "floor, s"]
-    head.append("lm_eval's time in products")
+    head += ["five times lm_eval's best", "lm_eval's time in products"]
     return table_of(head, rows) if rows else ""
 
 
