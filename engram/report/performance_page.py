@@ -108,8 +108,14 @@ def _evaluation(found: Mapping[str, Any]) -> str:
     for stage, measured in found["stages"].items():
         for name, one in measured["peers"].items():
             same = f"{one['identical']} of {one['answers']}"
-            rows.append([stage, name, f"{one['median']:.1f}", f"{one['min']:.1f} to {one['max']:.1f}", same])
-    return table_of(["model", "peer", "answers/s", "range", "the same text as engram's"], rows)
+            cells = [
+                f"{one['median']:.1f}",
+                f"{one['min']:.1f} to {one['max']:.1f}",
+                f"{1000 * one['cpu_seconds']:.1f}",
+            ]
+            rows.append([stage, name, *cells, same])
+    head = ["model", "peer", "answers/s", "range", "processor, ms an answer", "the same text as engram's"]
+    return table_of(head, rows)
 
 
 def _floors(found: Mapping[str, Any]) -> str:
@@ -160,8 +166,11 @@ def _gaps(found: Mapping[str, Any]) -> str:
 def _startup(found: Mapping[str, Any]) -> str:
     names = {"help": "`engram --help`", "version": "`engram --version`", "make": "`make`"}
     names["make_nothing_to_do"] = "`make train eval` with nothing to do"
-    rows = [[text, f"{1000 * found[name]['median']:.0f}", str(found[name]["n"])] for name, text in names.items()]
-    return table_of(["command", "ms, median", "runs"], rows)
+    rows = []
+    for name, text in names.items():
+        one = found[name]
+        rows.append([text, *(f"{1000 * one[key]:.0f}" for key in ("median", "min", "max")), str(one["n"])])
+    return table_of(["command", "ms, median", "least", "most", "runs"], rows)
 
 
 def _data(found: Mapping[str, Any]) -> str:
