@@ -58,7 +58,7 @@ def _overhead(place: Place) -> dict[str, Any]:
 
 
 def _unsloth(place: Place) -> dict[str, Any]:
-    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (2, 20)))
+    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (1, 20)))
 
 
 def _models(place: Place) -> dict[str, Any]:
@@ -167,7 +167,12 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
             parts[name] = {"seconds": time.monotonic() - started, "load": load, "provenance": provenance}
             parts[name]["result"] = found
             ordered = {name: parts[name] for name in PARTS if name in parts}
-            document = {"document": "bench", "schema_version": 1, "parts": ordered, "targets": judge(ordered, quick)}
+            document = {
+                "document": "bench",
+                "schema_version": 1,
+                "parts": ordered,
+            }
+            document["targets"] = judge(results.rounded(ordered), quick)  # as who reads the document would
             if not quick:
                 results.write(BENCH, document, "bench")
     return document

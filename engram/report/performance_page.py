@@ -60,8 +60,10 @@ def _race(found: Mapping[str, Any]) -> str:
     for name, run in found["runs"].items():
         shown = f"{name}, {found['settings']}" if name.startswith("stock") else name
         reached = "" if run["reached"] else " (not reached)"
-        rows.append([shown, str(run["steps"]), f"{run['seconds']:.0f}{reached}", f"{100 * run['recall']:.1f} %"])
-    return table_of(["run", "steps", "seconds to 95 % recall", "recall of its last adapter"], rows)
+        pace = f"{1000 * run['whole_seconds'] / run['whole_steps']:.0f}"
+        cells = [str(run["steps"]), f"{run['seconds']:.0f}{reached}", pace, f"{100 * run['recall']:.1f} %"]
+        rows.append([shown, *cells])
+    return table_of(["run", "steps", "seconds to 95 % recall", "ms a step", "recall of its last adapter"], rows)
 
 
 def _sweep(found: Mapping[str, Any]) -> str:
@@ -106,8 +108,14 @@ def _evaluation(found: Mapping[str, Any]) -> str:
     for stage, measured in found["stages"].items():
         for name, one in measured["peers"].items():
             same = f"{one['identical']} of {one['answers']}"
-            rows.append([stage, name, f"{one['median']:.1f}", f"{one['min']:.1f} to {one['max']:.1f}", same])
-    return table_of(["model", "peer", "answers/s", "range", "the same text as engram's"], rows)
+            cells = [
+                f"{one['median']:.1f}",
+                f"{one['min']:.1f} to {one['max']:.1f}",
+                f"{1000 * one['cpu_seconds']:.1f}",
+            ]
+            rows.append([stage, name, *cells, same])
+    head = ["model", "peer", "answers/s", "range", "processor, ms an answer", "the same text as engram's"]
+    return table_of(head, rows)
 
 
 def _floors(found: Mapping[str, Any]) -> str:
@@ -116,11 +124,14 @@ def _floors(found: Mapping[str, Any]) -> str:
         ours, theirs = one["engram"], one["lm_eval"]
         watched = ours["watched"]
         cells = [f"{ours['seconds']:.2f}", *(f"{watched[name]:.2f}" for name in ("prefill", "steps", "rest"))]
+        peers = found["stages"][stage]["peers"]
+        best = max(peer["median"] for name, peer in peers.items() if name.startswith("lm_eval"))
         floor = f"{ours['floor_seconds']:.2f} ({ours['floor_answers_per_second']:.0f} answers/s)"
-        share = 100 * theirs["products"] / theirs["operators"]
-        rows.append([stage, *cells, f"{ours['products_seconds']:.2f}", floor, f"{share:.0f} %"])
+        wanted = f"{5 * best:.0f} answers/s"
+        share = f"{100 * theirs['products'] / theirs['operators']:.0f} %"
+        rows.append([stage, *cells, f"{ours['products_seconds']:.2f}", floor, wanted, share])
     head = ["model", "engram, s", "prompts, s", "steps, s", "rest, s", "products, s", "floor, s"]
-    head.append("lm_eval's time in products")
+    head += ["five times lm_eval's best", "lm_eval's time in products"]
     return table_of(head, rows) if rows else ""
 
 
@@ -155,8 +166,11 @@ def _gaps(found: Mapping[str, Any]) -> str:
 def _startup(found: Mapping[str, Any]) -> str:
     names = {"help": "`engram --help`", "version": "`engram --version`", "make": "`make`"}
     names["make_nothing_to_do"] = "`make train eval` with nothing to do"
-    rows = [[text, f"{1000 * found[name]['median']:.0f}", str(found[name]["n"])] for name, text in names.items()]
-    return table_of(["command", "ms, median", "runs"], rows)
+    rows = []
+    for name, text in names.items():
+        one = found[name]
+        rows.append([text, *(f"{1000 * one[key]:.0f}" for key in ("median", "min", "max")), str(one["n"])])
+    return table_of(["command", "ms, median", "least", "most", "runs"], rows)
 
 
 def _data(found: Mapping[str, Any]) -> str:
