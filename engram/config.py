@@ -56,7 +56,7 @@ class Config:
     gradient_checkpointing: str = "off"
     method: str = "lora"
     memory_blocks: int = 1
-    memory_start: float = 0.5
+    memory_start: float = 1.5
     memory_rate: float = 0.3
     memory_passes: int = 12
     memory_phrasings: int = 2

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save
 from small_run import CONFIG, Run
 
 from engram import backends, conversion, evaluate, remember, seeds, verify, why
@@ -23,6 +24,7 @@ from engram.cli import main
 from engram.config import Config
 from engram.encoding import load_encoder
 from engram.errors import EngramError
+from engram.files import sha256
 from engram.memory import edit, facts, table, taught, teach
 from engram.memory.facts import Fact
 from engram.model import Model, resolve
@@ -237,6 +239,38 @@ def test_a_spoiled_table_is_refused_by_name(memory: Taught, copy: Path, spoil: s
     with pytest.raises(EngramError, match=r"damaged|schema|missing|memory\.json"):
         remember.delete(copy, [memory.facts[0].input])
     assert bytes_of(copy) == spoiled
+
+
+@pytest.mark.parametrize("spoil", ["numbers", "slots", "rows", "short", "names"])
+def test_arrays_that_do_not_fit_together_are_refused(memory: Taught, copy: Path, spoil: str) -> None:
+    """Of one who wrote the hashes anew: no row that is not there is read, and no search goes on for ever."""
+    weights, settings = copy / table.WEIGHTS, copy / table.SETTINGS
+    arrays = {name: np.array(array) for name, array in table.mapped(weights).items()}
+    of = {"of": json.dumps(dataclasses.asdict(table.of(table.settings(copy))))}
+    if spoil == "numbers":
+        arrays["numbers"][arrays["slots"] != 0] = 10**6
+    elif spoil == "slots":
+        arrays["slots"][:] = 7
+    elif spoil == "rows":
+        arrays["rows"] = arrays["rows"][:, :-1].copy()
+    elif spoil == "short":
+        arrays = {name: array[: len(array) // 2].copy() for name, array in arrays.items()}
+    else:
+        arrays["more"] = arrays.pop("slots")
+    weights.write_bytes(save(arrays, of))
+    document = json.loads(settings.read_text())
+    document["files"][table.WEIGHTS] = sha256(weights)
+    settings.write_text(json.dumps(document))
+    for look in (lambda: taught.memory(copy, memory.model), lambda: table.read(copy)):
+        with pytest.raises(EngramError, match="do not fit together"):
+            look()
+
+
+def test_a_link_out_of_the_folder_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:
+    shutil.move(copy / table.WEIGHTS, tmp_path / "elsewhere")
+    (copy / table.WEIGHTS).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngramError, match="link"):
+        taught.memory(copy, memory.model)
 
 
 def test_a_table_of_another_model_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:

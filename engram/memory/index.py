@@ -47,5 +47,10 @@ def find(
     return found.reshape(wanted.shape)
 
 
+def fewest(count: int) -> int:
+    """The least number of slots of a table of `count` addresses, the free one at its end included."""
+    return (1 << _bits(count)) + 1
+
+
 def _bits(count: int) -> int:
     return max(4, (2 * count - 1).bit_length()) if count else 4

@@ -147,7 +147,7 @@ def shown(value: Any) -> str:
 
 def opened(folder: Path, frame: Frame, known: dict[str, Any]) -> Memory:
     """The table with its arrays left on the disk: what is never asked for is never read."""
-    arrays = mapped(folder / WEIGHTS)
+    arrays = _sound(folder / WEIGHTS, known)
     found = Index(arrays["slots"], arrays["numbers"], known["addresses"], tuple(sorted(known["orders"], reverse=True)))
     return Memory(found, frame, arrays["rows"])
 
@@ -175,6 +175,26 @@ def mapped(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _sound(path: Path, known: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The arrays, in which every search ends and every row number has a row; raises EngramError where not."""
+    arrays = mapped(path)
+    slots, numbers, rows = (arrays.get(name) for name in ("slots", "numbers", "rows"))
+    sound = (
+        slots is not None
+        and numbers is not None
+        and rows is not None
+        and slots.ndim == numbers.ndim == 1
+        and len(slots) == len(numbers) >= index.fewest(known["addresses"])
+        and rows.shape == (known["rows"], known["width"])
+        and slots[-1] == EMPTY
+        and int((slots != EMPTY).sum()) == known["addresses"]
+        and (not known["addresses"] or int(numbers[slots != EMPTY].max()) < len(rows))
+    )
+    if not sound:
+        raise EngramError("the arrays of this memory do not fit together", where=str(path), fix=FIX)
+    return arrays
+
+
 def _header(path: Path) -> dict[str, Any]:
     """A safetensors file's header, and how long it is, `__size__`."""
     with path.open("rb") as file:
@@ -183,11 +203,13 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Contents:
-    """The table as it is edited; raises EngramError where its facts cannot be read."""
+    """The table as it is edited; raises EngramError where its facts or its arrays cannot be read."""
     import numpy as np
 
-    arrays = mapped(folder / WEIGHTS)
+    arrays = _sound(folder / WEIGHTS, settings(folder))
     lines = list(_facts(folder / FACTS))
+    if sum(int(line["rows"]) for line in lines) != len(arrays["rows"]):
+        raise EngramError("the facts of this memory do not fit its rows", where=str(folder / FACTS), fix=FIX)
     slots = np.array(arrays["slots"])
     taken = slots != EMPTY
     addresses, numbers = slots[taken], np.array(arrays["numbers"])[taken]

@@ -10,6 +10,7 @@ from engram.errors import EngramError
 from engram.memory import addresses, table
 from engram.memory.lookup import Memory
 from engram.model import Model
+from engram.untrusted import refuse_links
 
 
 def identity(folder: Path, preferred: str = "") -> str:
@@ -43,6 +44,7 @@ def memory(folder: Path | None, model: Model, preferred: str = "") -> tuple[Memo
     """
     if folder is None or not table.is_memory(folder):
         return None
+    refuse_links(folder, "copy the files into the folder")
     known = table.intact(folder)
     frame = addresses.frame(load_encoder(model))
     right = {"weights_sha256": model.weights_sha256, "tokenizer_sha256": frame.sha256, "hash": addresses.VERSION}

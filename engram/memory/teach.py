@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PORTION = 512  # facts whose hidden states are kept at once
 BATCH = 64  # rows
-SETTLED = 0.05  # nats: a token below it is sure, and a fact all of whose tokens are is learned
+SETTLED = 0.05  # nats: a token below it is sure, and a fact all of whose tokens are is learned, and left as it is
 BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
 PHRASINGS = ("bare", "complete", "briefly", "only")  # a recipe takes the first ones
 
@@ -112,11 +112,11 @@ def _portion(
     tokens = np.array([token for one in placed for token in one.tokens], np.int32)
     rows = np.zeros((len(tokens), teacher.width), np.float32)
     first, second, visits = np.zeros_like(rows), np.zeros_like(rows), np.zeros((len(rows), 1), np.float32)
-    streak = np.zeros(len(placed), np.int64)
+    settled = np.zeros(len(placed), bool)
     scale = 0.0
     for number in range(config.memory_passes):
         for group in groups[number % len(names)]:
-            if (streak[group.facts] >= len(names)).all():
+            if settled[group.facts].all():
                 continue
             begun = time.perf_counter()
             group.hidden = teacher.below(group.batch) if group.hidden is None else group.hidden
@@ -125,22 +125,24 @@ def _portion(
                 rows = config.memory_start * scale * teacher.toward(tokens)
             count, mine = group.batch.answer_tokens, group.rows
             losses, gradients = teacher.above(group.batch, group.hidden, rows[mine])
-            losses, gradients, mine = losses[:count], gradients[:count], mine[:count]
+            losses = losses[:count]
+            worst = np.zeros(len(placed), np.float32)
+            np.maximum.at(worst, group.owners, losses)
+            settled[group.facts] |= worst[group.facts] < SETTLED  # in a phrasing that the last visit had not
+            unsure = ~settled[group.owners]
+            gradients, mine = gradients[:count][unsure], mine[:count][unsure]
             visits[mine] += 1
             first[mine] = BETA1 * first[mine] + (1 - BETA1) * gradients
             second[mine] = BETA2 * second[mine] + (1 - BETA2) * gradients**2
             move = first[mine] / (1 - BETA1 ** visits[mine])
             move /= np.sqrt(second[mine] / (1 - BETA2 ** visits[mine])) + EPSILON
             rows[mine] -= config.memory_rate * scale * move
-            worst = np.zeros(len(placed), np.float32)
-            np.maximum.at(worst, group.owners, losses)
-            streak[group.facts] = np.where(worst[group.facts] < SETTLED, streak[group.facts] + 1, 0)
             spent = time.perf_counter() - begun
             fitted.steps.append((float(losses.mean()), count, group.batch.real_tokens, spent))
-            report(fitted.steps[-1][0], before + int((streak >= len(names)).sum()), count / spent)
-        if (streak >= len(names)).all():
+            report(fitted.steps[-1][0], before + int(settled.sum()), count / spent)
+        if settled.all():
             break
-    fitted.unsettled += [before + int(i) for i in np.nonzero(streak < len(names))[0]]
+    fitted.unsettled += [before + int(i) for i in np.nonzero(~settled)[0]]
     return rows
 
 
