@@ -55,7 +55,7 @@ def _measured(backend: str, path: Path, size: int) -> dict[str, Any]:
     frame = addresses.frame(encoder)
     base, with_table = module.load(tiny), module.load(tiny)
     prompts = [encoder.prompt(text) for text in probes.PLAIN]
-    started_at = _resident()
+    own, mapped = _resident()
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in ("slots", "numbers", "rows")}
     memory = Memory(Index(arrays["slots"], arrays["numbers"], size, ORDERS), frame, arrays["rows"])
     module.let_read(with_table, memory, LAYER)
@@ -69,12 +69,14 @@ def _measured(backend: str, path: Path, size: int) -> dict[str, Any]:
         "gather_microseconds": hit,
         "tokens_per_second": statistics.median(rate for _, rate in rates),
         "overhead": statistics.median(one / other for one, other in rates) - 1,
-        "resident_mib": (_resident() - started_at) / 2**20,
+        "own_mib": (_resident()[0] - own) / 2**20,
+        "mapped_mib": (_resident()[1] - mapped) / 2**20,
     }
 
 
 def _lookups(memory: Memory, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Median microseconds of gathering a row, anywhere in the table, and of a token's search in vain, of all orders."""
+    """Microseconds of gathering a row, anywhere in the table, and of a token's search in vain, of all orders: the tenth
+    percentile, since others may be at work on the machine."""
     import numpy as np
 
     draw = np.random.default_rng(1)
@@ -88,7 +90,8 @@ def _lookups(memory: Memory, prompts: Sequence[Sequence[int]]) -> tuple[float, f
         begun = time.perf_counter()
         np.array(memory.table[number])
         found.append(time.perf_counter() - begun)
-    return statistics.median(found) * 1e6, statistics.median(vain) * 1e6
+    gathered, searched = (statistics.quantiles(times, n=10)[0] * 1e6 for times in (found, vain))
+    return gathered, searched
 
 
 def _rate(module: Any, session: Any, encoder: Any, prompts: Sequence[Sequence[int]]) -> float:
@@ -99,13 +102,14 @@ def _rate(module: Any, session: Any, encoder: Any, prompts: Sequence[Sequence[in
     return count / (time.perf_counter() - begun)
 
 
-def _resident() -> int:
-    """Bytes of memory that this process has to itself now: pages of a mapped file can be given back at any time."""
+def _resident() -> tuple[int, int]:
+    """Bytes that this process has to itself now, and those of files that are mapped, which the system takes back when it
+    needs them; it maps up to 2 MiB for each row that is touched."""
     statm = Path("/proc/self/statm")
     if not statm.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    values = statm.read_text().split()
-    return int(values[1]) * resource.getpagesize()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+    resident, shared = map(int, statm.read_text().split()[1:3])
+    return (resident - shared) * resource.getpagesize(), shared * resource.getpagesize()
 
 
 if __name__ == "__main__":
