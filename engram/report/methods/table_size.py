@@ -103,8 +103,8 @@ def _rate(module: Any, session: Any, encoder: Any, prompts: Sequence[Sequence[in
 
 
 def _resident() -> tuple[int, int]:
-    """Bytes that this process has to itself now, and those of files that are mapped, which the system takes back when it
-    needs them; it maps up to 2 MiB for each row that is touched."""
+    """Bytes that this process has to itself now, and those of mapped files, which the system takes back when it needs
+    them: it maps up to 2 MiB for each row that is touched."""
     statm = Path("/proc/self/statm")
     if not statm.is_file():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
