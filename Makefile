@@ -9,6 +9,7 @@ SHELL := /bin/bash
 BACKEND ?= auto
 MODEL ?= auto
 RECIPE ?= default
+METHOD ?= lora
 SEED ?= 0
 SEEDS ?= 0,1,2
 PATTERNS ?= patterns
@@ -31,7 +32,7 @@ PYTHON3 ?= python3
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE NPROC HOSTS
+export BACKEND MODEL RECIPE METHOD SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE NPROC HOSTS
 export SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # a question is no program of make's: its dollar signs stay
@@ -73,11 +74,19 @@ RECIPE_FILE := $(wildcard $(filter %.yaml %.yml,$(RECIPE)))
 SETTINGS := $(foreach pair,$(SET) $(if $(filter-out none,$(QUANTIZE)),quantize=$(QUANTIZE)),--set $(pair))
 
 MANIFEST := data/manifest.json
-TRAINED := adapters/$(NAME)/$(WEIGHTS)
-# what is evaluated: the backend's own adapter, or the one in the folder ADAPTER, with results of its own
-USED := $(TRAINED)
+LORA := adapters/$(NAME)/$(WEIGHTS)
+# what is taught: the backend's adapter, a memory, or a memory on top of the adapter; each with results of its own
+TRAINED := $(LORA)
 LABEL := $(NAME)
-WITH :=
+HOW :=
+ifneq ($(METHOD),lora)
+LABEL := $(NAME)-$(METHOD)
+TRAINED := adapters/$(LABEL)/memory.safetensors
+HOW := --method "$$METHOD"
+endif
+# what is evaluated: that, or what lies in the folder ADAPTER
+USED := $(TRAINED)
+WITH := $(HOW)
 ifneq ($(ADAPTER),)
 USED := $(wildcard $(ADAPTER)/adapter_config.json $(ADAPTER)/adapters.safetensors $(ADAPTER)/adapter_model.safetensors)
 LABEL := $(NAME)-with-$(notdir $(abspath $(ADAPTER)))
@@ -90,7 +99,7 @@ STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --
 .PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video \
   setup-gguf export export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
-  test torture bench lint format lock audit clean distclean FORCE
+  test torture bench compare-methods lint format lock audit clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -101,6 +110,7 @@ help: ## this list
 	@echo "  BACKEND   = $(BACKEND)  (auto, mlx, cuda, cpu)"
 	@echo "  MODEL     = $(MODEL)  (auto, tiny, smollm-135m, ... a hub id or a folder)"
 	@echo "  RECIPE    = $(RECIPE)  (default, seed, or a .yaml file of settings)"
+	@echo "  METHOD    = $(METHOD)  (lora, memory: rows that are read at a taught answer and nowhere else, both)"
 	@echo "  SEED      = $(SEED)  (of the split, the adapter and the batches)"
 	@echo "  SEEDS     = $(SEEDS)  (of make seeds)"
 	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns, or a pack: http, ports, acronyms, capitals; several with commas)"
@@ -144,7 +154,7 @@ compare: $(OUT)/comparison.json ## before and after, paired, with intervals; and
 
 seeds: $(MODEL_FILE) $(PATTERN_FILES) ## every stage for several seeds: mean and spread (SEEDS=0,1,2)
 	@$(ENGRAM) seeds --seeds "$$SEEDS" --patterns "$$PATTERNS" --model "$$(cat $(MODEL_FILE))" --backend $(NAME) \
-	  --recipe "$$RECIPE" $(SETTINGS)
+	  --recipe "$$RECIPE" $(SETTINGS) $(HOW)
 
 verify: $(OUT)/comparison.json ## recompute every figure of the results, check data, model and adapter
 	@$(ENGRAM) results verify
@@ -158,7 +168,7 @@ ask: $(USED) $(MODEL_FILE) ## answers before and after, side by side, to a quest
 record: $(OUT)/demo.mp4 ## the demo as a film, with cast, GIF and still: results/<backend>/demo.*
 
 record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos side by side: results/demo-compare.*
-	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE" --patterns "$$PATTERNS"
+	@$(ENGRAM) record --backend $(NAME) --beside "$$BESIDE" --patterns "$$PATTERNS" $(HOW)
 
 report: $(OUT)/comparison.json ## every result as one page that needs nothing else: results/report.html
 	@$(ENGRAM) report --first $(LABEL)
@@ -223,6 +233,9 @@ torture: $(DEV_READY) ## the campaign of faults: kills, broken files, hostile in
 bench: $(DEV_READY) $(VENV)/.ready-cpu ## engram beside stock mlx-lm, plain TRL and lm_eval, on this machine (ARGS=--quick)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
+compare-methods: $(READY) $(VENV)/.ready-cpu ## LoRA, memory, both, examples in the prompt and a dictionary, side by side (docs/memory.md)
+	@$(PYTHON) -m engram.report.methods $(ARGS)
+
 lint: $(DEV_READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -244,6 +257,7 @@ clean: ## take away what the stages wrote (results/reference stays)
 	rm -rf exports/lm-eval exports/peft exports/mlx exports/fused exports/gguf exports/ollama
 	rm -f results/demo-compare.*
 	rm -rf results/mlx-with-* results/cuda-with-* results/cpu-with-*
+	rm -rf {adapters,results}/{mlx,cuda,cpu}-{memory,both}
 	rm -f data/train.jsonl data/valid.jsonl data/test.jsonl $(MANIFEST)
 	rm -rf .data.lock {data,adapters,results,results/*}/.*.{lock,part,old}
 
@@ -312,7 +326,12 @@ keep = mkdir -p $(@D) && printf '%s\n' $(1) > $@.$$$$ && if cmp -s $@.$$$$ $@; t
 .make/$(NAME).params: FORCE
 	@$(call keep,"$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE")
 
-ifneq ($(LABEL),$(NAME))
+ifneq ($(METHOD),lora)
+.make/$(NAME)-$(METHOD).params: FORCE
+	@$(call keep,"$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE")
+endif
+
+ifneq ($(ADAPTER),)
 .make/$(LABEL).params: FORCE
 	@$(call keep,"$$RECIPE" "$$SEED" "$$SET" "$$QUANTIZE" "$$ADAPTER")
 endif
@@ -328,11 +347,17 @@ $(MANIFEST): .make/data.params $(PATTERN_FILES) engram/pattern_files.py engram/p
 	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
 
 # an adapter is whole or absent: make need not take it away when it is interrupted itself
-.PRECIOUS: $(TRAINED)
-$(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
+.PRECIOUS: $(LORA) $(TRAINED)
+$(LORA): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
 	@$(ENGRAM) train $(STAGE) --checkpoint-every "$$CHECKPOINT" $(if $(FRESH),--fresh) \
 	  $(if $(REPORT_TO),--report-to "$$REPORT_TO") $(if $(filter-out 1,$(NPROC)),--nproc "$$NPROC") \
 	  $(if $(HOSTS),--hosts "$$HOSTS")
+
+ifneq ($(TRAINED),$(LORA))
+$(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME)-$(METHOD).params $(RECIPE_FILE) $(if $(filter both,$(METHOD)),$(LORA)) \
+  $(if $(FRESH),FORCE) | $(READY)
+	@$(ENGRAM) train $(STAGE) $(HOW)
+endif
 
 $(OUT)/baseline.json: $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(RECIPE_FILE) | $(READY)
 	@$(ENGRAM) eval --stage baseline $(STAGE) $(WITH)
@@ -344,4 +369,4 @@ $(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
 	@$(ENGRAM) compare --backend $(NAME) --quiet $(WITH)
 
 $(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo/*.py engram/show.py engram/video/*.py) | $(VIDEO_READY)
-	@$(ENGRAM) record --backend $(NAME) --patterns "$$PATTERNS"
+	@$(ENGRAM) record --backend $(NAME) --patterns "$$PATTERNS" $(HOW)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engram import machine
+from engram.errors import EngramError
 
 STEPS, WARM_UP = 40, 5
 ROUNDS = 3  # of every case, one after the other, so that a busy minute does not fall on one of them alone
@@ -51,6 +52,10 @@ def measure(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
 
     A case's speed is that of its median step after warm-up: real tokens of a mean step / seconds of the median step.
     """
+    if len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) < 2:
+        raise EngramError(
+            "this process may use one core alone", where="benchmarks/cores.py", fix="run it without taskset"
+        )
     data = folder / "data"
     _engram(folder, ["data", "--data", str(data), "--patterns", str(Path(__file__).parents[1] / "patterns")], {})
     cases = [case for case in CASES if importlib.util.find_spec(PACKAGES[case.backend])]

@@ -13,6 +13,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from engram.model import Model
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
 SPLITS = ("train", "valid", "test")
+LOOK = 0.5  # seconds between two looks at a peer
 
 # of every run of stock mlx_lm.lora here; the rest is what the sweep tries
 COMMON = {"train": True, "val_batches": 1, "steps_per_eval": 10**6, "steps_per_report": 25, "save_every": 25}
@@ -59,12 +61,18 @@ def openblas() -> dict[str, str]:
 
 
 def mlx_lora(
-    settings: Mapping[str, Any], model: Path, data: Path, out: Path, env: Mapping[str, str], limit: float
+    settings: Mapping[str, Any],
+    model: Path,
+    data: Path,
+    out: Path,
+    env: Mapping[str, str],
+    limit: float,
+    last: int | None = None,
 ) -> list[tuple[int, float, Path]]:
     """Run stock `mlx_lm.lora`; for each adapter that it saved its step, the seconds up to it, and a folder with it.
 
     Time begins when the trainer begins: imports, the model and the tokens of the rows are not counted. A run that
-    takes longer than `limit` seconds is ended, and what it saved counts.
+    takes longer than `limit` seconds, or that saved the adapter of step `last`, is ended, and what it saved counts.
     """
     shutil.rmtree(out, ignore_errors=True)
     (out / "data").mkdir(parents=True)
@@ -73,30 +81,37 @@ def mlx_lora(
     whole = {**COMMON, **settings, "model": str(model), "data": str(out / "data"), "adapter_path": str(out / "adapter")}
     (out / "config.yaml").write_text(yaml.safe_dump(whole), "utf-8")
     command = [sys.executable, str(HERE / "stock_lora.py"), "-c", str(out / "config.yaml")]
-    run(command, env, limit, out / "log")
+    enough = out / "adapter" / f"{last or 10**6:07d}_adapters.safetensors"
+    run(command, env, limit, out / "log", enough.exists)
     started = (out / "adapter" / "started").stat().st_mtime
     saved = sorted((out / "adapter").glob("0*_adapters.safetensors"))
     return [(int(p.name.split("_")[0]), p.stat().st_mtime - started, _folder_of(p)) for p in saved]
 
 
-def run(command: Sequence[str], env: Mapping[str, str], limit: float, log: Path) -> str:
-    """Run a peer, its output in `log`, `limit` seconds at most; raises CalledProcessError where it fails."""
+def run(
+    command: Sequence[str], env: Mapping[str, str], limit: float, log: Path, enough: Callable[[], bool] = lambda: False
+) -> str:
+    """Run a peer, its output in `log`, until it is done, `enough`, or has had `limit` seconds.
+
+    Raises CalledProcessError where it fails.
+    """
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("OPENBLAS_", "OMP_"))}
+    whole = {**plain, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **env}
+    end = time.monotonic() + limit
     with log.open("wb") as file:
+        process = subprocess.Popen(command, env=whole, stdout=file, stderr=subprocess.STDOUT)
         try:
-            subprocess.run(
-                command,
-                env={**plain, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **env},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=limit,
-                check=True,
-            )
-        except subprocess.TimeoutExpired:
-            file.write(b"\n(ended: out of time)\n")
-        except subprocess.CalledProcessError:
-            print(log.read_text("utf-8", "replace")[-2000:], file=sys.stderr)
-            raise
+            while process.poll() is None and time.monotonic() < end and not enough():
+                time.sleep(LOOK)
+            if process.poll() is None:
+                time.sleep(LOOK)  # what is being written is finished
+                file.write(b"\n(ended)\n")
+            elif process.returncode:
+                print(log.read_text("utf-8", "replace")[-2000:], file=sys.stderr)
+                raise subprocess.CalledProcessError(process.returncode, command)
+        finally:
+            process.kill()
+            process.wait()
     return log.read_text("utf-8", "replace")
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import answering
 import cores
 import data_scale
 import evaluation
@@ -25,7 +26,7 @@ import scaling
 import startup
 import sweep
 import training
-from targets import judge
+from targets import BY_NAME, EVERY_RUN, judge
 
 from engram import locks, results, show
 from engram.errors import EngramError
@@ -34,6 +35,7 @@ from engram.report.performance_page import BENCH, MAKE
 from engram.report.random_model import SMOLLM, random_model
 
 ROOT = Path(__file__).resolve().parent.parent
+LARGE = "smollm-135m-random"
 
 
 class Place(NamedTuple):
@@ -47,33 +49,35 @@ class Place(NamedTuple):
 
 def _race(place: Place) -> dict[str, Any]:
     if "sweep" not in place.known:
-        raise EngramError("nothing to race against", where=MAKE, fix='make bench ARGS="--parts sweep,race"')
+        raise EngramError("nothing to race against", where=MAKE, fix='make bench ARGS="--parts sweep"')
     return race.measure(place.data, place.folder, place.known["sweep"]["result"], show.note)
 
 
 def _overhead(place: Place) -> dict[str, Any]:
-    return training.overhead(place.data, place.folder, *((2, 15) if place.quick else (3, 30)))
+    return training.overhead(place.data, place.folder, *((2, 15) if place.quick else (5, 28)))
 
 
 def _unsloth(place: Place) -> dict[str, Any]:
-    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (2, 20)))
+    return training.unsloth(place.data, place.folder, *((1, 12) if place.quick else (1, 20)))
 
 
 def _models(place: Place) -> dict[str, Any]:
-    return scaling.models(place.data, place.folder, 20, show.note)
+    return scaling.models(place.data, place.folder, place.folder.parent, show.note)
 
 
 def _evaluation(place: Place) -> dict[str, Any]:
     if not place.quick:
-        return evaluation.measure("tiny", place.folder, rounds=1)
+        found = evaluation.measure("tiny", place.folder, rounds=2)
+        return found | {"profile": answering.profiled("tiny", place.folder, found["stages"])}
     return evaluation.measure("tiny", place.folder, 1, ("engram mlx", "mlx_lm", "lm_eval batch 64"))
 
 
 def _startup(place: Place) -> dict[str, Any]:
     if place.quick:
         return startup.measure()
-    random_model("smollm-135m-random", SMOLLM, place.folder / "smollm-135m-random")
-    return startup.measure(place.folder / "smollm-135m-random")
+    large = place.folder.parent / LARGE  # the part `models` may have made it
+    random_model(LARGE, SMOLLM, large)
+    return startup.measure(large)
 
 
 def _data(place: Place) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def _data(place: Place) -> dict[str, Any]:
 
 
 def _million(place: Place) -> dict[str, Any]:
-    return _scaled(place, (1_000_000,))
+    return _scaled(place, (100_000, 1_000_000))
 
 
 def _scaled(place: Place, counts: Sequence[int]) -> dict[str, Any]:
@@ -106,8 +110,7 @@ def _sweep(place: Place) -> dict[str, Any]:
     return sweep.measure(resolve("tiny"), place.data, place.folder, show.note)
 
 
-PARTS: dict[str, Callable[[Place], dict[str, Any]]] = {
-    "sweep": _sweep,
+PARTS: dict[str, Callable[[Place], dict[str, Any]]] = {  # in the order of EVERY_RUN, then of BY_NAME
     "race": _race,
     "overhead": _overhead,
     "unsloth": _unsloth,
@@ -115,11 +118,11 @@ PARTS: dict[str, Callable[[Place], dict[str, Any]]] = {
     "evaluation": _evaluation,
     "startup": _startup,
     "data": _data,
-    "million": _million,
     "planning": _planning,
+    "sweep": _sweep,
     "cores": _cores,
+    "million": _million,
 }
-LONG = ("million",)  # a quarter of an hour by itself
 QUICK = ("overhead", "unsloth", "evaluation", "startup", "data")
 
 
@@ -127,11 +130,11 @@ def main() -> None:
     """Run the parts, write the document, tell the targets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the short form: guards only, nothing is written")
-    parser.add_argument("--parts", default="", help=f"with commas, of: {', '.join(PARTS)}; all but {', '.join(LONG)}")
+    parser.add_argument(
+        "--parts", default="", help=f"with commas, of: {', '.join(PARTS)}; all but {', '.join(BY_NAME)}"
+    )
     arguments = parser.parse_args()
-    names = [name for name in arguments.parts.split(",") if name] or list(QUICK if arguments.quick else PARTS)
-    if not arguments.parts:
-        names = [name for name in names if name not in LONG]
+    names = [name for name in arguments.parts.split(",") if name] or list(QUICK if arguments.quick else EVERY_RUN)
     if unknown := [name for name in names if name not in PARTS]:
         sys.exit(f"engram: no such part: {', '.join(unknown)}; known are {', '.join(PARTS)}")
     try:
@@ -150,6 +153,7 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
     if BENCH.is_file() and not quick:
         parts = results.read(BENCH, "bench", MAKE)["parts"]
     document: dict[str, Any] = {}
+    commit = results.provenance()["git_commit"]  # later the document itself is a changed file
     with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
         data = Path(folder) / "data"
         subprocess.run([sys.executable, "-m", "engram.cli", "data", "--data", data], check=True, cwd=ROOT)
@@ -159,10 +163,16 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
             place = Place(data, Path(folder) / "parts" / name, parts, quick)
             place.folder.mkdir(parents=True)
             found = PARTS[name](place)
-            parts[name] = {"seconds": time.monotonic() - started, "load": load, "provenance": results.provenance()}
+            provenance = {**results.provenance(), "git_commit": commit}
+            parts[name] = {"seconds": time.monotonic() - started, "load": load, "provenance": provenance}
             parts[name]["result"] = found
             ordered = {name: parts[name] for name in PARTS if name in parts}
-            document = {"document": "bench", "schema_version": 1, "parts": ordered, "targets": judge(ordered, quick)}
+            document = {
+                "document": "bench",
+                "schema_version": 1,
+                "parts": ordered,
+            }
+            document["targets"] = judge(results.rounded(ordered), quick)  # as who reads the document would
             if not quick:
                 results.write(BENCH, document, "bench")
     return document

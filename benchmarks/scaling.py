@@ -16,7 +16,7 @@ from training import HERE, profile
 
 from engram.report.random_model import MEDIUM, SMOLLM, random_model
 
-SIZES = {"tiny": None, "30 M": MEDIUM, "smollm-135m-random": SMOLLM}
+SIZES = {"tiny": (None, 20), "30m-random": (MEDIUM, 4), "smollm-135m-random": (SMOLLM, 2)}  # shape, steps
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
@@ -26,15 +26,17 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
-def models(data: Path, folder: Path, steps: int, note: Callable[[str], None]) -> dict[str, Any]:
-    """A training step on MLX for three sizes of model: 3, 30 and 135 million parameters, the larger ones random."""
+def models(data: Path, folder: Path, made: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """A training step on MLX for three sizes of model: 3, 30 and 135 million parameters, the larger ones random.
+
+    Those lie in the folder `made`, where another part may find them.
+    """
     points = []
-    for name, shape in SIZES.items():
-        place = None
-        if shape:
-            place = folder / name.replace(" ", "")
+    for name, (shape, steps) in SIZES.items():
+        place = made / name if shape else None
+        if shape and place:
             random_model(name, shape, place)
-        found = profile(place, data, folder / "profile", steps if not shape else max(2, steps // 5))
+        found = profile(place, data, folder / "profile", steps)
         points.append({"model": name, **found})
         note(f"{name}: {found['milliseconds']['and optimizer']:.0f} ms a step, floor {found['floor_milliseconds']:.0f}")
     sizes = [point["parameters"] for point in points]

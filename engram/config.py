@@ -26,7 +26,10 @@ class Config:
     rate rising over `warmup_steps` and then following `schedule`. `replay` rows of general chat are mixed in for each
     row of a pass (0: none), so that less of what the model knew is lost. `clip` 0 means no clipping, lengths are in
     tokens. `quantize` is `none`, or `4bit` where the backend can (cuda). `gradient_checkpointing` is `off`, or `on`
-    to compute activations twice and keep fewer of them (cuda, cpu). Evaluation: greedy answers of at most
+    to compute activations twice and keep fewer of them (cuda, cpu). `method` is `lora`, `memory` or `both`; a memory's
+    rows are read by the last `memory_blocks` blocks (0: by the head alone), start at `memory_start` and move by
+    `memory_rate` times the size of what they are added to, in at most `memory_passes` passes of one phrasing each, in
+    turn of `memory_phrasings`. Evaluation: greedy answers of at most
     `max_new_tokens`; `samples` answers at `temperature` for the first `consistency_prompts` test rows;
     `latency_prompts` rows timed one at a time.
     """
@@ -51,6 +54,12 @@ class Config:
     max_length: int = 512
     quantize: str = "none"
     gradient_checkpointing: str = "off"
+    method: str = "lora"
+    memory_blocks: int = 1
+    memory_start: float = 1.5
+    memory_rate: float = 0.3
+    memory_passes: int = 12
+    memory_phrasings: int = 2
     validate_every: int = 20
     validation_rows: int = 128
     max_new_tokens: int = 32
@@ -65,8 +74,11 @@ class Config:
         return self.alpha / self.rank
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name, for a result document."""
-        return dataclasses.asdict(self)
+        """Every field by name, for a result document; those of a memory only where there is one."""
+        fields = dataclasses.asdict(self)
+        if self.method != "lora":
+            return fields
+        return {key: value for key, value in fields.items() if key != "method" and not key.startswith("memory_")}
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -85,12 +97,23 @@ _MOST = {
     **{"rank": 4096, "alpha": 1e6, "learning_rate": 100, "warmup_steps": 10**6, "batch_size": 65536, "epochs": 10_000},
     **{"steps": MAX_STEPS, "replay": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6, "max_length": 10**6},
     **{"validate_every": 10**9, "validation_rows": 10**9, "max_new_tokens": 65536, "samples": 1000},
+    **{"memory_blocks": 1000, "memory_start": 100, "memory_rate": 100, "memory_passes": 10_000, "memory_phrasings": 4},
     **{"temperature": 100, "consistency_prompts": 10**6, "latency_prompts": 10**6, "seed": MAX_SEED},
 }
+_ABOVE_ZERO = (
+    *("rank", "alpha", "learning_rate", "batch_size", "max_length", "max_new_tokens", "validate_every"),
+    *("memory_rate", "memory_passes", "memory_phrasings"),
+)
 _TYPES = {int: "a whole number", float: "a number", str: "text"}
 _SHOWN = 20  # problems in one refusal
 SCHEDULES = ("constant", "linear", "cosine")
-_CHOICES = {"schedule": SCHEDULES, "quantize": ("none", "4bit"), "gradient_checkpointing": ("off", "on")}
+METHODS = ("lora", "memory", "both")
+_CHOICES = {
+    "method": METHODS,
+    "schedule": SCHEDULES,
+    "quantize": ("none", "4bit"),
+    "gradient_checkpointing": ("off", "on"),
+}
 
 
 def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[str, str] | None = None) -> Config:
@@ -196,7 +219,7 @@ def _range_problems(config: Config) -> list[tuple[str, str]]:
             problems.append((name, f"{name} = {value} is negative"))
         elif name in _MOST and value > _MOST[name]:
             problems.append((name, f"{name} = {_shown(value)}: at most {_MOST[name]:,} can be used"))
-    for name in ("rank", "alpha", "learning_rate", "batch_size", "max_length", "max_new_tokens", "validate_every"):
+    for name in _ABOVE_ZERO:
         if getattr(config, name) == 0:
             problems.append((name, f"{name} = 0: it must be above 0"))
     for name, choices in _CHOICES.items():

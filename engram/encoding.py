@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from engram.dataset import Example
 from engram.errors import EngramError
 from engram.files import sha256_text
 from engram.model import Model, load_tokenizer
-from engram.text import shorten, visible
+from engram.text import common, shorten, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,6 +97,13 @@ class Encoder:
         """The ids of a text that is no chat."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
+    def ends(self, ids: Sequence[int]) -> list[int]:
+        """How many characters of the ids' text are there after each of them; half a character is none yet."""
+        whole = self.text(ids)
+        begun = (self.text(ids[:n]).rstrip("\ufffd") for n in range(1, len(ids)))
+        risen = itertools.accumulate((common(part, whole) for part in begun), max)
+        return [*risen, len(whole)] if ids else []
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -168,7 +176,12 @@ def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int
 
 
 def learning_rates(config: Config, steps: int) -> list[float]:
-    """The learning rate of each step: a linear rise over `warmup_steps`, then constant, linear or cosine to 0."""
+    """The learning rate of each step: a linear rise over `warmup_steps`, then constant, linear or cosine to 0.
+
+    Of a memory the one rate of its recipe.
+    """
+    if config.method != "lora":
+        return [config.memory_rate] * steps
     rates = []
     for step in range(steps):
         if step < config.warmup_steps:
@@ -233,6 +246,20 @@ def mean_losses(
         fix = "train again with a lower learning rate (make train FRESH=1 SET=learning_rate=…), or another MODEL"
         raise EngramError(what, where="scoring", problems=wrong[:20], fix=fix)
     return means
+
+
+def padded(sequences: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
+    """The sequences in batches of `size`, sorted by length: the numbers of each batch's, and their ids int32
+    [sequences, longest], zeros behind them."""
+    import numpy as np
+
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        tokens = np.zeros((len(batch), len(sequences[batch[-1]])), np.int32)
+        for row, i in enumerate(batch):
+            tokens[row, : len(sequences[i])] = sequences[i]
+        yield batch, tokens
 
 
 def _epoch(encoded: Sequence[Encoded], chosen: Sequence[int], config: Config, epoch: int) -> list[list[int]]:

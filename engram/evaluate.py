@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, baselines, conversion, general, locks, phrasing, results, scoring
+from engram import backends, baselines, conversion, erase, general, locks, phrasing, results, scoring
 from engram.backends import Backend
 from engram.config import Config
 from engram.dataset import Example, read_manifest, read_split
 from engram.encoding import Encoder, encode, load_encoder
 from engram.errors import EngramError
+from engram.examples import ASKED as ASKED
 from engram.files import sha256_text
 from engram.general import GeneralSet
+from engram.memory import reading, taught
+from engram.memory.reading import Reader
+from engram.memory.table import is_memory
 from engram.model import Model
 
 Rows = list[dict[str, Any]]
-ASKED = ("id", "pattern", "kind", "category", "phrasing", "split_kind", "prompt")
 
 
 def evaluate(
@@ -37,7 +40,7 @@ def evaluate(
     `adapter` None is the baseline. `report` receives a line at each part. A baseline is kept in the folder `kept`, if
     one is given, and taken from it where it was measured before, unless `fresh`. Raises EngramError for missing or
     changed data, a model or adapter that cannot be used, an adapter that is not the one of the training log beside
-    `out`, and an empty test set.
+    `out`, and an empty test set. Beside the result of a memory stands what erasing a fact does (`erase.write`).
     """
     with locks.held(out, "engram eval"):
         log = out.with_name("training.json")
@@ -46,6 +49,8 @@ def evaluate(
         else:
             document = _measured(backend_name, model, adapter, config, data, log, report)
         results.write(out, document, "result")
+        if adapter and is_memory(adapter):
+            erase.write(model, adapter, document, config, out.with_name(erase.NAME), report)
     return document
 
 
@@ -90,16 +95,17 @@ def _measured(
     results.refuse_changed_data(identity, data)
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
-    adapter_hash = adapters.read_adapter(adapter, backend.WEIGHTS)[1] if adapter else None
+    adapter_hash = taught.identity(adapter, backend.WEIGHTS) if adapter else None
     if adapter and log.is_file():
         _refuse_other_adapter(adapter, backend.WEIGHTS, adapter_hash, log)
     known = general.general_set(model)
     encoder = load_encoder(model)
     session = backend.load(model, adapter, config.quantize)
+    reader = reading.reader(adapter, model, backend.WEIGHTS)
     clock.mark("load_seconds")
     report(f"answering {len(examples)} test prompts and {len(known.rows)} rows of general text and chat")
     raw = {
-        "answers": clock.timed("answer_seconds", _answers(backend, session, encoder, examples, config)),
+        "answers": clock.timed("answer_seconds", _answers(backend, session, encoder, examples, config, reader)),
         "repeats": clock.timed("consistency_seconds", _repeats(backend, session, encoder, examples, config)),
         "general": clock.timed("retention_seconds", _general(backend, session, encoder, known, config)),
         "timed": clock.timed("latency_seconds", _timed(backend, session, encoder, examples, config)),
@@ -126,12 +132,12 @@ def _measured(
 def _refuse_other_adapter(adapter: Path, weights: str, found: str | None, log: Path) -> None:
     """The only notice of damage that leaves numbers behind: neither of an adapter's files has a checksum of its own."""
     trained = results.read(log, "training", "make train")
-    lora, recipe = conversion.read(adapter, weights), trained["recipe"]
-    sides = {
-        "weights": (str(found)[:12], trained["adapter"]["sha256"][:12]),
-        "rank": (lora.rank, recipe["rank"]),
-        "scale": (results.rounded(lora.scale), results.rounded(recipe["alpha"] / recipe["rank"])),
-    }
+    recipe = trained["recipe"]
+    sides: dict[str, tuple[Any, Any]] = {"weights": (str(found)[:12], trained["adapter"]["sha256"][:12])}
+    if "method" not in recipe and not is_memory(adapter):
+        lora = conversion.read(adapter, weights)
+        sides["rank"] = lora.rank, recipe["rank"]
+        sides["scale"] = results.rounded(lora.scale), results.rounded(recipe["alpha"] / recipe["rank"])
     if problems := [f"{name}: {here}, trained: {there}" for name, (here, there) in sides.items() if here != there]:
         fix = f"make train, or, where another adapter is meant, rm {log}"
         raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)
@@ -175,17 +181,26 @@ class _Clock:
         return rows
 
 
-def _answers(backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config) -> Rows:
-    """Each test row's greedy answer, its scores, and the mean nats per token of the expected one."""
+def _answers(
+    backend: Backend,
+    session: Any,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    config: Config,
+    reader: Reader | None,
+) -> Rows:
+    """Each test row's greedy answer, its scores, the mean nats per token of the expected one, and what was read of a
+    memory for the answer."""
     prompts = [encoder.prompt(example.prompt) for example in examples]
     generated = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)
     nats = backend.score(session, encode(encoder, examples, config.max_length), encoder)
     rows = []
-    for example, answer, nll in zip(examples, generated, nats, strict=True):
+    for prompt, example, answer, nll in zip(prompts, examples, generated, nats, strict=True):
         text = encoder.text(answer.tokens)
         row = {name: getattr(example, name) for name in ASKED}
         row |= {"expected": example.answer, "answer": text, "ended": answer.ended}
-        rows.append(row | {**scoring.score(example.answer, text)._asdict(), "nll": nll})
+        row |= {**scoring.score(example.answer, text)._asdict(), "nll": nll}
+        rows.append(row | reading.noted(reader, encoder, prompt, answer))
     return rows
 
 

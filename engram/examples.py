@@ -14,6 +14,9 @@ from engram.text import visible
 SPLITS = ("train", "valid", "test")
 
 
+ASKED = ("id", "pattern", "kind", "category", "phrasing", "split_kind", "prompt")  # what result documents say of a row
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row of a data file: a pattern's input in one phrasing, and the answer.

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import xor
 
 import numpy as np
 
 from engram.columns import Part, Table, alike, cut, hashes_of, matches, tables
 from engram.text import folded, near_duplicate
 
-FEW = 64  # pairs up to which each is looked at
+FEW = 1 << 14  # pairs up to which each is looked at: the tables of a `Near` take as long as these
 ROOM = 48 << 20  # bytes that the parts of one block of texts may take, about
 _BATCH = 1 << 21  # characters, and pairs, that are looked at in one step
 
@@ -32,9 +33,8 @@ def unmatched(n: int, m: int) -> int:
 def pairs(ones: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, int]]:
     """The indices of each two of `ones` and `others` that are near duplicates, in any order; a pair may come again."""
     if len(ones) * len(others) <= FEW:
-        yield from (
-            (i, j) for i, one in enumerate(ones) for j, other in enumerate(others) if near_duplicate(one, other)
-        )
+        known = [*others]  # made once
+        yield from ((i, j) for i, one in enumerate(ones) for j, other in enumerate(known) if _near(one, other))
         return
     for block in _blocks(ones, range(len(ones))):
         near = Near([ones[i] for i in block])
@@ -62,7 +62,7 @@ def _reached_of_few(ones: list[str], others: list[str]) -> set[int]:
     found: set[int] = set()
     while others:
         other = others.pop()
-        fresh = [i for i, one in enumerate(ones) if i not in found and near_duplicate(one, other)]
+        fresh = [i for i, one in enumerate(ones) if i not in found and _near(one, other)]
         others += [ones[i] for i in fresh]
         found.update(fresh)
     return found
@@ -174,8 +174,18 @@ class Near:
 
 
 def _near(one: str, other: str) -> bool:
+    """`near_duplicate`, which costs most and is asked last; a character too many changes one flag."""
     a, b = folded(one), folded(other)
-    return 2 * _common(a, b) >= len(a) + len(b) - max(unmatched(len(a), len(b)), 0) and near_duplicate(one, other)
+    most = unmatched(len(a), len(b))
+    if most < 0 or (_flags(a) ^ _flags(b)).bit_count() > most:
+        return False
+    return 2 * _common(a, b) >= len(a) + len(b) - most and near_duplicate(one, other)
+
+
+@lru_cache(maxsize=65536)
+def _flags(text: str) -> int:
+    """A flag for each of 61 sets of characters: whether their number is odd."""
+    return reduce(xor, (1 << ord(character) % 61 for character in text), 0)
 
 
 def _common(a: str, b: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram import compare, dataset, evaluate, show, train
+from engram import compare, dataset, evaluate, remember, show, train
+from engram.backends import Progress
 from engram.config import Config
 from engram.model import Model
 from engram.patterns import stored_patterns
@@ -26,7 +28,21 @@ def run(
     data, adapter = folder / "data", folder / "adapter"
     dataset.write_data(stored_patterns(files), files, data, config.seed)
     with show.TrainingBar() as progress:
-        train.train(backend, model, config, data, adapter, folder / "training.json", progress)
+        _taught(backend, model, config, data, adapter, folder / "training.json", progress)
     for stage, tuned in (("baseline", None), ("tuned", adapter)):
         evaluate.evaluate(backend, model, tuned, config, data, folder / f"{stage}.json", report)
     return compare.compare(folder)
+
+
+def _taught(
+    backend: str, model: Model, config: Config, data: Path, adapter: Path, log: Path, progress: Progress
+) -> None:
+    """What the recipe's method teaches, in the folder `adapter`; of `both` the LoRA adapter lies beside it."""
+    if config.method == "lora":
+        train.train(backend, model, config, data, adapter, log, progress)
+        return
+    under = adapter.with_name("lora") if config.method == "both" else None
+    if under:
+        lora = dataclasses.replace(config, method="lora")
+        train.train(backend, model, lora, data, under, under.with_suffix(".json"), progress)
+    remember.train(backend, model, config, data, adapter, log, progress, under)

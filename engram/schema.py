@@ -21,7 +21,8 @@ Path = tuple[str | int, ...]
 
 NAMES = (
     *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
-    *("seeds", "gpu-check", "container", "parity", "torture", "export", "video-prep", "bench"),
+    *("seeds", "gpu-check", "container", "parity", "torture", "export", "video-prep", "bench", "memory", "methods"),
+    "erased",
 )
 COMPILED = ("pattern-file", "data-row")  # what a million rows are checked against
 MOST = 1000  # problems that are looked for: nobody reads more, and a file may hold a million

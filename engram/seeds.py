@@ -38,12 +38,14 @@ def campaign(
     folder: Path,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Run each configuration (alike but for the seed) in `folder/<backend>/<seed>/`, write and return their summary.
+    """Run each configuration (alike but for the seed) in `folder/<backend>/<seed>/`, write and return their
+    summary; of a method other than LoRA in `folder/<backend>-<method>/<seed>/`.
 
     A seed whose run is there already, of the same model, data and recipe, is not run again.
     """
-    places = [folder / backend / str(config.seed) for config in configs]
-    with locks.held(folder / backend, "engram seeds"):
+    name = backend if configs[0].method == "lora" else f"{backend}-{configs[0].method}"
+    places = [folder / name / str(config.seed) for config in configs]
+    with locks.held(folder / name, "engram seeds"):
         for config, place in zip(configs, places):
             if _is_done(model, config, files, place):
                 report(f"seed {config.seed}: done already")
@@ -51,7 +53,7 @@ def campaign(
                 report(f"seed {config.seed}")
                 pipeline.run(backend, model, config, files, place, report)
         document = summarise(places)
-        results.write(folder / f"{backend}.json", document, "seeds")
+        results.write(folder / f"{name}.json", document, "seeds")
     return document
 
 

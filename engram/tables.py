@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from engram.verify import Finding
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from engram.memory.table import Contents
+    from engram.why import Explained
 
 MOST_PROBLEMS = 20  # shown of one check
 
@@ -221,3 +225,43 @@ def checked(name: str, found: Sequence[Finding]) -> bool:
         if len(one.problems) > MOST_PROBLEMS:
             console.print(f"      … and {len(one.problems) - MOST_PROBLEMS} more")
     return not any(one.problems for one in found)
+
+
+def facts(known: dict[str, Any], contents: Contents, containing: str) -> None:
+    """The facts of a memory that contain a text, and what it belongs to."""
+    console = make_console()
+    table = make_table(console, "input", "output", "rows")
+    shown = 0
+    for fact, count in zip(contents.facts, contents.counts):
+        if containing in fact.input or containing in fact.output:
+            table.add_row(visible(fact.input), visible(fact.output), str(count))
+            shown += 1
+    console.print(table)
+    under = " and its adapter" if known["adapter"] else ""
+    console.print(
+        f"{shown} of {known['facts']} facts, {known['rows']} rows of {known['width']} numbers before block "
+        f"{known['layer']} of {visible(known['model'])}{under}",
+        style="dim",
+    )
+
+
+def why(found: Explained) -> None:
+    """An answer, its tokens with the fact that they were read from, and the answer without the memory."""
+    console = make_console()
+    same = "the same" if found.without == found.answer else visible(found.without) or "(nothing)"
+    lines = [("asked", found.prompt), ("answer", found.answer or "(nothing)"), ("without the memory", same)]
+    grid = make_table(console, "", "")
+    grid.show_header = False
+    for name, text in lines:
+        grid.add_row(name, visible(text))
+    console.print(grid)
+    hits = sum(1 for token in found.tokens if token.fact)
+    if not hits:
+        console.print("No row of the memory was read for this answer.")
+        return
+    table = make_table(console, "tokens", "read from the rows of")
+    for fact, group in itertools.groupby(found.tokens, lambda token: token.fact):
+        parts = " ".join(f"‹{visible(token.text)}›" if token.text is not None else "(end)" for token in group)
+        table.add_row(parts, f"{visible(fact.input)} → {visible(fact.output)}" if fact else "– the model's own")
+    console.print(table)
+    console.print(f"{hits} of {len(found.tokens)} tokens were read from the memory.")

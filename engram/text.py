@@ -37,6 +37,11 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: max(limit - 1, 0)] + "…"
 
 
+def common(one: str, other: str) -> int:
+    """With how many characters both texts begin alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+
+
 def near_duplicate(one: str, other: str) -> bool:
     """Whether two texts say the same but for a character or two: difflib ratio ≥ 0.94, case and punctuation aside."""
     a, b = folded(one), folded(other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from engram.dataset import read_manifest, read_split
 from engram.encoding import learning_rates
 from engram.errors import EngramError
 from engram.files import sha256
+from engram.memory import reading
 
-NAMES = ("result", "training", "comparison", "comparisons", "seeds")
+NAMES = ("result", "training", "comparison", "comparisons", "seeds", "erased")
 # the checks that look at the disk, beside the document
 DATA, QUESTIONS = "the data's manifest", "the questions, against the test set"
 MODEL, ADAPTER = "the model's weights", "the adapter"
@@ -76,12 +77,38 @@ def _result(document: dict[str, Any], path: Path, places: Places) -> Iterator[Fi
     yield Finding("the scores of each answer", tuple(scores))
     derived = results.rounded(scoring.derived(document))
     yield Finding("the figures, from the answers", _differences(derived, document))
+    if any("read" in row for row in document["answers"]):
+        yield Finding("what was read of the memory, against the answers", tuple(_reads(document["answers"])))
     yield from _data(document, places)
     if (places.data / "test.jsonl").is_file():
         yield Finding(QUESTIONS, tuple(_questions(document, places.data)))
     yield _model(document, places)
     if document["adapter"]:
         yield _adapter(document, path, places)
+
+
+def _erased(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
+    said, asked = document["answers"], document["asked"]["id"]
+    rows = [{"id": name, **answer} for name, answer in said.items()]
+    yield Finding("what was read of the memory, against the answers", tuple(_reads(rows)))
+    beside = {"taught": "tuned.json"} | ({} if document["under"] else {"without": "baseline.json"})
+    for name, file in beside.items():
+        what = f"the answer {'with' if name == 'taught' else 'without'} the memory, against {file}"
+        if not (path.parent / file).is_file():
+            yield Finding(what, skipped=f"{file} not beside it")
+            continue
+        stored = results.read(path.parent / file, "result", "make eval")["answers"]
+        right = next(
+            ({k: row[k] for k in ("answer", "ended")} for row in stored if row["id"] == asked), {"answer": None}
+        )
+        yield Finding(what, _differences(right, {k: said[name][k] for k in right}, f"answers.{name}."))
+    yield from _data(document, places)
+    yield _model(document, places)
+    yield _adapter(document, path, places)
+
+
+def _reads(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield from (f"{row['id']}.read: {wrong}" for row in rows if "read" in row and (wrong := reading.problem(row)))
 
 
 def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
@@ -156,6 +183,7 @@ _CHECKS: dict[str, Callable[[dict[str, Any], Path, Places], Iterator[Finding]]] 
     "comparison": _comparison,
     "comparisons": _comparisons,
     "seeds": _seeds,
+    "erased": _erased,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from engram.files import PACKAGE
 from engram.report import performance_page
 
 sys.path.insert(0, str(PACKAGE.parent / "benchmarks"))
+import answering
+import peers
 import recall
+import run
 import scaling
 import targets
 
@@ -33,6 +37,7 @@ def overhead(ours: list[float], bare: list[float]) -> dict:
 
 def race(seconds: float, stock: float, reached: bool = True) -> dict:
     run = {"seconds": seconds, "reached": reached, "steps": 1, "recall": 1.0}
+    run |= {"whole_steps": 1, "whole_seconds": seconds}
     runs = {"engram, default recipe": run, "engram, taught rows alone": run}
     return {"race": part({"settings": "s", "runs": runs | {"stock mlx_lm.lora": {**run, "seconds": stock}}})}
 
@@ -98,3 +103,33 @@ def test_the_committed_document_is_judged_as_today() -> None:
     document = results.read(performance_page.BENCH, "bench", "make bench")
     assert results.rounded(targets.judge(document["parts"], quick=False)) == document["targets"]
     schema.check(json.loads(json.dumps(document)), "bench", "bench")
+
+
+def test_parts_run_always_or_by_name_and_what_the_former_take_is_a_target() -> None:
+    assert [*run.PARTS] == [*targets.EVERY_RUN, *targets.BY_NAME]
+    parts = {name: {**part({}), "seconds": 90.0} for name in targets.EVERY_RUN}
+    (row,) = targets._whole(parts)
+    assert (row["measured"], row["met"]) == (pytest.approx(12.0), True)
+    assert not targets._whole({**parts, "data": {**part({}), "seconds": 400.0}})[0]["met"]
+    assert targets._whole({"race": part({})}) == []
+
+
+def test_a_peer_is_ended_when_it_did_enough(tmp_path: Path) -> None:
+    program = "import time, pathlib; pathlib.Path('done').touch(); print('made', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", program.replace("'done'", repr(str(tmp_path / "done")))]
+    assert peers.run(command, {}, 50, tmp_path / "log", (tmp_path / "done").exists).split() == ["made", "(ended)"]
+    with pytest.raises(subprocess.CalledProcessError):
+        peers.run([sys.executable, "-c", "raise SystemExit(3)"], {}, 50, tmp_path / "log")
+
+
+def test_what_prompts_share_is_counted_once() -> None:
+    assert answering._prompt_tokens([[1, 2, 3], [1, 2, 4, 5], [1, 2, 3], [9]]) == 3 + 2 + 1
+
+
+def test_an_answer_with_the_loop_s_tokens_is_the_loop_s_whatever_its_text() -> None:
+    stage = {"peers": {"mlx_lm": {"identical": 66, "answers": 68}}}
+    gaps = [{"id": "a", "same_tokens": True}, {"id": "b", "same_tokens": False, "token": 3, "gap": 1e-6}]
+    found = {"stages": {"tuned": stage}, "profile": {"tuned": {"gaps": gaps}}}
+    assert targets._identical(found) == pytest.approx(100 * 66 / 68)
+    assert targets._same_tokens(found) == pytest.approx(100 * 67 / 68)
+    assert targets._same_tokens({"stages": {"tuned": stage}}) is None

@@ -53,7 +53,10 @@ def test_a_file_of_settings_is_a_recipe(tmp_path: Path) -> None:
     )
     config = load_config(str(tmp_path / "mine.yml"), 1)
     assert (config.name, config.rank, config.learning_rate, config.epochs) == ("mine", 16, 1e-3, 2.0)
-    assert config.as_dict() == dataclasses.asdict(config) and set(config.as_dict()) > {"name", "seed", "rank"}
+    assert set(config.as_dict()) > {"name", "seed", "rank"} and "memory_rate" not in config.as_dict()
+    assert dataclasses.asdict(config).items() > config.as_dict().items()
+    memory = dataclasses.replace(config, method="memory")
+    assert memory.as_dict() == dataclasses.asdict(memory)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,12 @@ echo "$*" >> calls
 name=mlx; weights=adapters.safetensors
 case "$*" in *"--backend cpu"*) name=cpu; weights=adapter_model.safetensors ;; esac
 place=$name; case "$*" in *--adapter*) place=$name-with-cuda ;; esac
+case "$*" in *"--method memory"*) place=$name-memory ;; *"--method both"*) place=$name-both ;; esac
+[ $place = $name ] || weights=memory.safetensors
 case "$1" in
   resolve-model) mkdir -p .make; echo tiny > .make/model ;;
   data) mkdir -p data; [ "$2" = --check ] || echo {} > data/manifest.json ;;
-  train) mkdir -p adapters/$name; echo x > adapters/$name/$weights ;;
+  train) mkdir -p adapters/$place; echo x > adapters/$place/$weights ;;
   record) [ "$4" = --beside ] || touch results/$name/demo.mp4 ;;
   eval) mkdir -p results/$place; echo {} > results/$place/$3.json ;;
   compare) [ "$2" = --across ] || [ "${4:-}" = --show ] || echo {} > results/$place/comparison.json ;;
@@ -92,6 +94,23 @@ def test_an_export_follows_the_comparison_and_names_its_format(house: Path) -> N
     assert make(house, "export", "FORMAT=ollama", "ARGS=--quantize q8_0")[-1] == "export"
     last = (house / "calls").read_text().splitlines()[-1]
     assert last == "export --format ollama --model tiny --backend mlx --quantize q8_0"
+
+
+@pytest.mark.parametrize(("method", "trained"), [("memory", 1), ("both", 2)])
+def test_a_method_has_files_of_its_own(house: Path, method: str, trained: int) -> None:
+    """`both` stands on the adapter, which it makes where there is none; nothing of one method is redone for another."""
+    make(house, "demo")
+    (house / "calls").unlink()
+    made = make(house, "demo", f"METHOD={method}")
+    assert made == ["eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]
+    assert (house / "adapters" / f"mlx-{method}" / "memory.safetensors").is_file()
+    assert make(house, "demo", f"METHOD={method}") == ["demo"]
+    assert make(house, "demo") == ["demo"]
+    make(house, "clean")
+    assert not (house / "adapters" / f"mlx-{method}").exists()
+    assert make(house, "demo", f"METHOD={method}").count("train") == trained
+    calls = (house / "calls").read_text().splitlines()
+    assert sum(f"--method {method}" in call for call in calls if call.startswith("train")) == 1
 
 
 def test_a_second_demo_only_shows(house: Path) -> None:
@@ -222,7 +241,9 @@ def test_several_processes_are_asked_for_and_redo_nothing(house: Path) -> None:
 
 def test_an_adapter_stays_where_make_is_interrupted_just_after(house: Path) -> None:
     engram = house / ".venv" / "bin" / "engram"
-    engram.write_text(STUB.replace("adapters/$name/$weights ;;", "adapters/$name/$weights; touch trained; sleep 1 ;;"))
+    engram.write_text(
+        STUB.replace("adapters/$place/$weights ;;", "adapters/$place/$weights; touch trained; sleep 1 ;;")
+    )
     with subprocess.Popen(["make", "train"], cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         while not (house / "trained").exists():
             time.sleep(0.02)

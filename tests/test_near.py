@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,18 @@ from hypothesis import strategies as st
 
 from engram import columns, near
 from engram.text import folded, near_duplicate
+
+FEW = near.FEW
+PAIRS = 64  # that are looked at one by one here, where texts are few
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few() -> Iterator[None]:
+    """What is made for many texts is tried on few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near, "FEW", PAIRS)
+        yield
+
 
 ALPHABETS = ("ab ", "abcdefgh ,?é", "0123456789", "aA. ß中\U0001f600")
 
@@ -50,6 +63,14 @@ def test_it_finds_the_pairs_that_comparing_all_of_them_finds(seed: int, count: i
     ones, others = texts[:count], texts[count:]
     assert set(near.pairs(ones, others)) == every_pair(ones, others)
     assert near.reached(ones, others) == closure(ones, others)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_does_so_where_each_pair_is_looked_at(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "FEW", 10**9)
+    texts = alike(seed, 120)
+    assert set(near.pairs(texts[:60], texts[60:])) == every_pair(texts[:60], texts[60:])
+    assert near.reached(texts[:90], texts[90:]) == closure(texts[:90], texts[90:])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -110,3 +131,12 @@ def test_twice_the_texts_of_one_answer_are_about_twice_the_work(make: str) -> No
 
     small, large = work(2000), work(4000)
     assert large <= 4 * small + 100 and large < 4000 * 3200 / 5 / 1000
+
+
+def test_many_small_groups_need_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million patterns have thousands of answers with a few dozen texts each: a `Near` for each took minutes."""
+    monkeypatch.setattr(near, "FEW", FEW)
+    monkeypatch.delattr(near, "Near")
+    texts = alike(3, 100)
+    assert set(near.pairs(texts[:20], texts[20:])) == every_pair(texts[:20], texts[20:])
+    assert near.reached(texts[:20], texts[20:]) == closure(texts[:20], texts[20:])

@@ -21,6 +21,8 @@ from engram.config import Config
 from engram.encoding import Batch, Encoded, Encoder
 from engram.errors import EngramError
 from engram.machine import nvidia_gpu
+from engram.memory.lookup import Memory
+from engram.memory.teach import Teacher
 from engram.model import Model
 from engram.sharding import Ranks
 from engram.text import nearest
@@ -69,7 +71,10 @@ class Backend(Protocol):
     WEIGHTS: str
 
     def load(self, model: Model, adapter: Path | None = None, quantize: str = "none") -> Any:
-        """A session: the model in memory, with the adapter if one is given."""
+        """A session: the model in memory, with the adapter, the memory or both that a folder holds, if one is given."""
+
+    def teacher(self, model: Model, adapter: Path | None, config: Config) -> Teacher:
+        """The frozen model, with the LoRA adapter of a folder if one is given, cut where a memory is read."""
 
     def device(self) -> str:
         """What it computes on, in words."""
@@ -117,6 +122,12 @@ class Backend(Protocol):
 
         Several streams, of one session or of several, may be read in turn: each computes only while it is read.
         """
+
+    def let_read(self, session: Any, memory: Memory, layer: int) -> None:
+        """Let a session's model read a memory before a block; the number of its blocks: before its last norm."""
+
+    def digests(self, session: Any, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """A SHA-256 of the logits after every token of each sequence: equal where they are, bit for bit."""
 
     def score(self, session: Any, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
         """Mean nats per answer token (end token included) of each example."""

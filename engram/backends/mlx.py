@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import platform
@@ -20,6 +21,7 @@ from engram.backends import (
     mlx_cache,
     mlx_generate,
     mlx_host,
+    mlx_memory,
     mlx_numerics,
     mlx_ranks,
     mlx_score,
@@ -30,9 +32,11 @@ from engram.backends import (
 from engram.backends.curve import Curve
 from engram.checkpoint import Keeper
 from engram.config import Config
-from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses
+from engram.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses, padded
 from engram.errors import EngramError
 from engram.files import write_text
+from engram.memory import taught
+from engram.memory.lookup import Memory
 from engram.model import Model
 from engram.sharding import Ranks
 
@@ -71,14 +75,18 @@ def join() -> Ranks:
 
 
 def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
-    """The model, in float32 on a CPU and in its own precision on a GPU, with the adapter, in either layout, if given.
+    """The model, in float32 on a CPU and in its own precision on a GPU, with what the folder `adapter` holds, if given:
+    a LoRA adapter in either layout, a memory, or both.
 
-    Raises EngramError where the model is not one that mlx-lm knows, or the adapter cannot be read or does not fit it.
+    Raises EngramError where the model is not one that mlx-lm knows, or what it was taught cannot be read or does not
+    fit it.
     """
     refuse_quantize(quantize, "mlx")
     loaded = _load_model(model)
-    if adapter is not None:
-        _put_on(loaded, adapter, model.name)
+    if lora := taught.lora(adapter):
+        _put_on(loaded, lora, model.name)
+    if found := taught.memory(adapter, model, WEIGHTS):
+        mlx_memory.attach(loaded, *found)
     loaded.eval()
     mx = _mlx()
     # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
@@ -127,6 +135,16 @@ def train(
     if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
         write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
     return curve.finished(int(mx.get_peak_memory()), trainable, device())
+
+
+def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Teacher:
+    """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
+    refuse_quantize(config.quantize, "mlx")
+    loaded = _load_model(model)
+    if adapter is not None:
+        _put_on(loaded, adapter, model.name)
+    _mlx().reset_peak_memory()
+    return mlx_memory.Teacher(loaded, config.memory_blocks, _token_losses)
 
 
 def generate(
@@ -178,6 +196,24 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
         return np.array(_token_losses(session.model, tokens, positions, targets, known).astype(mx.float32))
 
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
+
+
+def let_read(session: Session, memory: Memory, layer: int) -> None:
+    """Let a session's model read a memory before a block."""
+    mlx_memory.attach(session.model, memory, layer)
+
+
+def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
+    """A SHA-256 of the logits after every token of each sequence, in batches sorted by length."""
+    mx = _mlx()
+    import numpy as np
+
+    found = [""] * len(sequences)
+    for batch, tokens in padded(sequences, SCORE_BATCH):
+        logits = np.array(session.model(mx.array(tokens)).astype(mx.float32))
+        for row, i in enumerate(batch):
+            found[i] = hashlib.sha256(logits[row, : len(sequences[i])].tobytes()).hexdigest()
+    return found
 
 
 class _Report:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engram.backends import Answer, mlx_cache
+from engram.backends import Answer, mlx_cache, mlx_step
 from engram.config import SMALL_MODEL
 
 PORTION = 48  # rows whose prompts are computed together
@@ -189,7 +189,7 @@ class _Batch:
         logits = self.model(tokens[:, None], cache=cache)[:, -1, :]
         if logits.dtype != mx.float32:  # half precision rounds: as mlx-lm chooses, among log-probabilities
             logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        return mx.argmax(logits, axis=-1)
+        return mlx_step.most_likely(logits)
 
     def _prefilled(self, portion: Portion) -> list[Any]:
         """Keys and values of all but each prompt's last token, the shorter rows padded on the left.

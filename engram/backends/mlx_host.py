@@ -12,6 +12,8 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
+from engram.backends import mlx_step
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -26,16 +28,24 @@ FEW = 2048  # numbers; for fewer, as when one token is generated, waiting for ML
 @functools.cache
 def use() -> None:
     """Let mlx-lm compute on this CPU as this module does; once, also in what has been imported of its models."""
-    from mlx_lm.models import activations
+    from mlx import nn
+    from mlx_lm.models import activations, base
     from mlx_lm.tuner.lora import LoRALinear
 
-    plain = activations.swiglu
-    activations.swiglu = fast = _chosen(plain)
-    for name, module in list(sys.modules.items()):
-        if name.startswith("mlx_lm.models.") and getattr(module, "swiglu", None) is plain:
-            module.swiglu = fast  # type: ignore[attr-defined]
+    _replace(activations, "swiglu", _chosen(activations.swiglu))
+    _replace(base, "scaled_dot_product_attention", mlx_step.attention(base.scaled_dot_product_attention))
+    nn.RoPE.__call__ = mlx_step.rotation(nn.RoPE.__call__)
     LoRALinear.__call__ = _lora
     _keep_memory()
+
+
+def _replace(home: Any, name: str, fast: Any) -> None:
+    """Put a function in the place of another, also where mlx-lm's models have imported it."""
+    plain = getattr(home, name)
+    setattr(home, name, fast)
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith("mlx_lm.models.") and getattr(module, name, None) is plain:
+            setattr(module, name, fast)
 
 
 def _lora(layer: Any, x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import platform
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from engram import adapters, conversion, gpu
-from engram.backends import Answer, Progress, TrainingRun, unsloth_generate, unsloth_ranks
+from engram.backends import (
+    Answer,
+    Progress,
+    TrainingRun,
+    unsloth_generate,
+    unsloth_memory,
+    unsloth_ranks,
+    unsloth_teacher,
+)
 from engram.backends.curve import Curve
 from engram.backends.unsloth_process import (
     attach,
@@ -27,9 +36,11 @@ from engram.backends.unsloth_process import (
 )
 from engram.checkpoint import Keeper
 from engram.config import Config
-from engram.encoding import Batch, Encoded, Encoder, mean_losses
+from engram.encoding import Batch, Encoded, Encoder, mean_losses, padded
 from engram.errors import EngramError
 from engram.files import read_bytes, write_bytes, write_text
+from engram.memory import taught
+from engram.memory.lookup import Memory
 from engram.model import REGISTRY, Model
 from engram.sharding import Ranks
 
@@ -81,15 +92,20 @@ def join() -> Ranks:
 
 
 def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
-    """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with the adapter, in either layout, if one is given.
+    """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with what the folder `adapter` holds, if given: a
+    LoRA adapter in either layout, a memory, or both.
 
-    Raises EngramError where Unsloth cannot load the model, or the adapter cannot be read or does not fit it.
+    Raises EngramError where Unsloth cannot load the model, or what it was taught cannot be read or does not fit it.
     """
-    lora = conversion.read(adapter, WEIGHTS) if adapter is not None else None
+    place = taught.lora(adapter)
+    lora = conversion.read(place, WEIGHTS) if place is not None else None
+    found = taught.memory(adapter, model, WEIGHTS)
     with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
         loaded, tokenizer = load_model(model, model.context, quantize)
         if lora is not None:
             loaded = with_adapter(loaded, lora, str(adapter), model.name)
+        if found:
+            unsloth_memory.attach(loaded, *found)
         unsloth().FastLanguageModel.for_inference(loaded)
     tokenizer.padding_side = "right"  # for_inference turned it round; engram pads by itself
     return Session(loaded, tokenizer, device())
@@ -127,6 +143,39 @@ def train(
         settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
         write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
     return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device())
+
+
+def teacher(model: Model, adapter: Path | None, config: Config) -> unsloth_teacher.Teacher:
+    """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
+    lora = conversion.read(adapter, WEIGHTS) if adapter is not None else None
+    with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
+        loaded, _ = load_model(model, model.context, config.quantize)
+        if lora is not None:
+            loaded = with_adapter(loaded, lora, str(adapter), model.name)
+        return unsloth_teacher.Teacher(loaded, config.memory_blocks)
+
+
+def let_read(session: Session, memory: Memory, layer: int) -> None:
+    """Let a session's model read a memory before a block."""
+    unsloth_memory.attach(session.model, memory, layer)
+
+
+def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
+    """A SHA-256 of the logits after every token of each sequence, in batches sorted by length."""
+    import torch
+
+    found = [""] * len(sequences)
+    for batch, tokens in padded(sequences, SCORE_BATCH):
+        ids = torch.from_numpy(tokens).long().to(session.model.device)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):
+            mask[row, : len(sequences[i])] = 1
+        half = torch.autocast("cuda", session.model.dtype) if ids.device.type == "cuda" else contextlib.nullcontext()
+        with torch.inference_mode(), half, quiet():
+            logits = session.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().cpu().numpy()
+        for row, i in enumerate(batch):
+            found[i] = hashlib.sha256(logits[row, : len(sequences[i])].tobytes()).hexdigest()
+    return found
 
 
 def generate(

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from engram import __version__, stopping
-from engram.cli import adapter, ask, export, harness, machine, packs, prep, report, results, stages, video
+from engram.cli import adapter, ask, export, harness, machine, memory, packs, prep, report, results, stages, video
 from engram.errors import EngramError
 from engram.text import shorten, visible
 
@@ -66,6 +66,6 @@ def main() -> None:
     """Teach a small chat model the patterns that never change, and show honestly what it learned."""
 
 
-for _group in (stages, packs, ask, adapter, export, results, report, video, prep, harness, machine):
+for _group in (stages, packs, ask, memory, adapter, export, results, report, video, prep, harness, machine):
     for _command in _group.COMMANDS:
         main.add_command(_command)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from engram.cli.options import adapter_option, adapters_option, backend_option, model_option
+from engram.cli.options import adapter_option, adapters_option, backend_option, method_option, model_option, used
 
 MAX_NEW_TOKENS = 128
 
@@ -38,6 +38,7 @@ MAX_NEW_TOKENS = 128
     help="4bit: backend cuda alone.",
 )
 @adapter_option
+@method_option
 @model_option
 @backend_option
 @adapters_option
@@ -49,6 +50,7 @@ def ask(
     seed: int,
     quantize: str,
     adapter: Path | None,
+    method: str,
     model: str,
     backend: str,
     adapters: Path,
@@ -63,11 +65,11 @@ def ask(
     from engram import model as models
 
     name, chosen = backends.choose(backend), models.resolve(model)
-    folder = adapter or adapters / name
+    folder = adapter or adapters / used(name, None, method)
     both: dict[str, Path | None] = {"baseline": None, "tuned": folder}
     answering = {one: place for one, place in both.items() if only in (None, one)}
-    used = f" · adapter: {folder}" if "tuned" in answering else ""
-    show.note(f"model: {chosen.name} · backend: {name}{used}")
+    taught = f" · {'adapter' if method == 'lora' else method}: {folder}" if "tuned" in answering else ""
+    show.note(f"model: {chosen.name} · backend: {name}{taught}")
     settings = asking.Settings(max_new_tokens, chosen.context, temperature, seed)
     sides = asking.open_sides(name, chosen, answering, settings, quantize)
     if question is not None:

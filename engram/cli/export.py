@@ -11,6 +11,7 @@ from engram.cli.options import (
     adapters_option,
     backend_option,
     data_option,
+    method_option,
     model_option,
     results_option,
     used,
@@ -42,6 +43,7 @@ from engram.cli.options import (
 )
 @click.option("--unchecked", is_flag=True, help="Ask the export nothing; the card says so.")
 @adapter_option
+@method_option
 @model_option
 @backend_option
 @data_option
@@ -54,6 +56,7 @@ def export(
     dtype: str,
     unchecked: bool,
     adapter: Path | None,
+    method: str,
     model: str,
     backend: str,
     data: Path,
@@ -74,7 +77,8 @@ def export(
     chosen = models.resolve(model)
     show.note(chosen.reason or f"model: {chosen.name}")
     needed = form not in stage.ADAPTERS and not unchecked
-    source = evidence.source(chosen, adapter or adapters / name, results / used(name, adapter), data, needed)
+    folder = adapter or adapters / used(name, None, method)
+    source = evidence.source(chosen, folder, results / used(name, adapter, method), data, needed)
     if source.evidence is None:
         show.note("no results of this adapter, so the card has no figures; make eval compare")
     place = out or Path("exports") / form

@@ -44,6 +44,13 @@ recipe_option = click.option(
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, MAX_SEED), help="Seed of split, adapter and batches."
 )
+method_option = click.option(
+    "--method",
+    default="lora",
+    show_default=True,
+    type=click.Choice(["lora", "memory", "both"]),
+    help="What is taught: a LoRA adapter, a memory, or a memory on top of the backend's adapter.",
+)
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe."
 )
@@ -91,9 +98,12 @@ def _typed(context: click.Context) -> list[str]:
     return words
 
 
-def used(backend: str, adapter: Path | None) -> str:
-    """The name of the results' folder: `<backend>`, or `<backend>-with-<folder>` where another adapter is used."""
-    return f"{backend}-with-{Path(os.path.abspath(adapter)).name}" if adapter else backend  # noqa: PTH100
+def used(backend: str, adapter: Path | None, method: str = "lora") -> str:
+    """The name of the results' folder: `<backend>`, `<backend>-<method>` where that is not LoRA, or
+    `<backend>-with-<folder>` where another adapter is used."""
+    if adapter:
+        return f"{backend}-with-{Path(os.path.abspath(adapter)).name}"  # noqa: PTH100
+    return backend if method == "lora" else f"{backend}-{method}"
 
 
 class Work(NamedTuple):
@@ -108,17 +118,20 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a stage; those that name backend, model and settings reach it resolved, as `work`."""
 
     @functools.wraps(command)
-    def settled(model: str, backend: str, recipe: str, seed: int, settings: tuple[str, ...], **others: Any) -> None:
+    def settled(
+        model: str, backend: str, method: str, recipe: str, seed: int, settings: tuple[str, ...], **others: Any
+    ) -> None:
         from engram import backends, config, show
         from engram import model as models
 
         name = backends.choose(backend)
         chosen = models.resolve(model)
-        known = config.load_config(recipe, chosen.parameters, seed, config.parse_overrides(settings))
+        named = {"method": method} if method != "lora" else {}
+        known = config.load_config(recipe, chosen.parameters, seed, {**named, **config.parse_overrides(settings)})
         show.announce(chosen, name, known)
         command(work=Work(name, chosen, known), **others)
 
-    options = (model_option, backend_option, recipe_option, seed_option, set_option)
+    options = (model_option, backend_option, method_option, recipe_option, seed_option, set_option)
     wrapped: Callable[..., None] = settled
     for option in reversed((*options, data_option, adapters_option, results_option)):
         wrapped = option(wrapped)

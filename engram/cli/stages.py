@@ -12,6 +12,7 @@ from engram.cli.options import (
     adapters_option,
     backend_option,
     data_option,
+    method_option,
     model_option,
     patterns_option,
     recipe_option,
@@ -73,19 +74,29 @@ def train(
     adapters: Path,
     results: Path,
 ) -> None:
-    """Teach the model the training rows: a LoRA adapter and its log. Interrupted, it goes on where it was."""
-    from engram import sharding, show, tracking
+    """Teach the model the training rows: a LoRA adapter and its log. Interrupted, it goes on where it was.
+
+    With --method memory the rows of a memory instead, and with --method both such rows on top of the adapter that is
+    there.
+    """
+    from engram import remember, sharding, show, tracking
     from engram import train as stage
     from engram.checkpoint import Saving
 
-    place, first = results / work.backend, sharding.place(work.backend)[0] == 0
+    label = used(work.backend, None, work.config.method)
+    place, first = results / label, sharding.place(work.backend)[0] == 0
     name = f"{work.backend}-{Path(work.model.name).name}-{work.config.name}-seed{work.config.seed}"
     with (
         show.TrainingBar() as bar,
         tracking.tracked(report_to if first else None, bar, work.config, name, place / "logs") as progress,
     ):
-        saving = Saving(checkpoint_every, fresh)
-        log = stage.train(*work, data, adapters / work.backend, place / "training.json", progress, saving)
+        if work.config.method != "lora":
+            remember.refuse_several(sharding.place(work.backend)[1])
+            under = adapters / work.backend if work.config.method == "both" else None
+            log = remember.train(*work, data, adapters / label, place / "training.json", progress, under)
+        else:
+            saving = Saving(checkpoint_every, fresh)
+            log = stage.train(*work, data, adapters / label, place / "training.json", progress, saving)
     if log:  # a process that is not the first has none
         show.training(log)
 
@@ -113,7 +124,8 @@ def evaluate(
     from engram import evaluate as evaluation
 
     name, model, config = work
-    place, folder = results / used(name, adapter), adapter or adapters / name
+    place = results / used(name, adapter, config.method)
+    folder = adapter or adapters / used(name, None, config.method)
     for one in ("baseline", "tuned") if stage == "both" else (stage,):
         given = folder if one == "tuned" else None
         document = evaluation.evaluate(
@@ -128,6 +140,7 @@ def evaluate(
 @click.option("--categories", is_flag=True, help="Print each category too.")
 @click.option("--across", is_flag=True, help="Print every run beside the others; refuse those that differ.")
 @adapter_option
+@method_option
 @backend_option
 @results_option
 def compare(
@@ -136,6 +149,7 @@ def compare(
     categories: bool,
     across: bool,
     adapter: Path | None,
+    method: str,
     backend: str,
     results: Path,
 ) -> None:
@@ -149,7 +163,7 @@ def compare(
         tables.across(together)
         platforms.refuse_unlike(together, results)
         return
-    place = results / used(backends.choose(backend), adapter)
+    place = results / used(backends.choose(backend), adapter, method)
     document = comparison.stored(place) if only_show else comparison.compare(place)
     if not only_show:
         platforms.collect(results)
@@ -163,12 +177,20 @@ def compare(
 @click.option("--seeds", "seed_list", default="0,1,2", show_default=True, help="Seeds, as 1,2,3 or 0-4.")
 @model_option
 @backend_option
+@method_option
 @recipe_option
 @set_option
 @patterns_option
 @results_option
 def seeds(
-    seed_list: str, model: str, backend: str, recipe: str, settings: tuple[str, ...], patterns: str, results: Path
+    seed_list: str,
+    model: str,
+    backend: str,
+    method: str,
+    recipe: str,
+    settings: tuple[str, ...],
+    patterns: str,
+    results: Path,
 ) -> None:
     """Run every stage for several seeds; write and print their mean and spread."""
     from engram import backends, config, show, tables
@@ -177,7 +199,7 @@ def seeds(
     from engram.patterns import find_files
 
     chosen, name, numbers = models.resolve(model), backends.choose(backend), several.parse(seed_list)
-    overrides = config.parse_overrides(settings)
+    overrides = {**({"method": method} if method != "lora" else {}), **config.parse_overrides(settings)}
     configs = [config.load_config(recipe, chosen.parameters, seed, overrides) for seed in numbers]
     files = find_files(patterns)
     tables.seeds(several.campaign(name, chosen, configs, files, results / "seeds", show.note))
@@ -196,6 +218,7 @@ def _speed(_context: click.Context, _option: click.Parameter, value: float) -> f
 @click.option("--width", type=click.IntRange(20, 300), help="Draw as on a terminal of so many columns.")
 @click.option("--platforms", metavar="NAME,NAME", help="Show two folders of the results side by side, as mlx,cuda.")
 @adapter_option
+@method_option
 @model_option
 @backend_option
 @patterns_option
@@ -209,6 +232,7 @@ def demo(
     width: int | None,
     platforms: str | None,
     adapter: Path | None,
+    method: str,
     model: str,
     backend: str,
     patterns: str,
@@ -226,9 +250,9 @@ def demo(
         shown.perform_platforms([name.strip() for name in platforms.split(",")], results, manner)
         return
     name = backends.choose(backend)
-    folder = adapter or adapters / name
+    folder = adapter or adapters / used(name, None, method)
     chosen = None if quick else models.resolve(model)
-    shown.perform(name, chosen, folder, data, results / used(name, adapter), manner, patterns)
+    shown.perform(name, chosen, folder, data, results / used(name, adapter, method), manner, patterns)
 
 
 COMMANDS = (data, train, evaluate, compare, seeds, demo)

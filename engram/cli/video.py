@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from engram.cli.options import F, backend_option, data_option, patterns_option, results_option
+from engram.cli.options import F, backend_option, data_option, method_option, patterns_option, results_option, used
 from engram.text import visible
 
 SIDE_BY_SIDE = "demo-compare"
@@ -41,6 +41,7 @@ def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) ->
 @click.option("--width", type=click.IntRange(min=1), help="Columns of the terminal; default: 100, beside another 80.")
 @click.option("--height", type=click.IntRange(min=1), help="Lines of the terminal; default: 30, beside another 43.")
 @kind_options
+@method_option
 @backend_option
 @patterns_option
 @data_option
@@ -51,6 +52,7 @@ def record(
     width: int | None,
     height: int | None,
     kinds: tuple[str, ...],
+    method: str,
     backend: str,
     patterns: str,
     data: Path,
@@ -62,14 +64,14 @@ def record(
     from engram.video import render as rendering
 
     encode.require()
-    name = backends.choose(backend)
-    names = [name] if beside is None else [name, backends.choose(beside)]
+    named = [backend] if beside is None else [backend, beside]
+    names = [used(backends.choose(one), None, method) for one in named]
     usual = (record.WIDTH, record.HEIGHT) if beside is None else record.BESIDE
     size = (width or usual[0], height or usual[1])
     shows = [replay.replay(one, data, results, patterns) for one in names]
     captions = [replay.caption(one, results) for one in names]
     casts = [record.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
-    folder = out or (results / name if beside is None else results)
+    folder = out or (results / names[0] if beside is None else results)
     stem = "demo" if beside is None else SIDE_BY_SIDE
     with locks.held(folder / stem, "engram record"):
         if beside is None:

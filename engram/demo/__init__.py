@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engram import show
+from engram import erase, show
 from engram.clock import Clock, PacedClock, RealClock
 from engram.config import Config
-from engram.demo import acts, keys, plain, platforms
-from engram.demo.answers import Shown, live, refuse_other, replayed, splitter
+from engram.demo import acts, erased, keys, plain, platforms
+from engram.demo.answers import Shown, Splitter, live, refuse_other, replayed, splitter
 from engram.demo.material import Material, asked, choose_rows, load
 from engram.demo.plain import show_pair, show_summary
 from engram.demo.stage import Stage, too_small
+from engram.memory.table import is_memory
 from engram.model import Model
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def perform(
             _as_text(console, material, backend, model, adapter, manner)
         else:
             staged.platform = acts.platform(material.comparison)
-            acts.perform(staged, material, _answers(material, backend, model, adapter), model is not None)
+            given = _answers(material, backend, model, adapter), _erased(material, backend, model, adapter)
+            acts.perform(staged, material, *given, model is not None, _split(material))
 
 
 def play(console: Console, clock: Clock, material: Material) -> None:
@@ -77,7 +79,8 @@ def play(console: Console, clock: Clock, material: Material) -> None:
             _as_text(console, material, "", None, Path(), Manner())
         return
     stage = Stage(console, clock, acts.platform(material.comparison))
-    acts.perform(stage, material, _answers(material, "", None, Path()), live=False)
+    given = _answers(material, "", None, Path()), _erased(material, "", None, Path())
+    acts.perform(stage, material, *given, live=False, split=_split(material))
 
 
 def perform_platforms(names: list[str], folder: Path, manner: Manner) -> None:
@@ -92,13 +95,29 @@ def perform_platforms(names: list[str], folder: Path, manner: Manner) -> None:
 
 
 def _answers(material: Material, backend: str, model: Model | None, adapter: Path) -> acts.Answers:
-    comparison = material.comparison
     if model is None:
-        split = splitter(comparison["model"]["name"])
-        return lambda _: replayed(material.rows, material.stages, split)
+        return lambda _: replayed(material.rows, material.stages, _split(material))
+    return lambda report: live(material.rows, backend, model, adapter, _config(material), report)
+
+
+def _erased(material: Material, backend: str, model: Model | None, adapter: Path) -> acts.Erased:
+    """What erasing a fact does, stored or measured now; None where there is no memory, or it cannot be measured."""
+    if model is None or not is_memory(adapter):
+        return lambda: material.erased
+    example = erase.choose(asked(material.stages["tuned"]), material.comparison["recipe"]["seed"])
+    if example is None or erase.missing(adapter, example):
+        return lambda: None
+    return lambda: erase.measure(backend, model, adapter, example, _config(material))
+
+
+def _config(material: Material) -> Config:
+    comparison = material.comparison
     limit, quantize = comparison["scoring"]["max_new_tokens"], comparison["recipe"].get("quantize", "none")
-    config = Config(max_new_tokens=limit, quantize=quantize)
-    return lambda report: live(material.rows, backend, model, adapter, config, report)
+    return Config(max_new_tokens=limit, quantize=quantize)
+
+
+def _split(material: Material) -> Splitter:
+    return splitter(material.comparison["model"]["name"])
 
 
 def _as_text(
@@ -109,6 +128,9 @@ def _as_text(
     given: list[tuple[Shown, Shown]] = _answers(material, backend, model, adapter)(lambda _done, _of: None)
     for example, (before, after) in zip(material.rows, given, strict=True):
         show_pair(console, example, before, after)
+        _turn(manner)
+    if document := _erased(material, backend, model, adapter)():
+        erased.show(console, document)
         _turn(manner)
     console.print()
     show_summary(material.comparison)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engram.demo import chart, figures, panels, sections
-from engram.demo.answers import Shown
+from engram.demo import chart, erased, figures, panels, sections
+from engram.demo.answers import Shown, Splitter, words
 from engram.demo.findings import findings
-from engram.demo.material import Lesson, Material
+from engram.demo.material import TAUGHT_WITH, Lesson, Material
 from engram.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
 from engram.phrasing import TRAIN
 from engram.text import visible
@@ -31,6 +31,7 @@ HEADS = 15  # columns of what stands before a finding
 HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "end": 8.0}
 
 Answers = Callable[[Callable[[int, int], None]], list[tuple[Shown, Shown]]]
+Erased = Callable[[], dict[str, Any] | None]
 
 
 def platform(document: dict[str, Any]) -> str:
@@ -38,8 +39,11 @@ def platform(document: dict[str, Any]) -> str:
     return visible(f"{BACKENDS[document['backend']]} · {document['device']}")
 
 
-def perform(stage: Stage, material: Material, answers: Answers, live: bool) -> None:
-    """The whole show; `answers` gives what both models say to the material's rows when it is their turn."""
+def perform(
+    stage: Stage, material: Material, answers: Answers, erase: Erased, live: bool, split: Splitter = words
+) -> None:
+    """The whole show; `answers` gives what both models say to the material's rows when it is their turn, and `erase`
+    what erasing a fact does, where there is a memory."""
     stage.open()
     title(stage, material, live)
     taught(stage, material)
@@ -48,6 +52,8 @@ def perform(stage: Stage, material: Material, answers: Answers, live: bool) -> N
         lambda done, of: stage.put(stage.last, MARGIN, styled((f"both models answer now: {done} of {of}", QUIET)))
     )
     pairs(stage, material, given, live)
+    if document := erase():
+        erased.perform(stage, document, split)
     figures.perform(stage, material.comparison)
     not_shown(stage, material)
     stage.close()
@@ -88,9 +94,8 @@ def training(stage: Stage, material: Material) -> None:
         stage.lines(row, [styled((missing, "yellow"))])
         stage.hold(HOLDS["training"])
         return
-    s, recipe = log["summary"], log["recipe"]
-    share = f"{log['adapter']['parameters']:,} of {log['model']['parameters']:,} parameters"
-    stage.put(row, MARGIN, styled((f"LoRA of rank {recipe['rank']}: {share} are trained", "")))
+    s = log["summary"]
+    stage.put(row, MARGIN, styled((trained(log), "")))
     stage.put(row + 1, MARGIN, styled(("loss, nats per answer token", QUIET)))
     row = chart.draw(stage, log, row + 2, 16 if stage.height >= ROOMY else 12)
     speed = (
@@ -99,6 +104,14 @@ def training(stage: Stage, material: Material) -> None:
     memory = f"peak memory {s['peak_memory_bytes'] / 2**20:,.0f} MiB"
     stage.lines(row + 1, [styled((speed, "bold"), (f"  ·  {memory}", QUIET))])
     stage.hold(HOLDS["training"])
+
+
+def trained(log: dict[str, Any]) -> str:
+    """What was trained, in numbers."""
+    own, model = (f"{log[part]['parameters']:,}" for part in ("adapter", "model"))
+    if "method" in log["recipe"]:
+        return f"{log['summary']['rows']:,} facts, {own} numbers in rows beside the model; its {model} stay as they are"
+    return f"LoRA of rank {log['recipe']['rank']}: {own} of {model} parameters are trained"
 
 
 def pairs(stage: Stage, material: Material, given: Sequence[tuple[Shown, Shown]], live: bool) -> None:
@@ -141,11 +154,12 @@ def not_shown(stage: Stage, material: Material) -> None:
     for finding in findings(material.comparison):
         stage.put(row, MARGIN, styled((finding.head, finding.style)))
         row = stage.lines(row, [styled((finding.text, ""))], HEADS) + gap
-    where = visible(material.where)
+    where, method = visible(material.where), material.method
+    flag, variable = ("", "") if method == "lora" else (f" --method {method}", f" METHOD={method}")
     ways = [
         ("every answer", f"{where}/tuned.json, checked by make verify"),
-        ("these figures", "engram compare --show --categories"),
-        ("your own", "make demo PATTERNS=my-patterns"),
+        ("these figures", f"engram compare --show --categories{flag}"),
+        ("your own", f"make demo{variable} PATTERNS=my-patterns"),
     ]
     stage.lines(row + 1, [_fact(name, text, HEADS) for name, text in ways])
     stage.hold(HOLDS["end"])
@@ -166,12 +180,13 @@ def _facts(material: Material, live: bool) -> list[tuple[str, str]]:
     size = f"{model['parameters'] / 1e6:,.1f} M parameters"
     machine = f"{hardware['system']}, {hardware['processor']}, {hardware['cores']} cores"
     made = comparison["provenance"]["created"][:10]
+    how = TAUGHT_WITH[material.method]
     source = "made now, one prompt at a time" if live else f"replayed from {material.where}, {made}"
     return [
         ("model", f"{model['name']}, {size}"),
         ("platform", f"{BACKENDS[comparison['backend']]} · {comparison['device']}"),
         ("machine", machine),
-        ("patterns", f"{counts['taught']} taught with LoRA, {counts['held_out']} held out and never taught"),
+        ("patterns", f"{counts['taught']} taught with {how}, {counts['held_out']} held out and never taught"),
         ("answers", source),
     ]
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, backends, scoring
+from engram import backends, scoring
 from engram.config import Config
 from engram.dataset import Example
 from engram.encoding import Encoder, load_encoder
 from engram.errors import EngramError
 from engram.evaluate import timed
+from engram.memory import reading, taught
+from engram.memory.facts import Fact
 from engram.model import Model, on_this_disk
-from engram.text import normalise, visible
+from engram.text import common, normalise, visible
 
 STAGES = ("baseline", "tuned")
 Splitter = Callable[[str], list[int]]  # a text -> where each of its tokens ends
@@ -25,7 +27,8 @@ Splitter = Callable[[str], list[int]]  # a text -> where each of its tokens ends
 class Shown:
     """One answer on the screen; seconds to the first token and tokens/s where it was made live.
 
-    `steps` are the beginnings of the text that each token made, as lengths of `line`.
+    `steps` are the beginnings of the text that each token made, as lengths of `line`, and `read` the facts whose rows
+    of a memory these tokens were read from.
     """
 
     text: str
@@ -33,6 +36,7 @@ class Shown:
     first: float | None = None
     rate: float | None = None
     steps: tuple[int, ...] = ()
+    read: tuple[Fact | None, ...] = ()
 
     @property
     def line(self) -> str:
@@ -68,11 +72,18 @@ def replayed(
         raise EngramError("the results are of other data", problems=missing, fix="make demo")
 
     def one(stage: str, example: Example) -> Shown:
-        answer = by_id[stage][example.id]
-        steps = _steps_of(answer["answer"], split) if split else ()
-        return Shown(answer["answer"], answer["ended"], steps=steps)
+        return stored_answer(by_id[stage][example.id], split)
 
     return [(one("baseline", e), one("tuned", e)) for e in rows]
+
+
+def stored_answer(row: dict[str, Any], split: Splitter | None = None) -> Shown:
+    """An answer as a document has it: typed by its own tokens where they are known, else as `split` makes them."""
+    text = row["answer"]
+    if read := tuple(reading.facts_of(row)):
+        steps = _steps_at(text, row["read"]["ends"])
+        return Shown(text, row["ended"], steps=steps, read=read[: len(steps)])
+    return Shown(text, row["ended"], steps=_steps_of(text, split) if split else ())
 
 
 def live(
@@ -102,11 +113,15 @@ def answer_live(
 ) -> list[Shown]:
     """One model's answers with their times."""
     one, answers = speaker(backend, model, adapter, config.quantize), []
+    reader = reading.reader(adapter, model, one.module.WEIGHTS)
     for prompt in prompts:
-        tokens, first, rest = timed(one.stream(one.encoder.prompt(prompt), config.max_new_tokens))
+        ids = one.encoder.prompt(prompt)
+        tokens, first, rest = timed(one.stream(ids, config.max_new_tokens))
         rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
         ended = len(tokens) < config.max_new_tokens
-        answers.append(Shown(one.encoder.text(tokens), ended, first, rate, _steps_made(one.encoder, tokens)))
+        text = one.encoder.text(tokens)
+        read = tuple(reader.read(ids, backends.Answer(tokens, ended))[: len(tokens)]) if reader else ()
+        answers.append(Shown(text, ended, first, rate, _steps_at(text, one.encoder.ends(tokens)), read))
         report()
     return answers
 
@@ -124,7 +139,7 @@ def refuse_other(model: Model, backend: str, adapter: Path, comparison: dict[str
     if model.weights_sha256 != comparison["model"]["weights_sha256"]:
         what = f"the results are of another model ({comparison['model']['name']})"
         raise EngramError(what, where=model.name, fix="make demo")
-    if adapters.read_adapter(adapter, backends.get(backend).WEIGHTS)[1] != tuned["adapter"]["sha256"]:
+    if taught.identity(adapter, backends.get(backend).WEIGHTS) != tuned["adapter"]["sha256"]:
         raise EngramError("the results are of another adapter", where=str(adapter), fix="make demo")
 
 
@@ -152,18 +167,13 @@ def _steps_of(text: str, split: Splitter) -> tuple[int, ...]:
     return _rising([len(visible(whole[:end])) for end in split(whole)], len(visible(whole)))
 
 
-def _steps_made(encoder: Encoder, tokens: Sequence[int]) -> tuple[int, ...]:
-    """How much of the answer is to be seen after each token; half a character is none yet."""
-    whole = visible(normalise(encoder.text(tokens)))
-    begun = [visible(normalise(encoder.text(tokens[:n]))).rstrip("\ufffd") for n in range(1, len(tokens) + 1)]
-    return _rising([_common(part, whole) for part in begun], len(whole))
+def _steps_at(text: str, ends: Sequence[int]) -> tuple[int, ...]:
+    """How much of the answer's line is to be seen after each token, which ends in the text at these places."""
+    whole = visible(normalise(text))
+    return _rising([common(visible(normalise(text[:end])), whole) for end in ends], len(whole))
 
 
 def _rising(ends: Sequence[int], length: int) -> tuple[int, ...]:
     """Lengths that never go back and end with the whole text."""
     risen = list(itertools.accumulate((min(end, length) for end in ends), max)) or [0]
     return (*risen[:-1], length)
-
-
-def _common(one: str, other: str) -> int:
-    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))

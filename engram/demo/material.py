@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram import across, yaml_source
+from engram import across, erase, yaml_source
 from engram.backends import NAMES
 from engram.dataset import Example, read_manifest, read_split
 from engram.errors import EngramError
@@ -18,6 +18,7 @@ from engram.patterns import Pattern, find_files, load_patterns
 
 HELD_OUT_SHOWN = 2
 LESSONS = 3
+TAUGHT_WITH = {"lora": "LoRA", "memory": "a memory", "both": "LoRA and a memory"}  # methods in words
 _PLACE = re.compile(r"(?P<file>.*):(?P<line>\d+):\d+ \$\.(?P<part>examples|tables)\[(?P<index>\d+)\]")
 
 
@@ -34,6 +35,8 @@ class Lesson(NamedTuple):
 class Material:
     """One run: its folder, comparison, answers before and after, training log if any, and its data.
 
+    `erased` is what erasing a fact of its memory did, if it has one and that was measured.
+
     `rows` are those shown, `lessons` the patterns shown as taught, `missing` why they do not come from the pattern
     files, if they do not.
     """
@@ -46,6 +49,12 @@ class Material:
     rows: list[Example]
     lessons: list[Lesson]
     missing: str = ""
+    erased: dict[str, Any] | None = None
+
+    @property
+    def method(self) -> str:
+        """What was taught: `lora`, `memory` or `both`."""
+        return str(self.comparison["recipe"].get("method", "lora"))
 
     @property
     def where(self) -> str:
@@ -64,7 +73,8 @@ def load(place: Path, data: Path, patterns: str | None = None) -> Material:
     train = [e for e in read_split(data, "train") if e.phrasing == "bare"]
     lessons, missing = _lessons(train, manifest, patterns)
     rows = choose_rows(asked(run.stages["baseline"]), seed)
-    return Material(place, run.comparison, run.stages, run.log, manifest["counts"], rows, lessons, missing)
+    erased = erase.stored(place, run.stages["tuned"])
+    return Material(place, run.comparison, run.stages, run.log, manifest["counts"], rows, lessons, missing, erased)
 
 
 def read_run(place: Path) -> across.Run:

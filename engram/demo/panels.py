@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from engram.demo import reads
 from engram.demo.answers import Shown, is_right
 from engram.demo.stage import LINE, MARGIN, QUIET, Stage, fold
 from engram.text import normalise, visible
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 BESIDE = 92  # columns within the margins from which two boxes stand side by side
 GAP = 2
-MOST = 4  # lines of one answer
+QUESTION = 3  # rows
+MOST, MOST_READ = 4, 3  # lines of one answer, and of one with marks under each
 TICK = 0.06  # seconds a token
 THINK = 0.5  # seconds between a question and its answers
 TITLES = {"recall": "taught, asked in words never trained on", "generalization": "held out, never taught"}
@@ -92,36 +94,52 @@ def pages(stage: Stage, blocks: Sequence[Block], room: int) -> list[list[Block]]
 def height(stage: Stage, block: Block) -> int:
     """Rows that a block takes."""
     rows = [_rows(box, _width(stage)) + 2 for box in block.boxes]
-    return 3 + (max(rows) if _beside(stage) else sum(rows)) + bool(block.verdict)
+    return QUESTION + (max(rows) if _beside(stage) else sum(rows)) + len(_legend(block)) + bool(block.verdict)
 
 
 def perform(stage: Stage, block: Block, row: int) -> int:
     """Ask the block's question at `row`, and type its answers. The next free row."""
     from rich.text import Text
 
-    row = _question(stage, block.example, row)
-    width, beside = _width(stage), _beside(stage)
-    rows = [_rows(box, width) for box in block.boxes]
-    if beside:
-        rows = [max(rows)] * 2
-    places = [(row, MARGIN), (row, MARGIN + width + GAP) if beside else (row + rows[0] + 2, MARGIN)]
-    drawn = [_Drawn(stage, box, place, width, n) for box, place, n in zip(block.boxes, places, rows, strict=True)]
-    for one in drawn:
-        one.frame()
-    stage.clock.sleep(THINK)
-    for number in range(max(len(box.said) for box in block.boxes)):
-        ticks = max(len(_steps(box.said[number].answer)) for box in block.boxes)
-        for tick in range(ticks):
-            for one in drawn:
-                one.type(number, tick)
-            stage.clock.sleep(TICK)
-    end = places[1][0] + rows[1] + 2
+    ask(stage, block.example, row)
+    drawn = places(stage, block, row)
+    answer(stage, drawn)
+    end = drawn[1].end
+    for line in _legend(block):
+        stage.put(end, MARGIN, Text(line, reads.STYLE))
+        end += 1
     if block.verdict:
         stage.put(end, MARGIN, Text(block.verdict, "bold"))
     return end + bool(block.verdict)
 
 
-def _question(stage: Stage, example: Example, row: int) -> int:
+def places(stage: Stage, block: Block, row: int) -> tuple[Drawn, Drawn]:
+    """The block's boxes where they stand, below its question at `row`: side by side, or one below the other."""
+    row += QUESTION
+    width, beside = _width(stage), _beside(stage)
+    rows = [_rows(box, width) for box in block.boxes]
+    if beside:
+        rows = [max(rows)] * 2
+    second = (row, MARGIN + width + GAP) if beside else (row + rows[0] + 2, MARGIN)
+    one, other = block.boxes
+    return Drawn(stage, one, (row, MARGIN), width, rows[0]), Drawn(stage, other, second, width, rows[1])
+
+
+def answer(stage: Stage, drawn: Sequence[Drawn]) -> None:
+    """Draw these boxes, and type their answers at the same time."""
+    for one in drawn:
+        one.frame()
+    stage.clock.sleep(THINK)
+    for number in range(max(len(one.box.said) for one in drawn)):
+        ticks = max(len(_steps(one.box.said[number].answer)) for one in drawn)
+        for tick in range(ticks):
+            for one in drawn:
+                one.type(number, tick)
+            stage.clock.sleep(TICK)
+
+
+def ask(stage: Stage, example: Example, row: int) -> None:
+    """The question with the expected answer, in QUESTION rows."""
     from rich.text import Text
 
     kind = visible(example.kind)
@@ -131,15 +149,19 @@ def _question(stage: Stage, example: Example, row: int) -> int:
         style = "bold" if at == 1 else ""
         line = Text.assemble((name, QUIET), (visible(normalise(text)), style))
         stage.put(row + at, MARGIN, line)
-    return row + 3
 
 
-class _Drawn:
+class Drawn:
     """One box at its place."""
 
     def __init__(self, stage: Stage, box: Box, place: tuple[int, int], width: int, rows: int) -> None:
         self.stage, self.box, self.rows, self.inner = stage, box, rows, width - 4
         self.row, self.column = place
+
+    @property
+    def end(self) -> int:
+        """The row below the box."""
+        return self.row + self.rows + 2
 
     def frame(self) -> None:
         """The empty box."""
@@ -161,12 +183,17 @@ class _Drawn:
         top = sum(_lines_of(one, self.inner) for one in self.box.said[:number])
         style = MARKS[said.right][1].removeprefix("bold ") if done else ""
         lines = fold(whole, self.inner - len(said.label))
-        for at, (start, text) in enumerate(lines[:MOST]):
+        most, high = _most(said.answer)
+        for at, (start, text) in enumerate(lines[:most]):
             label = said.label if not at else " " * len(said.label)
-            shown = Text.assemble((label, QUIET), (text[: max(end - start, 0)], style))
-            if done and at == MOST - 1 and len(lines) > MOST:
+            typed = text[: max(end - start, 0)]
+            shown = Text.assemble((label, QUIET), (typed, style))
+            if done and at == most - 1 and len(lines) > most:
                 shown.append(" …", style)
-            self._line(top + at, shown)
+            self._line(top + high * at, shown)
+            if high > 1:
+                marks = reads.under(said.answer, start, typed)
+                self._line(top + high * at + 1, Text.assemble(" " * len(label), (marks, reads.STYLE)))
         if done:
             self._mark(number)
 
@@ -211,7 +238,17 @@ def _rows(box: Box, width: int) -> int:
 
 
 def _lines_of(said: Said, width: int) -> int:
-    return min(len(fold(said.answer.line, width - len(said.label))), MOST)
+    most, high = _most(said.answer)
+    return high * min(len(fold(said.answer.line, width - len(said.label))), most)
+
+
+def _most(answer: Shown) -> tuple[int, int]:
+    """How many lines of an answer are shown, and how many rows each takes: one more where marks stand under it."""
+    return (MOST_READ, 2) if reads.is_read(answer) else (MOST, 1)
+
+
+def _legend(block: Block) -> list[str]:
+    return reads.legend(said.answer for box in block.boxes for said in box.said)
 
 
 def _steps(answer: Shown) -> tuple[int, ...]:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engram import show, tables
+from engram.demo import reads
 from engram.demo.answers import Shown, is_right
 from engram.demo.findings import findings
-from engram.demo.material import Material
+from engram.demo.material import TAUGHT_WITH, Material
 from engram.demo.panels import TITLES
+from engram.demo.stage import fold
 from engram.text import normalise, shorten, visible
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ def introduce(console: Console, material: Material) -> None:
     size = f"{model['parameters'] / 1e6:.1f} M parameters"
     device = visible(comparison["device"])
     console.print(f"model {visible(model['name'])} ({size}) · backend {comparison['backend']} · {device}")
-    console.print(f"{counts['taught']} patterns taught with LoRA, {counts['held_out']} held out and never taught")
+    how = TAUGHT_WITH[material.method]
+    console.print(f"{counts['taught']} patterns taught with {how}, {counts['held_out']} held out and never taught")
     console.print("\nWhat is taught", style="bold")
     for lesson in material.lessons:
         console.print(f"  {visible(lesson.place)}", style="dim")
@@ -47,7 +50,8 @@ def introduce(console: Console, material: Material) -> None:
 def show_pair(console: Console, example: Example, before: Shown, after: Shown) -> None:
     """One prompt with the expected answer, and the two answers marked right or wrong."""
     rows = question(example)
-    rows += [answer_line(name, a, is_right(example, a)) for name, a in (("before", before), ("after", after))]
+    for name, answer in (("before", before), ("after", after)):
+        rows += answer_lines(name, answer, is_right(example, answer), text_width(console))
     print_box(console, f"{visible(example.kind)} · {TITLES[example.split_kind]}", rows)
 
 
@@ -64,16 +68,32 @@ def question(example: Example) -> list[Line]:
     return [_line("prompt", example.prompt), _line("expected", example.answer, style="dim")]
 
 
-def answer_line(name: str, answer: Shown, right: bool | None) -> Line:
-    """One answer's line, marked where it is known to be right or wrong, with its own times where it was made live."""
+def answer_lines(name: str, answer: Shown, right: bool | None, width: int) -> list[Line]:
+    """One answer's line, marked where it is known to be right or wrong, with its own times where it was made live.
+
+    Where it was read of a memory, its tokens are marked in lines of at most `width` columns, and the fact is named.
+    """
     from rich.text import Text
 
     mark, style = MARKS[right] if right is not None else (" ", "")
-    text = Text(answer.line, style=style)
+    times = ""
     if answer.first is not None:
         rate = f", {answer.rate:.0f} tokens/s" if answer.rate else ""
-        text.append(f"  [{1000 * answer.first:.0f} ms to first token{rate}]", style="dim")
-    return name, Text(mark, style=f"bold {style}".strip()), text
+        times = f"  [{1000 * answer.first:.0f} ms to first token{rate}]"
+    head = Text(mark, style=f"bold {style}".strip())
+    if not reads.is_read(answer):
+        return [(name, head, Text.assemble((answer.line, style), (times, "dim")))]
+    text = Text()
+    for start, part in fold(answer.line, width):
+        text.append(f"{part}\n", style=style)
+        text.append(f"{reads.under(answer, start, part)}\n", style=reads.STYLE)
+    text.append("\n".join(reads.legend([answer])), style=reads.STYLE)
+    return [(name, head, text.append(f"\n{times.strip()}" if times else "", style="dim"))]
+
+
+def text_width(console: Console) -> int:
+    """Columns of what stands behind name and mark in a box."""
+    return max(console.width - (15 if console.is_terminal else 11), 8)
 
 
 def print_box(console: Console, title: str, rows: Sequence[Line]) -> None:

@@ -95,7 +95,9 @@ def print_plain(console: Console, both: Both) -> None:
         rows = plain.question(block.example)
         for run, box in zip(both.runs, block.boxes, strict=True):
             names = (f"{visible(run.name)} {said.label.strip()}" for said in box.said)
-            rows += [plain.answer_line(name, s.answer, s.right) for name, s in zip(names, box.said, strict=True)]
+            for name, said in zip(names, box.said, strict=True):
+                width = plain.text_width(console) - len(name)
+                rows += plain.answer_lines(name, said.answer, said.right, width)
         plain.print_box(console, f"{visible(block.example.kind)} · {panels.TITLES[block.example.split_kind]}", rows)
         console.print(block.verdict)
     console.print()

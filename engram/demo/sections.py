@@ -9,6 +9,7 @@ RECALL = "Before and after: taught"
 GENERALIZATION = "Before and after: held out"
 FIGURES = "The figures"
 NOT_SHOWN = "Lost, and not shown"
+ERASED = "One fact, erased and put back"  # of a run with a memory alone, before the figures
 SECTIONS = (TITLE, TAUGHT, TRAINING, RECALL, GENERALIZATION, FIGURES, NOT_SHOWN)
 
 PLATFORMS_ANSWERS = "Two platforms: answers"

@@ -10,6 +10,7 @@ from engram import adapters, conversion, results
 from engram.conversion.lora import Lora
 from engram.errors import EngramError
 from engram.files import read_bytes, sha256
+from engram.memory.table import is_memory
 from engram.model import Model
 
 
@@ -37,6 +38,11 @@ def source(model: Model, adapter: Path, place: Path, data: Path, needed: bool) -
     Raises EngramError where the adapter cannot be read, where results are of another adapter or model, and, if they
     are needed, where they are missing.
     """
+    if is_memory(adapter):
+        what = "a memory is read by engram alone, so it cannot be exported"
+        raise EngramError(
+            what, where=str(adapter), fix="METHOD=lora exports the adapter; copy a memory's folder as it is"
+        )
     digest = adapters.read_adapter(adapter)[1]
     lora = conversion.read(adapter)
     there = (place / "tuned.json").is_file() and (place / "comparison.json").is_file()

@@ -13,7 +13,16 @@ import click
 
 from engram import demo, results, show, tables
 from engram.files import PACKAGE, write_text
-from engram.report import exports, parity_page, performance_page, picture, results_page, script, torture_page
+from engram.report import (
+    exports,
+    memory_page,
+    parity_page,
+    performance_page,
+    picture,
+    results_page,
+    script,
+    torture_page,
+)
 from engram.report.reference import REFERENCE, RUNS
 from engram.video import cast
 
@@ -42,6 +51,7 @@ def rendered() -> dict[Path, str]:
     reliability = ROOT / "docs" / "reliability.md"
     taken = ROOT / "docs" / "export.md"
     speed = ROOT / "docs" / "performance.md"
+    memory = ROOT / "docs" / "memory.md"
     return {
         readme: fill(readme.read_text("utf-8"), parts),
         gpu: fill(gpu.read_text("utf-8"), measured),
@@ -54,6 +64,8 @@ def rendered() -> dict[Path, str]:
             (ROOT / "docs" / "results.md").read_text("utf-8"), results_page.parts(REFERENCE)
         ),
         **results_page.pictures(REFERENCE, ROOT / "docs" / "img"),
+        memory: fill(memory.read_text("utf-8"), memory_page.parts(memory_page.METHODS)),
+        **memory_page.pictures(memory_page.METHODS, ROOT / "docs" / "img"),
         spoken: fill(spoken.read_text("utf-8"), script_parts()),
         ROOT / "docs" / "img" / "demo.cast": cast.dumps(picture.recorded()),
         ROOT / "docs" / "cli.md": cli_reference(),

@@ -90,7 +90,9 @@ def _lead(runs: Sequence[across.Run], unreadable: dict[str, str], folder: Path, 
 def _again(name: str) -> str:
     """The command that makes a run's documents anew."""
     backend, _, adapter = name.partition("-with-")
-    return f"make eval compare BACKEND={backend}" + (f" ADAPTER=adapters/{adapter}" if adapter else "")
+    backend, _, method = backend.partition("-")
+    settings = [f"BACKEND={backend}", *([f"METHOD={method}"] if method else [])]
+    return " ".join(["make eval compare", *settings, *([f"ADAPTER=adapters/{adapter}"] if adapter else [])])
 
 
 def _unlike(lead: across.Run, run: across.Run, differences: Sequence[str]) -> Note:

@@ -24,8 +24,8 @@ def parts(path: Path) -> dict[str, str]:
     made = {"targets": _targets(document)}
     for name, (table, *needed) in TABLES.items():
         known = [found[part] for part in needed if part in found]
-        text = table(*(part["result"] for part in known)) + _source(known) if len(known) == len(needed) else ""
-        made[name] = text or f"Not run yet: `{MAKE}`.\n"
+        text = table(*(part["result"] for part in known)) if len(known) == len(needed) else ""
+        made[name] = text + _source(known) if text else f"Not run yet: `{MAKE}`.\n"
     return made
 
 
@@ -60,8 +60,10 @@ def _race(found: Mapping[str, Any]) -> str:
     for name, run in found["runs"].items():
         shown = f"{name}, {found['settings']}" if name.startswith("stock") else name
         reached = "" if run["reached"] else " (not reached)"
-        rows.append([shown, str(run["steps"]), f"{run['seconds']:.0f}{reached}", f"{100 * run['recall']:.1f} %"])
-    return table_of(["run", "steps", "seconds to 95 % recall", "recall at the end"], rows)
+        pace = f"{1000 * run['whole_seconds'] / run['whole_steps']:.0f}"
+        cells = [str(run["steps"]), f"{run['seconds']:.0f}{reached}", pace, f"{100 * run['recall']:.1f} %"]
+        rows.append([shown, *cells])
+    return table_of(["run", "steps", "seconds to 95 % recall", "ms a step", "recall of its last adapter"], rows)
 
 
 def _sweep(found: Mapping[str, Any]) -> str:
@@ -106,15 +108,69 @@ def _evaluation(found: Mapping[str, Any]) -> str:
     for stage, measured in found["stages"].items():
         for name, one in measured["peers"].items():
             same = f"{one['identical']} of {one['answers']}"
-            rows.append([stage, name, f"{one['median']:.1f}", f"{one['min']:.1f} to {one['max']:.1f}", same])
-    return table_of(["model", "peer", "answers/s", "range", "the same text as engram's"], rows)
+            cells = [
+                f"{one['median']:.1f}",
+                f"{one['min']:.1f} to {one['max']:.1f}",
+                f"{1000 * one['cpu_seconds']:.1f}",
+            ]
+            rows.append([stage, name, *cells, same])
+    head = ["model", "peer", "answers/s", "range", "processor, ms an answer", "the same text as engram's"]
+    return table_of(head, rows)
+
+
+def _floors(found: Mapping[str, Any]) -> str:
+    rows = []
+    for stage, one in found.get("profile", {}).items():
+        ours, theirs = one["engram"], one["lm_eval"]
+        watched = ours["watched"]
+        cells = [f"{ours['seconds']:.2f}", *(f"{watched[name]:.2f}" for name in ("prefill", "steps", "rest"))]
+        peers = found["stages"][stage]["peers"]
+        best = max(peer["median"] for name, peer in peers.items() if name.startswith("lm_eval"))
+        floor = f"{ours['floor_seconds']:.2f} ({ours['floor_answers_per_second']:.0f} answers/s)"
+        wanted = f"{5 * best:.0f} answers/s"
+        share = f"{100 * theirs['products'] / theirs['operators']:.0f} %"
+        rows.append([stage, *cells, f"{ours['products_seconds']:.2f}", floor, wanted, share])
+    head = ["model", "engram, s", "prompts, s", "steps, s", "rest, s", "products, s", "floor, s"]
+    head += ["five times lm_eval's best", "lm_eval's time in products"]
+    return table_of(head, rows) if rows else ""
+
+
+def _decoding(found: Mapping[str, Any]) -> str:
+    """A step of the median number of rows, part by part."""
+    profile = {stage: one["engram"] for stage, one in found.get("profile", {}).items()}
+    if not profile:
+        return ""
+    names = next(iter(profile.values()))["parts_of_step"]
+    heads = [f"{stage}, {one['step']['rows']} rows, ms" for stage, one in profile.items()]
+    rows = [[name, *(f"{one['parts_of_step'][name]:.1f}" for one in profile.values())] for name in names]
+    rows.append(["all of these", *(f"{sum(one['parts_of_step'].values()):.1f}" for one in profile.values())])
+    rows.append(["the step", *(f"{one['step']['milliseconds']:.1f}" for one in profile.values())])
+    return table_of(["part of a step", *heads], rows)
+
+
+def _gaps(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            stage,
+            gap["id"],
+            *(["the same", ""] if gap["same_tokens"] else [f"part at {gap['token']}", f"{gap['gap']:.1e}"]),
+        ]
+        for stage, one in found.get("profile", {}).items()
+        for gap in one["gaps"]
+    ]
+    if not rows:
+        return "Every answer's text is that of the loop.\n" if "profile" in found else ""
+    return table_of(["model", "answer whose text is another", "its tokens", "nats between the two"], rows)
 
 
 def _startup(found: Mapping[str, Any]) -> str:
     names = {"help": "`engram --help`", "version": "`engram --version`", "make": "`make`"}
     names["make_nothing_to_do"] = "`make train eval` with nothing to do"
-    rows = [[text, f"{1000 * found[name]['median']:.0f}", str(found[name]["n"])] for name, text in names.items()]
-    return table_of(["command", "ms, median", "runs"], rows)
+    rows = []
+    for name, text in names.items():
+        one = found[name]
+        rows.append([text, *(f"{1000 * one[key]:.0f}" for key in ("median", "min", "max")), str(one["n"])])
+    return table_of(["command", "ms, median", "least", "most", "runs"], rows)
 
 
 def _data(found: Mapping[str, Any]) -> str:
@@ -125,7 +181,8 @@ def _data(found: Mapping[str, Any]) -> str:
         rows.append([f"{size['patterns']:,}", f"{size['data']['rows']:,}", *cells, rate])
     head = ["patterns", "rows", *COMMANDS.values(), "rows validated a second"]
     slopes = ", ".join(f"{COMMANDS[name]} {value:.2f}" for name, value in found["exponents"].items())
-    grown = f"\nSeconds grow with patterns, from 1,000 on, to the power of: {slopes}.\n" if slopes else ""
+    first = min((size["patterns"] for size in found["sizes"] if size["patterns"] >= 1000), default=0)
+    grown = f"\nSeconds grow with patterns, from {first:,} on, to the power of: {slopes}.\n" if slopes else ""
     return table_of(head, rows) + grown
 
 
@@ -158,6 +215,9 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "overhead": (_overhead, "overhead"),
     "unsloth": (_unsloth, "unsloth"),
     "evaluation": (_evaluation, "evaluation"),
+    "floors": (_floors, "evaluation"),
+    "decoding": (_decoding, "evaluation"),
+    "gaps": (_gaps, "evaluation"),
     "startup": (_startup, "startup"),
     "data": (_data, "data"),
     "million": (_data, "million"),

@@ -1,0 +1,106 @@
+"""One table from another: facts put in, taken out, or joined from two; every other row stays as it is, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from engram.errors import EngramError
+from engram.memory.facts import Fact, Placed, named
+from engram.memory.index import MISS, build, find
+from engram.memory.table import Contents
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def empty(width: int) -> Contents:
+    """A table of no facts."""
+    import numpy as np
+
+    none = np.zeros(0, np.uint64)
+    return Contents((), (), (), np.zeros((0, width), np.float32), none, none.astype(np.uint32))
+
+
+def inserted(known: Contents, placed: Sequence[Placed], rows: NDArray[np.float32]) -> Contents:
+    """The table with these facts and their rows, [answer tokens of all, width], behind the ones that are there.
+
+    Raises EngramError, naming them, where facts are there already or contradict ones that are.
+    """
+    import numpy as np
+
+    refuse_known(known, placed)
+    parts, numbers, first = [known.addresses], [known.numbers], len(known.rows)
+    for one in placed:
+        found = one.addresses
+        parts.append(found.reshape(-1))
+        numbers.append(np.tile(np.arange(first, first + len(one.tokens), dtype=np.uint32), len(found)))
+        first += len(one.tokens)
+    addresses = np.concatenate(parts)
+    if len(np.unique(addresses)) != len(addresses):
+        raise EngramError("two addresses have one number", where="memory", fix="change a word of one of the inputs")
+    return Contents(
+        (*known.facts, *(one.fact for one in placed)),
+        (*known.counts, *(len(one.tokens) for one in placed)),
+        (*known.ways, *(tuple(sorted({count for count, _ in one.asked})) for one in placed)),
+        np.concatenate([known.rows, rows]),
+        addresses,
+        np.concatenate(numbers),
+    )
+
+
+def refuse_known(known: Contents, placed: Sequence[Placed]) -> None:
+    """Raise an EngramError naming each fact that the table has already, and each that contradicts one of its facts."""
+    import numpy as np
+
+    slots, numbers = build(known.addresses, known.numbers)
+    problems = []
+    for one in placed:
+        rows = find(slots, numbers, len(known.addresses), one.addresses[:, 0])
+        if (rows != MISS).any():
+            there = known.facts[int(np.searchsorted(known.firsts, rows.max(), side="right")) - 1]
+            same = there.output == one.fact.output
+            problems.append(f"{named(one.fact)}: {'is there already' if same else f'contradicts {named(there)}'}")
+    if problems:
+        what = f"{len(problems)} facts are refused, and nothing is changed"
+        raise EngramError(what, where="memory", problems=problems[:20], fix="engram memory delete the old one first")
+
+
+def deleted(known: Contents, inputs: Sequence[str]) -> Contents:
+    """The table without the facts of these inputs; raises EngramError naming those that it does not have."""
+    import numpy as np
+
+    wanted = {text.lstrip() for text in inputs}
+    if missing := wanted - {fact.input.lstrip() for fact in known.facts}:
+        problems = sorted(missing)[:20]
+        raise EngramError("no such fact", where="memory", problems=problems, fix="engram memory list shows the inputs")
+    keep = [i for i, fact in enumerate(known.facts) if fact.input.lstrip() not in wanted]
+    counts = np.array(known.counts, np.int64)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    kept = np.isin(owner, keep)
+    moved = np.cumsum(kept) - 1
+    stay = kept[known.numbers] if len(known.numbers) else np.zeros(0, bool)
+    return Contents(
+        tuple(known.facts[i] for i in keep),
+        tuple(known.counts[i] for i in keep),
+        tuple(known.ways[i] for i in keep),
+        known.rows[kept],
+        known.addresses[stay],
+        moved[known.numbers[stay]].astype(np.uint32),
+    )
+
+
+def merged(one: Contents, other: Contents, placed: Sequence[Placed]) -> Contents:
+    """Both tables in one; `placed` are the other's facts. One that both have is taken from the first.
+
+    Raises EngramError, naming each, where facts contradict each other.
+    """
+    import numpy as np
+
+    known: set[Fact] = set(one.facts)
+    new = [i for i, fact in enumerate(other.facts) if fact not in known]
+    firsts = other.firsts
+    rows = [other.rows[firsts[i] : firsts[i] + other.counts[i]] for i in new]
+    width = one.rows.shape[1]
+    return inserted(one, [placed[i] for i in new], np.concatenate([np.zeros((0, width), np.float32), *rows]))

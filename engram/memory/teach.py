@@ -1,0 +1,164 @@
+"""Rows fitted to facts: the model is frozen, and what lies below them is computed once.
+
+Facts do not know of each other: each row answers at its own address, so they are fitted in portions of any size. A
+backend computes losses and the gradients of rows; what is done with them is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engram.config import Config
+from engram.encoding import Batch, Encoder, make_batch
+from engram.memory import facts
+from engram.memory.facts import Placed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PORTION = 512  # facts whose hidden states are kept at once
+BATCH = 64  # rows
+SETTLED = 0.05  # nats: a token below it is sure, and a fact all of whose tokens are is learned, and left as it is
+BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
+PHRASINGS = ("bare", "complete", "briefly", "only")  # a recipe takes the first ones
+
+
+class Teacher(Protocol):
+    """What a backend computes: a frozen model, cut before a block."""
+
+    width: int
+    layer: int
+
+    def below(self, batch: Batch) -> Any:
+        """What the block reads of a batch, without rows; `root_mean_square` and `above` take it."""
+
+    def peak_memory(self) -> int:
+        """Bytes that computing has had at most; 0 where nobody knows."""
+
+    def root_mean_square(self, batch: Batch, hidden: Any) -> float:
+        """The size of a number in it, at the positions where rows are added."""
+
+    def toward(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """For each token the direction in which it becomes likelier, float32 [tokens, width], of root mean square 1."""
+
+    def above(
+        self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Losses in nats, float32 [targets], and the gradients of the rows before each target [targets, width]."""
+
+
+@dataclass
+class Fitted:
+    """Rows float32 [rows, width] of facts, and how it went: of each step its loss, answer tokens, tokens and seconds;
+    `unsettled` are the numbers of facts that are not sure of every token."""
+
+    rows: NDArray[np.float32]
+    steps: list[tuple[float, int, int, float]] = field(default_factory=list)
+    unsettled: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class _Group:
+    """A batch of one phrasing: its facts, and of each target its row of the portion and its fact."""
+
+    batch: Batch
+    facts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    hidden: Any = None
+
+
+def fit(
+    teacher: Teacher,
+    encoder: Encoder,
+    placed: Sequence[Placed],
+    config: Config,
+    report: Callable[[float, int, float], None] = lambda _loss, _done, _rate: None,
+) -> Fitted:
+    """Fit a row to every answer token of every fact.
+
+    `report` hears after every step its loss, how many facts are learned, and answer tokens a second.
+    """
+    import numpy as np
+
+    started = time.perf_counter()
+    fitted = Fitted(np.zeros((0, teacher.width), np.float32))
+    parts = []
+    for start in range(0, len(placed), PORTION):
+        parts.append(_portion(teacher, encoder, placed[start : start + PORTION], start, config, fitted, report))
+    fitted.rows = np.concatenate([fitted.rows, *parts])
+    fitted.seconds = time.perf_counter() - started
+    return fitted
+
+
+def _portion(
+    teacher: Teacher,
+    encoder: Encoder,
+    placed: Sequence[Placed],
+    before: int,
+    config: Config,
+    fitted: Fitted,
+    report: Callable[[float, int, float], None],
+) -> NDArray[np.float32]:
+    import numpy as np
+
+    names = PHRASINGS[: config.memory_phrasings]
+    groups = [_groups(encoder, placed, name) for name in names]
+    tokens = np.array([token for one in placed for token in one.tokens], np.int32)
+    rows = np.zeros((len(tokens), teacher.width), np.float32)
+    first, second, visits = np.zeros_like(rows), np.zeros_like(rows), np.zeros((len(rows), 1), np.float32)
+    settled = np.zeros(len(placed), bool)
+    scale = 0.0
+    for number in range(config.memory_passes):
+        for group in groups[number % len(names)]:
+            if settled[group.facts].all():
+                continue
+            begun = time.perf_counter()
+            group.hidden = teacher.below(group.batch) if group.hidden is None else group.hidden
+            if not scale:
+                scale = teacher.root_mean_square(group.batch, group.hidden)
+                rows = config.memory_start * scale * teacher.toward(tokens)
+            count, mine = group.batch.answer_tokens, group.rows
+            losses, gradients = teacher.above(group.batch, group.hidden, rows[mine])
+            losses = losses[:count]
+            worst = np.zeros(len(placed), np.float32)
+            np.maximum.at(worst, group.owners, losses)
+            settled[group.facts] |= worst[group.facts] < SETTLED  # in a phrasing that the last visit had not
+            unsure = ~settled[group.owners]
+            gradients, mine = gradients[:count][unsure], mine[:count][unsure]
+            visits[mine] += 1
+            first[mine] = BETA1 * first[mine] + (1 - BETA1) * gradients
+            second[mine] = BETA2 * second[mine] + (1 - BETA2) * gradients**2
+            move = first[mine] / (1 - BETA1 ** visits[mine])
+            move /= np.sqrt(second[mine] / (1 - BETA2 ** visits[mine])) + EPSILON
+            rows[mine] -= config.memory_rate * scale * move
+            spent = time.perf_counter() - begun
+            fitted.steps.append((float(losses.mean()), count, group.batch.real_tokens, spent))
+            report(fitted.steps[-1][0], before + int(settled.sum()), count / spent)
+        if settled.all():
+            break
+    fitted.unsettled += [before + int(i) for i in np.nonzero(~settled)[0]]
+    return rows
+
+
+def _groups(encoder: Encoder, placed: Sequence[Placed], name: str) -> list[_Group]:
+    """The facts in a phrasing, in batches of like length."""
+    import numpy as np
+
+    encoded = facts.examples(encoder, placed, name)
+    firsts = np.cumsum([0, *(len(one.tokens) for one in placed)])
+    order = sorted(range(len(placed)), key=lambda i: len(encoded[i].tokens))
+    groups = []
+    for start in range(0, len(order), BATCH):
+        chosen = np.array(order[start : start + BATCH])
+        batch = make_batch([encoded[i] for i in chosen], encoder.pad_id)
+        owners = chosen[batch.owners[: batch.answer_tokens]]
+        own = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in chosen])
+        padding = np.zeros(len(batch.targets) - len(own), np.int64)
+        groups.append(_Group(batch, chosen, np.concatenate([own, padding]), owners))
+    return groups

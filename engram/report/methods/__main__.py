@@ -1,0 +1,51 @@
+"""The parts of `make compare-methods`, and the document that they fill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from engram import backends, model, results, show
+from engram.errors import EngramError
+from engram.report.methods import campaign, contenders, limits
+
+PARTS = ("runs", "layers", "exact", "edit", "scale", "facts")
+
+
+def _begun(fresh: bool) -> dict[str, Any]:
+    if campaign.PATH.is_file() and not fresh:
+        return results.read(campaign.PATH, "methods", "make compare-methods")
+    return {"document": "methods", "schema_version": results.SCHEMA_VERSION, "runs": []}
+
+
+@click.command()
+@click.option("--parts", default=",".join(PARTS), show_default=True, help="Which parts, with commas.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the runs.")
+@click.option("--sets", default=",".join(campaign.SETS), show_default=True, help="Sets of the runs.")
+@click.option("--backend", default="mlx", show_default=True, help="mlx, cuda or cpu.")
+@click.option("--fresh", is_flag=True, help="Measure everything anew.")
+def main(parts: str, seeds: str, sets: str, backend: str, fresh: bool) -> None:
+    """Compare the methods, and write results/reference/methods.json; runs that are there are not measured again."""
+    wanted = parts.split(",")
+    if unknown := sorted({*wanted} - {*PARTS}):
+        raise EngramError(f"no such part: {', '.join(unknown)}", where="--parts", fix=f"some of {', '.join(PARTS)}")
+    tiny = model.resolve("tiny")
+    document = _begun(fresh) | campaign.about(backends.choose(backend), tiny)
+
+    def keep() -> None:
+        results.write(campaign.PATH, document | {"provenance": results.provenance()}, "methods")
+
+    for part in wanted:
+        show.note(f"part {part}")
+        if part == "runs":
+            numbers = [int(seed) for seed in seeds.split(",")]
+            names = contenders.NAMES
+            campaign.compare(document, document["backend"], tiny, numbers, sets.split(","), names, show.note, keep)
+        else:
+            document[part] = limits.MEASURED[part](document["backend"], tiny, show.note)
+        keep()
+
+
+if __name__ == "__main__":
+    main()
