@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from engram.encoding import Batch
 
 
+PILE = 64  # tokens that a cache's arrays may be behind
+
+
 class Attached:
     """A memory at work in a model: what the next call of its block adds, or gives it to read instead."""
 
@@ -90,26 +93,33 @@ class Read:
         return int(self.tokens.shape[1]) + len(self.waiting)
 
     def all(self) -> NDArray[np.int32]:
-        """The ids of all of them; those that wait have been computed by now."""
-        import numpy as np
-
-        self.tokens = np.concatenate([self.tokens, *(np.array(one) for one in self.waiting)], axis=1)
-        self.waiting.clear()
-        return self.tokens
+        """The ids of all of them."""
+        return self._settled(len(self.waiting))
 
     def may_answer(self, header: tuple[int, ...]) -> bool:
         """Whether a row may answer at the next token, whatever it is: the last one had a row, or a header may end.
 
-        If not, nobody has to wait for that token, and the next step is prepared while it is computed.
+        If not, nobody has to wait for that token, nor for the one before, and the next step is prepared while they are
+        computed.
         """
         import numpy as np
 
         if (self.last != MISS).any():
             return True
-        tail = self.all()[:, self.length - len(header) + 1 :]
-        if tail.shape[1] < len(header) - 1:
+        known = self._settled(len(self.waiting) - 1)
+        begun = header[: len(header) - 1 - len(self.waiting)]
+        if not begun or known.shape[1] < len(begun):
             return True
-        return bool((tail == np.array(header[:-1], np.int32)).all(axis=1).any())
+        return bool((known[:, -len(begun) :] == np.array(begun, np.int32)).all(axis=1).any())
+
+    def _settled(self, count: int) -> NDArray[np.int32]:
+        """The ids that are known when the first `count` of those that wait are."""
+        import numpy as np
+
+        if count > 0:
+            self.tokens = np.concatenate([self.tokens, *(np.array(one) for one in self.waiting[:count])], axis=1)
+            del self.waiting[:count]
+        return self.tokens
 
 
 def _of_the_batch(kept: Any, length: int) -> Read | None:
@@ -129,7 +139,8 @@ def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
     mx = _core()
     rows = mx.full(tokens.shape, MISS, mx.int32) if found is None else mx.array(found.astype(np.int32))
     kept.update_and_fetch(tokens.astype(mx.int32)[:, None, :, None], rows[:, None, :, None])
-    mx.async_eval(kept.keys, kept.values)  # else what was never asked for would pile up
+    if _length(kept) % PILE == 0:  # nobody asks for them, and to have them made at every step takes a tenth of it
+        mx.eval(kept.keys, kept.values)
 
 
 def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
