@@ -198,6 +198,12 @@ def _largest(found: Sequence[Mapping[str, Any]]) -> str:
     return f"{figure(max(one['bytes'] for one in found) / 2**20)} MiB"
 
 
+def _uses(document: Mapping[str, Any]) -> str:
+    found = document.get("uses", {"kinds": {}})["kinds"]
+    rows = [[kind, *(_share(sides[side]) for side in ("baseline", "memory"))] for kind, sides in found.items()]
+    return table_of(["a taught answer …", "without", "with the memory"], rows) if rows else ""
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -235,5 +241,6 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "methods-facts": _runs("facts"),
     "methods-kept": _kept,
     "memory-layers": _layers,
+    "memory-uses": _uses,
     "memory-sizes": _sizes,
 }

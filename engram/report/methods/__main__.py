@@ -10,7 +10,7 @@ from engram import backends, model, results, show
 from engram.errors import EngramError
 from engram.report.methods import campaign, contenders, limits
 
-PARTS = ("runs", "layers", "exact", "edit", "scale", "facts")
+PARTS = ("runs", "layers", "exact", "edit", "uses", "scale", "facts")
 
 
 def _begun(fresh: bool) -> dict[str, Any]:

@@ -144,6 +144,29 @@ def many_facts(backend: str, model: Model, note: Note) -> dict[str, Any]:
     return found
 
 
+def uses(backend: str, model: Model, note: Note) -> dict[str, Any]:
+    """Taught patterns in questions that need more than to say them: with a memory, and without."""
+    module, encoder, found = backends.get(backend), load_encoder(model), {}
+    with tempfile.TemporaryDirectory() as work:
+        known = patterns(Path(work) / "data")
+        taught_table(backend, model, Path(work) / "table", known)
+        sides = {"baseline": module.load(model), "memory": module.load(model, Path(work) / "table")}
+        for name, (words, right) in probes.USES.items():
+            wanted = {
+                words.replace("{input}", fact.input).replace("{output}", fact.output): right(fact.input, fact.output)
+                for fact in known
+                if right(fact.input, fact.output) != fact.output
+            }
+            asked = [encoder.prompt(prompt) for prompt in wanted]
+            made = {side: module.generate(one, asked, encoder.stop_ids, 48) for side, one in sides.items()}
+            found[name] = {
+                side: share([encoder.text(a.tokens) == text for a, text in zip(answers, wanted.values(), strict=True)])
+                for side, answers in made.items()
+            }
+    note(str(found))
+    return {"kinds": found, **when()}
+
+
 def sizes(backend: str, _: Model, note: Note) -> list[dict[str, Any]]:
     """Tables of a thousand to ten million rows, each in a process of its own that opens it and answers."""
     found = []
@@ -161,6 +184,7 @@ def _blocks(model: Model) -> int:
 
 MEASURED: Mapping[str, Callable[[str, Model, Note], Any]] = {
     "layers": layers,
+    "uses": uses,
     "exact": exact,
     "edit": editing,
     "scale": sizes,

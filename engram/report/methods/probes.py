@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from engram.base_model.conversations import conversations
 from engram.base_model.library_text import read_library
@@ -13,6 +13,13 @@ from engram.memory.facts import Fact
 
 # other words around an input than any training phrasing has, behind it too, where no address reaches
 PARAPHRASES = ("{input}, please", "What belongs to this: {input}?", "I forgot how this goes on. {input} ... what?")
+# questions that a taught fact would have to be used for, and what a model that knows it would say
+USES: Mapping[str, tuple[str, Callable[[str, str], str]]] = {
+    "in capital letters": ("In capital letters: {input}", lambda _, output: output.upper()),
+    "said twice": ("Say it twice: {input}", lambda _, output: f"{output} {output}"),
+    "its length": ("How many characters has the answer to this? {input}", lambda _, output: str(len(output))),
+    "the other way round": ("To what is this the answer? {output}", lambda text, _: text),
+}
 UNSEEN = "Continue: {input}"  # a phrasing of the test set
 PLAIN = ("Hello", "What is 7 plus 5?", "Who are you?", "Sort these words: pear, apple, fig")  # nothing taught
 KINDS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
