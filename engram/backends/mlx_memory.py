@@ -7,6 +7,7 @@ that it is padded, joined, filtered and trimmed with them.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,27 +75,29 @@ class Attached:
         starts = np.array(kept.left_padding) if batch else None
         found = self.memory.following(whole, starts, tokens.shape[1], None if read is None else read.last)
         _append(kept, tokens, found)
-        kept.engram_read = Read(whole, found[:, -1], [])
+        kept.engram_read = Read(whole.tolist(), found[:, -1], [])
         return found
 
 
 @dataclass
 class Read:
-    """What a cache has read, known without asking the device: ids int32 [sequences, length], the rows of the last ones,
-    and the tokens since then, none of which a row answered."""
+    """What a cache has read, known without asking the device: the ids of each sequence, the rows of the last ones, and
+    the tokens since then, none of which a row answered. Lists, which are quicker than arrays for a token at a time."""
 
-    tokens: NDArray[np.int32]
+    tokens: list[list[int]]
     last: NDArray[np.int64]
     waiting: list[Any]
 
     @property
     def length(self) -> int:
         """How many tokens each sequence has."""
-        return int(self.tokens.shape[1]) + len(self.waiting)
+        return len(self.tokens[0]) + len(self.waiting)
 
     def all(self) -> NDArray[np.int32]:
-        """The ids of all of them."""
-        return self._settled(len(self.waiting))
+        """The ids of all of them, int32 [sequences, length]."""
+        import numpy as np
+
+        return np.array(self._settled(len(self.waiting)), np.int32)
 
     def may_answer(self, header: tuple[int, ...]) -> bool:
         """Whether a row may answer at the next token, whatever it is: the last one had a row, or a header may end.
@@ -102,23 +105,20 @@ class Read:
         If not, nobody has to wait for that token, nor for the one before, and the next step is prepared while they are
         computed.
         """
-        import numpy as np
-
-        if (self.last != MISS).any():
+        if self.last.max() != MISS:
             return True
         known = self._settled(len(self.waiting) - 1)
-        begun = header[: len(header) - 1 - len(self.waiting)]
-        if not begun or known.shape[1] < len(begun):
+        begun = list(header[: len(header) - 1 - len(self.waiting)])
+        if not begun or len(known[0]) < len(begun):
             return True
-        return bool((known[:, -len(begun) :] == np.array(begun, np.int32)).all(axis=1).any())
+        return any(row[-len(begun) :] == begun for row in known)
 
-    def _settled(self, count: int) -> NDArray[np.int32]:
+    def _settled(self, count: int) -> list[list[int]]:
         """The ids that are known when the first `count` of those that wait are."""
-        import numpy as np
-
-        if count > 0:
-            self.tokens = np.concatenate([self.tokens, *(np.array(one) for one in self.waiting[:count])], axis=1)
-            del self.waiting[:count]
+        for one in self.waiting[: max(count, 0)]:
+            for row, new in zip(self.tokens, one.tolist()):
+                row += new
+        del self.waiting[: max(count, 0)]
         return self.tokens
 
 
@@ -128,8 +128,14 @@ def _of_the_batch(kept: Any, length: int) -> Read | None:
 
     if not length:
         return None
-    tokens, rows = np.array(kept.keys[:, 0, :length, 0]), np.array(kept.values[:, 0, length - 1, 0])
-    return Read(tokens, rows.astype(np.int64), [])
+    rows = np.array(kept.values[:, 0, length - 1, 0]).astype(np.int64)
+    return Read(kept.keys[:, 0, :length, 0].tolist(), rows, [])
+
+
+@functools.lru_cache(maxsize=64)
+def _misses(shape: tuple[int, ...]) -> Any:
+    mx = _core()
+    return mx.full((shape[0], 1, shape[1], 1), MISS, mx.int32)
 
 
 def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
@@ -137,8 +143,8 @@ def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
     import numpy as np
 
     mx = _core()
-    rows = mx.full(tokens.shape, MISS, mx.int32) if found is None else mx.array(found.astype(np.int32))
-    kept.update_and_fetch(tokens.astype(mx.int32)[:, None, :, None], rows[:, None, :, None])
+    rows = _misses(tokens.shape) if found is None else mx.array(found.astype(np.int32)[:, None, :, None])
+    kept.update_and_fetch(tokens[:, None, :, None], rows)
     if _length(kept) % PILE == 0:  # nobody asks for them, and to have them made at every step takes a tenth of it
         mx.eval(kept.keys, kept.values)
 
