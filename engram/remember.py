@@ -16,7 +16,7 @@ from engram.dataset import read_manifest, read_split
 from engram.encoding import Encoder, load_encoder
 from engram.errors import EngramError
 from engram.files import read_bytes, write_bytes
-from engram.memory import addresses, edit, facts, table, teach
+from engram.memory import addresses, edit, facts, table, taught, teach
 from engram.memory.addresses import Frame
 from engram.memory.facts import Fact, Placed
 from engram.memory.table import Contents, Of
@@ -157,7 +157,7 @@ def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> 
 
 def lora_files(folder: Path | None) -> list[Path]:
     """The files of the LoRA adapter in a folder, if there is one."""
-    if folder is None or not any((folder / name).is_file() for name in adapters.LAYOUTS):
+    if folder is None or not taught.has_lora(folder):
         return []
     return [folder / name for name in (*adapters.LAYOUTS, adapters.CONFIG) if (folder / name).is_file()]
 

@@ -145,7 +145,7 @@ def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
     mx = _core()
     rows = _misses(tokens.shape) if found is None else mx.array(found.astype(np.int32)[:, None, :, None])
     kept.update_and_fetch(tokens[:, None, :, None], rows)
-    if _length(kept) % PILE == 0:  # nobody asks for them, and to have them made at every step takes a tenth of it
+    if _length(kept) % PILE == 0:  # nobody asks for them, and to have them made at every step costs time
         mx.eval(kept.keys, kept.values)
 
 

@@ -59,7 +59,6 @@ class Fitted:
     rows: NDArray[np.float32]
     steps: list[tuple[float, int, int, float]] = field(default_factory=list)
     unsettled: list[int] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 @dataclass
@@ -86,13 +85,11 @@ def fit(
     """
     import numpy as np
 
-    started = time.perf_counter()
     fitted = Fitted(np.zeros((0, teacher.width), np.float32))
     parts = []
     for start in range(0, len(placed), PORTION):
         parts.append(_portion(teacher, encoder, placed[start : start + PORTION], start, config, fitted, report))
     fitted.rows = np.concatenate([fitted.rows, *parts])
-    fitted.seconds = time.perf_counter() - started
     return fitted
 
 
