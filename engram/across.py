@@ -1,4 +1,4 @@
-"""The runs of several backends against each other: refuses what is not comparable, tests what is."""
+"""The runs of several backends and methods against each other: refuses what is not comparable, tests what is."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from engram.results import differing
 from engram.scoring import SPLITS
 from engram.statistics import wilson
 
-# what must be the same for two backends' figures to stand side by side; of the model, its weights
-SAME = ("data", "recipe", "scoring")
+# what must be the same for two runs' figures to stand side by side; of the model, its weights; of the recipe, what
+# teaches either method: two methods are compared on purpose, by what they answer
+SAME = ("data", "scoring")
 SAME_MODEL = ("weights_sha256", "parameters")
 STAGES = ("baseline", "tuned")
 
@@ -99,7 +100,7 @@ def pair(one: Run, other: Run) -> dict[str, Any]:
             for stage in STAGES
             for part, key in (("test", "answers"), ("general", "general"))
         },
-        "losses": _losses(one.log, other.log),
+        "losses": _losses(one, other),
     }
 
 
@@ -120,9 +121,22 @@ def _refused(one: Run, other: Run) -> list[str]:
     for stage in STAGES:
         left, right = one.stages[stage], other.stages[stage]
         models = [{"model": {k: d["model"][k] for k in SAME_MODEL}} for d in (left, right)]
-        lines += [*differing(models[0], models[1], ("model",)), *differing(left, right, SAME)]
+        recipes = [{"recipe": recipe} for recipe in _comparable(left["recipe"], right["recipe"])]
+        lines += [*differing(*models, ("model",)), *differing(left, right, SAME), *differing(*recipes, ("recipe",))]
         lines += differing_rows(left, right)
     return list(dict.fromkeys(lines))
+
+
+def _comparable(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
+    """Two recipes without what only one of two methods reads, and without the method."""
+    if _method(one) == _method(other):
+        return [one, other]
+    shared = (one.keys() & other.keys()) - {"method"}
+    return [{key: recipe[key] for key in shared} for recipe in (one, other)]
+
+
+def _method(recipe: dict[str, Any]) -> str:
+    return recipe.get("method", "lora")
 
 
 def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -132,9 +146,11 @@ def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dic
     return {"n": len(pairs), "share": same / len(pairs) if pairs else None, "ci95": wilson(same, len(pairs))}
 
 
-def _losses(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
-    """How far two training curves of the same batches lie apart, in nats."""
-    if one is None or other is None:
+def _losses(one: Run, other: Run) -> dict[str, Any] | None:
+    """How far two training curves of the same batches lie apart, in nats; None where two methods have two curves."""
+    if one.log is None or other.log is None:
         return None
-    apart = [abs(a["loss"] - b["loss"]) for a, b in zip(one["steps"], other["steps"])]
+    if _method(one.log["recipe"]) != _method(other.log["recipe"]):
+        return None
+    apart = [abs(a["loss"] - b["loss"]) for a, b in zip(one.log["steps"], other.log["steps"])]
     return {"steps": len(apart), "max": max(apart), "mean": sum(apart) / len(apart)}

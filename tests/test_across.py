@@ -42,6 +42,26 @@ def test_two_runs_are_paired_and_tested(folder: Path) -> None:
     across.refuse_unlike(document, folder)
 
 
+def test_two_methods_are_compared_by_their_answers_not_by_their_losses(folder: Path) -> None:
+    for stage in across.STAGES:
+        for key, value in (("method", "memory"), ("memory_rate", 0.3)):
+            edit(folder / "mlx" / f"{stage}.json", "recipe", key, to=value)
+    edit(folder / "mlx" / "training.json", "recipe", "method", to="memory")
+    compare(folder / "mlx")
+    (pair,) = across.collect(folder)["pairs"]
+    assert (pair["refused"], pair["losses"]) == ([], None)
+    assert (pair["splits"]["recall"]["fixed"], pair["splits"]["recall"]["broken"]) == (0, 1)
+
+
+def test_one_method_taught_in_two_ways_is_refused(folder: Path) -> None:
+    for backend, rate in (("cpu", 0.2), ("mlx", 0.3)):
+        for stage in across.STAGES:
+            for key, value in (("method", "memory"), ("memory_rate", rate)):
+                edit(folder / backend / f"{stage}.json", "recipe", key, to=value)
+        compare(folder / backend)
+    assert across.collect(folder)["pairs"][0]["refused"] == ["recipe.memory_rate: 0.2 and 0.3"]
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "said"),
     [
