@@ -110,18 +110,17 @@ def _step(model: Model, settled: Config, steps: int) -> Callable[[Batch], None]:
     import mlx.core as mx
     import mlx.nn as nn
 
-    from engram.backends import mlx as backend
-    from engram.backends import mlx_numerics
+    from engram.backends import mlx_model, mlx_numerics
 
-    loaded = backend._load_model(model)
+    loaded = mlx_model.load(model)
     loaded.freeze()
-    backend._attach(loaded, settled)
+    mlx_model.attach(loaded, settled)
     loaded.train()
     optimizer = mlx_numerics.adamw(settled, learning_rates(settled, steps))
-    graded = nn.value_and_grad(loaded, backend._loss)
+    graded = nn.value_and_grad(loaded, mlx_model.loss)
 
     def step(batch: Batch) -> None:
-        (loss, _), gradients = graded(loaded, *backend._arrays(batch))
+        (loss, _), gradients = graded(loaded, *mlx_model.arrays(batch))
         optimizer.update(loaded, gradients)
         mx.eval(loss, loaded.state, optimizer.state)
 
@@ -134,12 +133,11 @@ def _stock(model: Model, settled: Config, batches: Sequence[Batch], out: Path) -
     from mlx_lm.tuner.trainer import TrainingArgs
     from mlx_lm.tuner.trainer import train as mlx_train
 
-    from engram.backends import mlx as backend
-    from engram.backends import silenced
+    from engram.backends import mlx_model, silenced
 
-    loaded = backend._load_model(model)
+    loaded = mlx_model.load(model)
     loaded.freeze()
-    backend._attach(loaded, settled)
+    mlx_model.attach(loaded, settled)
     rows = [row for batch in batches for row in _rows(batch)]
     arguments = TrainingArgs(
         batch_size=settled.batch_size,
@@ -172,19 +170,19 @@ def _profile(order: dict[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
     import mlx.nn as nn
 
-    from engram.backends import mlx as backend
+    from engram.backends import mlx_model
 
     model, settled, plan = _planned(order)
     batches = plan.batches[: order["steps"]]
-    loaded = backend._load_model(model)
+    loaded = mlx_model.load(model)
     loaded.freeze()
-    trainable = backend._attach(loaded, settled)
+    trainable = mlx_model.attach(loaded, settled)
     loaded.train()
-    graded, step = nn.value_and_grad(loaded, backend._loss), _step(model, settled, len(plan.batches))
+    graded, step = nn.value_and_grad(loaded, mlx_model.loss), _step(model, settled, len(plan.batches))
     ways: dict[str, Callable[[Batch], Any]] = {
-        "forward, blocks": lambda batch: mx.eval(backend._parts(loaded)[0](mx.array(batch.tokens))),
-        "and loss": lambda batch: mx.eval(backend._loss(loaded, *backend._arrays(batch))[0]),
-        "and backward": lambda batch: mx.eval(graded(loaded, *backend._arrays(batch))),
+        "forward, blocks": lambda batch: mx.eval(mlx_model.parts(loaded)[0](mx.array(batch.tokens))),
+        "and loss": lambda batch: mx.eval(mlx_model.loss(loaded, *mlx_model.arrays(batch))[0]),
+        "and backward": lambda batch: mx.eval(graded(loaded, *mlx_model.arrays(batch))),
         "and optimizer": step,
     }
     cumulated = {name: statistics.median(_timed(way, batches)) for name, way in ways.items()}

@@ -121,8 +121,9 @@ def _refused(one: Run, other: Run) -> list[str]:
     for stage in STAGES:
         left, right = one.stages[stage], other.stages[stage]
         models = [{"model": {k: d["model"][k] for k in SAME_MODEL}} for d in (left, right)]
-        recipes = [{"recipe": recipe} for recipe in _comparable(left["recipe"], right["recipe"])]
-        lines += [*differing(*models, ("model",)), *differing(left, right, SAME), *differing(*recipes, ("recipe",))]
+        lines += [*differing(models[0], models[1], ("model",)), *differing(left, right, SAME)]
+        recipes = _comparable(left["recipe"], right["recipe"])
+        lines += differing({"recipe": recipes[0]}, {"recipe": recipes[1]}, ("recipe",))
         lines += differing_rows(left, right)
     return list(dict.fromkeys(lines))
 
@@ -136,7 +137,7 @@ def _comparable(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, An
 
 
 def _method(recipe: dict[str, Any]) -> str:
-    return recipe.get("method", "lora")
+    return str(recipe.get("method", "lora"))
 
 
 def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dict[str, Any]:

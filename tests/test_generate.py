@@ -9,7 +9,7 @@ import pytest
 from small_run import Run
 
 from engram import backends
-from engram.backends import Answer, mlx_cache, mlx_generate, mlx_score
+from engram.backends import Answer, mlx_cache, mlx_generate, mlx_model, mlx_score
 from engram.backends import mlx as backend
 from engram.encoding import Encoded, load_encoder, make_batch
 from engram.model import resolve
@@ -40,7 +40,7 @@ def made(name: str, **settings: Any) -> backend.Session:
     mx.random.seed(3)
     model = module.Model(module.ModelArgs.from_dict({"model_type": name, **SIZES, **settings}))
     model.set_dtype(mx.float32)
-    model.has_seam = backend._has_seam(model)
+    model.has_seam = mlx_model.has_seam(model)
     model.eval()
     mx.eval(model.parameters())
     return backend.Session(model, "CPU")

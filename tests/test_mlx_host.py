@@ -10,11 +10,11 @@ import pytest
 if not importlib.util.find_spec("mlx"):  # to import it here would keep every test after this one from the fast BLAS
     pytest.skip("MLX is not installed", allow_module_level=True)
 
-from engram.backends import mlx, mlx_host, mlx_numerics
+from engram.backends import mlx, mlx_host, mlx_model, mlx_numerics
 from engram.config import Config
 from engram.model import resolve
 
-mx = mlx._mlx()
+mx = mlx_model.core()
 
 
 def gradients(function, *arrays):

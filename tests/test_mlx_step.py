@@ -9,9 +9,9 @@ import pytest
 if not importlib.util.find_spec("mlx"):  # to import it here would keep every test after this one from the fast BLAS
     pytest.skip("MLX is not installed", allow_module_level=True)
 
-from engram.backends import mlx, mlx_step
+from engram.backends import mlx_model, mlx_step
 
-mx = mlx._mlx()
+mx = mlx_model.core()
 
 
 def normal(*shape, seed=0):

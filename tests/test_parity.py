@@ -24,7 +24,7 @@ from small_run import Quiet  # noqa: E402
 
 from engram import dataset, encoding, model, results  # noqa: E402
 from engram.adapters import initial_factor  # noqa: E402
-from engram.backends import mlx, mlx_numerics, unsloth_process, unsloth_training  # noqa: E402
+from engram.backends import mlx, mlx_model, mlx_numerics, unsloth_process, unsloth_training  # noqa: E402
 from engram.config import Config  # noqa: E402
 from engram.encoding import Batch, learning_rates  # noqa: E402
 from engram.files import PACKAGE  # noqa: E402
@@ -65,7 +65,7 @@ def watched(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def _watch_mlx(planned: Any, folders: pytest.TempPathFactory) -> Watched:
     (config, batches, _), out, rates, order = planned, folders.mktemp("mlx"), [], []
-    arrays, adamw = mlx._arrays, mlx_numerics.adamw
+    arrays, adamw = mlx_model.arrays, mlx_numerics.adamw
 
     def noted(batch: Batch) -> Any:
         order.append(next(i for i, one in enumerate(batches) if one is batch))
@@ -82,7 +82,7 @@ def _watch_mlx(planned: Any, folders: pytest.TempPathFactory) -> Watched:
         made.update = noting
         return made
 
-    with mock.patch.object(mlx, "_arrays", noted), mock.patch.object(mlx_numerics, "adamw", optimizer):
+    with mock.patch.object(mlx_model, "arrays", noted), mock.patch.object(mlx_numerics, "adamw", optimizer):
         run = mlx.train(TINY, batches, [], config, out, Quiet())
     return Watched(run.losses, [float(rate.item()) for rate in rates], order, out)
 
@@ -203,7 +203,7 @@ def test_padding_changes_no_loss(backend: str) -> None:
 
 def _loss(backend: str, session: Any, batch: Batch) -> float:
     if backend == "mlx":
-        return float(mlx._loss(session.model, *mlx._arrays(batch))[0].item())
+        return float(mlx_model.loss(session.model, *mlx_model.arrays(batch))[0].item())
     return float(session.model(**unsloth_training.inputs(batch), use_cache=False).loss.detach())
 
 
@@ -211,9 +211,9 @@ def _loss(backend: str, session: Any, batch: Batch) -> float:
 def attached() -> tuple[Any, Any, Config]:
     """Both models with their fresh adapters."""
     config = Config(rank=4, alpha=12.0, seed=3)
-    ours = mlx._load_model(TINY)
+    ours = mlx_model.load(TINY)
     ours.freeze()
-    mlx._attach(ours, config)
+    mlx_model.attach(ours, config)
     with unsloth_process.quiet():
         loaded, _ = unsloth_process.load_model(TINY, 512, "none", config)
         theirs = unsloth_process.attach(loaded, 4, 12.0, unsloth_training.linear_layers(loaded), config)

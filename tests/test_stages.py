@@ -153,6 +153,7 @@ def test_scores_are_those_of_the_whole_logits(run: Run) -> None:
 
 def test_a_model_that_scales_its_logits_is_scored_by_its_own(run: Run) -> None:
     from engram.backends import mlx as backend
+    from engram.backends import mlx_model
 
     encoder = load_encoder(run.model)
     session = backend.load(run.model)
@@ -165,7 +166,7 @@ def test_a_model_that_scales_its_logits_is_scored_by_its_own(run: Run) -> None:
 
     session.model.__class__ = Scaled
     assert session.model.has_seam
-    session.model.has_seam = backend._has_seam(session.model)
+    session.model.has_seam = mlx_model.has_seam(session.model)
     assert not session.model.has_seam
     assert backend.score(session, [example], encoder)[0] < plain - 0.5
 
@@ -180,11 +181,12 @@ def test_padding_and_neighbours_do_not_change_a_score(run: Run) -> None:
 
 def test_batch_loss_is_the_mean_over_answer_tokens(run: Run) -> None:
     from engram.backends import mlx as backend
+    from engram.backends import mlx_model
 
     encoder = load_encoder(run.model)
     session = backend.load(run.model)
     examples: list[Encoded] = [encoder.example("One", "two"), encoder.example("Three words here", "an answer of words")]
-    loss, count = backend._loss(session.model, *backend._arrays(make_batch(examples, encoder.pad_id)))
+    loss, count = mlx_model.loss(session.model, *mlx_model.arrays(make_batch(examples, encoder.pad_id)))
     nats = backend.score(session, examples, encoder)
     total = sum(n * e.answer_length for n, e in zip(nats, examples, strict=True))
     assert count.item() == sum(e.answer_length for e in examples)

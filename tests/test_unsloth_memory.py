@@ -341,9 +341,9 @@ def test_a_model_with_an_adapter(layer: int, base: Any) -> None:
 @NEEDS_MLX
 @pytest.mark.parametrize("layer", LAYERS)
 def test_losses_and_gradients_are_those_of_mlx(layer: int) -> None:
-    from engram.backends import mlx, mlx_memory
+    from engram.backends import mlx, mlx_memory, mlx_model
 
-    theirs = mlx_memory.Teacher(mlx.load(TINY).model, BLOCKS - layer, mlx._token_losses)
+    theirs = mlx_memory.Teacher(mlx.load(TINY).model, BLOCKS - layer, mlx_model.token_losses)
     ours = unsloth_teacher.Teacher(TORCH.load(TINY).model, BLOCKS - layer)
     asked = batch()
     hidden = ours.below(asked), theirs.below(asked)

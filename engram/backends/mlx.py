@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engram import adapters, conversion
+from engram import adapters
 from engram.backends import (
     Answer,
     Progress,
@@ -20,14 +20,13 @@ from engram.backends import (
     blas,
     mlx_cache,
     mlx_generate,
-    mlx_host,
     mlx_memory,
+    mlx_model,
     mlx_numerics,
     mlx_ranks,
     mlx_score,
     mlx_state,
     refuse_quantize,
-    without_wandb,
 )
 from engram.backends.curve import Curve
 from engram.checkpoint import Keeper
@@ -62,7 +61,7 @@ def require(name: str = "mlx") -> None:
 
 def device() -> str:
     """What MLX computes on, in words."""
-    mx = _mlx()
+    mx = mlx_model.core()
     if mx.default_device() == mx.gpu:
         return f"Apple GPU ({mx.device_info().get('device_name', 'Metal')})"
     return f"CPU ({platform.machine()}, {blas.prepare().split(' (')[0]})"
@@ -70,7 +69,7 @@ def device() -> str:
 
 def join() -> Ranks:
     """The processes that `mlx.launch` started, connected; this one alone without it."""
-    _mlx()
+    mlx_model.core()
     return mlx_ranks.join()
 
 
@@ -82,13 +81,13 @@ def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> S
     fit it.
     """
     refuse_quantize(quantize, "mlx")
-    loaded = _load_model(model)
+    loaded = mlx_model.load(model)
     if lora := taught.lora(adapter):
-        _put_on(loaded, lora, model.name)
+        mlx_model.put_on(loaded, lora, model.name)
     if found := taught.memory(adapter, model, WEIGHTS):
         mlx_memory.attach(loaded, *found)
     loaded.eval()
-    mx = _mlx()
+    mx = mlx_model.core()
     # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
     mx.eval(loaded.parameters(), mx.random.state)
     return Session(loaded, device())
@@ -108,14 +107,14 @@ def train(
     Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, so that
     another backend can follow the same curve. Raises EngramError where the loss goes wrong, Stopped at a signal.
     """
-    mx = _mlx()
+    mx = mlx_model.core()
     refuse_quantize(config.quantize, "mlx")
-    loaded = _load_model(model)
+    loaded = mlx_model.load(model)
     from mlx_lm.tuner.trainer import TrainingArgs
     from mlx_lm.tuner.trainer import train as mlx_train
 
     loaded.freeze()
-    trainable = _attach(loaded, config)
+    trainable = mlx_model.attach(loaded, config)
     mx.reset_peak_memory()
     optimizer = mlx_numerics.adamw(config, learning_rates(config, len(batches)))
     curve = Curve(progress, batches, validation, config, keeper, join())
@@ -130,7 +129,14 @@ def train(
     rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
     with curve.running(partial(mlx_state.state, loaded, optimizer)), mlx_state.quiet(out.parent):
         mlx_train(
-            loaded, optimizer, batches, None, arguments, mlx_ranks.loss_of(_loss, curve.ranks), rest, _Report(curve)
+            loaded,
+            optimizer,
+            batches,
+            None,
+            arguments,
+            mlx_ranks.loss_of(mlx_model.loss, curve.ranks),
+            rest,
+            _Report(curve),
         )
     if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
         write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
@@ -140,11 +146,11 @@ def train(
 def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Teacher:
     """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
     refuse_quantize(config.quantize, "mlx")
-    loaded = _load_model(model)
+    loaded = mlx_model.load(model)
     if adapter is not None:
-        _put_on(loaded, adapter, model.name)
-    _mlx().reset_peak_memory()
-    return mlx_memory.Teacher(loaded, config.memory_blocks, _token_losses)
+        mlx_model.put_on(loaded, adapter, model.name)
+    mlx_model.core().reset_peak_memory()
+    return mlx_memory.Teacher(loaded, config.memory_blocks, mlx_model.token_losses)
 
 
 def generate(
@@ -156,7 +162,7 @@ def generate(
     seed: int = 0,
 ) -> list[Answer]:
     """Answers in the prompts' order, batched; greedy at temperature 0."""
-    _mlx().random.seed(seed)
+    mlx_model.core().random.seed(seed)
     if temperature == 0 and all(prompts) and mlx_cache.repeats(session.model):
         return mlx_generate.answers(session.model, prompts, stop, max_new_tokens)
     return mlx_generate.drawn(session.model, prompts, stop, max_new_tokens, temperature)
@@ -171,7 +177,7 @@ def stream(
     seed: int = 0,
 ) -> Iterator[int]:
     """The answer's tokens as they come, without the end token; greedy at temperature 0."""
-    mx = _mlx()
+    mx = mlx_model.core()
     from mlx_lm.generate import generate_step
     from mlx_lm.sample_utils import make_sampler
 
@@ -185,15 +191,15 @@ def stream(
 
 def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
     """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
-    mx = _mlx()
+    mx = mlx_model.core()
     import numpy as np
 
     repeats = mlx_cache.repeats(session.model)
 
     def losses(batch: Batch) -> Any:
         known, rest = mlx_score.begun(session.model, batch) if repeats else (None, batch)
-        tokens, positions, targets, _ = _arrays(rest)
-        return np.array(_token_losses(session.model, tokens, positions, targets, known).astype(mx.float32))
+        tokens, positions, targets, _ = mlx_model.arrays(rest)
+        return np.array(mlx_model.token_losses(session.model, tokens, positions, targets, known).astype(mx.float32))
 
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
 
@@ -205,7 +211,7 @@ def let_read(session: Session, memory: Memory, layer: int) -> None:
 
 def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
     """A SHA-256 of the logits after every token of each sequence, in batches sorted by length."""
-    mx = _mlx()
+    mx = mlx_model.core()
     import numpy as np
 
     found = [""] * len(sequences)
@@ -229,135 +235,22 @@ class _Report:
         self.curve.step(step, float(info["train_loss"]), seconds)
 
 
-def _mlx() -> Any:
-    """`mlx.core`, imported after the BLAS it is to use."""
-    blas.prepare()
-    import mlx.core as mx
-
-    if mx.default_device() == mx.cpu:
-        mx.disable_compile()  # on a CPU it would build C++ at run time: slow to start, and it needs a compiler
-    return mx
-
-
-def _load_model(model: Model) -> Any:
-    mx = _mlx()
-    with without_wandb():
-        import mlx_lm.tuner.trainer  # noqa: F401
-    from mlx_lm.utils import load_model
-
-    if mx.default_device() == mx.cpu:
-        mlx_host.use()
-
-    try:
-        loaded, _ = load_model(model.path, lazy=True)
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngramError(
-            f"mlx-lm cannot load this model: {reason}", where=model.name, fix="take another MODEL"
-        ) from error
-    if mx.default_device() == mx.cpu:
-        loaded.set_dtype(mx.float32)  # no half-precision matrix product is fast there
-    loaded.has_seam = _has_seam(loaded)
-    return loaded
-
-
-def _put_on(loaded: Any, adapter: Path, name: str) -> None:
-    """Give the model this adapter, by mlx-lm's own loader."""
-    from mlx_lm.tuner.utils import load_adapters
-
-    adapters.read_adapter(adapter, WEIGHTS)
-    with conversion.readable(adapter, WEIGHTS) as folder:
-        try:
-            load_adapters(loaded, str(folder))
-            _mlx().eval(loaded.parameters())  # MLX reads a file when it needs it, and this one may go
-        except (ValueError, KeyError, RuntimeError) as error:
-            reason, *more = str(error).replace(str(folder), str(adapter)).splitlines()
-            what = f"the adapter does not fit {name}: {reason}"
-            problems = sorted(line.strip() for line in more)[:5]
-            raise EngramError(what, where=str(adapter), problems=problems, fix="make train") from error
-
-
-def _attach(model: Any, config: Config) -> int:
-    """Put LoRA on every linear layer of every block, at engram's own initial adapter; the number of its parameters."""
-    mx = _mlx()
-    from mlx.utils import tree_flatten, tree_unflatten
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
-    settings = {"rank": config.rank, "scale": config.scale, "dropout": config.dropout}
-    linear_to_lora_layers(model, -1, settings)
-    mx.random.seed(config.seed)  # dropout
-    first = {
-        name: mx.array(adapters.initial_factor(name.removesuffix(".lora_a"), value.shape[0], config))
-        for name, value in tree_flatten(model.trainable_parameters())
-        if name.endswith(".lora_a")
-    }
-    model.update(tree_unflatten(list(first.items())))
-    mx.eval(model.parameters())
-    return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
-
-
 def _rest(loaded: Any, curve: Curve, config: Config, **_: Any) -> Iterator[tuple[Any, ...]]:
     """The planned batches that are still to come, as mlx-lm's trainer asks for them; validates before one when due."""
     from mlx_lm.tuner.trainer import evaluate
 
     for step, batch in enumerate(curve.batches[curve.done :], curve.done + 1):
         if curve.is_validated_before(step):
-            of, each = mlx_ranks.loss_of(_loss, curve.ranks), partial(_iterate, ranks=curve.ranks)
+            of, each = mlx_ranks.loss_of(mlx_model.loss, curve.ranks), partial(_iterate, ranks=curve.ranks)
             loss = evaluate(loaded, curve.validated_on, config.batch_size, -1, config.max_length, of, each)
             loaded.train()
             curve.validated(step - 1, float(loss))
         mlx_ranks.seed_dropout(config, step, curve.ranks)
         own, weight = mlx_ranks.portion(batch, curve.ranks, learn=True)
-        yield (*_arrays(own), *weight)
+        yield (*mlx_model.arrays(own), *weight)
 
 
 def _iterate(dataset: Sequence[Batch], ranks: Ranks, **_: Any) -> Iterator[tuple[Any, ...]]:
     """The batches in their order, as mlx-lm's evaluation asks for them."""
     portions = (mlx_ranks.portion(batch, ranks, learn=False) for batch in dataset)
-    return ((*_arrays(own), *weight) for own, weight in portions)
-
-
-def _arrays(batch: Batch) -> tuple[Any, ...]:
-    mx = _mlx()
-    return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
-
-
-def _loss(model: Any, tokens: Any, positions: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
-    """Mean cross-entropy over the learned tokens, and their number."""
-    count = weights.sum()
-    return (_token_losses(model, tokens, positions, targets) * weights).sum() / count, count
-
-
-def _token_losses(model: Any, tokens: Any, positions: Any, targets: Any, known: Sequence[Any] | None = None) -> Any:
-    """Cross-entropy in float32 [targets] at the learned positions; the logits of no other are computed.
-
-    `known` holds what every row begins with before its `tokens`, if anything.
-    """
-    mx = _mlx()
-    body, head = _parts(model)
-    hidden = body(tokens, cache=known) if known else body(tokens)
-    chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
-    numerics = mlx_host if mx.default_device() == mx.cpu else mlx_numerics
-    return numerics.cross_entropy(head(chosen).astype(mx.float32), targets)
-
-
-def _parts(model: Any) -> tuple[Any, Any]:
-    """The model up to its last hidden state, and the head that makes logits; whole and identity without a seam."""
-    body = getattr(model, "model", None)
-    if not getattr(model, "has_seam", True) or body is None:
-        return model, lambda logits: logits
-    if "lm_head" in model:
-        return body, model.lm_head
-    if "embed_tokens" in body and getattr(getattr(model, "args", None), "tie_word_embeddings", False):
-        return body, body.embed_tokens.as_linear
-    return model, lambda logits: logits
-
-
-def _has_seam(model: Any) -> bool:
-    """Whether head(body(tokens)) is what the model itself computes: some models scale or cap their logits after it."""
-    mx = _mlx()
-    tokens = mx.array([[1, 2, 3]])
-    body, head = _parts(model)
-    whole = model(tokens)
-    seamed = head(body(tokens))
-    return whole.shape == seamed.shape and bool(mx.allclose(whole, seamed, rtol=1e-3, atol=1e-3).item())
+    return ((*mlx_model.arrays(own), *weight) for own, weight in portions)

@@ -102,9 +102,9 @@ def _one_ulp(shared: Any, name: str, inputs: int, config: Config) -> Any:
 
 
 def _half_mlx() -> Any:
-    from engram.backends import mlx
+    from engram.backends import mlx_model
 
-    whole = mlx._load_model
+    whole = mlx_model.load
 
     def load(model: Any) -> Any:
         import mlx.core as mx
@@ -113,7 +113,7 @@ def _half_mlx() -> Any:
         loaded.set_dtype(mx.bfloat16)
         return loaded
 
-    return mock.patch("engram.backends.mlx._load_model", load)
+    return mock.patch("engram.backends.mlx_model.load", load)
 
 
 def _half_torch() -> Any:
