@@ -133,9 +133,11 @@ def serve(backend: str) -> None:
     from engram import backends, cli, evaluate, model, show, train  # noqa: F401
     from engram.encoding import load_encoder
 
-    loaded: Any = backends.get(backend)
+    backends.get(backend)
     if backend == "mlx":
-        loaded._mlx()
+        from engram.backends import mlx_model
+
+        mlx_model.core()
         import mlx_lm.generate
         import mlx_lm.tuner.trainer
         import mlx_lm.tuner.utils  # noqa: F401
