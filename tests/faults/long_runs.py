@@ -127,6 +127,7 @@ def streams(bench: Bench, meter: Meter) -> None:
                 break
         if done % 4 == 1:
             stream.close()
+        del stream  # a held one keeps its thread, which the next count would take for one that may stay
         meter.at(done)
 
 
