@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engram.errors import EngramError
 from engram.files import read_bytes, sha256, write_text
+from engram.untrusted import entries
 
 NAME = "SHA256SUMS"
 _SHOWN = 20
@@ -27,7 +28,8 @@ def refuse_other_files(out: Path, marker: str) -> None:
     """Raise an EngramError where `out` holds anything but unchanged files of a list that names the file `marker`."""
     if not out.is_dir():
         return
-    found = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if not path.is_dir()}
+    fix = "name another folder, or take these files away"
+    found = {path.relative_to(out).as_posix(): path for path in entries(out, fix) if not path.is_dir()}
     found = {name: path for name, path in found.items() if "__pycache__" not in path.parts}
     listing = found.pop(NAME, None)
     listed = read(listing) if listing else {}
@@ -36,7 +38,6 @@ def refuse_other_files(out: Path, marker: str) -> None:
     other += [f"{name}: changed" for name in sorted(found) if name in listed and sha256(found[name]) != listed[name]]
     if other:
         more = [f"… and {len(other) - _SHOWN} more"] if len(other) > _SHOWN else []
-        fix = "name another folder, or take these files away"
         raise EngramError("other files are in this folder", where=str(out), problems=other[:_SHOWN] + more, fix=fix)
 
 

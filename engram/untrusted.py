@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from engram.errors import EngramError
@@ -10,10 +13,11 @@ from engram.files import read_bytes
 from engram.text import visible
 
 INDEX = "model.safetensors.index.json"
+MOST = 10_000  # entries of a folder that is looked through; a model's or an adapter's has a few
 
 
 def refuse_links(folder: Path, fix: str) -> None:
-    """Raise an EngramError where a file of this folder is a link that leads out of it.
+    """Raise an EngramError where a file of this folder is a link that leads out of it, or it has over MOST entries.
 
     Else a model or an adapter could name a private file of this machine as its own text. The hub's cache keeps the
     files of `snapshots/<revision>` in `blobs`, so there these count as the folder's own.
@@ -23,10 +27,21 @@ def refuse_links(folder: Path, fix: str) -> None:
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads round in a circle, before Python 3.13
         raise EngramError("this folder cannot be reached", where=str(folder), fix=fix) from error
     homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    out = [path for path in sorted(home.rglob("*")) if path.is_symlink() and not _within(path, homes)]
+    out = [path for path in sorted(entries(home, fix)) if path.is_symlink() and not _within(path, homes)]
     if out:
         names = [visible(path.relative_to(home).as_posix()) for path in out]
         raise EngramError("links lead out of this folder", where=str(folder), problems=names[:20], fix=fix)
+
+
+def entries(folder: Path, fix: str) -> list[Path]:
+    """The files and folders in a folder and below it; what goes away meanwhile, or may not be read, is passed over.
+
+    Raises EngramError where there are more than MOST: it may be a whole disk.
+    """
+    found = list(islice(_below(folder), MOST + 1))
+    if len(found) > MOST:
+        raise EngramError(f"more than {MOST:,} files and folders in this folder", where=str(folder), fix=fix)
+    return found
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -56,6 +71,11 @@ def shards(folder: Path) -> list[str]:
         what = "names of weight files that are none of this folder"
         raise EngramError(what, where=INDEX, problems=[visible(name) for name in wrong[:20]], fix="take another MODEL")
     return names
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files))
 
 
 def _within(path: Path, homes: list[Path]) -> bool:

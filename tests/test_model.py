@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engram import model as models
+from engram import untrusted
 from engram.encoding import load_encoder
 from engram.errors import EngramError
 from engram.files import BUNDLED
@@ -65,6 +66,15 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
 def test_a_missing_folder_is_said() -> None:
     with pytest.raises(EngramError, match="no such model folder"):
         models.resolve("./no/such/folder")
+
+
+def test_a_folder_that_may_be_a_whole_disk_is_not_looked_through(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = sum(1 for _ in copy.rglob("*"))
+    monkeypatch.setattr(untrusted, "MOST", few)
+    assert models.resolve(str(copy)).name == "copied"
+    (copy / "more").mkdir()
+    with pytest.raises(EngramError, match=f"more than {few} files and folders"):
+        models.resolve(str(copy))
 
 
 def test_a_local_folder_is_named_without_its_path(copy: Path) -> None:
