@@ -53,7 +53,7 @@ def _engram(order: dict[str, Any]) -> dict[str, Any]:
     model, backend = resolve(order["model"]), backends.get("mlx")
     encoder, examples = load_encoder(model), _examples(Path(order["folder"]))
     session = backend.load(model, _adapter(order, "mlx"))
-    prompts = [encoder.prompt(example.prompt) for example in examples]
+    prompts = encoder.prompts([example.prompt for example in examples])
 
     def answer() -> tuple[float, list[Any]]:
         started = time.perf_counter()

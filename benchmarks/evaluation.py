@@ -67,6 +67,8 @@ def _stage(stage: str, folder: Path, rounds: int, peers: Sequence[str]) -> dict[
     rounds_of: dict[str, list[dict[str, Any]]] = {peer: [] for peer in peers}
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(_worker(name, stage, folder)) for name in _processes(peers)}
+        for name, worker in workers.items():  # they load side by side; what is timed begins when all are ready
+            _read(worker, name)
         for number in range(rounds):
             for peer in peers if number % 2 == 0 else reversed(peers):
                 if peer in SLOW and number % 2:
@@ -158,7 +160,7 @@ def _processes(peers: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _worker(name: str, stage: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has loaded its model and answered once; it answers all prompts for each line that it reads."""
+    """A process that loads its model, answers once and says so; then all prompts for each line that it reads."""
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", name, stage, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= {"HF_DATASETS_OFFLINE": "1"} | ({"ENGRAM_BLAS": "reference"} if "installed" in name else {})
@@ -166,7 +168,6 @@ def _worker(name: str, stage: str, folder: Path) -> Iterator[subprocess.Popen[st
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
         try:
-            _read(process, name)
             yield process
         finally:
             process.kill()
@@ -217,7 +218,7 @@ def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[s
     session = backend.load(model, adapter / "mlx" if adapter else None)
 
     def answering(_: str, places: Sequence[int]) -> list[str]:
-        ids = [encoder.prompt(prompts[place]) for place in places]
+        ids = encoder.prompts([prompts[place] for place in places])
         made = backend.generate(session, ids, encoder.stop_ids, LIMIT)
         return [encoder.text(answer.tokens) for answer in made]
 

@@ -19,7 +19,7 @@ def recall(model: Model, adapter: Path, data: Path) -> float:
     backend, encoder = backends.get("mlx"), load_encoder(model)
     rows = [row for row in read_split(data, "test") if row.split_kind == "recall"]
     session = backend.load(model, adapter)
-    prompts = [encoder.prompt(row.prompt) for row in rows]
+    prompts = encoder.prompts([row.prompt for row in rows])
     answers = backend.generate(session, prompts, encoder.stop_ids, Config().max_new_tokens)
     exact = [scoring.score(row.answer, encoder.text(a.tokens)).exact for row, a in zip(rows, answers)]
     return sum(exact) / len(exact)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS, MAKES, LOADS = 15, 10, 2
+RUNS, MAKES, LOADS = 15, 10, 1
 UP_TO_DATE = ("data/manifest.json", ".make/model", "adapters/mlx/adapters.safetensors")
 RESULTS = ("results/mlx/baseline.json", "results/mlx/tuned.json", "results/mlx/comparison.json")
 LOAD = """

@@ -18,6 +18,7 @@ from engram.text import visible
 
 WORKER = Path(__file__).resolve().with_name("template_worker.py")  # run, not imported: Jinja is for that process alone
 SOURCE = 100_000  # characters of a template; those in use have 20,000 at most
+TOGETHER = 64  # conversations that the process is asked for at once: what waits for one line waits for all of them
 CONSTANTS = {"tools": None, "documents": None, "enable_thinking": False}
 
 
@@ -26,9 +27,19 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], generation: bo
 
     Raises EngramError where the template fails or goes beyond a limit.
     """
+    return render_all(tokenizer, [messages], generation)[0]
+
+
+def render_all(tokenizer: Any, conversations: Sequence[Sequence[Mapping[str, str]]], generation: bool) -> list[str]:
+    """Many conversations, each as `render` writes it, for fewer words with the process."""
     tokens = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str | list)}
     renderer = _renderer(_template(tokenizer), json.dumps({**tokens, **CONSTANTS}), os.getpid())
-    return renderer.render({"messages": [dict(m) for m in messages], "add_generation_prompt": generation})
+    asked = [
+        {"messages": [dict(message) for message in messages], "add_generation_prompt": generation}
+        for messages in conversations
+    ]
+    portions = (asked[i : i + TOGETHER] for i in range(0, len(asked), TOGETHER))
+    return [text for portion in portions for text in renderer.render(portion)]
 
 
 def asks_for_the_day(tokenizer: Any) -> bool:
@@ -51,15 +62,15 @@ class _Renderer:
         self.process: subprocess.Popen[str] | None = None
         self.lock = threading.Lock()
 
-    def render(self, variables: Mapping[str, Any]) -> str:
-        """The text; raises EngramError with the template's own error, or where the process has ended."""
+    def render(self, variables: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The texts; raises EngramError with the template's own error, or where the process has ended."""
         with self.lock:
-            answer = self._ask(json.dumps(variables))
-        if "error" in answer:
-            raise _refused(answer["error"])
-        return answer["text"]
+            answers = self._ask(json.dumps(variables))
+        if errors := [answer["error"] for answer in answers if "error" in answer]:
+            raise _refused(errors[0])
+        return [answer["text"] for answer in answers]
 
-    def _ask(self, line: str) -> dict[str, str]:
+    def _ask(self, line: str) -> list[dict[str, str]]:
         if self.process is None:
             self.process = _started()
             weakref.finalize(self, _end, self.process, os.getpid())
@@ -68,14 +79,14 @@ class _Renderer:
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-            answer: dict[str, str] = json.loads(self.process.stdout.readline())
+            answers: list[dict[str, str]] = json.loads(self.process.stdout.readline())
         except (OSError, ValueError):  # it has ended: nothing could be written, or no line came back
             from engram import template_worker
 
             _end(self.process, os.getpid())
             self.process = None
-            return {"error": f"it takes more than {template_worker.SECONDS} seconds, or too much memory"}
-        return answer
+            return [{"error": f"it takes more than {template_worker.SECONDS} seconds, or too much memory"}]
+        return answers
 
 
 @functools.lru_cache(maxsize=4)

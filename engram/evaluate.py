@@ -191,7 +191,7 @@ def _answers(
 ) -> Rows:
     """Each test row's greedy answer, its scores, the mean nats per token of the expected one, and what was read of a
     memory for the answer."""
-    prompts = [encoder.prompt(example.prompt) for example in examples]
+    prompts = encoder.prompts([example.prompt for example in examples])
     generated = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)
     nats = backend.score(session, encode(encoder, examples, config.max_length), encoder)
     rows = []
@@ -209,8 +209,8 @@ def _repeats(backend: Backend, session: Any, encoder: Encoder, examples: Sequenc
     taught = [example for example in examples if example.split_kind == "recall"]
     chosen = _chosen("consistency", taught, config, config.consistency_prompts)
     names = [*phrasing.VALID, *phrasing.TEST]
-    prompts = [encoder.prompt(phrasing.phrase(name, e.input)) for e in chosen for name in names]
-    again = [encoder.prompt(e.prompt) for e in chosen for _ in range(config.samples)]
+    prompts = encoder.prompts([phrasing.phrase(name, e.input) for e in chosen for name in names])
+    again = encoder.prompts([e.prompt for e in chosen for _ in range(config.samples)])
     stop, limit = encoder.stop_ids, config.max_new_tokens
     greedy = [encoder.text(a.tokens) for a in backend.generate(session, prompts, stop, limit)]
     drawn = backend.generate(session, again, stop, limit, config.temperature, config.seed) if again else []

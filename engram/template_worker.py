@@ -4,8 +4,8 @@ A template is a program of the model's author. Here it runs in Jinja's sandbox, 
 further files, and where it takes too long or too much memory the system ends the process. This file runs alone, so it
 imports nothing of engram's.
 
-On standard input a line with the template and its constants, then a line for each rendering; on standard output a line
-in answer to each, all in JSON.
+On standard input a line with the template and its constants, then lines of conversations to render; on standard output
+a line in answer to each, all in JSON.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def main(lines: TextIO, answers: TextIO) -> None:
     except (Exception, MemoryError) as error:
         template, problem = jinja2.Template(""), f"{type(error).__name__}: {error}"[:500]
     for line in lines:
-        answer = {"error": problem} if problem else rendered(template, json.loads(line))
-        answers.write(json.dumps(answer) + "\n")
+        found = [{"error": problem} if problem else rendered(template, variables) for variables in json.loads(line)]
+        answers.write(json.dumps(found) + "\n")
         answers.flush()
 
 

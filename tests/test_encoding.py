@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from engram import general
+from engram.chat_template import TOGETHER
 from engram.config import Config
 from engram.dataset import split
 from engram.encoding import (
@@ -27,6 +28,7 @@ from engram.encoding import (
     plan_validation,
 )
 from engram.errors import EngramError
+from engram.examples import Example
 from engram.model import resolve
 from engram.patterns import find_files, load_patterns
 
@@ -55,6 +57,14 @@ def test_prompt_is_what_generation_is_asked_with(encoder: Encoder) -> None:
     assert list(example.tokens[: example.prompt_length]) == encoder.prompt("Hello")
     rendered = encoder.tokenizer.decode(encoder.prompt("Hello"))
     assert rendered == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_many_are_encoded_as_each_of_them(encoder: Encoder) -> None:
+    texts = ["Hello", "", " a  b ", "ä\u0301 \U0001f600", "<|im_end|>", "line\nline", *map(str, range(TOGETHER))]
+    assert encoder.prompts(texts) == [encoder.prompt(text) for text in texts]
+    assert encoder.prompts([]) == []
+    rows = [Example(f"{i}-ask", str(i), "fact", "c", "ask", "train", text, text[::-1]) for i, text in enumerate(texts)]
+    assert encoder.examples(rows) == [encoder.example(row.prompt, row.answer, row.id) for row in rows]
 
 
 def test_ids_are_those_of_the_chat_template(encoder: Encoder) -> None:

@@ -169,8 +169,16 @@ def _startup(found: Mapping[str, Any]) -> str:
     rows = []
     for name, text in names.items():
         one = found[name]
-        rows.append([text, *(f"{1000 * one[key]:.0f}" for key in ("median", "min", "max")), str(one["n"])])
-    return table_of(["command", "ms, median", "least", "most", "runs"], rows)
+        rows.append([text, *_milliseconds(one)])
+    for model, backends in found["load"].items():
+        rows += [
+            [f"{model} into memory, {name}", *_milliseconds(one["load_seconds"])] for name, one in backends.items()
+        ]
+    return table_of(["what", "ms, median", "least", "most", "runs"], rows)
+
+
+def _milliseconds(one: Mapping[str, Any]) -> list[str]:
+    return [*(f"{1000 * one[key]:.0f}" for key in ("median", "min", "max")), str(one["n"])]
 
 
 def _data(found: Mapping[str, Any]) -> str:
