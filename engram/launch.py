@@ -216,7 +216,9 @@ def _conclude(launch: Launch, line: tether.Tether, said: str) -> None:
     reports = line.reports()
     if 0 in reports and reports[0]["code"] == 0:
         return
-    if 0 in reports and reports[0]["code"] != 2:
+    if not stopping.heard():
+        line.is_broken()  # where one died, the launcher may have stopped the others before anybody looked
+    if 0 in reports and reports[0]["code"] != 2 and (stopping.heard() or not line.lost):
         raise stopping.Stopped(reports[0]["code"] - 128, reports[0]["what"])
     errors = [(rank, report) for rank, report in sorted(reports.items()) if report["code"] == 2]
     for rank, report in errors:
