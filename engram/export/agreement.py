@@ -21,7 +21,7 @@ Rows = Sequence[dict[str, Any]]  # `id`, `prompt` and `answer` of a tuned result
 
 def with_clients(folder: Path, rows: Rows, encoder: Encoder, limit: int) -> list[dict[str, Any]]:
     """A check for each stock program that is installed, asked with engram's token ids."""
-    prompts = [encoder.prompt(row["prompt"]) for row in rows]
+    prompts = encoder.prompts([row["prompt"] for row in rows])
     return [
         check(program, "token ids", rows, given) for program, given in clients.answers(folder, prompts, encoder, limit)
     ]
@@ -32,7 +32,7 @@ def with_llamacpp(file: Path, rows: Rows, encoder: Encoder, limit: int) -> tuple
 
     Beside the checks, the hard cases that its tokenizer splits otherwise than the model's own.
     """
-    prompts = [encoder.prompt(row["prompt"]) for row in rows]
+    prompts = encoder.prompts([row["prompt"] for row in rows])
     longest = max((len(ids) for ids in prompts), default=0)
     name = llamacpp.name()
     with llamacpp.serving(file, longest + limit, small=file.stat().st_size < 2 * SMALL_MODEL) as server:

@@ -63,10 +63,10 @@ def exact(_: str, model: Model, note: Note) -> dict[str, Any]:
 
 def _kept(name: str, model: Model, folder: Path, prompts: Sequence[str], near: Sequence[str]) -> dict[str, Any]:
     backend, encoder = backends.get(name), load_encoder(model)
-    asked = [encoder.prompt(prompt) for prompt in prompts]
+    asked = encoder.prompts(list(prompts))
     base, with_table = backend.load(model), backend.load(model, folder)
     same = [a == b for a, b in zip(backend.digests(base, asked), backend.digests(with_table, asked), strict=True)]
-    close = [encoder.prompt(prompt) for prompt in near]
+    close = encoder.prompts(list(near))
     sides = [backend.generate(one, close, encoder.stop_ids, 32) for one in (base, with_table)]
     hits = [a.tokens == b.tokens for a, b in zip(*sides, strict=True)]
     return {"logits_identical": share(same), "near_misses": share(hits)}
@@ -74,7 +74,7 @@ def _kept(name: str, model: Model, folder: Path, prompts: Sequence[str], near: S
 
 def _answers(name: str, model: Model, folder: Path, known: Sequence[Fact]) -> list[list[int]]:
     backend, encoder = backends.get(name), load_encoder(model)
-    asked = [encoder.prompt(probes.UNSEEN.replace("{input}", fact.input)) for fact in known]
+    asked = encoder.prompts([probes.UNSEEN.replace("{input}", fact.input) for fact in known])
     made = backend.generate(backend.load(model, folder), asked, encoder.stop_ids, 32)
     return [answer.tokens for answer in made]
 
@@ -90,7 +90,7 @@ def editing(backend: str, model: Model, note: Note) -> dict[str, Any]:
         seconds = taught_table(backend, model, folder, [new])
         after = table.read(folder)
         untouched = before.rows.tobytes() == after.rows[: len(before.rows)].tobytes()
-        asked = [encoder.prompt(words.replace("{input}", new.input)) for words in ("{input}", probes.UNSEEN)]
+        asked = encoder.prompts([words.replace("{input}", new.input) for words in ("{input}", probes.UNSEEN)])
         module = backends.get(backend)
         base = module.digests(module.load(model), asked)
         taught_now = module.digests(module.load(model, folder), asked)
@@ -118,7 +118,7 @@ def layers(backend: str, model: Model, note: Note) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as work:
         known = patterns(Path(work) / "data")
         rows = [row for row in read_split(Path(work) / "data", "test") if row.split_kind == "recall"]
-        asked = [encoder.prompt(row.prompt) for row in rows]
+        asked = encoder.prompts([row.prompt for row in rows])
         for blocks in range(_blocks(model) + 1):
             folder = Path(work) / f"table-{blocks}"
             seconds = taught_table(backend, model, folder, known, memory_blocks=blocks, memory_passes=PASSES)
@@ -135,7 +135,7 @@ def many_facts(backend: str, model: Model, note: Note) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
         seconds = taught_table(backend, model, Path(work) / "table", known)
         session = module.load(model, Path(work) / "table")
-        asked = [encoder.prompt(probes.UNSEEN.replace("{input}", fact.input)) for fact in known]
+        asked = encoder.prompts([probes.UNSEEN.replace("{input}", fact.input) for fact in known])
         made = module.generate(session, asked, encoder.stop_ids, 32)
         size = (Path(work) / "table" / table.WEIGHTS).stat().st_size
     right = [encoder.text(answer.tokens) == fact.output for answer, fact in zip(made, known)]
@@ -157,7 +157,7 @@ def uses(backend: str, model: Model, note: Note) -> dict[str, Any]:
                 for fact in known
                 if right(fact.input, fact.output) != fact.output
             }
-            asked = [encoder.prompt(prompt) for prompt in wanted]
+            asked = encoder.prompts(list(wanted))
             made = {side: module.generate(one, asked, encoder.stop_ids, 48) for side, one in sides.items()}
             found[name] = {
                 side: share([encoder.text(a.tokens) == text for a, text in zip(answers, wanted.values(), strict=True)])

@@ -54,7 +54,7 @@ def _measured(backend: str, path: Path, size: int) -> dict[str, Any]:
     encoder, module = load_encoder(tiny), backends.get(backend)
     frame = addresses.frame(encoder)
     base, with_table = module.load(tiny), module.load(tiny)
-    prompts = [encoder.prompt(text) for text in probes.PLAIN]
+    prompts = encoder.prompts(list(probes.PLAIN))
     own, mapped = _resident()
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in ("slots", "numbers", "rows")}
     memory = Memory(Index(arrays["slots"], arrays["numbers"], size, ORDERS), frame, arrays["rows"])

@@ -96,7 +96,7 @@ def _answers(
     """Greedy answers as token ids, and nats per answer token, of the first test prompts."""
     test = dataset.read_split(Path(order.data), "test")[: order.prompts if order.prompts > 0 else None]
     session = backend.load(chosen, adapter)
-    prompts = [encoder.prompt(example.prompt) for example in test]
+    prompts = encoder.prompts([example.prompt for example in test])
     answers = backend.generate(session, prompts, encoder.stop_ids, settled.max_new_tokens)
     nats = backend.score(session, encoding.encode(encoder, test, settled.max_length), encoder)
     return {"answers": [answer.tokens for answer in answers], "nats": nats}
