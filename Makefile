@@ -193,21 +193,21 @@ doctor: $(SOME_READY) ## what this machine has and lacks
 	@$(ENGRAM) doctor --backend $(BACKEND)
 
 gpu-check: | $(PYTHON) ## Unsloth against plain TRL + PEFT: curves, speed, memory (eight minutes at most)
-	@$(PYTHON) -m engram.report.gpu_check --backend $(BACKEND)
+	@$(PYTHON) -m tools.gpu_check --backend $(BACKEND)
 
 parity: $(VENV)/.ready $(VENV)/.ready-$(PARITY) ## MLX and Unsloth on one loss curve (ARGS=--quick)
 	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(call listed,-r requirements-video.txt)
-	@$(PYTHON) -m engram.report.parity --backend $(PARITY) $(ARGS)
+	@$(PYTHON) -m tools.parity --backend $(PARITY) $(ARGS)
 
 base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on two cores)
 	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-r requirements-torch.txt)
-	$(ENGRAM) base-model
+	$(PYTHON) -m tools.tiny
 
 reference: $(READY) ## run the seeds and recipes that the README reports (several minutes)
-	$(PYTHON) -m engram.report.reference
+	$(PYTHON) -m tools.reference
 
 docs: $(READY) $(VIDEO_READY) ## write the README's numbers and docs/cli.md
-	$(PYTHON) -m engram.report.docs
+	$(PYTHON) -m tools.docs.make
 
 docker-build: ## the container's image: SERVICE=engram for an NVIDIA GPU, engram-cpu without
 	@docker/run --build
@@ -234,7 +234,7 @@ bench: $(DEV_READY) $(VENV)/.ready-cpu ## engram beside stock mlx-lm, plain TRL 
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
 compare-methods: $(READY) $(VENV)/.ready-cpu ## LoRA, memory, both, examples in the prompt and a dictionary, side by side (docs/memory.md)
-	@$(PYTHON) -m engram.report.methods $(ARGS)
+	@$(PYTHON) -m tools.methods $(ARGS)
 
 lint: $(DEV_READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -343,7 +343,7 @@ FORCE:
 $(MODEL_FILE): .make/model.params | $(READY)
 	@$(ENGRAM) resolve-model --model "$$MODEL" --out $@
 
-$(MANIFEST): .make/data.params $(PATTERN_FILES) engram/pattern_files.py engram/patterns.py engram/phrasing.py engram/dataset.py | $(READY)
+$(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns/pattern_files.py engram/patterns/loading.py engram/dataset/phrasing.py engram/dataset/build.py | $(READY)
 	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
 
 # an adapter is whole or absent: make need not take it away when it is interrupted itself
@@ -368,5 +368,5 @@ $(OUT)/tuned.json: $(USED) $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(REC
 $(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
 	@$(ENGRAM) compare --backend $(NAME) --quiet $(WITH)
 
-$(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo/*.py engram/show.py engram/video/*.py) | $(VIDEO_READY)
+$(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo/*.py engram/support/console.py engram/video/*.py) | $(VIDEO_READY)
 	@$(ENGRAM) record --backend $(NAME) --patterns "$$PATTERNS" $(HOW)

@@ -20,8 +20,8 @@ from peers import apart, done
 from training import _product_rate
 
 from engram import backends
-from engram.encoding import load_encoder
-from engram.model import resolve
+from engram.models.model import resolve
+from engram.plan.encoding import load_encoder
 
 HERE = Path(__file__).resolve()
 LOOP = "mlx_lm"  # the peer whose answers are held against engram's
@@ -111,9 +111,9 @@ class _Watched:
     """Seconds of each prefill and each step while it is entered; every one is waited for, which costs a little."""
 
     def __enter__(self) -> _Watched:
-        from engram.backends import mlx_generate
+        from engram.backends.mlx import generate
 
-        self._batch: Any = mlx_generate._Batch
+        self._batch: Any = generate._Batch
         self._plain = {name: getattr(self._batch, name) for name in ("_prefilled", "_after")}
         self.prefills: list[float] = []
         self.steps: list[tuple[int, int, float]] = []
@@ -163,7 +163,7 @@ def _parts(loaded: Any, rows: int, columns: int) -> dict[str, float]:
     from mlx_lm.models.base import scaled_dot_product_attention
     from mlx_lm.models.cache import BatchKVCache
 
-    from engram.backends import mlx_step
+    from engram.backends.mlx import step as mlx_step
 
     layer, count = loaded.model.layers[0], len(loaded.model.layers)
     attention, mlp = layer.self_attn, layer.mlp
@@ -236,7 +236,7 @@ def _gaps(order: dict[str, Any]) -> dict[str, Any]:
     `gap`: at the first token in which the two differ, the log-probability of the loop's less that of engram's, in nats,
     as stock mlx-lm computes it of this row alone.
     """
-    from engram.backends import blas
+    from engram.backends.mlx import blas
 
     blas.prepare()
     import mlx.core as mx

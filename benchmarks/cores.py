@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram import machine
-from engram.errors import EngramError
+from engram.support import machine
+from engram.support.errors import EngramError
 
 STEPS, WARM_UP = 40, 5
 ROUNDS = 3  # of every case, one after the other, so that a busy minute does not fall on one of them alone

@@ -113,13 +113,14 @@ def _ratios(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _prepare(model: str, folder: Path) -> None:
     """Data, an adapter in both layouts, and the export for lm_eval."""
-    from engram import dataset
-    from engram.patterns import find_files, load_patterns
+    from engram.dataset import build
+    from engram.patterns.loading import load_patterns
+    from engram.patterns.pattern_files import find_files
 
     if (folder / "ready").is_file():
         return
     files = find_files(str(ROOT / "patterns"))
-    dataset.write_data(load_patterns(files), files, folder / "data", 0)
+    build.write_data(load_patterns(files), files, folder / "data", 0)
     places = ["--data", "data", "--model", model]
     _engram(
         folder, "train", *places, "--backend", "mlx", "--adapters", "adapters", "--results", "results", "--set", TEACH
@@ -135,7 +136,7 @@ def _engram(folder: Path, *arguments: str) -> None:
 
 
 def _examples(folder: Path) -> list[Any]:
-    from engram.dataset import read_split
+    from engram.dataset.build import read_split
 
     return read_split(folder / "data", "test")
 
@@ -193,7 +194,7 @@ def _read(process: subprocess.Popen[str], peer: str) -> dict[str, Any]:
 
 def work(name: str, stage: str, folder: Path) -> None:
     """Load, warm up, say so, then answer the prompts for each line, which names the peer."""
-    from engram.model import resolve
+    from engram.models.model import resolve
 
     spec = (folder / "ready").read_text()
     prompts = [example.prompt for example in _examples(folder)]
@@ -211,7 +212,7 @@ def work(name: str, stage: str, folder: Path) -> None:
 
 def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[str], _: Path) -> Answering:
     from engram import backends
-    from engram.encoding import load_encoder
+    from engram.plan.encoding import load_encoder
 
     backend = backends.get(name.split(" ")[1])
     encoder = load_encoder(model)
@@ -227,7 +228,7 @@ def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[s
 
 
 def _mlx_lm_answers(name: str, model: Any, adapter: Path | None, prompts: list[str], _: Path) -> Answering:
-    from engram.backends import blas
+    from engram.backends.mlx import blas
 
     blas.prepare()  # MLX's own where ENGRAM_BLAS says so
     import mlx.core as mx

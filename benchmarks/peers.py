@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from engram.backends import blas
-from engram.files import cache_folder
-from engram.model import Model
+from engram.backends.mlx import blas
+from engram.models.model import Model
+from engram.support.files import cache_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent

@@ -21,7 +21,7 @@ def main(data: Path, steps: int, out: Path, way: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from engram.model import resolve
+    from engram.models.model import resolve
 
     model = resolve("tiny").path
     rows = [json.loads(line) for line in (data / "train.jsonl").read_text("utf-8").splitlines()]

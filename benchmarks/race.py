@@ -16,11 +16,13 @@ from typing import Any
 from peers import apart, done, float32_copy, mlx_lora, openblas
 from recall import first_enough, recall
 
-from engram import adapters, backends, checkpoint, config, train
-from engram.checkpoint import Keeper
-from engram.conversion import tensor_file
-from engram.model import resolve
-from engram.report.worker import Silent
+from engram import backends
+from engram.models import adapters, tensor_file
+from engram.models.model import resolve
+from engram.plan import checkpoint, config
+from engram.plan.checkpoint import Keeper
+from engram.training import train
+from tools.worker import Silent
 
 HERE = Path(__file__).resolve()
 RUNS: dict[str, dict[str, str]] = {  # the default recipe, and with a peer's rows
@@ -100,12 +102,10 @@ def _whole(order: dict[str, Any]) -> dict[str, Any]:
 
 def _adapter_of(copy: Path, folder: Path, like: Path) -> None:
     """A checkpoint's adapter as a folder that mlx-lm reads."""
-    from engram.backends import mlx_state
+    from engram.backends.mlx import state
 
     _, tensors, _ = checkpoint.read(copy)
-    named = {
-        name.removeprefix(mlx_state.WEIGHTS): t for name, t in tensors.items() if name.startswith(mlx_state.WEIGHTS)
-    }
+    named = {name.removeprefix(state.WEIGHTS): t for name, t in tensors.items() if name.startswith(state.WEIGHTS)}
     folder.mkdir()
     (folder / adapters.MLX_WEIGHTS).write_bytes(tensor_file.pack(tensor_file.new_header(named, {}), named))
     shutil.copy(like / adapters.CONFIG, folder)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engram import backends, scoring
-from engram.config import Config
-from engram.dataset import read_split
-from engram.encoding import load_encoder
-from engram.model import Model
+from engram import backends
+from engram.dataset.build import read_split
+from engram.evaluation import scoring
+from engram.models.model import Model
+from engram.plan.config import Config
+from engram.plan.encoding import load_encoder
 
 ENOUGH = 0.95
 

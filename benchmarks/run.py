@@ -28,11 +28,13 @@ import sweep
 import training
 from targets import BY_NAME, EVERY_RUN, judge
 
-from engram import locks, results, show
-from engram.errors import EngramError
-from engram.model import resolve
-from engram.report.performance_page import BENCH, MAKE
-from engram.report.random_model import SMOLLM, random_model
+from engram.models.model import resolve
+from engram.plan import documents
+from engram.support import console as show
+from engram.support import locks
+from engram.support.errors import EngramError
+from tools.docs.performance_page import BENCH, MAKE
+from tools.random_model import SMOLLM, random_model
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGE = "smollm-135m-random"
@@ -151,9 +153,9 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
     """Run these parts, one after the other; the document, which is written after each of them unless `quick`."""
     parts: dict[str, Any] = {}
     if BENCH.is_file() and not quick:
-        parts = results.read(BENCH, "bench", MAKE)["parts"]
+        parts = documents.read(BENCH, "bench", MAKE)["parts"]
     document: dict[str, Any] = {}
-    commit = results.provenance()["git_commit"]  # later the document itself is a changed file
+    commit = documents.provenance()["git_commit"]  # later the document itself is a changed file
     with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
         data = Path(folder) / "data"
         subprocess.run([sys.executable, "-m", "engram.cli", "data", "--data", data], check=True, cwd=ROOT)
@@ -163,7 +165,7 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
             place = Place(data, Path(folder) / "parts" / name, parts, quick)
             place.folder.mkdir(parents=True)
             found = PARTS[name](place)
-            provenance = {**results.provenance(), "git_commit": commit}
+            provenance = {**documents.provenance(), "git_commit": commit}
             parts[name] = {"seconds": time.monotonic() - started, "load": load, "provenance": provenance}
             parts[name]["result"] = found
             ordered = {name: parts[name] for name in PARTS if name in parts}
@@ -172,9 +174,9 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
                 "schema_version": 1,
                 "parts": ordered,
             }
-            document["targets"] = judge(results.rounded(ordered), quick)  # as who reads the document would
+            document["targets"] = judge(documents.rounded(ordered), quick)  # as who reads the document would
             if not quick:
-                results.write(BENCH, document, "bench")
+                documents.write(BENCH, document, "bench")
     return document
 
 

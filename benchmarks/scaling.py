@@ -14,7 +14,7 @@ import data_scale
 from peers import apart, run
 from training import HERE, profile
 
-from engram.report.random_model import MEDIUM, SMOLLM, random_model
+from tools.random_model import MEDIUM, SMOLLM, random_model
 
 SIZES = {"tiny": (None, 20), "30m-random": (MEDIUM, 4), "smollm-135m-random": (SMOLLM, 2)}  # shape, steps
 

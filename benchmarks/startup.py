@@ -27,7 +27,7 @@ RESULTS = ("results/mlx/baseline.json", "results/mlx/tuned.json", "results/mlx/c
 LOAD = """
 import json, resource, sys, time
 from engram import backends
-from engram.model import resolve
+from engram.models.model import resolve
 name, folder = sys.argv[1:]
 model, backend = resolve(folder), backends.get(name)
 backend.device()

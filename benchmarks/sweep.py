@@ -13,7 +13,7 @@ from typing import Any
 from peers import float32_copy, mlx_lora, openblas
 from recall import first_enough, recall
 
-from engram.model import Model
+from engram.models.model import Model
 
 CORRECTED = {"optimizer": "adam", "optimizer_config": {"adam": {"bias_correction": True}}}
 LORA = {"lora_parameters": {"rank": 16, "dropout": 0.0, "scale": 2.0}, "num_layers": -1, "mask_prompt": True}

@@ -16,12 +16,14 @@ from typing import Any
 
 from peers import apart, done, run
 
-from engram import backends, config, train
-from engram.checkpoint import Keeper
-from engram.config import Config
-from engram.encoding import Batch, learning_rates
-from engram.model import Model, resolve
-from engram.report.worker import Silent
+from engram import backends
+from engram.models.model import Model, resolve
+from engram.plan import config
+from engram.plan.checkpoint import Keeper
+from engram.plan.config import Config
+from engram.plan.encoding import Batch, learning_rates
+from engram.training import train
+from tools.worker import Silent
 
 HERE = Path(__file__).resolve()
 WARM_UP = 3  # steps
@@ -110,13 +112,14 @@ def _step(model: Model, settled: Config, steps: int) -> Callable[[Batch], None]:
     import mlx.core as mx
     import mlx.nn as nn
 
-    from engram.backends import mlx_model, mlx_numerics
+    from engram.backends.mlx import model as mlx_model
+    from engram.backends.mlx import numerics
 
     loaded = mlx_model.load(model)
     loaded.freeze()
     mlx_model.attach(loaded, settled)
     loaded.train()
-    optimizer = mlx_numerics.adamw(settled, learning_rates(settled, steps))
+    optimizer = numerics.adamw(settled, learning_rates(settled, steps))
     graded = nn.value_and_grad(loaded, mlx_model.loss)
 
     def step(batch: Batch) -> None:
@@ -133,7 +136,8 @@ def _stock(model: Model, settled: Config, batches: Sequence[Batch], out: Path) -
     from mlx_lm.tuner.trainer import TrainingArgs
     from mlx_lm.tuner.trainer import train as mlx_train
 
-    from engram.backends import mlx_model, silenced
+    from engram.backends import silenced
+    from engram.backends.mlx import model as mlx_model
 
     loaded = mlx_model.load(model)
     loaded.freeze()
@@ -170,7 +174,7 @@ def _profile(order: dict[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
     import mlx.nn as nn
 
-    from engram.backends import mlx_model
+    from engram.backends.mlx import model as mlx_model
 
     model, settled, plan = _planned(order)
     batches = plan.batches[: order["steps"]]

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engram import results, scoring
-from engram.config import Config
-from engram.encoding import learning_rates
+from engram.evaluation import scoring
+from engram.plan import documents
+from engram.plan.config import Config
+from engram.plan.encoding import learning_rates
 
 HASH = {letter: letter * 64 for letter in "abcdef"}
 FEW, MANY = [False] * 18 + [True] * 2, [True] * 16 + [False] * 2 + [True] * 2
@@ -44,7 +45,7 @@ def result(
     kinds = ["recall"] * len(recall) + ["generalization"] * len(generalization)
     outcomes = zip(kinds, recall + generalization, strict=True)
     tuned = stage == "tuned"
-    raw = results.rounded({
+    raw = documents.rounded({
         "answers": [answer(i, kind, exact, category) for i, (kind, exact) in enumerate(outcomes)],
         "repeats": [{"pattern": "0", "expected": "yes", "greedy": ["yes", "no"], "sampled": ["yes", "yes"]}],
         "general": general(20.0 if tuned else 10.0, "ok" if tuned else "Hello!"),
@@ -61,7 +62,7 @@ def result(
         "data": {"manifest_sha256": HASH["c"], "seed": 0},
         "recipe": Config().as_dict(),
         "scoring": SCORING,
-        "provenance": results.provenance(),
+        "provenance": documents.provenance(),
         **scoring.derived(raw),
         "timings": {"answer_seconds": 2.0},
         **raw,
@@ -93,13 +94,13 @@ def training(adapter: str, backend: str = "mlx", losses: tuple[float, ...] = (1.
 def write_run(place: Path, backend: str = "mlx", before: list[bool] = FEW, after: list[bool] = MANY) -> None:
     """A baseline and a tuned result: recall as given, one of four held-out patterns right in both."""
     for stage, recall in (("baseline", before), ("tuned", after)):
-        results.write(place / f"{stage}.json", result(stage, recall, [False, True, False, False], backend), "result")
+        documents.write(place / f"{stage}.json", result(stage, recall, [False, True, False, False], backend), "result")
 
 
 def edit(path: Path, *keys: Any, to: Any) -> None:
     """Change one value of a written document, as somebody would who knows of the checksum."""
     document = json.loads(path.read_text("utf-8"))
-    document.pop(results.CHECKSUM, None)
+    document.pop(documents.CHECKSUM, None)
     part = document
     for key in keys[:-1]:
         part = part[key]

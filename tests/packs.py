@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from engram.dataset import Example, write_data
-from engram.errors import EngramError
-from engram.patterns import Pattern, load_patterns, pattern_id
+from engram.dataset.build import write_data
+from engram.dataset.examples import Example
+from engram.patterns.loading import Pattern, load_patterns, pattern_id
+from engram.support.errors import EngramError
 
 COLOURS = ("green", "white", "black", "red", "blue", "grey", "pink", "brown", "gold", "teal")
 THINGS = ("grass", "snow", "coal", "blood", "the sky", "ash", "a flamingo", "bark", "honey", "a duck's head")

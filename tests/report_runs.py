@@ -7,10 +7,10 @@ from pathlib import Path
 
 from documents import FEW, HASH, MANY, training, write_run
 
-from engram import results
-from engram.compare import compare
-from engram.video import cast
-from engram.video.cast import MARKER, OUTPUT, Cast, Event
+from engram.evaluation.compare import compare
+from engram.plan import documents
+from engram.show.video import cast
+from engram.show.video.cast import MARKER, OUTPUT, Cast, Event
 
 LOSSES = tuple(4.0 / step for step in range(1, 13))
 HOSTILE = (
@@ -30,7 +30,7 @@ def two_runs(folder: Path) -> Path:
     for backend, after in (("cpu", MANY), ("mlx", [False, *MANY[1:]])):
         place = folder / backend
         write_run(place, backend, FEW, after)
-        results.write(place / "training.json", training(HASH["b"], backend, LOSSES), "training")
+        documents.write(place / "training.json", training(HASH["b"], backend, LOSSES), "training")
         compare(place)
     cast.write(folder / "mlx" / "demo.cast", recording("engram · mlx"))
     return folder
@@ -49,7 +49,7 @@ def hostile_run(folder: Path) -> Path:
             row |= {"prompt": text, "answer": f"{stage} {text}"} if row["kind"] == "chat" else {}
         document["device"] = HOSTILE[0]
         document["model"]["name"] = HOSTILE[2]
-        results.write(path, document, "result")
+        documents.write(path, document, "result")
     compare(place)
     cast.write(place / "demo.cast", recording("</script><img src=x onerror=alert(1)>"))
     return folder

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 
 from small_run import Run
 
-from engram.video import screen
-from engram.video.cast import OUTPUT, Cast
+from engram.show.video import screen
+from engram.show.video.cast import OUTPUT, Cast
 
 
 def on_a_terminal(

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engram import compare, evaluate, train
-from engram.config import Config
-from engram.dataset import write_data
-from engram.model import Model, resolve
-from engram.patterns import find_files, load_patterns
+from engram.dataset.build import write_data
+from engram.evaluation import compare, evaluate
+from engram.models.model import Model, resolve
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan.config import Config
+from engram.training import train
 
 PACK = """
 name: pack

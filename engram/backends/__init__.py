@@ -16,19 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from engram.checkpoint import Keeper
-from engram.config import Config
-from engram.encoding import Batch, Encoded, Encoder
-from engram.errors import EngramError
-from engram.machine import nvidia_gpu
 from engram.memory.lookup import Memory
 from engram.memory.teach import Teacher
-from engram.model import Model
-from engram.sharding import Ranks
-from engram.text import nearest
+from engram.models.model import Model
+from engram.plan.checkpoint import Keeper
+from engram.plan.config import Config
+from engram.plan.encoding import Batch, Encoded, Encoder
+from engram.plan.sharding import Ranks
+from engram.support.errors import EngramError
+from engram.support.machine import nvidia_gpu
+from engram.support.text import nearest
 
 # name -> module: `cuda` and `cpu` are the same code on two devices
-MODULES = {"mlx": "mlx", "cuda": "unsloth", "cpu": "unsloth"}
+MODULES = {"mlx": "mlx.backend", "cuda": "unsloth.backend", "cpu": "unsloth.backend"}
 NAMES = tuple(MODULES)
 
 

@@ -9,10 +9,11 @@ from typing import Any, NoReturn
 
 import click
 
-from engram import __version__, stopping
+from engram import __version__
 from engram.cli import adapter, ask, export, harness, machine, memory, packs, prep, report, results, stages, video
-from engram.errors import EngramError
-from engram.text import shorten, visible
+from engram.support import signals
+from engram.support.errors import EngramError
+from engram.support.text import shorten, visible
 
 # full or read-only disks, permissions, limits, failing hardware
 SYSTEM = (
@@ -47,12 +48,12 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named; see the class."""
         try:
-            with stopping.listening():
+            with signals.listening():
                 return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             if str(stop):
                 click.echo(f"engram: {stop}", err=True)
-            sys.exit(stop.exit_code if isinstance(stop, stopping.Stopped) else 130)
+            sys.exit(stop.exit_code if isinstance(stop, signals.Stopped) else 130)
 
 
 def _refuse(error: EngramError) -> NoReturn:

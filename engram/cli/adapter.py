@@ -21,8 +21,8 @@ def convert(source: Path, target: Path, to: str | None) -> None:
 
     Converted back, its two files are the same byte by byte.
     """
-    from engram import conversion
-    from engram.text import visible
+    from engram.models import conversion
+    from engram.support.text import visible
 
     layout = conversion.convert(source, target, to or "")
     click.echo(f"{visible(str(source))} → {visible(str(target))}, in {layout}'s layout")
@@ -32,8 +32,8 @@ def convert(source: Path, target: Path, to: str | None) -> None:
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 def show(source: Path) -> None:
     """Say what the adapter in SRC is: layout, rank, scale, targets, parameters, hash."""
-    from engram import conversion
-    from engram.text import visible
+    from engram.models import conversion
+    from engram.support.text import visible
 
     for name, value in conversion.describe(source).items():
         click.echo(f"{name:11}{visible(value)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from engram.cli.options import adapter_option, adapters_option, backend_option, method_option, model_option, used
+from engram.show import ask_side
 
 MAX_NEW_TOKENS = 128
 
@@ -60,17 +61,18 @@ def ask(
     Without QUESTION a conversation: each model keeps its own answers, /new starts over, /quit leaves. Through a pipe
     every line is a question of its own. Nothing that is asked or answered is written anywhere.
     """
-    from engram import ask as asking
-    from engram import backends, show
-    from engram import model as models
+    from engram import backends
+    from engram.models import model as models
+    from engram.show import ask as asking
+    from engram.support import console
 
     name, chosen = backends.choose(backend), models.resolve(model)
     folder = adapter or adapters / used(name, None, method)
     both: dict[str, Path | None] = {"baseline": None, "tuned": folder}
     answering = {one: place for one, place in both.items() if only in (None, one)}
     taught = f" · {'adapter' if method == 'lora' else method}: {folder}" if "tuned" in answering else ""
-    show.note(f"model: {chosen.name} · backend: {name}{taught}")
-    settings = asking.Settings(max_new_tokens, chosen.context, temperature, seed)
+    console.note(f"model: {chosen.name} · backend: {name}{taught}")
+    settings = ask_side.Settings(max_new_tokens, chosen.context, temperature, seed)
     sides = asking.open_sides(name, chosen, answering, settings, quantize)
     if question is not None:
         asking.once(sides, question)

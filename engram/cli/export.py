@@ -68,21 +68,22 @@ def export(
     A whole model (fused, gguf, ollama) has to give the answers of the last `engram eval` to the test set again, 99 %
     of them at least, in the program that will run it; else nothing is written.
     """
-    from engram import backends, show
-    from engram import model as models
+    from engram import backends
     from engram.export import evidence, stage
-    from engram.text import visible
+    from engram.models import model as models
+    from engram.support import console
+    from engram.support.text import visible
 
     name = backends.choose(backend)
     chosen = models.resolve(model)
-    show.note(chosen.reason or f"model: {chosen.name}")
+    console.note(chosen.reason or f"model: {chosen.name}")
     needed = form not in stage.ADAPTERS and not unchecked
     folder = adapter or adapters / used(name, None, method)
     source = evidence.source(chosen, folder, results / used(name, adapter, method), data, needed)
     if source.evidence is None:
-        show.note("no results of this adapter, so the card has no figures; make eval compare")
+        console.note("no results of this adapter, so the card has no figures; make eval compare")
     place = out or Path("exports") / form
-    document = stage.export(source, form, place, dtype if form == "fused" else quantize, unchecked, show.note)
+    document = stage.export(source, form, place, dtype if form == "fused" else quantize, unchecked, console.note)
     for check in document["checks"]:
         low, high = check["ci95"]
         click.echo(

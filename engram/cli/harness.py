@@ -20,12 +20,14 @@ def export_eval(
     folder: Path, data: Path, model: str, recipe: str, settings: tuple[str, ...], max_new_tokens: int | None
 ) -> None:
     """Write the test set into DIR as the task `engram` of lm-evaluation-harness."""
-    from engram import config, harness, show
-    from engram import model as models
-    from engram.text import visible
+    from engram.evaluation import harness
+    from engram.models import model as models
+    from engram.plan import config
+    from engram.support import console
+    from engram.support.text import visible
 
     chosen = models.resolve(model)
-    show.note(chosen.reason or f"model: {chosen.name}")
+    console.note(chosen.reason or f"model: {chosen.name}")
     longest = (f"max_new_tokens={max_new_tokens}",) if max_new_tokens else ()
     known = config.load_config(recipe, chosen.parameters, 0, config.parse_overrides((*settings, *longest)))
     files = harness.export(data, folder, chosen, known)

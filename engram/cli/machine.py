@@ -8,14 +8,15 @@ from pathlib import Path
 import click
 
 from engram.cli.ask import MAX_NEW_TOKENS
-from engram.cli.options import backend_option, model_option, seed_option
+from engram.cli.options import backend_option, model_option
+from engram.show import ask_side
 
 
 @click.command()
 def models() -> None:
     """List the model names, and which of them are on this disk."""
-    from engram import hub
-    from engram import model as registry
+    from engram.models import hub
+    from engram.models import model as registry
 
     for name, hub_id in registry.REGISTRY.items():
         place = "bundled" if not hub_id else "on this disk" if hub.cached(hub_id) else "on the hub"
@@ -27,9 +28,9 @@ def models() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Write the name there.")
 def resolve_model(model: str, out: Path | None) -> None:
     """Say which model MODEL means here, fetching it if it must be fetched."""
-    from engram import model as models
-    from engram.files import write_text
-    from engram.text import visible
+    from engram.models import model as models
+    from engram.support.files import write_text
+    from engram.support.text import visible
 
     chosen = models.resolve(model)
     spec = chosen.name if model == "auto" else model
@@ -44,13 +45,15 @@ def resolve_model(model: str, out: Path | None) -> None:
 @click.option("--prompt", default="Hello, world!", show_default=True, help="What to ask.")
 def verify_model(model: str, backend: str, prompt: str) -> None:
     """Load the model and let it answer one prompt."""
-    from engram import ask, backends, show
-    from engram import model as models
+    from engram import backends
+    from engram.models import model as models
+    from engram.show import ask
+    from engram.support import console
 
     name = backends.choose(backend)
     chosen = models.resolve(model)
-    show.note(chosen.reason or f"model: {chosen.name}")
-    settings = ask.Settings(MAX_NEW_TOKENS, chosen.context)
+    console.note(chosen.reason or f"model: {chosen.name}")
+    settings = ask_side.Settings(MAX_NEW_TOKENS, chosen.context)
     ask.once(ask.open_sides(name, chosen, {"answer": None}, settings), prompt)
 
 
@@ -58,25 +61,11 @@ def verify_model(model: str, backend: str, prompt: str) -> None:
 @backend_option
 def doctor(backend: str) -> None:
     """Say what this machine has: Python, packages, backend, BLAS or GPU, models, disk."""
-    from engram import doctor as checks
-    from engram import show
+    from engram.cli import doctor as checks
+    from engram.support import console
 
-    if not show.findings(checks.examine(backend)):
+    if not console.findings(checks.examine(backend)):
         sys.exit(2)
 
 
-@click.command("base-model")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where the model goes; default: the bundled model's own place."
-)
-@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps; default: the recipe's.")
-@seed_option
-def base_model(out: Path | None, steps: int | None, seed: int) -> None:
-    """Train the bundled model `tiny` anew (under an hour on two cores; needs torch)."""
-    from engram import base_model as recipe
-    from engram.files import BUNDLED
-
-    recipe.build(out or BUNDLED / "tiny", steps=steps, seed=seed, report=click.echo)
-
-
-COMMANDS = (models, resolve_model, verify_model, doctor, base_model)
+COMMANDS = (models, resolve_model, verify_model, doctor)

@@ -47,21 +47,24 @@ def insert(
     """
     import time
 
-    from engram import backends, config, remember, show
-    from engram import model as models
+    from engram import backends
+    from engram.memory.adapter_folder import has_lora
     from engram.memory.facts import Fact
-    from engram.memory.taught import has_lora
-    from engram.together import Silent
+    from engram.models import model as models
+    from engram.plan import config
+    from engram.support import console
+    from engram.training import teach_memory
+    from engram.training.processes import Silent
 
     name, chosen = backends.choose(backend), models.resolve(model)
     place = folder or adapters / used(name, None, "memory")
     overrides = {"method": "memory", **config.parse_overrides(settings)}
     known = config.load_config("default", chosen.parameters, 0, overrides)
-    at = remember.desk(name, chosen, known, place if has_lora(place) else None)
+    at = teach_memory.desk(name, chosen, known, place if has_lora(place) else None)
     started = time.perf_counter()
-    fitted = remember.insert(at, place, [Fact(input_, output)], known, Silent())
+    fitted = teach_memory.insert(at, place, [Fact(input_, output)], known, Silent())
     sure = "sure of every token" if not fitted.unsettled else "not sure of every token: --set memory_passes=40"
-    show.note(f"{len(fitted.rows)} rows in {time.perf_counter() - started:.2f} s, {sure}: {place}")
+    console.note(f"{len(fitted.rows)} rows in {time.perf_counter() - started:.2f} s, {sure}: {place}")
 
 
 @memory.command()
@@ -71,11 +74,13 @@ def insert(
 @adapters_option
 def delete(inputs: tuple[str, ...], folder: Path | None, backend: str, adapters: Path) -> None:
     """Forget the facts of these INPUTS; the model answers them as if they had never been taught."""
-    from engram import backends, remember, show
+    from engram import backends
+    from engram.support import console
+    from engram.training import teach_memory
 
     place = folder or adapters / used(backends.choose(backend), None, "memory")
-    left = remember.delete(place, inputs)
-    show.note(f"{len(inputs)} forgotten, {left} left: {place}")
+    left = teach_memory.delete(place, inputs)
+    console.note(f"{len(inputs)} forgotten, {left} left: {place}")
 
 
 @memory.command("list")
@@ -85,7 +90,8 @@ def delete(inputs: tuple[str, ...], folder: Path | None, backend: str, adapters:
 @adapters_option
 def list_(containing: str, folder: Path | None, backend: str, adapters: Path) -> None:
     """The facts of a memory, and the model that they were taught to."""
-    from engram import backends, tables
+    from engram import backends
+    from engram.evaluation import tables
     from engram.memory import table
 
     place = folder or adapters / used(backends.choose(backend), None, "memory")
@@ -102,8 +108,10 @@ def list_(containing: str, folder: Path | None, backend: str, adapters: Path) ->
 @adapters_option
 def why(prompt: str, max_new_tokens: int, folder: Path | None, model: str, backend: str, adapters: Path) -> None:
     """Answer PROMPT, and say of each token which fact's row it came from, if any."""
-    from engram import backends, tables, why
-    from engram import model as models
+    from engram import backends
+    from engram.evaluation import attribution as why
+    from engram.evaluation import tables
+    from engram.models import model as models
 
     name, chosen = backends.choose(backend), models.resolve(model)
     place = folder or adapters / used(name, None, "memory")
@@ -120,14 +128,15 @@ def merge(first: Path, second: Path, out: Path, model: str) -> None:
 
     What both know is taken from FIRST; facts that contradict each other are refused.
     """
-    from engram import model as models
-    from engram import remember, show
-    from engram.encoding import load_encoder
     from engram.memory import addresses
+    from engram.models import model as models
+    from engram.plan.encoding import load_encoder
+    from engram.support import console
+    from engram.training import teach_memory
 
     encoder = load_encoder(models.resolve(model))
-    count = remember.merge(encoder, addresses.frame(encoder), first, second, out)
-    show.note(f"{count} facts: {out}")
+    count = teach_memory.merge(encoder, addresses.frame(encoder), first, second, out)
+    console.note(f"{count} facts: {out}")
 
 
 COMMANDS = (memory,)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 from click.core import ParameterSource
 
-from engram.config import MAX_SEED
+from engram.plan.config import MAX_SEED
 
 if TYPE_CHECKING:
-    from engram.config import Config
-    from engram.model import Model
+    from engram.models.model import Model
+    from engram.plan.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
 DATA, RESULTS, ADAPTERS = Path("data"), Path("results"), Path("adapters")
@@ -69,7 +69,9 @@ def several_processes(command: F) -> F:
 
     @functools.wraps(command)
     def launched(nproc: int, hosts: str, **others: Any) -> None:
-        from engram import backends, launch, sharding, tether
+        from engram import backends
+        from engram.plan import sharding
+        from engram.training import launch, tether
 
         name, named = backends.choose(others["backend"]), launch.hosts_of(hosts)
         if nproc == 1 and not named:
@@ -121,14 +123,16 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
     def settled(
         model: str, backend: str, method: str, recipe: str, seed: int, settings: tuple[str, ...], **others: Any
     ) -> None:
-        from engram import backends, config, show
-        from engram import model as models
+        from engram import backends
+        from engram.models import model as models
+        from engram.plan import config
+        from engram.support import console
 
         name = backends.choose(backend)
         chosen = models.resolve(model)
         named = {"method": method} if method != "lora" else {}
         known = config.load_config(recipe, chosen.parameters, seed, {**named, **config.parse_overrides(settings)})
-        show.announce(chosen, name, known)
+        console.announce(chosen, name, known)
         command(work=Work(name, chosen, known), **others)
 
     options = (model_option, backend_option, method_option, recipe_option, seed_option, set_option)

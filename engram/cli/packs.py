@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from engram.cli.options import model_option, seed_option
-from engram.errors import EngramError
-from engram.text import visible
+from engram.support.errors import EngramError
+from engram.support.text import visible
 
 if TYPE_CHECKING:
-    from engram.patterns import Pattern
+    from engram.patterns.loading import Pattern
 
 SHOWN = 20  # pieces of advice of one kind
 
@@ -30,7 +30,8 @@ def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> 
 
     --model and --seed are for --advise: whose tokens are counted, and which split is looked at. Advice is no error.
     """
-    from engram.patterns import find_files, stored_patterns
+    from engram.patterns.loading import stored_patterns
+    from engram.patterns.pattern_files import find_files
 
     files = [file for spec in patterns or ("patterns",) for file in find_files(spec)]
     found = stored_patterns(files)
@@ -42,10 +43,10 @@ def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> 
 
 
 def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
-    from engram import advice
-    from engram import model as models
-    from engram.config import load_config
-    from engram.encoding import load_encoder
+    from engram.dataset import advice
+    from engram.models import model as models
+    from engram.plan.config import load_config
+    from engram.plan.encoding import load_encoder
 
     model = models.on_this_disk(spec)
     if model is None:
@@ -73,8 +74,8 @@ def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
 @click.command()
 def packs() -> None:
     """List the bundled packs of patterns; each is taught where it is named, as PATTERNS=http,ports."""
-    from engram import pattern_files
-    from engram.patterns import load_patterns
+    from engram.patterns import pattern_files
+    from engram.patterns.loading import load_patterns
 
     for name, path in pattern_files.packs().items():
         categories = Counter(pattern.category for pattern in load_patterns([path]))
@@ -86,7 +87,7 @@ def packs() -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
     """Write a pattern file to begin with, and a README, into the new or empty folder DIR."""
-    from engram import scaffold
+    from engram.patterns import scaffold
 
     for path in scaffold.write(folder):
         click.echo(visible(str(path)))
@@ -119,8 +120,8 @@ def bring_in(
     Nothing is changed or dropped on the way: what a pattern file cannot hold is refused, every line at once, and
     what is written is read back and compared before it takes its place. See docs/packs.md.
     """
-    from engram import importing
-    from engram.importing.rows import Wanted
+    from engram.patterns import importing
+    from engram.patterns.import_rows import Wanted
 
     if delimiter is not None:
         delimiter = "\t" if delimiter == "tab" else delimiter

@@ -55,10 +55,11 @@ def video_prep(
     What no machine can see is asked, once each, where somebody is there to answer. Exit code 0: nothing fails and
     nothing is left to ask; else 2.
     """
-    from engram import backends, schema
-    from engram.prep import checklist, table, terminal
-    from engram.prep.finding import Situation
-    from engram.video import encode
+    from engram import backends
+    from engram.show.prep import checklist, table, terminal
+    from engram.show.prep.finding import Situation
+    from engram.show.video import encode
+    from engram.support import schema
 
     encode.require()
     name = backends.choose(backend)

@@ -15,15 +15,15 @@ from engram.cli.options import results_option
 @results_option
 def report(out: Path | None, first: str | None, results: Path) -> None:
     """Write every result as one HTML page that needs nothing else; say what is missing, and what makes it."""
-    from engram import show
-    from engram.report import html
-    from engram.text import visible
+    from engram.show.report import html
+    from engram.support import console
+    from engram.support.text import visible
 
     path = out or results / "report.html"
     found = html.make(results, path, first)
     for note in found.notes:
         kind = "left out" if note.serious else "not there"
-        show.note(f"{kind}: {note.what}: {'; '.join(note.why)}; {note.command}")
+        console.note(f"{kind}: {note.what}: {'; '.join(note.why)}; {note.command}")
     click.echo(f"{visible(str(path))}: {path.stat().st_size:,} bytes")
 
 

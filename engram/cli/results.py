@@ -26,8 +26,8 @@ def verify(files: tuple[Path, ...], model: str | None, data: Path, adapters: Pat
 
     Without FILES: every document in the results folder. What cannot be checked here is said, and is no failure.
     """
-    from engram import tables
-    from engram import verify as checks
+    from engram.evaluation import tables
+    from engram.evaluation import verify as checks
 
     chosen = files or tuple(checks.documents(results))
     places = checks.Places(data, adapters, model)

@@ -32,15 +32,16 @@ from engram.cli.options import (
 @click.option("--check", is_flag=True, help="Prove that the written splits do not leak; write nothing.")
 def data(patterns: str, data: Path, seed: int, check: bool) -> None:
     """Write train, valid and test rows and their manifest."""
-    from engram import dataset
-    from engram.patterns import find_files, stored_patterns
+    from engram.dataset import build
+    from engram.patterns.loading import stored_patterns
+    from engram.patterns.pattern_files import find_files
 
     if check:
-        rows = dataset.check_data(data)
+        rows = build.check_data(data)
         click.echo(f"no leak: {', '.join(f'{len(found)} {name}' for name, found in rows.items())} rows checked")
         return
     files = find_files(patterns)
-    counts = dataset.write_data(stored_patterns(files), files, data, seed)["counts"]
+    counts = build.write_data(stored_patterns(files), files, data, seed)["counts"]
     click.echo(
         "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, ".format(**counts),
         nl=False,
@@ -79,26 +80,28 @@ def train(
     With --method memory the rows of a memory instead, and with --method both such rows on top of the adapter that is
     there.
     """
-    from engram import remember, sharding, show, tracking
-    from engram import train as stage
-    from engram.checkpoint import Saving
+    from engram.plan import sharding
+    from engram.plan.checkpoint import Saving
+    from engram.support import console
+    from engram.training import teach_memory, tracking
+    from engram.training import train as stage
 
     label = used(work.backend, None, work.config.method)
     place, first = results / label, sharding.place(work.backend)[0] == 0
     name = f"{work.backend}-{Path(work.model.name).name}-{work.config.name}-seed{work.config.seed}"
     with (
-        show.TrainingBar() as bar,
+        console.TrainingBar() as bar,
         tracking.tracked(report_to if first else None, bar, work.config, name, place / "logs") as progress,
     ):
         if work.config.method != "lora":
-            remember.refuse_several(sharding.place(work.backend)[1])
+            teach_memory.refuse_several(sharding.place(work.backend)[1])
             under = adapters / work.backend if work.config.method == "both" else None
-            log = remember.train(*work, data, adapters / label, place / "training.json", progress, under)
+            log = teach_memory.train(*work, data, adapters / label, place / "training.json", progress, under)
         else:
             saving = Saving(checkpoint_every, fresh)
             log = stage.train(*work, data, adapters / label, place / "training.json", progress, saving)
     if log:  # a process that is not the first has none
-        show.training(log)
+        console.training(log)
 
 
 @click.command("eval")
@@ -120,8 +123,9 @@ def evaluate(
     A baseline that was measured before, of the same model, data, settings, code and packages on this machine, is taken
     from the cache, and it is said when that was.
     """
-    from engram import baselines, show, tables
-    from engram import evaluate as evaluation
+    from engram.evaluation import baselines, tables
+    from engram.evaluation import evaluate as evaluation
+    from engram.support import console
 
     name, model, config = work
     place = results / used(name, adapter, config.method)
@@ -129,7 +133,7 @@ def evaluate(
     for one in ("baseline", "tuned") if stage == "both" else (stage,):
         given = folder if one == "tuned" else None
         document = evaluation.evaluate(
-            name, model, given, config, data, place / f"{one}.json", show.note, baselines.place(), fresh_baseline
+            name, model, given, config, data, place / f"{one}.json", console.note, baselines.place(), fresh_baseline
         )
         tables.result(document)
 
@@ -154,9 +158,10 @@ def compare(
     results: Path,
 ) -> None:
     """Compare before and after, paired, and the backends with each other; say what is shown and what is not."""
-    from engram import across as platforms
-    from engram import backends, tables
-    from engram import compare as comparison
+    from engram import backends
+    from engram.evaluation import compare as comparison
+    from engram.evaluation import compare_runs as platforms
+    from engram.evaluation import tables
 
     if across:
         together = platforms.collect(results)
@@ -193,16 +198,19 @@ def seeds(
     results: Path,
 ) -> None:
     """Run every stage for several seeds; write and print their mean and spread."""
-    from engram import backends, config, show, tables
-    from engram import model as models
-    from engram import seeds as several
-    from engram.patterns import find_files
+    from engram import backends
+    from engram.evaluation import seeds as several
+    from engram.evaluation import tables
+    from engram.models import model as models
+    from engram.patterns.pattern_files import find_files
+    from engram.plan import config
+    from engram.support import console
 
     chosen, name, numbers = models.resolve(model), backends.choose(backend), several.parse(seed_list)
     overrides = {**({"method": method} if method != "lora" else {}), **config.parse_overrides(settings)}
     configs = [config.load_config(recipe, chosen.parameters, seed, overrides) for seed in numbers]
     files = find_files(patterns)
-    tables.seeds(several.campaign(name, chosen, configs, files, results / "seeds", show.note))
+    tables.seeds(several.campaign(name, chosen, configs, files, results / "seeds", console.note))
 
 
 def _speed(_context: click.Context, _option: click.Parameter, value: float) -> float:
@@ -242,8 +250,8 @@ def demo(
 ) -> None:
     """Show before and after side by side, on prompts of the test set."""
     from engram import backends
-    from engram import demo as shown
-    from engram import model as models
+    from engram.models import model as models
+    from engram.show.demo import demo as shown
 
     manner = shown.Manner(speed, width, pause)
     if platforms is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from engram.cli.options import F, backend_option, data_option, method_option, patterns_option, results_option, used
-from engram.text import visible
+from engram.support.text import visible
 
 SIDE_BY_SIDE = "demo-compare"
 KINDS = {"mp4": "Write the film: H.264, 1920×1080.", "gif": "Write the GIF: 960 pixels wide.", "png": "Write a still."}
@@ -26,8 +26,8 @@ def kind_options(command: F) -> F:
 @kind_options
 def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) -> None:
     """Render recordings (asciicast v2), several side by side: all kinds of picture, or those asked for."""
-    from engram.video import cast
-    from engram.video import render as rendering
+    from engram.show.video import cast
+    from engram.show.video import render as rendering
 
     recordings = [cast.read(path) for path in casts]
     name = "-".join(path.stem for path in casts)
@@ -59,9 +59,10 @@ def record(
     results: Path,
 ) -> None:
     """Record the demo of the stored results, without a terminal: an asciicast, and the pictures asked for, or all."""
-    from engram import backends, locks
-    from engram.video import cast, encode, record, replay
-    from engram.video import render as rendering
+    from engram import backends
+    from engram.show.video import cast, encode, record, replay
+    from engram.show.video import render as rendering
+    from engram.support import locks
 
     encode.require()
     named = [backend] if beside is None else [backend, beside]

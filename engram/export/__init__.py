@@ -1,1 +1,1 @@
-"""Taking the model away: adapter, whole model, GGUF or ollama, each with a card and with what was checked."""
+"""The taught model in other programs' formats, checked there."""

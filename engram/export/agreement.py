@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.config import SMALL_MODEL
-from engram.encoding import Encoder
-from engram.errors import EngramError
 from engram.export import clients, llamacpp
 from engram.export.pretokenizer import HARD_CASES
-from engram.statistics import wilson
-from engram.text import normalise
+from engram.plan.config import SMALL_MODEL
+from engram.plan.encoding import Encoder
+from engram.support.errors import EngramError
+from engram.support.statistics import wilson
+from engram.support.text import normalise
 
 BAR = 0.99  # the least share of equal answers that an export needs
 SHOWN = 5

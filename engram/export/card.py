@@ -9,12 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from engram import show, tables
-from engram.encoding import Encoder
+from engram.evaluation import tables
 from engram.export import usage
 from engram.export.evidence import Evidence, Source
-from engram.files import read_bytes
-from engram.model import REGISTRY, Model
+from engram.models.model import REGISTRY, Model
+from engram.plan.encoding import Encoder
+from engram.support import console
+from engram.support.files import read_bytes
 
 LIBRARY = {"peft": "peft", "mlx": "mlx", "fused": "transformers", "gguf": "gguf", "ollama": "gguf"}
 WHAT = {
@@ -84,8 +85,8 @@ def _checks(document: Mapping[str, Any]) -> str:
 
 def row(check: Mapping[str, Any]) -> str:
     """One check as a row of a table: program, what it was asked with, agreement, interval."""
-    share = f"{check['same']} of {check['n']} ({show.percent(check['share'])})"
-    return f"| {check['program']} | {check['asked']} | {share} | {show.interval(check['ci95'])} |"
+    share = f"{check['same']} of {check['n']} ({console.percent(check['share'])})"
+    return f"| {check['program']} | {check['asked']} | {share} | {console.interval(check['ci95'])} |"
 
 
 def _differing(rows: list[dict[str, str]]) -> str:
@@ -122,7 +123,7 @@ def _figures(found: Evidence) -> str:
     ]
     for split, change in comparison["improvement"].items():
         before, after = comparison["baseline"][split], comparison["tuned"][split]
-        shares = f"{show.percent(before['exact'])} | {show.percent(after['exact'])} | {show.interval(after['ci95'])}"
+        shares = f"{console.percent(before['exact'])} | {console.percent(after['exact'])} | {console.interval(after['ci95'])}"
         lines.append(f"| {split}, exact match | {change['n']} | {shares} | {change['verdict']} |")
     kept = comparison["retention"]
     for kind in ("text", "chat"):
@@ -130,7 +131,7 @@ def _figures(found: Evidence) -> str:
         cells = f"{tables.number(one['before'])} | {tables.number(one['after'])} | nats {tables.bounds(one['ci95'])}"
         lines.append(f"| perplexity, general {kind} | {one['n']} | {cells} | {one['verdict']} |")
     changed = kept["changed"]
-    cells = f"| {show.percent(changed['share'])} | {show.interval(changed['ci95'])} |"
+    cells = f"| {console.percent(changed['share'])} | {console.interval(changed['ci95'])} |"
     lines.append(f"| general answers changed | {changed['n']} | {cells} |  |")
     lines.append(
         "\nRecall is of patterns that were taught, asked in words that training never used; generalization is of patterns "

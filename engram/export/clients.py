@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from engram import backends
-from engram.encoding import Encoder
-from engram.errors import EngramError
-from engram.model import Model
+from engram.models.model import Model
+from engram.plan.encoding import Encoder
+from engram.support.errors import EngramError
 
 PROGRAMS = ("mlx_lm", "torch")
 BATCH = 32  # prompts that transformers answers at once

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram import adapters, conversion, results
-from engram.conversion.lora import Lora
-from engram.errors import EngramError
-from engram.files import read_bytes, sha256
 from engram.memory.table import is_memory
-from engram.model import Model
+from engram.models import adapters, conversion
+from engram.models.lora import Lora
+from engram.models.model import Model
+from engram.plan import documents
+from engram.support.errors import EngramError
+from engram.support.files import read_bytes, sha256
 
 
 class Evidence(NamedTuple):
@@ -50,8 +51,8 @@ def source(model: Model, adapter: Path, place: Path, data: Path, needed: bool) -
 
 
 def _evidence(model: Model, digest: str, place: Path, data: Path) -> Evidence:
-    tuned = results.read(place / "tuned.json", "result", "make eval")
-    comparison = results.read(place / "comparison.json", "comparison", "make compare")
+    tuned = documents.read(place / "tuned.json", "result", "make eval")
+    comparison = documents.read(place / "comparison.json", "comparison", "make compare")
     problems = []
     if tuned["adapter"] is None or tuned["adapter"]["sha256"] != digest:
         problems.append("tuned.json: the answers of another adapter")

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.conversion.lora import Lora, listed
-from engram.conversion.tensor_file import ITEM_BYTES
-from engram.errors import EngramError
 from engram.export import weights
 from engram.export.weights import Entry
-from engram.files import read_bytes, readable_errors, write_text
-from engram.model import Model
+from engram.models.lora import Lora, listed
+from engram.models.model import Model
+from engram.models.tensor_file import ITEM_BYTES
+from engram.support.errors import EngramError, readable_errors
+from engram.support.files import read_bytes, write_text
 
 if TYPE_CHECKING:
     import numpy as np

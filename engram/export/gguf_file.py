@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.conversion.lora import Lora, listed
-from engram.encoding import Encoder
-from engram.errors import EngramError
 from engram.export import fuse, gguf_settings
 from engram.export.gguf_settings import ARCHITECTURES, Settings
 from engram.export.weights import Entry
-from engram.model import Model
+from engram.models.lora import Lora, listed
+from engram.models.model import Model
+from engram.plan.encoding import Encoder
+from engram.support.errors import EngramError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from engram.encoding import Encoder
 from engram.export import fuse
-from engram.files import read_bytes
-from engram.model import Model
+from engram.models.model import Model
+from engram.plan.encoding import Encoder
+from engram.support.files import read_bytes
 
 # transformers' name of an architecture, and llama.cpp's
 ARCHITECTURES: Mapping[str, str] = {

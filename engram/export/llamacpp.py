@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram.errors import EngramError
+from engram.support.errors import EngramError
 
 BINDING = "xllamacpp"
 SPARE = 64  # tokens of context beyond the longest prompt and answer

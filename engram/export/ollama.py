@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from engram.chat_template import render
-from engram.encoding import Encoder
-from engram.errors import EngramError
+from engram.models.chat_template import render
+from engram.plan.encoding import Encoder
+from engram.support.errors import EngramError
 
 Messages = Sequence[Mapping[str, str]]
 _S, _U, _A, _V = "SYSTEMMARK", "USERMARK", "ANSWERMARK", "SECONDMARK"

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram.errors import EngramError
-from engram.files import read_bytes
+from engram.support.errors import EngramError
+from engram.support.files import read_bytes
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|"

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram import adapters, conversion, results, sums
-from engram.chat_template import render
-from engram.encoding import Encoder, load_encoder
-from engram.errors import EngramError
 from engram.export import agreement, card, clients, fuse, gguf_file, llamacpp, ollama, pretokenizer
 from engram.export.evidence import Source
 from engram.export.pretokenizer import Found
-from engram.files import new_folder, read_bytes, write_bytes, write_text
+from engram.models import adapters, conversion
+from engram.models.chat_template import render
+from engram.plan import documents
+from engram.plan.encoding import Encoder, load_encoder
+from engram.support import checksums
+from engram.support.errors import EngramError
+from engram.support.files import new_folder, read_bytes, write_bytes, write_text
 
 ADAPTERS = ("peft", "mlx")  # copied or converted, byte by byte: nothing about their answers can change
 DOCUMENT = "export.json"
@@ -46,16 +48,16 @@ def export(
     """
     checking = form not in ADAPTERS and not unchecked
     _require(form, checking)
-    sums.refuse_other_files(out, DOCUMENT)
+    checksums.refuse_other_files(out, DOCUMENT)
     encoder = load_encoder(source.model)
     with new_folder(out) as folder:
         made = _write(source, form, encoder, folder, storing)
         checks, differing = _checks(source, made, encoder, folder, report) if checking else ([], None)
         agreement.refuse_unlike(checks, form, bar)
         document = _document(source, form, made, checks, differing) | {"bar": bar}
-        results.write(folder / DOCUMENT, document, "export")
-        write_text(folder / "README.md", card.text(source, results.rounded(document), encoder))
-        sums.write(folder)
+        documents.write(folder / DOCUMENT, document, "export")
+        write_text(folder / "README.md", card.text(source, documents.rounded(document), encoder))
+        checksums.write(folder)
     return document
 
 
@@ -116,7 +118,7 @@ def _document(
         split = {"pre": made.pre.name, "texts": made.pre.texts, "differing": list(told)}
     return {
         "document": "export",
-        "schema_version": results.SCHEMA_VERSION,
+        "schema_version": documents.SCHEMA_VERSION,
         "format": form,
         "dtype": made.dtype,
         "model": source.model.describe(),
@@ -126,5 +128,5 @@ def _document(
         "recipe": evidence.tuned["recipe"] if evidence else None,
         "checks": checks,
         "tokenizer": split,
-        "provenance": results.provenance(),
+        "provenance": documents.provenance(),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engram.encoding import Encoder
+from engram.plan.encoding import Encoder
 
 _PEFT = """\
 ```python

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from engram.conversion.tensor_file import ITEM_BYTES, METADATA
-from engram.errors import EngramError
-from engram.files import readable_errors
-from engram.model import weight_files
+from engram.models.model import weight_files
+from engram.models.tensor_file import ITEM_BYTES, METADATA
+from engram.support.errors import EngramError, readable_errors
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,1 +1,1 @@
-"""The memory: rows of numbers for taught answers, each read at its own address and nowhere else."""
+"""The table of rows that a frozen model reads."""

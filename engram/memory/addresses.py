@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engram.encoding import Encoder
-from engram.errors import EngramError
-from engram.files import sha256_text
+from engram.plan.encoding import Encoder
+from engram.support.errors import EngramError
+from engram.support.files import sha256_text
 
 if TYPE_CHECKING:
     import numpy as np

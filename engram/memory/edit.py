@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engram.errors import EngramError
 from engram.memory.facts import Fact, Placed, named
 from engram.memory.index import MISS, build, find
 from engram.memory.table import Contents
+from engram.support.errors import EngramError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engram import phrasing
-from engram.encoding import Encoded, Encoder
-from engram.errors import EngramError
-from engram.examples import Example
+from engram.dataset import phrasing
+from engram.dataset.examples import Example
 from engram.memory import addresses
 from engram.memory.addresses import MOST_ANSWERED, MOST_ASKED, Frame
-from engram.text import shorten, visible
+from engram.plan.encoding import Encoded, Encoder
+from engram.support.errors import EngramError
+from engram.support.text import shorten, visible
 
 if TYPE_CHECKING:
     import numpy as np

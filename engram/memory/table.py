@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram import json_source, schema
-from engram.errors import EngramError
-from engram.files import new_folder, read_bytes, sha256, write_bytes, write_text
 from engram.memory import index
 from engram.memory.addresses import EMPTY, VERSION, Frame
 from engram.memory.facts import Fact
 from engram.memory.lookup import Index, Memory
-from engram.model import LARGEST_SHARD, tensor_shapes
+from engram.models.model import LARGEST_SHARD, tensor_shapes
+from engram.support import schema, strict_json
+from engram.support.errors import EngramError
+from engram.support.files import new_folder, read_bytes, sha256, write_bytes, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ def settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     if not path.is_file():
         raise EngramError(f"no memory here: {SETTINGS} missing", where=str(folder), fix="make train METHOD=memory")
-    document = json_source.read(path, FIX)
+    document = strict_json.read(path, FIX)
     schema.check(document, "memory", str(path), FIX)
     checked: dict[str, Any] = document
     return checked
@@ -233,7 +233,7 @@ def facts(folder: Path) -> tuple[list[Fact], list[int]]:
 def _facts(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
         try:
-            document = json_source.parse(line)
+            document = strict_json.parse(line)
             if not isinstance(document["input"], str) or not isinstance(document["output"], str):
                 raise ValueError("input and output must be text")
             yield document

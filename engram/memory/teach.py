@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engram.config import Config
-from engram.encoding import Batch, Encoder, make_batch
 from engram.memory import facts
 from engram.memory.facts import Placed
+from engram.plan.config import Config
+from engram.plan.encoding import Batch, Encoder, make_batch
 
 if TYPE_CHECKING:
     import numpy as np

@@ -29,11 +29,13 @@ from documents import HASH, training, write_run
 from safetensors.numpy import save_file
 from tally import Note, Tally
 
-from engram import across, adapters, compare, conversion, model, results
 from engram.cli import main
-from engram.config import Config
-from engram.files import BUNDLED
-from engram.video import cast
+from engram.evaluation import compare, compare_runs
+from engram.models import adapters, conversion, model
+from engram.plan import documents
+from engram.plan.config import Config
+from engram.show.video import cast
+from engram.support.files import BUNDLED
 
 CASES = 2200  # at scale 1.0
 MODELS = 40  # of which each loads a model
@@ -318,7 +320,7 @@ def _may_change(name: str, case: Case) -> bool:
 @contextlib.contextmanager
 def _call(root: Path, what: str, draw: random.Random) -> Iterator[None]:
     """The system refuses one call, and all that follow it."""
-    from engram import files
+    from engram.support import files
 
     owner, _, name = what.rpartition(".")
     holder = {"os": files.os, "tempfile": files.tempfile, "Path": Path, "": files}[owner]
@@ -461,9 +463,9 @@ def make_sound(root: Path) -> None:
     for backend in ("mlx", "cpu"):
         place = root / "results" / backend
         write_run(place, backend)
-        results.write(place / "training.json", training(HASH["b"], backend, (1.0, 0.5)), "training")
+        documents.write(place / "training.json", training(HASH["b"], backend, (1.0, 0.5)), "training")
         compare.compare(place)
-    across.collect(root / "results")
+    compare_runs.collect(root / "results")
     events = (cast.Event(0.0, cast.MARKER, "one"), cast.Event(0.5, cast.OUTPUT, "\x1b[1mhello\x1b[0m\r\n"))
     cast.write(root / "results/mlx/demo.cast", cast.Cast(80, 24, 1.0, "a show", events))
     for written in ("out/demo.png", "out/name", "results/report.html"):

@@ -25,12 +25,16 @@ from hypothesis import strategies as st
 from packs import pack_yaml, write_pack
 from report_runs import two_runs
 
-from engram import backends, base_model, encoding, launch, model
+from engram import backends
 from engram.backends import Answer, TrainingRun
 from engram.cli import main
-from engram.files import write_bytes
-from engram.sharding import Ranks
-from engram.video import encode, render
+from engram.models import model
+from engram.plan import encoding
+from engram.plan.sharding import Ranks
+from engram.show.video import encode, render
+from engram.support.files import write_bytes
+from engram.training import launch
+from tools.tiny import build
 
 PLACES = (
     *(
@@ -253,7 +257,7 @@ def quick() -> Iterator[None]:
         for owner, name, value in (
             (backends, "get", lambda name: _Backend()),
             (launch, "run", lambda _: None),
-            (base_model, "build", lambda *_, **__: None),
+            (build, "build", lambda *_, **__: None),
             (render, "render", _render),
             (encode, "require", lambda: None),
             (model, "load_tokenizer", _tokenizer),

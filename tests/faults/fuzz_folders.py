@@ -12,12 +12,11 @@ import nasty
 from hunt import Case, read
 from hypothesis import strategies as st
 
-from engram import adapters, conversion, general
-from engram.conversion import tensor_file
-from engram.conversion.tensor_file import Tensor
-from engram.encoding import load_encoder
-from engram.files import BUNDLED
-from engram.model import Model, resolve
+from engram.models import adapters, conversion, retention, tensor_file
+from engram.models.model import Model, resolve
+from engram.models.tensor_file import Tensor
+from engram.plan.encoding import load_encoder
+from engram.support.files import BUNDLED
 
 RANK, SIZE = 2, 4
 LAYERS = [f"model.layers.{block}.self_attn.{name}" for block in (0, 1) for name in ("q_proj", "v_proj")]
@@ -136,7 +135,7 @@ def check_model(case: Case, folder: Path) -> Any:
         found: Model | None = read(lambda: resolve(str(place)), "model", place=False)
         if found is not None:
             read(lambda: found.describe(), "model", place=False)
-            read(lambda: general.general_set(found), "heldout.jsonl", place=False)
+            read(lambda: retention.general_set(found), "heldout.jsonl", place=False)
         if found is not None and name.endswith("config.json"):
             read(lambda: load_encoder(found).prompt("Hi"), "model", place=False)
         return found

@@ -14,9 +14,11 @@ from hunt import Case, read
 from hypothesis import strategies as st
 from packs import write_pack
 
-from engram import across, compare, dataset, results, seeds, verify
-from engram.report import gather, sections
-from engram.report.parity import REFERENCE
+from engram.dataset import build
+from engram.evaluation import compare, compare_runs, seeds, verify
+from engram.plan import documents as results
+from engram.show.report import gather, sections
+from tools.parity.main import REFERENCE
 
 KINDS = ("result", "training", "comparison", "comparisons", "seeds", "manifest", "parity")
 
@@ -28,7 +30,7 @@ def documents(folder: Path) -> dict[str, Any]:
     write_run(place, before=[False, True], after=[True, True])
     results.write(place / "training.json", training(HASH["b"], losses=(2.0, 1.0)), "training")
     compare.compare(place)
-    across.collect(folder)
+    compare_runs.collect(folder)
     write_pack(folder)
     results.write(folder / "seeds.json", seeds.summarise([place]), "seeds")
     files = {
@@ -80,7 +82,7 @@ def _checked_manifest(case: Case, folder: Path) -> Any:
     sound = path.read_bytes()
     try:
         path.write_bytes(case.content)
-        return read(lambda: dataset.read_manifest(folder / "data"), path.name, place=False)
+        return read(lambda: build.read_manifest(folder / "data"), path.name, place=False)
     finally:
         path.write_bytes(sound)
 
@@ -89,7 +91,7 @@ def _checked_parity(case: Case, folder: Path) -> Any:
     place = folder / "parity"
     place.mkdir(exist_ok=True)
     (place / "parity.json").write_bytes(case.content)
-    run = across.Run("mlx", documents(folder)["comparison"], {}, None)
+    run = compare_runs.Run("mlx", documents(folder)["comparison"], {}, None)
     found = gather.Found([run], [])
 
     def shown() -> Any:

@@ -11,11 +11,12 @@ from hunt import Case, read
 from hypothesis import strategies as st
 from report_runs import recording
 
-from engram import dataset, general
-from engram.dataset import Example
-from engram.phrasing import phrase
-from engram.report import player
-from engram.video import cast, control, screen
+from engram.dataset import build, leaks
+from engram.dataset.examples import Example
+from engram.dataset.phrasing import phrase
+from engram.models import retention
+from engram.show.report import player
+from engram.show.video import cast, control, screen
 
 KINDS = ("data row", "general row", "cast")
 EXAMPLE = Example("1-bare", "1", "facts", "c", "bare", "train", phrase("bare", "Half of two"), "one")
@@ -106,14 +107,14 @@ def check(case: Case, folder: Path) -> Any:
     """Read the file; play what is a recording."""
     if case.kind == "data row":
         (folder / "train.jsonl").write_bytes(case.content)
-        rows = read(lambda: dataset.read_split(folder, "train"), "train.jsonl")
+        rows = read(lambda: build.read_split(folder, "train"), "train.jsonl")
         if rows:
-            read(lambda: dataset.check_leaks({"train": rows, "valid": [], "test": rows}), "", place=False)
+            read(lambda: leaks.check_leaks({"train": rows, "valid": [], "test": rows}), "", place=False)
         return rows
     if case.kind == "general row":
         path = folder / "heldout.jsonl"
         path.write_bytes(case.content)
-        return read(lambda: general._read(path, ("chat", "text")), path.name, place=False)
+        return read(lambda: retention._read(path, ("chat", "text")), path.name, place=False)
     path = folder / "fuzzed.cast"
     path.write_bytes(case.content)
     found = read(lambda: cast.read(path), path.name)

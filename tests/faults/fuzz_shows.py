@@ -17,11 +17,13 @@ from documents import HASH, training, write_run
 from hunt import Case, LossError, read, refuse_raw_output
 from hypothesis import strategies as st
 
-from engram import across, compare, demo, results, seeds, show, tables
-from engram.demo import material
-from engram.evaluate import ASKED
-from engram.report import gather, html
-from engram.video import record
+from engram.dataset.examples import ASKED
+from engram.evaluation import compare, compare_runs, seeds, tables
+from engram.plan import documents
+from engram.show.demo import demo, material
+from engram.show.report import gather, html
+from engram.show.video import record
+from engram.support import console as show
 
 KINDS = ("baseline", "tuned", "training", "comparison", "seeds")
 _BROKEN = re.compile(r"\b(nan|NaN|inf|Infinity|None)\b")  # a figure that is none; no text of the documents has them
@@ -35,9 +37,9 @@ def runs(folder: Path) -> Path:
     for backend in ("cpu", "mlx"):
         place = made / backend
         write_run(place, backend, [False, True, False, True, False, True], [True] * 5 + [False])
-        results.write(place / "training.json", training(HASH["b"], backend, (3.0, 2.0, 1.0)), "training")
+        documents.write(place / "training.json", training(HASH["b"], backend, (3.0, 2.0, 1.0)), "training")
         compare.compare(place)
-    results.write(made / "seeds" / "mlx.json", seeds.summarise([made / "mlx"]), "seeds")
+    documents.write(made / "seeds" / "mlx.json", seeds.summarise([made / "mlx"]), "seeds")
     return made
 
 
@@ -58,7 +60,7 @@ def check(case: Case, folder: Path) -> Any:
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(runs(folder), place)
     _file(place, case.kind).write_text(json.dumps(case.content))
-    if case.kind in across.STAGES:
+    if case.kind in compare_runs.STAGES:
         _same_questions(case.content, _file(place, "tuned" if case.kind == "baseline" else "baseline"))
     raw = case.kind not in ("comparison", "seeds")
     if raw and read(lambda: compare.compare(place / "mlx"), "mlx", place=False) is None:
@@ -82,10 +84,10 @@ def _terminal(place: Path) -> str:
         comparison = compare.stored(place / "mlx")
         tables.comparison(comparison)
         tables.categories(comparison)
-        for stage in across.STAGES:
-            tables.result(results.read(place / "mlx" / f"{stage}.json", "result", ""))
-        tables.across(across.collect(place))
-        tables.seeds(results.read(place / "seeds" / "mlx.json", "seeds", ""))
+        for stage in compare_runs.STAGES:
+            tables.result(documents.read(place / "mlx" / f"{stage}.json", "result", ""))
+        tables.across(compare_runs.collect(place))
+        tables.seeds(documents.read(place / "seeds" / "mlx.json", "seeds", ""))
         demo.perform_platforms(["cpu", "mlx"], place, demo.Manner(0))
     refuse_raw_output(printed.getvalue())
     refuse_broken_figures(printed.getvalue())

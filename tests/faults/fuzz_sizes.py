@@ -11,10 +11,13 @@ from fuzz_folders import CONFIGS, WEIGHTS, safetensors
 from hunt import SECONDS, Case, read
 from hypothesis import strategies as st
 
-from engram import conversion, dataset, results, verify
-from engram.config import load_config
-from engram.patterns import load_patterns
-from engram.video import cast
+from engram.dataset import build
+from engram.evaluation import verify
+from engram.models import conversion
+from engram.patterns.loading import load_patterns
+from engram.plan import documents
+from engram.plan.config import load_config
+from engram.show.video import cast
 
 MIB = 2**20
 PER_MIB = 4.0  # further seconds that a MiB may take: there is a pace in reading, not a hang
@@ -131,7 +134,7 @@ def _reader(case: Case, folder: Path) -> tuple[Callable[[], Any], Path]:
         path = folder / "fuzzed.yaml"
         return lambda: load_config(str(path), 1000), path
     if case.kind == "data row":
-        return lambda: dataset.read_split(folder, "train"), folder / "train.jsonl"
+        return lambda: build.read_split(folder, "train"), folder / "train.jsonl"
     if case.kind == "cast":
         path = folder / "fuzzed.cast"
         return lambda: cast.read(path), path
@@ -143,4 +146,4 @@ def _reader(case: Case, folder: Path) -> tuple[Callable[[], Any], Path]:
             (place / file).write_bytes(content)
         return lambda: conversion.describe(place), place / name
     places = verify.Places(folder / "data", folder / "adapters")
-    return lambda: (results.read(path, "result", "make eval"), verify.verify(path, places)), path
+    return lambda: (documents.read(path, "result", "make eval"), verify.verify(path, places)), path

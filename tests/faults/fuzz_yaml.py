@@ -12,10 +12,11 @@ from hunt import Case, LossError, read
 from hypothesis import strategies as st
 from packs import pack_yaml
 
-from engram import dataset
-from engram.config import MAX_STEPS, Config, load_config
-from engram.encoding import Encoded, learning_rates, plan_batches
-from engram.patterns import find_files, load_patterns
+from engram.dataset import build
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan.config import MAX_STEPS, Config, load_config
+from engram.plan.encoding import Encoded, learning_rates, plan_batches
 
 PATTERNS = {
     "name": "facts",
@@ -193,7 +194,7 @@ def check_patterns(case: Case, folder: Path) -> Any:
     path.write_bytes(case.content)
     patterns = read(lambda: load_patterns(find_files(str(path))), path.name)
     if patterns:
-        read(lambda: dataset.write_data(patterns, [path], folder / "data", 0), path.name, "", place=False)
+        read(lambda: build.write_data(patterns, [path], folder / "data", 0), path.name, "", place=False)
     return patterns
 
 

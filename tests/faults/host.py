@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.files import PACKAGE, cache_folder
+from engram.support.files import PACKAGE, cache_folder
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "tempfile.mkstemp", "tempfile.mkdtemp")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -130,12 +130,14 @@ def serve(backend: str) -> None:
     """Import what the backend needs, then fork for every line of the input."""
     import numpy as np
 
-    from engram import backends, cli, evaluate, model, show, train  # noqa: F401
-    from engram.encoding import load_encoder
+    from engram import backends
+    from engram.models import model
+    from engram.plan.encoding import load_encoder
+    from engram.training import train  # noqa: F401
 
     backends.get(backend)
     if backend == "mlx":
-        from engram.backends import mlx_model
+        from engram.backends.mlx import model as mlx_model
 
         mlx_model.core()
         import mlx_lm.generate

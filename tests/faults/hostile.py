@@ -15,11 +15,11 @@ from typing import Any
 
 from tally import Note, Tally
 
-from engram import adapters, chat_template, template_worker
-from engram.encoding import load_encoder
-from engram.errors import EngramError
-from engram.files import BUNDLED
-from engram.model import resolve
+from engram.models import adapters, chat_template, template_worker
+from engram.models.model import resolve
+from engram.plan.encoding import load_encoder
+from engram.support.errors import EngramError
+from engram.support.files import BUNDLED
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 BOUND = 30.0  # seconds for one template, on a machine that does other work too

@@ -11,9 +11,9 @@ from pathlib import Path
 from fake_hub import FAULTS, HUB_ID, asked_at, served
 from tally import Note, Tally
 
-from engram import hub
-from engram.errors import EngramError
-from engram.files import BUNDLED, sha256
+from engram.models import hub
+from engram.support.errors import EngramError
+from engram.support.files import BUNDLED, sha256
 
 PATIENCE = hub.Patience(2.0, 100_000)
 BOUND = 30.0  # seconds of one attempt, on a machine that does other work too

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import hypothesis
 from hypothesis import strategies as st
 
-from engram.errors import EngramError
+from engram.support.errors import EngramError
 
 SECONDS = 5.0  # of processor time for one case
 BLOCKED = 120.0  # of the clock, for a case that waits and computes nothing: another program may be busy

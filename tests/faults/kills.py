@@ -119,8 +119,9 @@ def _backend(name: str, draw: random.Random, scale: float, note: Note) -> Tally:
 
 
 def _data(root: Path) -> Path:
-    from engram.dataset import write_data
-    from engram.patterns import find_files, load_patterns
+    from engram.dataset.build import write_data
+    from engram.patterns.loading import load_patterns
+    from engram.patterns.pattern_files import find_files
 
     (root / "pack.yaml").write_text(PACK)
     files = find_files(str(root / "pack.yaml"))

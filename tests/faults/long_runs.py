@@ -23,13 +23,17 @@ from typing import Any, NamedTuple
 from small_model import small_model
 from tally import Note, Tally
 
-from engram import backends, scoring, train
+from engram import backends
 from engram.backends import Backend
-from engram.config import Config
-from engram.dataset import Example, read_split, write_data
-from engram.encoding import encode, load_encoder
-from engram.model import Model
-from engram.patterns import find_files, load_patterns
+from engram.dataset.build import read_split, write_data
+from engram.dataset.examples import Example
+from engram.evaluation import scoring
+from engram.models.model import Model
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan.config import Config
+from engram.plan.encoding import encode, load_encoder
+from engram.training import train
 
 BACKENDS = {"mlx": "mlx", "cpu": "unsloth"}  # name -> the package that it needs
 SAMPLES = 200

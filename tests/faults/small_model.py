@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from engram.files import BUNDLED
-from engram.model import Model
+from engram.models.model import Model
+from engram.support.files import BUNDLED
 
 WIDTH, INNER, LAYERS, HEADS, VALUE_HEADS, HEAD = 32, 64, 2, 2, 1, 16
 

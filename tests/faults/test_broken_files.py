@@ -16,10 +16,14 @@ from documents import HASH, training
 from packs import refusal
 from safetensors.numpy import load_file, save_file
 
-from engram import adapters, conversion, dataset, evaluate, json_source, model, results
-from engram.backends import mlx_state
+from engram.backends.mlx import state
 from engram.cli import main
-from engram.errors import EngramError
+from engram.dataset import build
+from engram.evaluation import evaluate
+from engram.models import adapters, conversion, model
+from engram.plan import documents
+from engram.support import strict_json
+from engram.support.errors import EngramError
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +59,17 @@ def test_a_flipped_digit_in_a_result_is_refused(root: Path) -> None:
     path = root / "results/mlx/baseline.json"
     text = path.read_text("utf-8")
     path.write_text(text.replace('"nll": 0.5', '"nll": 0.7', 1), "utf-8")
-    assert "its checksum is of other content" in refusal(results.read, path, "result", "make eval").what
+    assert "its checksum is of other content" in refusal(documents.read, path, "result", "make eval").what
     verified = invoke("results verify {root}/{name}", root, "results/mlx/baseline.json")
     assert verified.exit_code == 2 and "its checksum is of other content" in verified.output
     path.write_text(text, "utf-8")
-    assert results.read(path, "result", "make eval")["stage"] == "baseline"
+    assert documents.read(path, "result", "make eval")["stage"] == "baseline"
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", '"\\ud800"'])
 def test_json_that_no_stage_writes_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(f'{{"a": {text}}}')
-    assert "not JSON: " in refusal(json_source.read, tmp_path / "a.json", "mend it").what
+    assert "not JSON: " in refusal(strict_json.read, tmp_path / "a.json", "mend it").what
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -96,14 +100,14 @@ def test_an_adapter_is_held_against_its_log_before_it_is_evaluated(key: str, sai
     digest = adapters.read_adapter(tmp_path / "adapter")[1]
     log = training(digest)
     log["recipe"] |= {"rank": 2, "alpha": 16.0}
-    results.write(tmp_path / "training.json", log, "training")
+    documents.write(tmp_path / "training.json", log, "training")
     given = (tmp_path / "adapter", adapters.MLX_WEIGHTS, digest, tmp_path / "training.json")
     evaluate._refuse_other_adapter(*given)
     if key == "sha256":
         log["adapter"]["sha256"] = HASH["e"]
     else:
         log["recipe"][key] = 3
-    results.write(tmp_path / "training.json", log, "training")
+    documents.write(tmp_path / "training.json", log, "training")
     error = refusal(evaluate._refuse_other_adapter, *given)
     assert "not the adapter that" in error.what and any(line.startswith(said) for line in error.problems)
 
@@ -123,37 +127,37 @@ def test_a_manifest_that_miscounts_is_refused(root: Path) -> None:
     document = json.loads(path.read_text("utf-8"))
     document["counts"]["train"] += 1
     path.write_text(json.dumps(document), "utf-8")
-    assert "the manifest's counts are not those of the rows" in refusal(dataset.check_data, root / "data").what
+    assert "the manifest's counts are not those of the rows" in refusal(build.check_data, root / "data").what
 
 
 def test_data_that_another_run_writes_while_they_are_read_are_refused(root: Path) -> None:
-    identity = results.data_identity(dataset.read_manifest(root / "data"), root / "data")
-    results.refuse_changed_data(identity, root / "data")
+    identity = documents.data_identity(build.read_manifest(root / "data"), root / "data")
+    documents.refuse_changed_data(identity, root / "data")
     assert invoke("data --patterns {root}/pack.yaml --data {root}/data --seed 1", root, "").exit_code == 0
-    assert "changed while they were read" in refusal(results.refuse_changed_data, identity, root / "data").what
+    assert "changed while they were read" in refusal(documents.refuse_changed_data, identity, root / "data").what
 
 
 @pytest.mark.parametrize("what", ["[write] Unable to write 7 bytes to file.", "[save_safetensors] Failed to open file"])
 def test_a_disk_that_fills_while_mlx_writes_the_adapter_is_the_users_to_mend(what: str, tmp_path: Path) -> None:
     def save() -> None:
-        with mlx_state.quiet(tmp_path):
+        with state.quiet(tmp_path):
             raise RuntimeError(what)
 
     assert "cannot write the adapter: " in refusal(save).what
-    with pytest.raises(RuntimeError, match="ours"), mlx_state.quiet(tmp_path):
+    with pytest.raises(RuntimeError, match="ours"), state.quiet(tmp_path):
         raise RuntimeError("ours")
 
 
 def test_what_the_system_refuses_anywhere_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
-    from engram import patterns
+    from engram.patterns import loading
 
     def refuse(error: OSError) -> Any:
         def find(_: str) -> None:
             raise error
 
-        monkeypatch.setattr(patterns, "find_files", find)
+        monkeypatch.setattr(loading, "find_files", find)
         return CliRunner().invoke(main, ["validate"])
 
     full = refuse(OSError(28, "No space left on device", "/tmp/somewhere"))

@@ -12,7 +12,7 @@ import pytest
 from hunt import Case, LossError
 from hypothesis import strategies as st
 
-from engram.errors import EngramError
+from engram.support.errors import EngramError
 
 SHORT = 0.07
 

@@ -15,11 +15,12 @@ from typing import Any
 import hostile as part
 import pytest
 
-from engram import adapters, backends, chat_template
-from engram.encoding import load_encoder
-from engram.errors import EngramError
-from engram.files import BUNDLED, PACKAGE
-from engram.model import TEMPLATES, resolve
+from engram import backends
+from engram.models import adapters, chat_template
+from engram.models.model import TEMPLATES, resolve
+from engram.plan.encoding import load_encoder
+from engram.support.errors import EngramError
+from engram.support.files import BUNDLED, PACKAGE
 
 CHATML = (BUNDLED / "tiny" / "chat_template.jinja").read_text("utf-8")
 SMOLLM2 = (
@@ -114,8 +115,8 @@ def test_a_template_that_hangs_does_not_cost_the_next_one() -> None:
 def test_a_fork_renders_for_itself_and_ends(tmp_path: Path) -> None:
     program = """
 import os
-from engram.encoding import load_encoder
-from engram.model import resolve
+from engram.plan.encoding import load_encoder
+from engram.models.model import resolve
 encoder = load_encoder(resolve("tiny"))
 wanted = encoder.prompt("Hi")
 child = os.fork()

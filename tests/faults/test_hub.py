@@ -14,9 +14,9 @@ import hub as part
 import pytest
 from fake_hub import HUB_ID, REVISIONS, asked_at, served
 
-from engram import hub, model
-from engram.errors import EngramError
-from engram.files import BUNDLED, PACKAGE
+from engram.models import hub, model
+from engram.support.errors import EngramError
+from engram.support.files import BUNDLED, PACKAGE
 
 QUICK = hub.Patience(2.0, 100_000)
 

@@ -14,8 +14,8 @@ import pytest
 import torture
 from torture import Part
 
-from engram import schema
-from engram.report import torture_page
+from engram.support import schema
+from tools.docs import torture_page
 
 FAKES = {
     "fake_sound": """

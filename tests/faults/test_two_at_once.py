@@ -12,8 +12,8 @@ import pytest
 import two_at_once
 from packs import refusal
 
-from engram import locks
-from engram.errors import EngramError
+from engram.support import locks
+from engram.support.errors import EngramError
 
 HOLD = """
 import sys, time

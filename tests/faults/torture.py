@@ -29,10 +29,10 @@ FAULTS = Path(__file__).resolve().parent
 ROOT = FAULTS.parents[1]
 sys.path[:0] = [str(FAULTS), str(FAULTS.parent), str(ROOT)]
 
-from tally import Tally  # noqa: E402
+from tally import Tally
 
-from engram import results  # noqa: E402
-from engram.report.torture_page import TORTURE, figure  # noqa: E402
+from engram.plan import documents
+from tools.docs.torture_page import TORTURE, figure
 
 
 class Part(NamedTuple):
@@ -74,8 +74,8 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
     say("\n".join(["", f"{len(lost)} lost", *lost]) if lost else "\nnothing was lost")
     out = asked.out or (None if asked.quick or asked.only else TORTURE)
     if out:
-        earlier = results.read(out, "torture", "make torture") if asked.add else None
-        results.write(out, document(outcomes, asked.seed, asked.quick, earlier), "torture")
+        earlier = documents.read(out, "torture", "make torture") if asked.add else None
+        documents.write(out, document(outcomes, asked.seed, asked.quick, earlier), "torture")
         say(f"written: {out}")
     return 1 if lost else 0
 
@@ -98,7 +98,7 @@ def document(
     outcomes: Sequence[Outcome], seed: int, quick: bool, earlier: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The outcomes as `schemas/torture.schema.json` has them, after those of an `earlier` document not run again."""
-    provenance = results.provenance()
+    provenance = documents.provenance()
     rows = [
         {**_plain(tally), "cases": tally.cases, "scale": part.quick if quick else 1.0, "seed": seed}
         | {"git_commit": provenance["git_commit"]}

@@ -19,7 +19,8 @@ from pathlib import Path
 from broken_files import make_sound
 from tally import Note, Tally
 
-from engram import dataset, results
+from engram.dataset import build
+from engram.plan import documents
 
 ROUNDS = 24  # at scale 1.0
 AT_ONCE = 4
@@ -129,8 +130,8 @@ def _said(run: subprocess.Popen[str]) -> str:
 
 def _unsound(root: Path) -> list[str]:
     try:
-        dataset.check_data(root / "data")
-        results.read(root / "results/mlx/comparison.json", "comparison", "")
+        build.check_data(root / "data")
+        documents.read(root / "results/mlx/comparison.json", "comparison", "")
     except Exception as error:
         return [f"unsound: {error}"]
     return []

@@ -1,0 +1,1 @@
+"""mlx-lm on Apple silicon, and on MLX's CPU build."""

@@ -1,0 +1,248 @@
+"""mlx-lm: Apple Silicon's GPU; on Linux the same code on MLX's CPU build."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engram.backends import Answer, Progress, TrainingRun, refuse_quantize
+from engram.backends.mlx import blas, cache, numerics, state
+from engram.backends.mlx import generate as mlx_generate
+from engram.backends.mlx import memory as mlx_memory
+from engram.backends.mlx import model as mlx_model
+from engram.backends.mlx import ranks as mlx_ranks
+from engram.backends.mlx import score as mlx_score
+from engram.memory import adapter_folder
+from engram.memory.lookup import Memory
+from engram.models import adapters
+from engram.models.model import Model
+from engram.plan.checkpoint import Keeper
+from engram.plan.config import Config
+from engram.plan.curve import Curve
+from engram.plan.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses, padded
+from engram.plan.sharding import Ranks
+from engram.support.errors import EngramError
+from engram.support.files import write_text
+
+WEIGHTS = adapters.MLX_WEIGHTS
+SCORE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model in memory, ready to answer."""
+
+    model: Any
+    device: str
+
+
+def require(name: str = "mlx") -> None:
+    """Raise an EngramError where mlx or mlx-lm is not installed."""
+    if not (importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx_lm")):
+        raise EngramError(
+            "the MLX backend is not installed", where=f"BACKEND={name}", fix="make setup, or pip install 'engram[mlx]'"
+        )
+
+
+def device() -> str:
+    """What MLX computes on, in words."""
+    mx = mlx_model.core()
+    if mx.default_device() == mx.gpu:
+        return f"Apple GPU ({mx.device_info().get('device_name', 'Metal')})"
+    return f"CPU ({platform.machine()}, {blas.prepare().split(' (')[0]})"
+
+
+def join() -> Ranks:
+    """The processes that `mlx.launch` started, connected; this one alone without it."""
+    mlx_model.core()
+    return mlx_ranks.join()
+
+
+def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
+    """The model, in float32 on a CPU and in its own precision on a GPU, with what the folder `adapter` holds, if given:
+    a LoRA adapter in either layout, a memory, or both.
+
+    Raises EngramError where the model is not one that mlx-lm knows, or what it was taught cannot be read or does not
+    fit it.
+    """
+    refuse_quantize(quantize, "mlx")
+    loaded = mlx_model.load(model)
+    if lora := adapter_folder.lora(adapter):
+        mlx_model.put_on(loaded, lora, model.name)
+    if found := adapter_folder.memory(adapter, model, WEIGHTS):
+        mlx_memory.attach(loaded, *found)
+    loaded.eval()
+    mx = mlx_model.core()
+    # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
+    mx.eval(loaded.parameters(), mx.random.state)
+    return Session(loaded, device())
+
+
+def train(
+    model: Model,
+    batches: Sequence[Batch],
+    validation: Sequence[Batch],
+    config: Config,
+    out: Path,
+    progress: Progress,
+    keeper: Keeper | None = None,
+) -> TrainingRun:
+    """Train a LoRA adapter through mlx-lm's trainer and write it to `out` in the layout that stock mlx-lm reads.
+
+    Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, so that
+    another backend can follow the same curve. Raises EngramError where the loss goes wrong, Stopped at a signal.
+    """
+    mx = mlx_model.core()
+    refuse_quantize(config.quantize, "mlx")
+    loaded = mlx_model.load(model)
+    from mlx_lm.tuner.trainer import TrainingArgs
+    from mlx_lm.tuner.trainer import train as mlx_train
+
+    loaded.freeze()
+    trainable = mlx_model.attach(loaded, config)
+    mx.reset_peak_memory()
+    optimizer = numerics.adamw(config, learning_rates(config, len(batches)))
+    curve = Curve(progress, batches, validation, config, keeper, join())
+    if curve.begun:
+        state.restore(loaded, optimizer, curve.begun.state)
+    arguments = TrainingArgs(
+        iters=len(batches) - curve.done,
+        steps_per_report=1,
+        steps_per_save=len(batches) + 1,
+        adapter_file=str(out / WEIGHTS),
+    )
+    rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
+    with curve.running(partial(state.state, loaded, optimizer)), state.quiet(out.parent):
+        mlx_train(
+            loaded,
+            optimizer,
+            batches,
+            None,
+            arguments,
+            mlx_ranks.loss_of(mlx_model.loss, curve.ranks),
+            rest,
+            _Report(curve),
+        )
+    if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
+        write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
+    return curve.finished(int(mx.get_peak_memory()), trainable, device())
+
+
+def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Teacher:
+    """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
+    refuse_quantize(config.quantize, "mlx")
+    loaded = mlx_model.load(model)
+    if adapter is not None:
+        mlx_model.put_on(loaded, adapter, model.name)
+    mlx_model.core().reset_peak_memory()
+    return mlx_memory.Teacher(loaded, config.memory_blocks, mlx_model.token_losses)
+
+
+def generate(
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[Answer]:
+    """Answers in the prompts' order, batched; greedy at temperature 0."""
+    mlx_model.core().random.seed(seed)
+    if temperature == 0 and all(prompts) and cache.repeats(session.model):
+        return mlx_generate.answers(session.model, prompts, stop, max_new_tokens)
+    return mlx_generate.drawn(session.model, prompts, stop, max_new_tokens, temperature)
+
+
+def stream(
+    session: Session,
+    prompt: Sequence[int],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[int]:
+    """The answer's tokens as they come, without the end token; greedy at temperature 0."""
+    mx = mlx_model.core()
+    from mlx_lm.generate import generate_step
+    from mlx_lm.sample_utils import make_sampler
+
+    mx.random.seed(seed)
+    sampler = make_sampler(temp=temperature)
+    for token, _ in generate_step(mx.array(list(prompt)), session.model, max_tokens=max_new_tokens, sampler=sampler):
+        if int(token) in stop:
+            return
+        yield int(token)
+
+
+def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
+    """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
+    mx = mlx_model.core()
+    import numpy as np
+
+    repeats = cache.repeats(session.model)
+
+    def losses(batch: Batch) -> Any:
+        known, rest = mlx_score.begun(session.model, batch) if repeats else (None, batch)
+        tokens, positions, targets, _ = mlx_model.arrays(rest)
+        return np.array(mlx_model.token_losses(session.model, tokens, positions, targets, known).astype(mx.float32))
+
+    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
+
+
+def let_read(session: Session, memory: Memory, layer: int) -> None:
+    """Let a session's model read a memory before a block."""
+    mlx_memory.attach(session.model, memory, layer)
+
+
+def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
+    """A SHA-256 of the logits after every token of each sequence, in batches sorted by length."""
+    mx = mlx_model.core()
+    import numpy as np
+
+    found = [""] * len(sequences)
+    for batch, tokens in padded(sequences, SCORE_BATCH):
+        logits = np.array(session.model(mx.array(tokens)).astype(mx.float32))
+        for row, i in enumerate(batch):
+            found[i] = hashlib.sha256(logits[row, : len(sequences[i])].tobytes()).hexdigest()
+    return found
+
+
+class _Report:
+    """mlx-lm's callback: hands the curve what it hears."""
+
+    def __init__(self, curve: Curve) -> None:
+        self.curve = curve
+
+    def on_train_loss_report(self, info: dict[str, Any]) -> None:
+        step = self.curve.done + int(info["iteration"])
+        # mlx-lm reports the step's time as this rate
+        seconds = self.curve.batches[step - 1].answer_tokens / info["tokens_per_second"]
+        self.curve.step(step, float(info["train_loss"]), seconds)
+
+
+def _rest(loaded: Any, curve: Curve, config: Config, **_: Any) -> Iterator[tuple[Any, ...]]:
+    """The planned batches that are still to come, as mlx-lm's trainer asks for them; validates before one when due."""
+    from mlx_lm.tuner.trainer import evaluate
+
+    for step, batch in enumerate(curve.batches[curve.done :], curve.done + 1):
+        if curve.is_validated_before(step):
+            of, each = mlx_ranks.loss_of(mlx_model.loss, curve.ranks), partial(_iterate, ranks=curve.ranks)
+            loss = evaluate(loaded, curve.validated_on, config.batch_size, -1, config.max_length, of, each)
+            loaded.train()
+            curve.validated(step - 1, float(loss))
+        mlx_ranks.seed_dropout(config, step, curve.ranks)
+        own, weight = mlx_ranks.portion(batch, curve.ranks, learn=True)
+        yield (*mlx_model.arrays(own), *weight)
+
+
+def _iterate(dataset: Sequence[Batch], ranks: Ranks, **_: Any) -> Iterator[tuple[Any, ...]]:
+    """The batches in their order, as mlx-lm's evaluation asks for them."""
+    portions = (mlx_ranks.portion(batch, ranks, learn=False) for batch in dataset)
+    return ((*mlx_model.arrays(own), *weight) for own, weight in portions)

@@ -1,0 +1,232 @@
+"""Greedy answers to many prompts with MLX: what they share is computed once, and a row that ended leaves the batch.
+
+Prompts of one template begin alike. They are parted into groups of equal beginnings; each beginning is computed once,
+and its keys and values stand for it in every row. Rows join the batch in portions of like length while others end.
+What is asked twice is answered once. Every row's numbers are those of a row alone, up to the rounding of sums.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engram.backends import Answer
+from engram.backends.mlx import cache as mlx_cache
+from engram.backends.mlx import step as mlx_step
+from engram.plan.config import SMALL_MODEL
+
+PORTION = 48  # rows whose prompts are computed together
+ROWS_SMALL, ROWS = 160, 64  # rows that grow together, of a model below SMALL_MODEL parameters and above
+TOKENS = 32_768  # of all rows together, at most: long prompts make smaller batches
+FEWEST = 24  # rows for whose sake a longer beginning is computed apart
+SHRINK = 0.75  # the batch is copied without its ended rows when no more than this share is left
+
+Prompt = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Prompts that are computed together, and how many of their first tokens are the same."""
+
+    shared: int
+    prompts: list[Prompt]
+
+
+def answers(model: Any, prompts: Sequence[Sequence[int]], stop: frozenset[int], limit: int) -> list[Answer]:
+    """Greedy answers in the prompts' order, of at most `limit` tokens; `mlx_cache.repeats(model)` must hold."""
+    unique = list(dict.fromkeys(map(tuple, prompts)))
+    rows = ROWS_SMALL if _parameters(model) < SMALL_MODEL else ROWS
+    made: dict[Prompt, Answer] = {}
+    batch = _Batch(model, stop, limit)
+    waiting = deque(portions(unique, min(PORTION, rows), limit))
+    while waiting or batch.prompts:
+        while waiting and _fits(batch, waiting[0], rows, limit):
+            batch.admit(waiting.popleft())
+        made |= batch.step()
+    return [Answer(list(made[tuple(p)].tokens), made[tuple(p)].ended) for p in prompts]
+
+
+def drawn(
+    model: Any, prompts: Sequence[Sequence[int]], stop: frozenset[int], limit: int, temperature: float
+) -> list[Answer]:
+    """Answers of any model in the prompts' order, by mlx-lm's own batches: whose rows decide what is drawn."""
+    from mlx_lm.generate import BatchGenerator
+    from mlx_lm.sample_utils import make_sampler
+
+    generator = BatchGenerator(
+        model,
+        stop_tokens=[[token] for token in sorted(stop)],
+        sampler=make_sampler(temp=temperature),
+        completion_batch_size=ROWS,
+        prefill_batch_size=ROWS,
+    )
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    uids = generator.insert([list(prompts[i]) for i in order], [limit] * len(prompts))
+    tokens: dict[int, list[int]] = {uid: [] for uid in uids}
+    ended = set()
+    while responses := generator.next_generated():
+        for response in responses:
+            if response.finish_reason == "stop":
+                ended.add(response.uid)
+            else:
+                tokens[response.uid].append(int(response.token))
+    generator.close()
+    by_row = dict(zip(order, uids))
+    return [Answer(tokens[by_row[i]], by_row[i] in ended) for i in range(len(prompts))]
+
+
+def portions(prompts: Sequence[Prompt], size: int, limit: int) -> list[Portion]:
+    """The prompts in groups of equal beginnings, each in portions of like length, no portion above TOKENS.
+
+    At least the last token of a prompt is never among the shared ones: the first new one follows from it.
+    """
+    found = []
+    for shared, group in _groups(sorted(prompts), 0):
+        rows = sorted(group, key=len)
+        while rows:
+            most = max(1, min(size, TOKENS // (len(rows[-1]) + limit)))
+            found.append(Portion(shared, rows[:most]))
+            rows = rows[most:]
+    return found
+
+
+def _groups(prompts: list[Prompt], known: int) -> Iterator[tuple[int, list[Prompt]]]:
+    """Sorted prompts, equal in `known` tokens, in groups with the number of tokens in which each group is equal."""
+    if not prompts:
+        return
+    shared = min(_common(prompts[0], prompts[-1], known), min(map(len, prompts)) - 1)
+    by_next: dict[int, list[Prompt]] = {}
+    for prompt in prompts:
+        by_next.setdefault(prompt[shared], []).append(prompt)
+    large = [group for group in by_next.values() if FEWEST <= len(group) < len(prompts)]
+    rest = [prompt for group in by_next.values() if group not in large for prompt in group]
+    if rest:
+        yield shared, rest
+    for group in large:
+        yield from _groups(group, shared)
+
+
+def _common(one: Prompt, other: Prompt, known: int) -> int:
+    """The length of two prompts' common beginning; of sorted ones, the first and the last share what all share."""
+    end = min(len(one), len(other))
+    return next((i for i in range(known, end) if one[i] != other[i]), end)
+
+
+def _fits(batch: _Batch, portion: Portion, rows: int, limit: int) -> bool:
+    """Whether the portion may join: always into an empty batch, else within the rows and tokens of one."""
+    count = len(batch.prompts) + len(portion.prompts)
+    longest = max(map(len, (*batch.prompts, *portion.prompts)))
+    return not batch.prompts or (count <= rows and count * (longest + limit) <= TOKENS)
+
+
+def _parameters(model: Any) -> int:
+    from mlx.utils import tree_flatten
+
+    return sum(value.size for _, value in tree_flatten(model.parameters()))
+
+
+def _core() -> Any:
+    import mlx.core as mx
+
+    return mx
+
+
+class _Batch:
+    """Rows that grow together, a token at each step; the next step is begun before the last one's tokens are read."""
+
+    def __init__(self, model: Any, stop: frozenset[int], limit: int) -> None:
+        self.model, self.stop, self.limit = model, stop, limit
+        self.prompts: list[Prompt] = []
+        self.tokens: dict[Prompt, list[int]] = {}
+        self.cache: list[Any] = []
+        self.next: Any = None
+        self.beginnings: dict[Prompt, list[Any]] = {}
+
+    def admit(self, portion: Portion) -> None:
+        """Compute a portion's prompts and its first new tokens, and let its rows join."""
+        mx = _core()
+        cache = self._prefilled(portion)
+        first = self._after(mx.array([prompt[-1] for prompt in portion.prompts]), cache)
+        mx.async_eval(first)
+        for mine, new in zip(self.cache, cache):
+            mine.extend(new)
+        self.next = mx.concatenate([self.next, first]) if self.prompts else first
+        self.cache = self.cache or cache
+        self.prompts += portion.prompts
+        self.tokens |= {prompt: [] for prompt in portion.prompts}
+
+    def step(self) -> dict[Prompt, Answer]:
+        """One token for every row; the answers that ended with it."""
+        now, self.next = self.next, None
+        if any(len(row) + 1 < self.limit for row in self.tokens.values()):
+            self.next = self._after(now, self.cache)
+            _core().async_eval(self.next)
+        ended = {}
+        for prompt, token in zip(self.prompts, now.tolist()):
+            if (row := self.tokens.get(prompt)) is None:  # ended before, and not yet taken away
+                continue
+            if token not in self.stop:
+                row.append(token)
+            if token in self.stop or len(row) == self.limit:
+                ended[prompt] = Answer(self.tokens.pop(prompt), token in self.stop)
+        self._shrink()
+        return ended
+
+    def _shrink(self) -> None:
+        """Take the ended rows away where enough have ended: each time all keys and values are copied."""
+        left = [i for i, prompt in enumerate(self.prompts) if prompt in self.tokens]
+        if not left:
+            self.prompts, self.cache, self.next = [], [], None
+        elif len(left) <= SHRINK * len(self.prompts):
+            for cache in self.cache:
+                cache.filter(left)
+            self.next = self.next[_core().array(left)]
+            self.prompts = [self.prompts[i] for i in left]
+
+    def _after(self, tokens: Any, cache: list[Any]) -> Any:
+        """The most likely token of each row after these ones, int [rows]."""
+        mx = _core()
+        logits = self.model(tokens[:, None], cache=cache)[:, -1, :]
+        if logits.dtype != mx.float32:  # half precision rounds: as mlx-lm chooses, among log-probabilities
+            logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        return mlx_step.most_likely(logits)
+
+    def _prefilled(self, portion: Portion) -> list[Any]:
+        """Keys and values of all but each prompt's last token, the shorter rows padded on the left.
+
+        They are computed with the padding on the right, where no token looks, and moved after.
+        """
+        mx = _core()
+        width = max(map(len, portion.prompts)) - 1
+        padding = [width + 1 - len(prompt) for prompt in portion.prompts]
+        known = self._beginning(portion.prompts[0][: portion.shared])
+        caches = mlx_cache.repeated(self.model, known, portion.shared, len(padding), width + 1)
+        if width > portion.shared:
+            rows = [[*p[portion.shared : -1], *[0] * gap] for p, gap in zip(portion.prompts, padding)]
+            self.model(mx.array(rows), cache=caches)
+        growing = [_growing(cache, width, padding, self.limit) for cache in caches]
+        mx.eval([cache.state for cache in growing if width])
+        return growing
+
+    def _beginning(self, shared: Prompt) -> list[Any]:
+        """The caches of one row with these tokens, computed once; none where nothing is shared."""
+        if shared and shared not in self.beginnings:
+            # portions of one group come one after the other
+            self.beginnings = {shared: mlx_cache.computed(self.model, shared)}
+        return self.beginnings[shared] if shared else []
+
+
+def _growing(known: Any, width: int, padding: list[int], room: int) -> Any:
+    """A cache of rows of their own lengths, with `width` columns of `known`, the last `padding` of which are empty."""
+    from mlx_lm.models.cache import BatchKVCache
+
+    cache = BatchKVCache([0] * len(padding))
+    cache.step = width + room
+    if width:
+        cache.update_and_fetch(known.keys[..., :width, :], known.values[..., :width, :])
+    if max(padding):
+        cache.prepare(right_padding=padding)
+        cache.finalize()
+    return cache

@@ -1,0 +1,280 @@
+"""A memory beside an MLX model: rows added to what a block reads, at the tokens that an address answers.
+
+Model and block get a subclass of their own class, for MLX has no hooks: parameters keep their names. What has been read
+so far stands beside the keys and values, as one cache more whose keys are token ids and whose values are rows found, so
+that it is padded, joined, filtered and trimmed with them.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engram.memory.index import MISS
+from engram.memory.lookup import Memory
+from engram.support.errors import EngramError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engram.plan.encoding import Batch
+
+
+PILE = 64  # tokens that a cache's arrays may be behind
+
+
+class Attached:
+    """A memory at work in a model: what the next call of its block adds, or gives it to read instead."""
+
+    def __init__(self, memory: Memory | None) -> None:
+        self.memory = memory
+        self.adds: Any = None  # [rows, length, width] and where, of the call that runs
+        self.reads: Any = None  # a hidden state that stands for what the blocks before would give
+        self.seen: Any = None  # the hidden state that the block was last given
+
+    def read(self, tokens: Any, cache: Any) -> None:
+        """Find the rows of these new tokens, before a model's blocks see them."""
+        self.adds = None
+        if self.memory is None:
+            return
+        found = self._found(tokens, cache)
+        if (found != MISS).any():
+            self.adds = _gathered(self.memory, found)
+
+    def block(self, hidden: Any) -> Any:
+        """What the block reads: exactly `hidden` where no address answers."""
+        import mlx.core as mx
+
+        if self.reads is not None:
+            hidden = self.reads
+        self.seen = hidden
+        if self.adds is None:
+            return hidden
+        rows, where = self.adds
+        return mx.where(where, hidden + rows.astype(hidden.dtype), hidden)
+
+    def _found(self, tokens: Any, cache: Any) -> NDArray[np.int64]:
+        import numpy as np
+
+        assert self.memory is not None
+        if cache is None:
+            return self.memory.rows(np.array(tokens))
+        kept = cache[-1]
+        batch, before = hasattr(kept, "left_padding"), _length(kept)
+        read = _of_the_batch(kept, before) if batch else getattr(kept, "engram_read", None)
+        if before and (read is None or read.length != before):
+            read = _of_the_batch(kept, before)
+        if read is not None and tokens.shape[1] == 1 and not batch and not read.may_answer(self.memory.frame.header):
+            read.waiting.append(tokens)
+            _append(kept, tokens, None)
+            return np.full(tokens.shape, MISS, np.int64)
+        old = np.zeros((len(tokens), 0), np.int32) if read is None else read.all()
+        whole = np.concatenate([old, np.array(tokens)], axis=1)
+        starts = np.array(kept.left_padding) if batch else None
+        found = self.memory.following(whole, starts, tokens.shape[1], None if read is None else read.last)
+        _append(kept, tokens, found)
+        kept.engram_read = Read(whole.tolist(), found[:, -1], [])
+        return found
+
+
+@dataclass
+class Read:
+    """What a cache has read, known without asking the device: the ids of each sequence, the rows of the last ones, and
+    the tokens since then, none of which a row answered. Lists, which are quicker than arrays for a token at a time."""
+
+    tokens: list[list[int]]
+    last: NDArray[np.int64]
+    waiting: list[Any]
+
+    @property
+    def length(self) -> int:
+        """How many tokens each sequence has."""
+        return len(self.tokens[0]) + len(self.waiting)
+
+    def all(self) -> NDArray[np.int32]:
+        """The ids of all of them, int32 [sequences, length]."""
+        import numpy as np
+
+        return np.array(self._settled(len(self.waiting)), np.int32)
+
+    def may_answer(self, header: tuple[int, ...]) -> bool:
+        """Whether a row may answer at the next token, whatever it is: the last one had a row, or a header may end.
+
+        If not, nobody has to wait for that token, nor for the one before, and the next step is prepared while they are
+        computed.
+        """
+        if self.last.max() != MISS:
+            return True
+        known = self._settled(len(self.waiting) - 1)
+        begun = list(header[: len(header) - 1 - len(self.waiting)])
+        if not begun or len(known[0]) < len(begun):
+            return True
+        return any(row[-len(begun) :] == begun for row in known)
+
+    def _settled(self, count: int) -> list[list[int]]:
+        """The ids that are known when the first `count` of those that wait are."""
+        for one in self.waiting[: max(count, 0)]:
+            for row, new in zip(self.tokens, one.tolist()):
+                row += new
+        del self.waiting[: max(count, 0)]
+        return self.tokens
+
+
+def _of_the_batch(kept: Any, length: int) -> Read | None:
+    """What the cache's own arrays say, which are padded, joined and filtered by those who know nothing of it."""
+    import numpy as np
+
+    if not length:
+        return None
+    rows = np.array(kept.values[:, 0, length - 1, 0]).astype(np.int64)
+    return Read(kept.keys[:, 0, :length, 0].tolist(), rows, [])
+
+
+@functools.lru_cache(maxsize=64)
+def _misses(shape: tuple[int, ...]) -> Any:
+    mx = _core()
+    return mx.full((shape[0], 1, shape[1], 1), MISS, mx.int32)
+
+
+def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
+    """Write new tokens and their rows into the cache's arrays."""
+    import numpy as np
+
+    mx = _core()
+    rows = _misses(tokens.shape) if found is None else mx.array(found.astype(np.int32)[:, None, :, None])
+    kept.update_and_fetch(tokens[:, None, :, None], rows)
+    if _length(kept) % PILE == 0:  # nobody asks for them, and to have them made at every step costs time
+        mx.eval(kept.keys, kept.values)
+
+
+def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
+    """Put a memory before block `layer` of a model, or before its last norm where that is the number of its blocks.
+
+    `memory` None finds nothing: to watch and to replace what the block reads. Raises EngramError where the model has no
+    such place.
+    """
+    from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+    body = getattr(model, "model", None)
+    blocks = getattr(body, "layers", None)
+    norm = _norm(body)
+    if not isinstance(blocks, list) or not 0 <= layer <= len(blocks) or norm is None:
+        what = f"this model has no place for a memory before block {layer}"
+        raise EngramError(what, where="memory_blocks", fix="fewer blocks (--set memory_blocks=1), or another MODEL")
+    attached = Attached(memory)
+    place = blocks[layer] if layer < len(blocks) else norm
+    caches = make_prompt_cache(model)
+
+    def reading(self: Any, tokens: Any, cache: Any = None, *args: Any, **more: Any) -> Any:
+        attached.read(tokens, cache)
+        return type(self).__mro__[1].__call__(self, tokens, cache[:-1] if cache and memory else cache, *args, **more)
+
+    def adding(self: Any, hidden: Any, *args: Any, **more: Any) -> Any:
+        return type(self).__mro__[1].__call__(self, attached.block(hidden), *args, **more)
+
+    _change(body, reading)
+    _change(place, adding)
+    if memory is not None:
+        make = getattr(model, "make_cache", None) or (lambda: [KVCache() for _ in range(len(caches))])
+        model.make_cache = lambda: [*make(), KVCache()]
+    return attached
+
+
+def _norm(body: Any) -> Any:
+    """The norm behind the last block; None where there is none."""
+    return next((body[name] for name in ("norm", "final_layernorm") if name in (body or {})), None)
+
+
+def _change(module: Any, call: Any) -> None:
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+
+
+def _length(cache: Any) -> int:
+    return int(cache._idx) if hasattr(cache, "_idx") else int(cache.offset)
+
+
+def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
+    import mlx.core as mx
+    import numpy as np
+
+    hit = found != MISS
+    rows = np.zeros((*found.shape, memory.width), np.float32)
+    rows[hit] = memory.table[found[hit]]
+    return mx.array(rows), mx.array(hit[..., None])
+
+
+class Teacher:
+    """A frozen model, cut before a block: below it computed once, above it with rows and their gradients."""
+
+    def __init__(self, model: Any, blocks: int, losses: Any) -> None:
+        """Rows are read by the last `blocks` blocks. `losses(model, tokens, positions, targets)` is the backend's
+        cross-entropy at the learned positions."""
+        self.model, self.losses = model, losses
+        self.layer = len(getattr(getattr(model, "model", None), "layers", ())) - blocks
+        self.attached = attach(model, None, self.layer)
+        self.width = int(model.model.embed_tokens(_core().array([0])).shape[-1])
+        model.freeze()
+
+    def below(self, batch: Batch) -> Any:
+        """What the block reads of a batch without rows, [rows, length, width]."""
+        mx = _core()
+        self.attached.reads = self.attached.adds = None
+        self.model.model(mx.array(batch.tokens))
+        mx.eval(self.attached.seen)
+        return self.attached.seen
+
+    def root_mean_square(self, batch: Batch, hidden: Any) -> float:
+        """The size of a number in it, at the positions where rows are added."""
+        mx = _core()
+        flat = hidden.reshape(-1, self.width)[mx.array(batch.positions[: batch.answer_tokens])]
+        return float(mx.sqrt(mx.mean(mx.square(flat.astype(mx.float32)))).item())
+
+    def toward(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """For each token the head's weights of its logit, behind the last norm's factors, of root mean square 1."""
+        import numpy as np
+
+        mx = _core()
+        head = self.model.get("lm_head", self.model.model.embed_tokens)
+        found = head.weight[mx.array(tokens)].astype(mx.float32)
+        if (gain := _norm(self.model.model).get("weight")) is not None:
+            found = found * gain.astype(mx.float32)
+        size = mx.sqrt(mx.mean(mx.square(found), axis=-1, keepdims=True))
+        return np.array(found / mx.maximum(size, 1e-12))
+
+    def above(
+        self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Losses in nats, float32 [targets], and the gradients of their sum to the rows, float32 [targets, width].
+
+        `rows` [targets, width] are added at the positions before each target.
+        """
+        import numpy as np
+
+        mx = _core()
+        parts = (batch.tokens, batch.positions, batch.targets, batch.weights)
+        tokens, positions, targets, weights = (mx.array(part) for part in parts)
+        flat = hidden.reshape(-1, self.width)
+
+        def total(rows: Any) -> Any:
+            added = (rows * weights[:, None]).astype(flat.dtype)
+            self.attached.reads = flat.at[positions].add(added).reshape(hidden.shape)
+            each = self.losses(self.model, tokens, positions, targets)
+            return (each * weights).sum(), each
+
+        (_, each), gradients = mx.value_and_grad(total)(mx.array(rows))
+        mx.eval(each, gradients)
+        self.attached.reads = None
+        return np.array(each), np.array(gradients)
+
+    def peak_memory(self) -> int:
+        """Bytes that MLX has had at most."""
+        return int(_core().get_peak_memory())
+
+
+def _core() -> Any:
+    import mlx.core as mx
+
+    return mx

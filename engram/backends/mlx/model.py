@@ -1,0 +1,131 @@
+"""A model under mlx-lm: loaded, with an adapter put on, its losses computed at the learned positions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engram.backends import without_wandb
+from engram.backends.mlx import blas, host
+from engram.backends.mlx import numerics as mlx_numerics
+from engram.models import adapters, conversion
+from engram.models.model import Model
+from engram.plan.config import Config
+from engram.plan.encoding import Batch
+from engram.support.errors import EngramError
+
+
+def core() -> Any:
+    """`mlx.core`, imported after the BLAS it is to use."""
+    blas.prepare()
+    import mlx.core as mx
+
+    if mx.default_device() == mx.cpu:
+        mx.disable_compile()  # on a CPU it would build C++ at run time: slow to start, and it needs a compiler
+    return mx
+
+
+def load(model: Model) -> Any:
+    """The model by mlx-lm's own loader, in float32 on a CPU; raises EngramError where mlx-lm does not know it."""
+    mx = core()
+    with without_wandb():
+        import mlx_lm.tuner.trainer  # noqa: F401
+    from mlx_lm.utils import load_model
+
+    if mx.default_device() == mx.cpu:
+        host.use()
+
+    try:
+        loaded, _ = load_model(model.path, lazy=True)
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EngramError(
+            f"mlx-lm cannot load this model: {reason}", where=model.name, fix="take another MODEL"
+        ) from error
+    if mx.default_device() == mx.cpu:
+        loaded.set_dtype(mx.float32)  # no half-precision matrix product is fast there
+    loaded.has_seam = has_seam(loaded)
+    return loaded
+
+
+def put_on(loaded: Any, adapter: Path, name: str) -> None:
+    """Give the model an adapter in either layout, by mlx-lm's own loader; raises EngramError where it does not fit."""
+    from mlx_lm.tuner.utils import load_adapters
+
+    adapters.read_adapter(adapter, adapters.MLX_WEIGHTS)
+    with conversion.readable(adapter, adapters.MLX_WEIGHTS) as folder:
+        try:
+            load_adapters(loaded, str(folder))
+            core().eval(loaded.parameters())  # MLX reads a file when it needs it, and this one may go
+        except (ValueError, KeyError, RuntimeError) as error:
+            reason, *more = str(error).replace(str(folder), str(adapter)).splitlines()
+            what = f"the adapter does not fit {name}: {reason}"
+            problems = sorted(line.strip() for line in more)[:5]
+            raise EngramError(what, where=str(adapter), problems=problems, fix="make train") from error
+
+
+def attach(model: Any, config: Config) -> int:
+    """Put LoRA on every linear layer of every block, at engram's own initial adapter; the number of its parameters."""
+    mx = core()
+    from mlx.utils import tree_flatten, tree_unflatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    settings = {"rank": config.rank, "scale": config.scale, "dropout": config.dropout}
+    linear_to_lora_layers(model, -1, settings)
+    mx.random.seed(config.seed)  # dropout
+    first = {
+        name: mx.array(adapters.initial_factor(name.removesuffix(".lora_a"), value.shape[0], config))
+        for name, value in tree_flatten(model.trainable_parameters())
+        if name.endswith(".lora_a")
+    }
+    model.update(tree_unflatten(list(first.items())))
+    mx.eval(model.parameters())
+    return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
+
+
+def arrays(batch: Batch) -> tuple[Any, ...]:
+    """A batch's tokens [rows, length], and positions, targets and weights of what is learned [targets] each."""
+    mx = core()
+    return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
+
+
+def loss(model: Any, tokens: Any, positions: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
+    """Mean cross-entropy over the learned tokens, and their number."""
+    count = weights.sum()
+    return (token_losses(model, tokens, positions, targets) * weights).sum() / count, count
+
+
+def token_losses(model: Any, tokens: Any, positions: Any, targets: Any, known: Sequence[Any] | None = None) -> Any:
+    """Cross-entropy in float32 [targets] at the learned positions; the logits of no other are computed.
+
+    `known` holds what every row begins with before its `tokens`, if anything.
+    """
+    mx = core()
+    body, head = parts(model)
+    hidden = body(tokens, cache=known) if known else body(tokens)
+    chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
+    numerics = host if mx.default_device() == mx.cpu else mlx_numerics
+    return numerics.cross_entropy(head(chosen).astype(mx.float32), targets)
+
+
+def parts(model: Any) -> tuple[Any, Any]:
+    """The model up to its last hidden state, and the head that makes logits; whole and identity without a seam."""
+    body = getattr(model, "model", None)
+    if not getattr(model, "has_seam", True) or body is None:
+        return model, lambda logits: logits
+    if "lm_head" in model:
+        return body, model.lm_head
+    if "embed_tokens" in body and getattr(getattr(model, "args", None), "tie_word_embeddings", False):
+        return body, body.embed_tokens.as_linear
+    return model, lambda logits: logits
+
+
+def has_seam(model: Any) -> bool:
+    """Whether head(body(tokens)) is what the model itself computes: some models scale or cap their logits after it."""
+    mx = core()
+    tokens = mx.array([[1, 2, 3]])
+    body, head = parts(model)
+    whole = model(tokens)
+    seamed = head(body(tokens))
+    return whole.shape == seamed.shape and bool(mx.allclose(whole, seamed, rtol=1e-3, atol=1e-3).item())

@@ -1,0 +1,1 @@
+"""Unsloth and TRL on an NVIDIA GPU, and the same code without one."""

@@ -1,0 +1,289 @@
+"""Unsloth + TRL: an NVIDIA GPU (`cuda`), and the same code on a machine without one (`cpu`)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import platform
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.backends import Answer, Progress, TrainingRun
+from engram.backends.unsloth import generate as unsloth_generate
+from engram.backends.unsloth import memory as unsloth_memory
+from engram.backends.unsloth import ranks
+from engram.backends.unsloth import teacher as unsloth_teacher
+from engram.backends.unsloth.process import (
+    attach,
+    begin,
+    chosen,
+    load_model,
+    out_of_memory,
+    quiet,
+    unsloth,
+    with_adapter,
+)
+from engram.memory import adapter_folder
+from engram.memory.lookup import Memory
+from engram.models import adapters, conversion
+from engram.models.model import REGISTRY, Model
+from engram.plan.checkpoint import Keeper
+from engram.plan.config import Config
+from engram.plan.curve import Curve
+from engram.plan.encoding import Batch, Encoded, Encoder, mean_losses, padded
+from engram.plan.sharding import Ranks
+from engram.support import gpu
+from engram.support.errors import EngramError
+from engram.support.files import read_bytes, write_bytes, write_text
+
+WEIGHTS = adapters.PEFT_WEIGHTS
+SCORE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model in memory, ready to answer; its tokenizer is Unsloth's own copy, engram encodes with another."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+
+
+def require(name: str = "cpu") -> None:
+    """Raise an EngramError where Unsloth is not installed, or, for `cuda`, where no GPU can be used."""
+    missing = [package for package in ("unsloth", "trl", "torch") if not importlib.util.find_spec(package)]
+    if name == "cuda":
+        torch_cuda = None if "torch" in missing else gpu.torch_build()[1]
+        if problem := gpu.problem(gpu.examine(), unsloth="unsloth" not in missing, torch_cuda=torch_cuda):
+            raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
+    if missing:
+        raise EngramError(
+            f"the Unsloth backend is not installed ({', '.join(missing)})",
+            where=f"BACKEND={name}",
+            fix=f"make setup BACKEND={name}",
+        )
+    begin(name)
+
+
+def device() -> str:
+    """What torch computes on, in words."""
+    unsloth()
+    import torch
+
+    version = torch.__version__.split("+")[0]
+    if chosen() == "cpu":
+        return f"CPU ({platform.machine()}, torch {version})"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()} (capability {major}.{minor}, torch {version}, CUDA {torch.version.cuda})"
+
+
+def join() -> Ranks:
+    """The processes that `torchrun` started, connected; this one alone without it."""
+    unsloth()
+    return ranks.join(chosen())
+
+
+def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
+    """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with what the folder `adapter` holds, if given: a
+    LoRA adapter in either layout, a memory, or both.
+
+    Raises EngramError where Unsloth cannot load the model, or what it was taught cannot be read or does not fit it.
+    """
+    place = adapter_folder.lora(adapter)
+    lora = conversion.read(place, WEIGHTS) if place is not None else None
+    found = adapter_folder.memory(adapter, model, WEIGHTS)
+    with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
+        loaded, tokenizer = load_model(model, model.context, quantize)
+        if lora is not None:
+            loaded = with_adapter(loaded, lora, str(adapter), model.name)
+        if found:
+            unsloth_memory.attach(loaded, *found)
+        unsloth().FastLanguageModel.for_inference(loaded)
+    tokenizer.padding_side = "right"  # for_inference turned it round; engram pads by itself
+    return Session(loaded, tokenizer, device())
+
+
+def train(
+    model: Model,
+    batches: Sequence[Batch],
+    validation: Sequence[Batch],
+    config: Config,
+    out: Path,
+    progress: Progress,
+    keeper: Keeper | None = None,
+) -> TrainingRun:
+    """Train a LoRA adapter through Unsloth and TRL's SFTTrainer and write it to `out` in the layout that PEFT reads.
+
+    Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, as for MLX.
+    Raises EngramError where the loss goes wrong and where the memory does not suffice, Stopped at a signal.
+    """
+    from engram.backends.unsloth import training
+
+    if chosen() == "cuda":
+        _refuse_what_cannot_fit(model, batches, config)
+    fix = f"a smaller batch (--set batch_size={max(1, config.batch_size // 2)}), --set gradient_checkpointing=on"
+    fix += ", or QUANTIZE=4bit" if chosen() == "cuda" else ", or a smaller MODEL"
+    with out_of_memory(f"training, batch_size = {config.batch_size}", fix), quiet():
+        loaded, _ = load_model(model, config.max_length, config.quantize, config)
+        targets = training.linear_layers(loaded)
+        peft = attach(loaded, config.rank, config.alpha, targets, config)
+        trainable = training.start_at_the_shared_adapter(peft, config)
+        curve = Curve(progress, batches, validation, config, keeper, join())
+        training.run(peft, curve, config, cuda=chosen() == "cuda")
+    if not curve.ranks.rank:
+        write_bytes(out / WEIGHTS, serialised(peft))
+        settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
+        write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
+    return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device())
+
+
+def teacher(model: Model, adapter: Path | None, config: Config) -> unsloth_teacher.Teacher:
+    """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
+    lora = conversion.read(adapter, WEIGHTS) if adapter is not None else None
+    with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
+        loaded, _ = load_model(model, model.context, config.quantize)
+        if lora is not None:
+            loaded = with_adapter(loaded, lora, str(adapter), model.name)
+        return unsloth_teacher.Teacher(loaded, config.memory_blocks)
+
+
+def let_read(session: Session, memory: Memory, layer: int) -> None:
+    """Let a session's model read a memory before a block."""
+    unsloth_memory.attach(session.model, memory, layer)
+
+
+def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
+    """A SHA-256 of the logits after every token of each sequence, in batches sorted by length."""
+    import torch
+
+    found = [""] * len(sequences)
+    for batch, tokens in padded(sequences, SCORE_BATCH):
+        ids = torch.from_numpy(tokens).long().to(session.model.device)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):
+            mask[row, : len(sequences[i])] = 1
+        half = torch.autocast("cuda", session.model.dtype) if ids.device.type == "cuda" else contextlib.nullcontext()
+        with torch.inference_mode(), half, quiet():
+            logits = session.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().cpu().numpy()
+        for row, i in enumerate(batch):
+            found[i] = hashlib.sha256(logits[row, : len(sequences[i])].tobytes()).hexdigest()
+    return found
+
+
+def generate(
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[Answer]:
+    """Answers in the prompts' order, in batches padded on the left; greedy at temperature 0."""
+    import torch
+
+    torch.manual_seed(seed)
+    return unsloth_generate.answers(session, prompts, stop, max_new_tokens, temperature)
+
+
+def stream(
+    session: Session,
+    prompt: Sequence[int],
+    stop: frozenset[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[int]:
+    """The answer's tokens as they come, without the end token; greedy at temperature 0.
+
+    The model works in a thread of its own, but only while the next token is waited for: Unsloth's buffers are shared
+    by all models of a process, so no two may compute at once.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    tokens, mask = unsloth_generate.left_padded([prompt], 0, session.model.device)
+    streamer = unsloth_generate.Streamer()
+
+    def work() -> None:
+        try:
+            options = unsloth_generate.options(session, stop, max_new_tokens, temperature)
+            session.model.generate(input_ids=tokens, attention_mask=mask, streamer=streamer, **options)
+        except unsloth_generate.AbandonedError:
+            pass
+        except BaseException as error:  # it belongs to whoever reads the stream
+            streamer.queue.put(error)
+        finally:
+            streamer.queue.put(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := streamer.next()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            if item not in stop:  # the worker ends after it by itself
+                yield item
+    finally:
+        streamer.abandon()
+        thread.join()
+        session.tokenizer.padding_side = "right"
+
+
+def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
+    """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
+
+    def losses(batch: Batch) -> Any:
+        with out_of_memory("scoring", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
+            return _token_losses(session.model, batch)
+
+    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
+
+
+def serialised(peft: Any) -> bytes:
+    """The adapter's tensors as a safetensors file, float32, the same bytes for the same numbers."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    tensors = get_peft_model_state_dict(peft)
+    plain = {key: tensors[key].detach().to("cpu", torch.float32).contiguous() for key in sorted(tensors)}
+    return bytes(save(plain, {"format": "pt"}))
+
+
+def _refuse_what_cannot_fit(model: Model, batches: Sequence[Batch], config: Config) -> None:
+    known = json.loads(read_bytes(model.path / "config.json"))
+    sizes = [known.get(name) for name in ("num_hidden_layers", "hidden_size", "vocab_size")]
+    if not all(isinstance(size, int) for size in sizes):
+        return
+    tokens = max(batch.tokens.size for batch in batches)
+    problem = gpu.memory_problem(
+        gpu.examine(),
+        gpu.Shape(model.parameters, *sizes),
+        tokens,
+        config.batch_size,
+        config.quantize,
+        checkpointing=config.gradient_checkpointing == "on",
+    )
+    if problem:
+        raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
+
+
+def _token_losses(model: Any, batch: Batch) -> Any:
+    """Cross-entropy, float32 [targets], at the learned positions."""
+    import torch
+
+    from engram.backends.unsloth.training import attention_mask
+
+    tokens = torch.from_numpy(batch.tokens).long().to(model.device)
+    mask = torch.from_numpy(attention_mask(batch)).to(model.device)
+    half = torch.autocast("cuda", model.dtype) if model.device.type == "cuda" else contextlib.nullcontext()
+    with torch.inference_mode(), half:
+        logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+        learned = logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
+        targets = torch.from_numpy(batch.targets).long().to(logits.device)
+        return torch.nn.functional.cross_entropy(learned.float(), targets, reduction="none").cpu().numpy()

@@ -1,0 +1,214 @@
+"""Unsloth in this process: imported once with its settings, quiet, and a model in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from engram.backends import refuse_quantize, silenced, without_wandb
+from engram.models import conversion, peft_layout
+from engram.models.lora import Lora
+from engram.models.model import Model
+from engram.plan.config import SMALL_MODEL, Config
+from engram.support.errors import EngramError, readable_errors
+from engram.support.files import cache_folder
+
+_chosen = "cpu"  # which of the two names this process computes under; Unsloth decides at its import, once
+
+
+def chosen() -> str:
+    """The name, `cuda` or `cpu`, that this process computes under."""
+    return _chosen
+
+
+def begin(name: str) -> None:
+    """Import Unsloth for `cuda` or `cpu`; raises EngramError where this process began with the other."""
+    global _chosen
+    if unsloth.cache_info().currsize and name != _chosen:
+        raise EngramError(
+            f"this process computes with BACKEND={_chosen} already", where=f"BACKEND={name}", fix="start another one"
+        )
+    _chosen = name
+    unsloth()  # now, since it must be imported before transformers to change what it changes there
+
+
+@functools.cache
+def unsloth() -> Any:
+    """`unsloth`, imported once, after the settings that it reads then; nothing of it lands in the working folder."""
+    cache = cache_folder() / "unsloth"
+    with readable_errors(cache, "write to the cache folder"):
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / ".writable").touch()
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(cache / "compiled")
+    os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if _chosen == "cpu":
+        os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    else:
+        os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
+        if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":  # else torchrun's processes take one each, by LOCAL_RANK
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]  # with several, the trainer would join batches
+    with quiet(), without_wandb():
+        try:
+            import unsloth as package
+            from transformers.utils import logging
+            from unsloth import tokenizer_utils
+        except (ImportError, NotImplementedError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            fix = f"make doctor BACKEND={_chosen}; rm -f .venv/.ready-{_chosen}; make setup BACKEND={_chosen}"
+            raise EngramError(f"Unsloth does not start: {reason}", where=f"BACKEND={_chosen}", fix=fix) from error
+        tokenizer_utils.fix_chat_template = lambda tokenizer: tokenizer.chat_template  # it would render it, unbounded
+        _all_threads()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    return package
+
+
+def _set_threads(parameters: int) -> None:
+    """One thread for a small model: several would mostly wait for each other and for the machine's other work."""
+    unsloth()
+    import torch
+
+    torch.set_num_threads(1 if parameters < SMALL_MODEL else _all_threads())
+
+
+@functools.cache
+def _all_threads() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
+
+
+def _dtype() -> Any:
+    unsloth()
+    import torch
+
+    if _chosen == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
+def _checkpointing(config: Config | None) -> str | bool:
+    return "unsloth" if config and config.gradient_checkpointing == "on" else False
+
+
+def load_model(model: Model, max_length: int, quantize: str, config: Config | None = None) -> tuple[Any, Any]:
+    """Unsloth's model and tokenizer; raises EngramError where it cannot load the model or may not quantize."""
+    gc.collect()  # a model that nobody uses any more refers to itself: without this two would be in memory
+    if _chosen == "cpu":
+        refuse_quantize(quantize, "cpu")
+        _set_threads(model.parameters)
+    try:
+        loaded, tokenizer = unsloth().FastLanguageModel.from_pretrained(
+            model_name=str(model.path),
+            max_seq_length=max_length,
+            dtype=_dtype(),
+            load_in_4bit=quantize == "4bit",  # Unsloth's default is True
+            load_in_8bit=False,
+            full_finetuning=False,
+            use_exact_model_name=True,  # else a name is exchanged for Unsloth's own upload
+            trust_remote_code=False,
+            use_safetensors=True,
+            use_gradient_checkpointing=_checkpointing(config),
+            random_state=config.seed if config else 0,
+        )
+    except (ValueError, KeyError, TypeError, OSError, NotImplementedError, RuntimeError) as error:
+        if _is_memory(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EngramError(
+            f"Unsloth cannot load this model: {reason}", where=model.name, fix="take another MODEL"
+        ) from error
+    os.environ["UNSLOTH_IGNORED_TOKENIZER_NAMES"] = str(loaded.config._name_or_path)  # its trainer edits embeddings
+    return loaded, tokenizer
+
+
+def attach(
+    loaded: Any,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    config: Config | None = None,
+    blocks: Sequence[int] | None = None,
+) -> Any:
+    """The model with LoRA of this rank and alpha on the linear layers of these names, in all blocks or in these."""
+    return unsloth().FastLanguageModel.get_peft_model(
+        loaded,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=config.dropout if config else 0.0,
+        target_modules=list(targets),
+        layers_to_transform=blocks,
+        bias="none",
+        use_gradient_checkpointing=_checkpointing(config),
+        random_state=config.seed if config else 0,
+        use_rslora=False,
+    )
+
+
+def with_adapter(loaded: Any, lora: Lora, where: str, name: str) -> Any:
+    """The model with this adapter's tensors, every one of them checked against the model's layers.
+
+    Unsloth is told the layers in the words that a conversion to PEFT's layout would use, whatever words the adapter's
+    own configuration has, and alpha / rank is the scale. Raises EngramError where the adapter does not fit.
+    """
+    import torch
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    def refuse(reason: str) -> EngramError:
+        return EngramError(f"the adapter does not fit {name}: {reason}", where=where, fix="make train")
+
+    said = peft_layout.write(lora)
+    try:
+        blocks = said.get("layers_to_transform")
+        peft = attach(loaded, lora.rank, said["lora_alpha"], said["target_modules"], blocks=blocks)
+    except (ValueError, AssertionError, KeyError, RuntimeError) as error:
+        raise refuse(str(error).splitlines()[0]) from error
+    tensors = peft_layout.tensors_of(lora)
+    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(peft).items()}
+    given = {key: tensor.shape for key, tensor in tensors.items()}
+    if wrong := sorted(key for key in {*expected, *given} if expected.get(key) != given.get(key)):
+        key = wrong[0]
+        raise refuse(f"{key} is {given.get(key, 'missing')}, the model's is {expected.get(key, 'not there')}")
+    dtypes = {short: getattr(torch, long) for short, long in conversion.DTYPES.items()}
+    values = {
+        key: torch.frombuffer(bytearray(tensor.data), dtype=dtypes[tensor.dtype]).reshape(tensor.shape)
+        for key, tensor in tensors.items()
+    }
+    set_peft_model_state_dict(peft, values)
+    return peft
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Unsloth, TRL and transformers say nothing on this process's output meanwhile."""
+    import warnings
+
+    with silenced(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def out_of_memory(doing: str, fix: str) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into an EngramError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        raise EngramError("the memory does not suffice", where=f"{doing} on {_chosen}", fix=fix) from error
+
+
+def _is_memory(error: BaseException) -> bool:
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or any(
+        mark in text for mark in ("OutOfMemoryError", "out of memory", "DefaultCPUAllocator")
+    )

@@ -1,0 +1,249 @@
+"""The planned batches through TRL's SFTTrainer, with nothing left to its defaults."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engram.backends.unsloth import ranks as unsloth_ranks
+from engram.backends.unsloth import state as unsloth_state
+from engram.models import adapters
+from engram.plan.checkpoint import State
+from engram.plan.config import Config
+from engram.plan.curve import Curve
+from engram.plan.encoding import IGNORED, Batch, learning_rates
+from engram.plan.sharding import Ranks, share
+from engram.support.files import cache_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PREFIX = "base_model.model."  # before every layer's name in a PEFT model
+
+
+def linear_layers(model: Any) -> list[str]:
+    """The names of the linear layers inside the blocks, each once (`down_proj`, `gate_proj`, …)."""
+    import torch
+
+    names = [name.split(".") for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return sorted({parts[-1] for parts in names if any(part.isdigit() for part in parts)})
+
+
+def start_at_the_shared_adapter(peft: Any, config: Config) -> int:
+    """Set every layer to engram's own initial adapter; the number of trainable parameters."""
+    import torch
+
+    with torch.no_grad():
+        for name, module in peft.named_modules():
+            if "default" in getattr(module, "lora_A", {}):
+                first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
+                factor = adapters.initial_factor(name.removeprefix(PREFIX), first.shape[1], config)
+                first.copy_(torch.from_numpy(factor.T.copy()))
+                second.zero_()
+    return sum(parameter.numel() for parameter in peft.parameters() if parameter.requires_grad)
+
+
+def attention_mask(batch: Batch) -> NDArray[np.int64]:
+    """1 up to the last token that a row reads, 0 on its padding; int64 in the shape of `batch.tokens`."""
+    import numpy as np
+
+    rows, length = batch.tokens.shape
+    real = batch.weights > 0
+    last = np.zeros(rows, dtype=np.int64)
+    np.maximum.at(last, batch.owners[real], batch.positions[real] % length)
+    return (np.arange(length) <= last[:, None]).astype(np.int64)
+
+
+def inputs(batch: Batch) -> dict[str, Any]:
+    """The batch as transformers wants it: int64 [rows, length + 1], a label at the place of the token it names."""
+    import numpy as np
+    import torch
+
+    rows, length = batch.tokens.shape
+    real = batch.weights > 0
+    row, column = np.divmod(batch.positions[real], length)
+    labels = np.full((rows, length + 1), IGNORED, dtype=np.int64)
+    labels[row, column + 1] = batch.targets[real]
+    tokens = np.pad(batch.tokens, ((0, 0), (0, 1))).astype(np.int64)
+    tokens[row, column + 1] = batch.targets[real]
+    mask = np.pad(attention_mask(batch), ((0, 0), (0, 1)))
+    mask[row, column + 1] = 1
+    arrays = {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
+    """Train on the curve's batches in their order, those that are still to come; raises what `Curve.step` does."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    rest, ranks = curve.batches[curve.done :], curve.ranks
+    rates = learning_rates(config, len(curve.batches))
+    used = curve.begun.state.rest["rates_used"] if curve.begun else 0
+    parameters = [parameter for parameter in peft.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rates[min(used + step, len(rates) - 1)] / config.learning_rate
+    )
+
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        def training_step(self, *args: Any, **options: Any) -> Any:
+            self.last_loss = super().training_step(*args, **options)
+            return self.last_loss
+
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    trainer = Trainer(
+        model=peft,
+        args=_arguments(config, len(rest), cuda),
+        # accelerate deals the rows out to the processes in turn: of each step every process gets its own
+        train_dataset=Dataset.from_dict({"batch": [i for i in range(len(rest)) for _ in range(ranks.size)]}),
+        data_collator=lambda rows: inputs(share(rest[rows[0]["batch"]], ranks)),
+        processing_class=_tokenizer(peft.config._name_or_path),
+        optimizers=(optimizer, schedule),
+    )
+    scaler = getattr(trainer.accelerator, "scaler", None)
+
+    def snapshot() -> State:
+        return unsloth_state.state(peft, optimizer, used + schedule.last_epoch, scaler, peak_memory(cuda=cuda))
+
+    def restore() -> None:
+        if curve.begun:
+            unsloth_state.restore(peft, optimizer, scaler, curve.begun.state)
+
+    trainer.add_callback(_watch(trainer, curve, config, restore, cuda=cuda))
+    with curve.running(snapshot), unsloth_ranks.connected(ranks):
+        trainer.train()
+
+
+def _tokenizer(folder: str) -> Any:
+    """The tokenizer that SFTTrainer wants to have; without a chat template, since nothing here may render one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+def _arguments(config: Config, steps: int, cuda: bool) -> Any:
+    """Every field that could change a number; Unsloth changes the defaults on a GPU, and not on a CPU."""
+    import torch
+    from trl import SFTConfig
+
+    bf16 = cuda and torch.cuda.get_device_capability() >= (8, 0)
+    return SFTConfig(
+        output_dir=str(cache_folder() / "unsloth" / "trainer"),  # nothing is written there
+        max_steps=steps,
+        num_train_epochs=1,
+        per_device_train_batch_size=1,  # one planned batch
+        gradient_accumulation_steps=1,
+        train_sampling_strategy="sequential",
+        dataloader_drop_last=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=config.max_length,
+        packing=False,
+        padding_free=False,
+        assistant_only_loss=False,
+        completion_only_loss=False,
+        loss_type="nll",
+        label_smoothing_factor=0.0,
+        neftune_noise_alpha=None,
+        optim="adamw_torch",
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant",  # the optimizer and its schedule are handed over ready-made
+        warmup_steps=0,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        adam_epsilon=config.epsilon,
+        max_grad_norm=config.clip,  # 0 is off
+        average_tokens_across_devices=True,  # a loss is a sum over the tokens of all processes
+        ddp_find_unused_parameters=False,
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=bf16,
+        fp16=cuda and not bf16,
+        use_cpu=not cuda,
+        gradient_checkpointing=config.gradient_checkpointing == "on",
+        torch_compile=False,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        push_to_hub=False,
+    )
+
+
+def _watch(trainer: Any, curve: Curve, config: Config, restore: Callable[[], None], *, cuda: bool) -> Any:
+    """The trainer's callback: restores, validates when it is time, and hands the curve every step."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        started = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            if state.global_step == 0:
+                restore()  # not before: the trainer's own preparation draws random numbers, and moves what it finds
+            done = curve.done + state.global_step
+            if curve.is_validated_before(done + 1):
+                curve.validated(done, _mean_loss(trainer, curve.validated_on, curve.ranks))
+            unsloth_ranks.seed_dropout(config, done + 1, curve.ranks)
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            if cuda:
+                torch.cuda.synchronize()
+            # a process's loss is its part of the mean over all tokens, times the number of processes: DDP averages
+            loss = curve.ranks.total(float(trainer.last_loss)) / curve.ranks.size
+            curve.step(curve.done + state.global_step, loss, time.perf_counter() - self.started)
+
+    return Watch()
+
+
+def _mean_loss(trainer: Any, batches: Sequence[Batch], ranks: Ranks) -> float:
+    """Mean nats per answer token over all these batches, without dropout; each process computes its share."""
+    import torch
+
+    model, total = trainer.model, 0.0
+    autocast = getattr(trainer, "autocast_smart_context_manager", contextlib.nullcontext)
+    model.eval()
+    for batch in (own for batch in batches if (own := share(batch, ranks)).answer_tokens):
+        arrays = {name: tensor.to(model.device) for name, tensor in inputs(batch).items()}
+        with torch.no_grad(), autocast():
+            total += float(model(**arrays, use_cache=False).loss) * batch.answer_tokens
+    model.train()
+    return ranks.total(total) / sum(batch.answer_tokens for batch in batches)
+
+
+def peak_memory(*, cuda: bool) -> int:
+    """The most memory that training had on the GPU, else that this process ever had resident; in bytes.
+
+    0 where the system does not say.
+    """
+    if cuda:
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:
+        return 0
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

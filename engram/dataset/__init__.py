@@ -1,0 +1,1 @@
+"""Patterns become rows: phrasings, the split, the proof that nothing leaks, the manifest."""

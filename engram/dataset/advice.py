@@ -1,0 +1,217 @@
+"""What of sound patterns will measure badly or be learned badly: where, why it matters, what to do."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from engram.dataset import build, phrasing
+from engram.evaluation.compare import FEWEST
+from engram.patterns.loading import Pattern
+from engram.plan.config import SMALL_MODEL, Config
+from engram.plan.encoding import Encoder
+from engram.support.statistics import wilson
+from engram.support.text import near_duplicate, normalise, shorten, visible
+
+LONG_FOR_SMALL = 16  # tokens of an answer
+WIDE = 0.10  # half of an interval's width above which it says little
+MOST = 0.75  # of all patterns in one category: the figures over all are its
+LARGEST_GROUP = 500  # patterns of one answer whose inputs are compared in pairs
+
+
+class Advice(NamedTuple):
+    """One piece of advice: its kind, the place (`file:line:column`), what is there, why it matters, the fix."""
+
+    kind: str
+    place: str
+    what: str
+    why: str
+    fix: str
+
+
+class Held(NamedTuple):
+    """How a category is split: patterns taught and held out."""
+
+    taught: int
+    held_out: int
+
+
+def advise(
+    patterns: Sequence[Pattern], sizes: Mapping[str, Held], encoder: Encoder, parameters: int, config: Config
+) -> list[Advice]:
+    """All advice on patterns that loaded and are split as `sizes` says, for a model's tokens, its size and settings."""
+    return [
+        *_long(patterns, encoder, parameters, config),
+        *_ambiguous(patterns),
+        *_near_twins(patterns),
+        *_phrased(patterns),
+        *_leaking(patterns),
+        *_categories(patterns, sizes),
+        *_wide(patterns, sizes),
+    ]
+
+
+def held(patterns: Sequence[Pattern], seed: int) -> dict[str, Held]:
+    """The split of each category, as `kind/category`, in name order."""
+    rows = build.split(patterns, seed)["test"]
+    sides = Counter((f"{row.kind}/{row.category}", row.split_kind == "generalization") for row in rows)
+    return {name: Held(sides[name, False], sides[name, True]) for name in sorted({name for name, _ in sides})}
+
+
+def _long(patterns: Sequence[Pattern], encoder: Encoder, parameters: int, config: Config) -> Iterator[Advice]:
+    for pattern in patterns:
+        prompt = max((phrasing.phrase(name, pattern.input) for name in phrasing.ALL), key=len)
+        encoded = encoder.example(prompt, pattern.output)
+        answer, whole = encoded.answer_length, len(encoded.tokens)
+        if whole > config.max_length:
+            yield Advice(
+                "too long to teach", pattern.place, f"{whole} tokens with its answer, and {config.max_length} fit",
+                "training refuses longer rows", f"shorten it, or --set max_length={whole}",
+            )  # fmt: skip
+        if answer > config.max_new_tokens:
+            yield Advice(
+                "answer cut off", pattern.place,
+                f"the answer has {answer} tokens with its end, and {config.max_new_tokens} are generated",
+                "an answer that is cut off is never right",
+                f"shorten it, or --set max_new_tokens={answer}",
+            )  # fmt: skip
+        elif answer > LONG_FOR_SMALL and parameters < SMALL_MODEL:
+            yield Advice(
+                "long answer", pattern.place, f"the answer has {answer} tokens with its end",
+                f"each must be right: with 99 % for every token, {0.99**answer:.0%} for all of them",
+                "shorten it to what matters, or take a larger MODEL",
+            )  # fmt: skip
+
+
+def _ambiguous(patterns: Sequence[Pattern]) -> Iterator[Advice]:
+    seen: dict[str, Pattern] = {}
+    for pattern in patterns:
+        for key in _keys(pattern.input):
+            other = seen.setdefault(key, pattern)
+            if other is pattern or normalise(other.output) == normalise(pattern.output):
+                continue
+            yield Advice(
+                "nearly the same input, another answer", pattern.place,
+                f"{_shown(pattern.input)} is nearly {_shown(other.input)} ({other.place})",
+                "what tells them apart is case, punctuation or one letter, which is easily overlooked",
+                "say in words what differs; leave it where that is what is to be learned",
+            )  # fmt: skip
+            break
+
+
+def _keys(text: str) -> Iterator[str]:
+    """What two texts share where they differ in case and punctuation, or in one letter of a word of five or more."""
+    words = re.findall(r"\w+", text.casefold())
+    folded = " ".join(words)
+    yield folded
+    for number, word in enumerate(words):
+        if len(word) >= 5 and word.isalpha():
+            for at in range(len(word)):
+                yield " ".join([*words[:number], f"{word[:at]}\0{word[at + 1 :]}", *words[number + 1 :]])
+
+
+def _near_twins(patterns: Sequence[Pattern]) -> Iterator[Advice]:
+    groups: defaultdict[str, list[Pattern]] = defaultdict(list)
+    for pattern in patterns:
+        groups[normalise(pattern.output)].append(pattern)
+    for group in groups.values():
+        for place, pattern in enumerate(group[:LARGEST_GROUP]):
+            twin = next((other for other in group[:place] if near_duplicate(other.input, pattern.input)), None)
+            if twin:
+                yield Advice(
+                    "near duplicate", pattern.place,
+                    f"{_shown(pattern.input)} asks the same as {_shown(twin.input)} ({twin.place})",
+                    "it counts twice in every figure, and is taught wherever the other is",
+                    "keep one; the phrasings vary the words already",
+                )  # fmt: skip
+
+
+def _phrased(patterns: Sequence[Pattern]) -> Iterator[Advice]:
+    words = {name: normalise(phrasing.phrase(name, "")).casefold() for name in phrasing.ALL}
+    for pattern in patterns:
+        text = normalise(pattern.input).casefold()
+        if found := [said for said in words.values() if said and (text.startswith(said) or text.endswith(said))]:
+            yield Advice(
+                "a phrasing's own words", pattern.place,
+                f"{_shown(pattern.input)} has the words {max(found, key=len)!r}",
+                "every input is asked in them too: they stand twice, and may make it another pattern's prompt",
+                "take these words out of the input",
+            )  # fmt: skip
+
+
+def _leaking(patterns: Sequence[Pattern]) -> Iterator[Advice]:
+    for pattern in patterns:
+        answer = re.escape(normalise(pattern.output))
+        if re.search(rf"(?<!\w){answer}(?!\w)", normalise(pattern.input)):
+            yield Advice(
+                "the answer stands in the input", pattern.place,
+                f"{_shown(pattern.output)} stands in {_shown(pattern.input)}",
+                "copying is enough, so a right answer shows no memory",
+                "ask without the answer; leave it where copying is what is to be learned",
+            )  # fmt: skip
+
+
+def _categories(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Iterator[Advice]:
+    groups: defaultdict[str, list[Pattern]] = defaultdict(list)
+    for pattern in patterns:
+        groups[f"{pattern.kind}/{pattern.category}"].append(pattern)
+    for name, group in groups.items():
+        yield from _too_small(name, group[0].place, sizes[name])
+        answer, most = Counter(normalise(pattern.output) for pattern in group).most_common(1)[0]
+        if len(group) >= FEWEST and most > len(group) / 2:
+            yield Advice(
+                "one answer for most", group[0].place,
+                f"{_shown(answer)} is the answer to {most} of {len(group)} in {visible(name)}",
+                f"always answering it is right in {most / len(group):.0%}", "add patterns with other answers",
+            )  # fmt: skip
+        if len(groups) > 1 and len(group) > MOST * len(patterns):
+            yield Advice(
+                "unbalanced categories", group[0].place,
+                f"{visible(name)} has {len(group)} of {len(patterns)} patterns in {len(groups)} categories",
+                "the figures over all are mostly this category's",
+                "add to the others, or read the figures by category (make compare)",
+            )  # fmt: skip
+
+
+def _too_small(name: str, place: str, size: Held) -> Iterator[Advice]:
+    if size.taught < FEWEST:
+        more = math.ceil((FEWEST - size.taught) / (1 - build.HELD_OUT_SHARE))
+        yield Advice(
+            "category too small", place, f"{visible(name)} has {size.taught} taught patterns, {size.held_out} held out",
+            f"of fewer than {FEWEST} there is no verdict", f"add {more} or more, or join it with another category",
+        )  # fmt: skip
+
+
+def _wide(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Iterator[Advice]:
+    taught, held_out = (sum(size[side] for size in sizes.values()) for side in (0, 1))
+    for split, n in (("recall", taught), ("generalization", held_out)):
+        half = half_width(n)
+        if half > WIDE:
+            share = 1 - build.HELD_OUT_SHARE if split == "recall" else build.HELD_OUT_SHARE
+            more = math.ceil((fewest(WIDE) - n) / share)
+            yield Advice(
+                "wide interval", patterns[0].place.split(":")[0], f"{split} is measured on {n} patterns",
+                f"its 95 % interval reaches up to ±{100 * half:.0f} points; {fewest(WIDE)} give ±{100 * WIDE:.0f}",
+                f"about {more} more patterns, or several seeds (make seeds)",
+            )  # fmt: skip
+
+
+def half_width(n: int) -> float:
+    """Half the width of the 95 % Wilson interval of n outcomes where it is widest, at one half; 0.5 where n is 0."""
+    interval = wilson(n // 2, n)
+    return (interval[1] - interval[0]) / 2 if interval else 0.5
+
+
+def fewest(half: float) -> int:
+    """The smallest n whose widest interval is at most ±`half`."""
+    n = 1
+    while half_width(n) > half:
+        n += 1
+    return n
+
+
+def _shown(text: str) -> str:
+    return repr(visible(shorten(text, 60)))

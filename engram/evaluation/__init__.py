@@ -1,0 +1,1 @@
+"""Answers become figures; figures are compared, honestly."""

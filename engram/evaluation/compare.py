@@ -1,0 +1,204 @@
+"""Before and after on one backend, paired; refuses what is not comparable."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engram.evaluation.scoring import GENERAL, SPLITS, summarise
+from engram.plan import documents
+from engram.plan.documents import differing
+from engram.support import locks
+from engram.support.errors import EngramError
+from engram.support.files import sha256
+from engram.support.statistics import holm, mcnemar, paired_bootstrap, ratio_bootstrap, wilson
+
+# what must be the same on both sides for a difference to mean anything
+SAME = ("backend", "model", "data", "recipe", "scoring")
+ASKED = ("id", "split_kind", "prompt", "expected")
+FEWEST = 5  # of a category with fewer patterns nothing is said: no outcome of five pairs is significant either
+ALPHA = 0.05
+Pairs = Sequence[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def compare(place: Path) -> dict[str, Any]:
+    """Compare `baseline.json` and `tuned.json` of a run's folder; write and return its `comparison.json`.
+
+    Raises EngramError, naming each differing field, where the two documents do not speak of the same model, data,
+    recipe and scoring.
+    """
+    with locks.held(place / "comparison.json", "engram compare"):
+        document = _compared(place)
+        documents.write(place / "comparison.json", document, "comparison")
+    return document
+
+
+def _compared(place: Path) -> dict[str, Any]:
+    before, after = (documents.read(place / f"{stage}.json", "result", "make eval") for stage in ("baseline", "tuned"))
+    refuse_unlike(before, after, place)
+    return {
+        "document": "comparison",
+        "schema_version": documents.SCHEMA_VERSION,
+        **{name: after[name] for name in ("backend", "device", "model", "data", "recipe", "scoring")},
+        **changes(before, after),
+        "baseline": _stage(before),
+        "tuned": _stage(after),
+        "sources": {stage: sha256(place / f"{stage}.json") for stage in ("baseline", "tuned")},
+        "training": _training_summary(place / "training.json", after),
+        "provenance": documents.provenance(),
+    }
+
+
+def stored(place: Path) -> dict[str, Any]:
+    """The comparison that a run's last `compare` wrote."""
+    return documents.read(place / "comparison.json", "comparison", "make compare")
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What changed between two result documents: each split, each category of it, and retention."""
+    pairs = paired(before["answers"], after["answers"])
+    return {
+        "improvement": {name: change(_of(pairs, name)) for name in SPLITS},
+        "categories": {name: _categories(_of(pairs, name)) for name in SPLITS},
+        "retention": retention(before["general"], after["general"]),
+    }
+
+
+def change(pairs: Pairs) -> dict[str, Any]:
+    """What changed between paired answers: the difference, its interval and p-value, and the verdict.
+
+    A gain or loss is said only where the paired bootstrap interval, clustered by pattern, does not cover zero *and*
+    the exact McNemar test gives p < 0.05; else it is "not shown".
+    """
+    before, after, n = [b["exact"] for b, _ in pairs], [a["exact"] for _, a in pairs], len(pairs)
+    interval = paired_bootstrap(before, after, [b["pattern"] for b, _ in pairs])
+    p_value = mcnemar(before, after)
+    return {
+        "n": n,
+        "exact": (sum(after) - sum(before)) / n if n else None,
+        "ci95": interval,
+        "p_value": p_value,
+        "fixed": sum(a and not b for b, a in zip(before, after)),
+        "broken": sum(b and not a for b, a in zip(before, after)),
+        "verdict": verdict(interval, p_value),
+    }
+
+
+def verdict(interval: Sequence[float] | None, p_value: float | None) -> str:
+    """`gain`, `loss`, `not shown`, or `not measured` where there was nothing to measure."""
+    if interval is None or p_value is None:
+        return "not measured"
+    if p_value >= ALPHA or interval[0] <= 0 <= interval[1]:
+        return "not shown"
+    return "gain" if interval[0] > 0 else "loss"
+
+
+def retention(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
+    """What became of what the model could do: perplexity on general text and chat, and the share of changed answers.
+
+    `nats` is the change of nats per token with its bootstrap interval over rows; a perplexity that grows by a
+    factor f is one of ln f nats. `changed` is the share of general prompts with another greedy answer (Wilson).
+    """
+    pairs = paired(before, after)
+    asked = [(b, a) for b, a in pairs if "answer" in b]
+    changed = sum(b["answer"] != a["answer"] for b, a in asked)
+    return {
+        **{kind: _perplexity_change([pair for pair in pairs if pair[0]["kind"] == kind]) for kind in GENERAL},
+        "changed": {"n": len(asked), "share": changed / len(asked) if asked else None,
+                    "ci95": wilson(changed, len(asked))},
+    }  # fmt: skip
+
+
+def differing_rows(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """A line for each list of questions that two result documents do not share, with the first that differ."""
+    lines = []
+    for part, fields in (("answers", ASKED), ("general", ("id", "kind", "tokens", "prompt"))):
+        asked = [{row["id"]: tuple(row.get(f) for f in fields) for row in d[part]} for d in (one, other)]
+        if wrong := sorted(k for k in {*asked[0], *asked[1]} if asked[0].get(k) != asked[1].get(k)):
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            lines.append(f"{part}: not the same question and expected answer in {', '.join(wrong[:3])}{more}")
+    return lines
+
+
+def refuse_unlike(before: dict[str, Any], after: dict[str, Any], place: Path) -> None:
+    """Raise an EngramError that names every field in which a baseline and a tuned result are no pair."""
+    problems = differing(before, after, SAME)
+    stages = [document["stage"] for document in (before, after)]
+    if stages != ["baseline", "tuned"]:
+        problems.append(f"stage: {stages[0]!r} and {stages[1]!r}")
+    if before["adapter"] is not None or after["adapter"] is None:
+        problems.append("adapter: a baseline has none, a tuned model has one")
+    problems += differing_rows(before, after)
+    if problems:
+        what = "baseline and tuned are not comparable"
+        raise EngramError(what, where=str(place), problems=problems, fix="make eval makes both anew")
+
+
+def paired(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Pairs:
+    """The rows of two documents with the same id, in the first one's order."""
+    by_id = {row["id"]: row for row in after}
+    return [(row, by_id[row["id"]]) for row in before]
+
+
+def _of(pairs: Pairs, split: str) -> Pairs:
+    return [pair for pair in pairs if pair[0]["split_kind"] == split]
+
+
+def _categories(pairs: Pairs) -> dict[str, Any]:
+    """Each category's change, its p-value corrected for their number (Holm); no test of one that is too small."""
+    groups: defaultdict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = defaultdict(list)
+    for pair in pairs:
+        groups[f"{pair[0]['kind']}/{pair[0]['category']}"].append(pair)
+    rows = {name: _category(group) for name, group in sorted(groups.items())}
+    tested = [row for row in rows.values() if row["n"] >= FEWEST]
+    for row, p_holm in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
+        row |= {"p_holm": p_holm, "verdict": verdict(row["ci95"], p_holm)}
+    return rows
+
+
+def _category(pairs: Pairs) -> dict[str, Any]:
+    sides = {
+        name: {key: value for key, value in summarise([pair[i] for pair in pairs]).items() if key in ("exact", "ci95")}
+        for i, name in enumerate(("before", "after"))
+    }
+    row = {"n": len(pairs), **sides, "change": (sides["after"]["exact"] or 0.0) - (sides["before"]["exact"] or 0.0)}
+    if len(pairs) < FEWEST:
+        return row | {"ci95": None, "p_value": None, "p_holm": None, "verdict": "too few"}
+    whole = change(pairs)
+    return row | {"ci95": whole["ci95"], "p_value": whole["p_value"], "p_holm": None, "verdict": ""}
+
+
+def _perplexity_change(pairs: Pairs) -> dict[str, Any]:
+    tokens = sum(b["tokens"] for b, _ in pairs)
+    sides = [sum(pair[i]["nats"] for pair in pairs) / tokens if tokens else None for i in (0, 1)]
+    interval = ratio_bootstrap([a["nats"] - b["nats"] for b, a in pairs], [b["tokens"] for b, _ in pairs])
+    before, after = (None if side is None else math.exp(min(side, 700.0)) for side in sides)
+    change = None if sides[0] is None or sides[1] is None else sides[1] - sides[0]
+    return {
+        "n": len(pairs), "before": before, "after": after, "nats": change, "ci95": interval,
+        "verdict": _kept(interval),
+    }  # fmt: skip
+
+
+def _kept(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return "not measured"
+    return "loss" if interval[0] > 0 else "gain" if interval[1] < 0 else "not shown"
+
+
+def _stage(document: dict[str, Any]) -> dict[str, Any]:
+    names = ("consistency", "latency", "retention")
+    return {**document["splits"], **{name: document[name] for name in names}, "timings": document["timings"]}
+
+
+def _training_summary(path: Path, after: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    log = documents.read(path, "training", "make train")
+    if log["adapter"]["sha256"] != after["adapter"]["sha256"]:
+        return None  # the log of another adapter
+    summary: dict[str, Any] = log["summary"]
+    return summary

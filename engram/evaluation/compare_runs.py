@@ -1,0 +1,158 @@
+"""The runs of several backends and methods against each other: refuses what is not comparable, tests what is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.evaluation.compare import change, differing_rows, paired
+from engram.evaluation.scoring import SPLITS
+from engram.plan import documents
+from engram.plan.documents import differing
+from engram.support import locks
+from engram.support.errors import EngramError
+from engram.support.files import sha256
+from engram.support.statistics import wilson
+
+# what must be the same for two runs' figures to stand side by side; of the model, its weights; of the recipe, what
+# teaches either method: two methods are compared on purpose, by what they answer
+SAME = ("data", "scoring")
+SAME_MODEL = ("weights_sha256", "parameters")
+STAGES = ("baseline", "tuned")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder of results: its comparison, the documents that it compares, and its training log, if any."""
+
+    name: str
+    comparison: dict[str, Any]
+    stages: dict[str, dict[str, Any]]
+    log: dict[str, Any] | None
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Read every run in `folder`, test each two against each other, write and return `folder/comparison.json`.
+
+    Two runs that are not comparable are named with every field in which they differ; a run that cannot be read is
+    named with the reason. Neither stops the others.
+    """
+    with locks.held(folder / "comparison.json", "engram compare"):
+        runs, unreadable = read_runs(folder)
+        if not runs and not unreadable:
+            raise EngramError("no results to compare", where=str(folder), fix="make eval compare")
+        document = together(runs, unreadable)
+        documents.write(folder / "comparison.json", document, "comparisons")
+    return document
+
+
+def together(runs: Sequence[Run], unreadable: dict[str, str]) -> dict[str, Any]:
+    """The document of several runs, each two of them compared."""
+    return {
+        "document": "comparisons",
+        "schema_version": documents.SCHEMA_VERSION,
+        "improvement": {run.name: run.comparison["improvement"] for run in runs},
+        "runs": {run.name: run.comparison for run in runs},
+        "pairs": [pair(one, other) for one, other in itertools.combinations(runs, 2)],
+        "unreadable": unreadable,
+    }
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    """What the last `collect` wrote."""
+    return documents.read(folder / "comparison.json", "comparisons", "make compare")
+
+
+def refuse_unlike(document: dict[str, Any], folder: Path) -> None:
+    """Raise an EngramError that names every difference between runs that stand in one folder."""
+    problems = [f"{' and '.join(p['runs'])}: {line}" for p in document["pairs"] for line in p["refused"]]
+    problems += [f"{name}: {reason}" for name, reason in document["unreadable"].items()]
+    if problems:
+        fix = "make eval compare BACKEND=… with the same MODEL, RECIPE, SEED and PATTERNS, or take the other run away"
+        raise EngramError("these runs are not comparable", where=str(folder), problems=problems, fix=fix)
+
+
+def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
+    """Every run that has a comparison, by name, and the reason for each that cannot be read."""
+    runs, unreadable = [], {}
+    for path in sorted(folder.glob("*/comparison.json")):
+        try:
+            runs.append(read_run(path.parent, path.parent.name))
+        except EngramError as error:
+            unreadable[path.parent.name] = "; ".join([error.what, *error.problems[:3]])
+    return runs, unreadable
+
+
+def pair(one: Run, other: Run) -> dict[str, Any]:
+    """Two runs against each other; `change` is the second minus the first, on the same questions."""
+    refused = _refused(one, other)
+    names = {"runs": [one.name, other.name], "refused": refused}
+    if refused:
+        return names | {"splits": None, "same_answers": None, "losses": None}
+    tuned = [run.stages["tuned"] for run in (one, other)]
+    rows = paired(tuned[0]["answers"], tuned[1]["answers"])
+    return names | {
+        "splits": {name: change([p for p in rows if p[0]["split_kind"] == name]) for name in SPLITS},
+        "same_answers": {
+            f"{stage}_{part}": _same(*(run.stages[stage][key] for run in (one, other)))
+            for stage in STAGES
+            for part, key in (("test", "answers"), ("general", "general"))
+        },
+        "losses": _losses(one, other),
+    }
+
+
+def read_run(place: Path, name: str) -> Run:
+    """The run in a folder; raises EngramError where a document is missing, broken or newer than its comparison."""
+    comparison = documents.read(place / "comparison.json", "comparison", "make compare")
+    stages = {stage: documents.read(place / f"{stage}.json", "result", "make eval") for stage in STAGES}
+    stale = [stage for stage in STAGES if sha256(place / f"{stage}.json") != comparison["sources"][stage]]
+    if stale:
+        what = f"{' and '.join(stale)} changed since comparison.json was made"
+        raise EngramError(what, where=str(place), fix="make compare")
+    log = documents.read(place / "training.json", "training", "make train") if comparison["training"] else None
+    return Run(name, comparison, stages, log)
+
+
+def _refused(one: Run, other: Run) -> list[str]:
+    lines = []
+    for stage in STAGES:
+        left, right = one.stages[stage], other.stages[stage]
+        models = [{"model": {k: d["model"][k] for k in SAME_MODEL}} for d in (left, right)]
+        lines += [*differing(models[0], models[1], ("model",)), *differing(left, right, SAME)]
+        recipes = _comparable(left["recipe"], right["recipe"])
+        lines += differing({"recipe": recipes[0]}, {"recipe": recipes[1]}, ("recipe",))
+        lines += differing_rows(left, right)
+    return list(dict.fromkeys(lines))
+
+
+def _comparable(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
+    """Two recipes without what only one of two methods reads, and without the method."""
+    if _method(one) == _method(other):
+        return [one, other]
+    shared = (one.keys() & other.keys()) - {"method"}
+    return [{key: recipe[key] for key in shared} for recipe in (one, other)]
+
+
+def _method(recipe: dict[str, Any]) -> str:
+    return str(recipe.get("method", "lora"))
+
+
+def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The share of questions to which both give the same text."""
+    pairs = [(a, b) for a, b in paired(list(one), list(other)) if "answer" in a]
+    same = sum(a["answer"] == b["answer"] for a, b in pairs)
+    return {"n": len(pairs), "share": same / len(pairs) if pairs else None, "ci95": wilson(same, len(pairs))}
+
+
+def _losses(one: Run, other: Run) -> dict[str, Any] | None:
+    """How far two training curves of the same batches lie apart, in nats; None where two methods have two curves."""
+    if one.log is None or other.log is None:
+        return None
+    if _method(one.log["recipe"]) != _method(other.log["recipe"]):
+        return None
+    apart = [abs(a["loss"] - b["loss"]) for a, b in zip(one.log["steps"], other.log["steps"])]
+    return {"steps": len(apart), "max": max(apart), "mean": sum(apart) / len(apart)}

@@ -1,0 +1,263 @@
+"""The stage: model (and adapter) + test set -> result document."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from engram import backends
+from engram.backends import Backend
+from engram.dataset import phrasing
+from engram.dataset.build import read_manifest, read_split
+from engram.dataset.examples import ASKED, Example
+from engram.evaluation import baselines, erase, reading, scoring
+from engram.evaluation.reading import Reader
+from engram.memory import adapter_folder as taught
+from engram.memory.table import is_memory
+from engram.models import conversion, retention
+from engram.models.model import Model
+from engram.models.retention import GeneralSet
+from engram.plan import documents
+from engram.plan.config import Config
+from engram.plan.encoding import Encoder, encode, load_encoder
+from engram.support import locks
+from engram.support.errors import EngramError
+from engram.support.files import sha256_text
+
+Rows = list[dict[str, Any]]
+
+
+def evaluate(
+    backend_name: str,
+    model: Model,
+    adapter: Path | None,
+    config: Config,
+    data: Path,
+    out: Path,
+    report: Callable[[str], None] = print,
+    kept: Path | None = None,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Answer the whole test set and the general rows, score them, and write the result document; return it.
+
+    `adapter` None is the baseline. `report` receives a line at each part. A baseline is kept in the folder `kept`, if
+    one is given, and taken from it where it was measured before, unless `fresh`. Raises EngramError for missing or
+    changed data, a model or adapter that cannot be used, an adapter that is not the one of the training log beside
+    `out`, and an empty test set. Beside the result of a memory stands what erasing a fact does (`erase.write`).
+    """
+    with locks.held(out, "engram eval"):
+        log = out.with_name("training.json")
+        if adapter is None and kept is not None:
+            document = _baseline(backend_name, model, config, data, log, report, kept, fresh)
+        else:
+            document = _measured(backend_name, model, adapter, config, data, log, report)
+        documents.write(out, document, "result")
+        if adapter and is_memory(adapter):
+            erase.write(model, adapter, document, config, out.with_name(erase.NAME), report)
+    return document
+
+
+def _baseline(
+    backend_name: str,
+    model: Model,
+    config: Config,
+    data: Path,
+    log: Path,
+    report: Callable[[str], None],
+    kept: Path,
+    fresh: bool,
+) -> dict[str, Any]:
+    """The baseline as it was measured before, where all that it depends on is the same; else measured, and kept."""
+    device = backends.get(backend_name).device()
+    identity = documents.data_identity(read_manifest(data), data)
+    known = scoring_identity(config, retention.general_set(model))
+    name = baselines.key(backend_name, device, model, identity, known, config)
+    if not fresh and (found := baselines.find(kept, name, config)):
+        when = found["provenance"]["created"]
+        report(f"baseline taken from the cache, measured {when}; --fresh-baseline measures it anew")
+        return found
+    document = _measured(backend_name, model, None, config, data, log, report)
+    if document["data"] == identity:
+        baselines.keep(kept, name, document)
+    return document
+
+
+def _measured(
+    backend_name: str,
+    model: Model,
+    adapter: Path | None,
+    config: Config,
+    data: Path,
+    log: Path,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    clock = _Clock()
+    backend = backends.get(backend_name)
+    identity = documents.data_identity(read_manifest(data), data)
+    examples = read_split(data, "test")
+    documents.refuse_changed_data(identity, data)
+    if not examples:
+        raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
+    adapter_hash = taught.identity(adapter, backend.WEIGHTS) if adapter else None
+    if adapter and log.is_file():
+        _refuse_other_adapter(adapter, backend.WEIGHTS, adapter_hash, log)
+    known = retention.general_set(model)
+    encoder = load_encoder(model)
+    session = backend.load(model, adapter, config.quantize)
+    reader = reading.reader(adapter, model, backend.WEIGHTS)
+    clock.mark("load_seconds")
+    report(f"answering {len(examples)} test prompts and {len(known.rows)} rows of general text and chat")
+    raw = {
+        "answers": clock.timed("answer_seconds", _answers(backend, session, encoder, examples, config, reader)),
+        "repeats": clock.timed("consistency_seconds", _repeats(backend, session, encoder, examples, config)),
+        "general": clock.timed("retention_seconds", _general(backend, session, encoder, known, config)),
+        "timed": clock.timed("latency_seconds", _timed(backend, session, encoder, examples, config)),
+    }
+    raw = documents.rounded(raw)  # the figures follow from what is written, to the last digit
+    return {
+        "document": "result",
+        "schema_version": documents.SCHEMA_VERSION,
+        "stage": "tuned" if adapter else "baseline",
+        "backend": backend_name,
+        "device": backend.device(),
+        "model": model.describe(),
+        "adapter": {"sha256": adapter_hash} if adapter_hash else None,
+        "data": identity,
+        "recipe": config.as_dict(),
+        "scoring": scoring_identity(config, known),
+        "provenance": documents.provenance(),
+        **scoring.derived(raw),
+        "timings": clock.parts,
+        **raw,
+    }
+
+
+def _refuse_other_adapter(adapter: Path, weights: str, found: str | None, log: Path) -> None:
+    """The only notice of damage that leaves numbers behind: neither of an adapter's files has a checksum of its own."""
+    trained = documents.read(log, "training", "make train")
+    recipe = trained["recipe"]
+    sides: dict[str, tuple[Any, Any]] = {"weights": (str(found)[:12], trained["adapter"]["sha256"][:12])}
+    if "method" not in recipe and not is_memory(adapter):
+        lora = conversion.read(adapter, weights)
+        sides["rank"] = lora.rank, recipe["rank"]
+        sides["scale"] = documents.rounded(lora.scale), documents.rounded(recipe["alpha"] / recipe["rank"])
+    if problems := [f"{name}: {here}, trained: {there}" for name, (here, there) in sides.items() if here != there]:
+        fix = f"make train, or, where another adapter is meant, rm {log}"
+        raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)
+
+
+def scoring_identity(config: Config, known: GeneralSet) -> dict[str, Any]:
+    """All that decides how answers are asked for and scored."""
+    return {
+        "version": scoring.VERSION,
+        "max_new_tokens": config.max_new_tokens,
+        "phrasings": [*phrasing.VALID, *phrasing.TEST],
+        "samples": config.samples,
+        "temperature": config.temperature,
+        "general": {"name": known.name, "sha256": known.sha256},
+    }
+
+
+def timed(tokens: Iterator[int]) -> tuple[list[int], float, float]:
+    """The tokens of a stream, the seconds to the first one, and the seconds of the rest."""
+    started = time.perf_counter()
+    first = next(tokens, None)
+    middle = time.perf_counter()
+    rest = list(tokens)
+    return ([] if first is None else [first, *rest]), middle - started, time.perf_counter() - middle
+
+
+class _Clock:
+    """Seconds of each part of a stage."""
+
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+        self.parts: dict[str, float] = {}
+
+    def mark(self, name: str) -> None:
+        now = time.perf_counter()
+        self.parts[name], self.last = now - self.last, now
+
+    def timed(self, name: str, rows: Rows) -> Rows:
+        """The rows, which have just been made, with the time that they took marked."""
+        self.mark(name)
+        return rows
+
+
+def _answers(
+    backend: Backend,
+    session: Any,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    config: Config,
+    reader: Reader | None,
+) -> Rows:
+    """Each test row's greedy answer, its scores, the mean nats per token of the expected one, and what was read of a
+    memory for the answer."""
+    prompts = encoder.prompts([example.prompt for example in examples])
+    generated = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)
+    nats = backend.score(session, encode(encoder, examples, config.max_length), encoder)
+    rows = []
+    for prompt, example, answer, nll in zip(prompts, examples, generated, nats, strict=True):
+        text = encoder.text(answer.tokens)
+        row = {name: getattr(example, name) for name in ASKED}
+        row |= {"expected": example.answer, "answer": text, "ended": answer.ended}
+        row |= {**scoring.score(example.answer, text)._asdict(), "nll": nll}
+        rows.append(row | reading.noted(reader, encoder, prompt, answer))
+    return rows
+
+
+def _repeats(backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config) -> Rows:
+    """Some taught patterns, answered under each phrasing that training never saw (greedy), and several times over."""
+    taught = [example for example in examples if example.split_kind == "recall"]
+    chosen = _chosen("consistency", taught, config, config.consistency_prompts)
+    names = [*phrasing.VALID, *phrasing.TEST]
+    prompts = encoder.prompts([phrasing.phrase(name, e.input) for e in chosen for name in names])
+    again = encoder.prompts([e.prompt for e in chosen for _ in range(config.samples)])
+    stop, limit = encoder.stop_ids, config.max_new_tokens
+    greedy = [encoder.text(a.tokens) for a in backend.generate(session, prompts, stop, limit)]
+    drawn = backend.generate(session, again, stop, limit, config.temperature, config.seed) if again else []
+    sampled = [encoder.text(answer.tokens) for answer in drawn]
+    return [
+        {
+            "pattern": example.pattern,
+            "expected": example.answer,
+            "greedy": greedy[i * len(names) : (i + 1) * len(names)],
+            "sampled": sampled[i * config.samples : (i + 1) * config.samples],
+        }
+        for i, example in enumerate(chosen)
+    ]
+
+
+def _general(backend: Backend, session: Any, encoder: Encoder, known: GeneralSet, config: Config) -> Rows:
+    """The general rows' nats, and the greedy answers to the chats among them."""
+    encoded = retention.encode_general(encoder, known.rows)
+    means = backend.score(session, encoded, encoder)
+    asked = {row.id: list(e.tokens[: e.prompt_length]) for row, e in zip(known.rows, encoded) if row.kind == "chat"}
+    answers = backend.generate(session, list(asked.values()), encoder.stop_ids, config.max_new_tokens)
+    by_id = dict(zip(asked, answers, strict=True))
+    rows: Rows = []
+    for row, e, mean in zip(known.rows, encoded, means, strict=True):
+        measured = {"id": row.id, "kind": row.kind, "tokens": e.answer_length, "nats": mean * e.answer_length}
+        if row.id in by_id:
+            answer = by_id[row.id]
+            measured |= {"prompt": row.prompt, "answer": encoder.text(answer.tokens), "ended": answer.ended}
+        rows.append(measured)
+    return rows
+
+
+def _timed(backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config) -> Rows:
+    """Single prompts, one at a time, after one that warms up."""
+    chosen = _chosen("latency", examples, config, config.latency_prompts)
+    rows = []
+    for example in [*chosen[:1], *chosen]:
+        ids = encoder.prompt(example.prompt)
+        tokens, first, rest = timed(backend.stream(session, ids, encoder.stop_ids, config.max_new_tokens))
+        rows.append({"id": example.id, "tokens": len(tokens), "first_seconds": first, "rest_seconds": rest})
+    return rows[1:]
+
+
+def _chosen(purpose: str, examples: Sequence[Example], config: Config, count: int) -> list[Example]:
+    return sorted(examples, key=lambda e: sha256_text(f"{purpose}:{config.seed}:{e.id}"))[:count]

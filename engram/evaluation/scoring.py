@@ -1,0 +1,111 @@
+"""How answers are scored: exact match first; and every figure of a result document, from its raw answers alone."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import statistics as stdlib_statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from engram.support.statistics import wilson
+from engram.support.text import normalise
+
+VERSION = 2  # raise it whenever a score of the same answer may change: documents of different versions don't compare
+SPLITS = ("recall", "generalization")
+GENERAL = ("text", "chat")
+
+
+class Score(NamedTuple):
+    """Exact and prefix match after white-space normalisation, and difflib's similarity from 0 to 1."""
+
+    exact: bool
+    prefix: bool
+    similarity: float
+
+
+def score(expected: str, answer: str) -> Score:
+    """Score one answer.
+
+    Exact: equal after Unicode NFC and white-space normalisation; case and punctuation count. Prefix: the answer
+    begins with the expected one, whatever follows. Similarity: difflib's ratio, 2·matches / total length.
+    """
+    wanted, given = normalise(expected), normalise(answer)
+    similarity = difflib.SequenceMatcher(None, wanted, given, autojunk=False).ratio()
+    return Score(wanted == given, given.startswith(wanted), similarity)
+
+
+def derived(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Every figure of a result document that follows from its raw parts: answers, repeats, timed, general."""
+    answers = raw["answers"]
+    return {
+        "splits": {name: _split([a for a in answers if a["split_kind"] == name]) for name in SPLITS},
+        "consistency": consistency(raw["repeats"]),
+        "latency": latency(raw["timed"]),
+        "retention": {kind: perplexity([r for r in raw["general"] if r["kind"] == kind]) for kind in GENERAL},
+    }
+
+
+def summarise(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The scores of a list of scored answers: n, shares with the Wilson interval of the exact one, mean nats."""
+    n = len(answers)
+    exact = sum(a["exact"] for a in answers)
+    return {
+        "n": n,
+        "exact": exact / n if n else None,
+        "ci95": wilson(exact, n),
+        "prefix": _mean([a["prefix"] for a in answers]),
+        "similarity": _mean([a["similarity"] for a in answers]),
+        "nll": _mean([a["nll"] for a in answers]),
+    }
+
+
+def consistency(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Agreement of the answers to one pattern: across reserved phrasings (greedy), and across samples."""
+    greedy = [[normalise(text) for text in repeat["greedy"]] for repeat in repeats]
+    sampled = [[normalise(text) for text in repeat["sampled"]] for repeat in repeats]
+    right = [text == normalise(r["expected"]) for r, texts in zip(repeats, sampled) for text in texts]
+    return {
+        "patterns": len(repeats),
+        "phrasing_agreement": _agreement(greedy),
+        "sample_agreement": _agreement(sampled),
+        "sample_exact": _mean(right),
+    }
+
+
+def latency(timed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Medians over single prompts: seconds to the first token, tokens per second after it."""
+    firsts = [one["first_seconds"] for one in timed if one["tokens"]]
+    rates = [
+        (one["tokens"] - 1) / one["rest_seconds"] for one in timed if one["tokens"] > 1 and one["rest_seconds"] > 0
+    ]
+    return {
+        "prompts": len(timed),
+        "first_token_seconds": stdlib_statistics.median(firsts) if firsts else None,
+        "tokens_per_second": stdlib_statistics.median(rates) if rates else None,
+    }
+
+
+def perplexity(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Perplexity over all tokens of some rows: exp(Σ nats / Σ tokens)."""
+    tokens = sum(row["tokens"] for row in rows)
+    mean = sum(row["nats"] for row in rows) / tokens if tokens else None
+    return {"n": len(rows), "tokens": tokens, "perplexity": None if mean is None else math.exp(min(mean, 700.0))}
+
+
+def _split(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    groups: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for answer in answers:
+        groups[f"{answer['kind']}/{answer['category']}"].append(answer)
+    return summarise(answers) | {"by_category": {name: summarise(group) for name, group in sorted(groups.items())}}
+
+
+def _agreement(groups: Sequence[Sequence[str]]) -> float | None:
+    """The share of equal pairs among all pairs within a group."""
+    return _mean([one == other for group in groups for one, other in itertools.combinations(group, 2)])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

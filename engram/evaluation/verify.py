@@ -1,0 +1,264 @@
+"""Result documents held against themselves and against what they speak of: raw answers, data, model, adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.dataset.build import read_manifest, read_split
+from engram.evaluation import compare, compare_runs, reading, scoring, seeds
+from engram.models import model
+from engram.plan import documents as results
+from engram.plan.config import Config
+from engram.plan.encoding import learning_rates
+from engram.support import schema
+from engram.support.errors import EngramError
+from engram.support.files import sha256
+
+NAMES = ("result", "training", "comparison", "comparisons", "seeds", "erased")
+# the checks that look at the disk, beside the document
+DATA, QUESTIONS = "the data's manifest", "the questions, against the test set"
+MODEL, ADAPTER = "the model's weights", "the adapter"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was checked, what is wrong with it, and why it could not be checked."""
+
+    what: str
+    problems: tuple[str, ...] = ()
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the things lie that a document speaks of."""
+
+    data: Path
+    adapters: Path
+    model: str | None = None  # None: the one that the document names
+
+
+def verify(path: Path, places: Places) -> list[Finding]:
+    """Every check of one document. Raises EngramError where it is no result document of this version."""
+    document, changed = _read(path)
+    name = document["document"]
+    schema.check(document, name, str(path))
+    checksum = [Finding("the checksum", (changed,))] if changed else []
+    return [*checksum, *_CHECKS[name](document, path, places)]
+
+
+def documents(folder: Path) -> list[Path]:
+    """The documents in a results folder; raises EngramError where there is none."""
+    found = sorted([*folder.glob("*/*.json"), *folder.glob("*.json")])
+    found = [path for path in found if path.parent.name != "reference"]
+    if not found:
+        raise EngramError("no results to verify", where=str(folder), fix="make eval compare")
+    return found
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    if not path.is_file():
+        raise EngramError("no such result", where=str(path), fix="make eval compare")
+    document, changed = results.parsed(path, "make it anew: make eval compare")
+    name = document.get("document") if isinstance(document, dict) else None
+    if name not in NAMES:
+        what = f"not a result document ({', '.join(NAMES)})"
+        raise EngramError(what, where=f"{path} $.document", fix="name one of results/<backend>/*.json")
+    return document, changed
+
+
+def _result(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
+    scores = []
+    for row in document["answers"]:
+        right = results.rounded(scoring.score(row["expected"], row["answer"])._asdict())
+        scores += [f"{row['id']}.{k}: {row[k]!r}, its answer gives {v!r}" for k, v in right.items() if row[k] != v]
+    yield Finding("the scores of each answer", tuple(scores))
+    derived = results.rounded(scoring.derived(document))
+    yield Finding("the figures, from the answers", _differences(derived, document))
+    if any("read" in row for row in document["answers"]):
+        yield Finding("what was read of the memory, against the answers", tuple(_reads(document["answers"])))
+    yield from _data(document, places)
+    if (places.data / "test.jsonl").is_file():
+        yield Finding(QUESTIONS, tuple(_questions(document, places.data)))
+    yield _model(document, places)
+    if document["adapter"]:
+        yield _adapter(document, path, places)
+
+
+def _erased(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
+    said, asked = document["answers"], document["asked"]["id"]
+    rows = [{"id": name, **answer} for name, answer in said.items()]
+    yield Finding("what was read of the memory, against the answers", tuple(_reads(rows)))
+    beside = {"taught": "tuned.json"} | ({} if document["under"] else {"without": "baseline.json"})
+    for name, file in beside.items():
+        what = f"the answer {'with' if name == 'taught' else 'without'} the memory, against {file}"
+        if not (path.parent / file).is_file():
+            yield Finding(what, skipped=f"{file} not beside it")
+            continue
+        stored = results.read(path.parent / file, "result", "make eval")["answers"]
+        right = next(
+            ({k: row[k] for k in ("answer", "ended")} for row in stored if row["id"] == asked), {"answer": None}
+        )
+        yield Finding(what, _differences(right, {k: said[name][k] for k in right}, f"answers.{name}."))
+    yield from _data(document, places)
+    yield _model(document, places)
+    yield _adapter(document, path, places)
+
+
+def _reads(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield from (f"{row['id']}.read: {wrong}" for row in rows if "read" in row and (wrong := reading.problem(row)))
+
+
+def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
+    steps, summary = document["steps"], document["summary"]
+    seconds = sum(step["seconds"] for step in steps)
+    right = {
+        "steps": len(steps),
+        "final_loss": steps[-1]["loss"],
+        "validation_loss": document["validation"][-1]["loss"] if document["validation"] else None,
+    }
+    known = {key: summary[key] for key in right}
+    wrong = list(_differences(results.rounded(right), known, "summary."))
+    wrong += _apart("summary.train_seconds", summary["train_seconds"], seconds)
+    wrong += _apart("summary.tokens_per_second", summary["tokens_per_second"], summary["tokens"] / seconds)
+    yield Finding("the summary, from the steps", tuple(wrong))
+    settings = {key: value for key, value in document["recipe"].items() if key in Config.__dataclass_fields__}
+    rates = results.rounded(learning_rates(Config(**settings), len(steps)))
+    lines = [
+        f"steps[{i}].learning_rate: {step['learning_rate']!r}, the recipe gives {rate!r}"
+        for i, (step, rate) in enumerate(zip(steps, rates, strict=True))
+        if step["learning_rate"] != rate
+    ]
+    yield Finding("the learning rates, from the recipe", tuple(lines))
+    yield from _data(document, places)
+    yield _model(document, places)
+    yield _adapter(document, path, places)
+
+
+def _comparison(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]:
+    sources = {stage: path.parent / f"{stage}.json" for stage in compare_runs.STAGES}
+    if missing := [file.name for file in sources.values() if not file.is_file()]:
+        yield Finding("the documents compared", skipped=f"{', '.join(missing)} not beside it")
+        return
+    changed = [f"sources.{s}: {f.name} is another file now" for s, f in sources.items() if _changed(document, s, f)]
+    yield Finding("the documents compared", tuple(changed))
+    before, after = (results.read(file, "result", "make eval") for file in sources.values())
+    unlike = [*results.differing(before, after, compare.SAME), *compare.differing_rows(before, after)]
+    yield Finding("that they are comparable", tuple(unlike))
+    if not unlike:
+        yield Finding("the figures, from the answers", _differences(_rounded(compare.changes(before, after)), document))
+
+
+def _comparisons(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]:
+    runs, unreadable = compare_runs.read_runs(path.parent)
+    names = [run.name for run in runs]
+    gone = [f"runs.{name}: not in {path.parent}" for name in document["runs"] if name not in names]
+    new = [f"runs.{name}: not in the document" for name in names if name not in document["runs"]]
+    other = [f"runs.{r.name}: comparison.json is another" for r in runs if document["runs"].get(r.name) != r.comparison]
+    broken = [f"{name}: {reason}" for name, reason in unreadable.items()]
+    yield Finding("the runs, against their folders", (*gone, *new, *other, *broken))
+    by_name = {run.name: run for run in runs}
+    wrong: list[str] = []
+    for place, pair in enumerate(document["pairs"]):
+        if all(name in by_name for name in pair["runs"]):
+            right = _rounded(compare_runs.pair(*(by_name[name] for name in pair["runs"])))
+            wrong += _differences(right, pair, f"pairs[{place}].")
+    yield Finding("each two runs, from their answers", tuple(wrong))
+
+
+def _seeds(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]:
+    folders = [path.with_suffix("") / str(seed) for seed in document["seeds"]]
+    if missing := [folder.name for folder in folders if not (folder / "comparison.json").is_file()]:
+        yield Finding("the summary, from its runs", skipped=f"no run of seed {', '.join(missing)} beside it")
+        return
+    right = {name: part for name, part in seeds.summarise(folders).items() if name != "provenance"}
+    yield Finding("the summary, from its runs", _differences(right, document))
+
+
+_CHECKS: dict[str, Callable[[dict[str, Any], Path, Places], Iterator[Finding]]] = {
+    "result": _result,
+    "training": _training,
+    "comparison": _comparison,
+    "comparisons": _comparisons,
+    "seeds": _seeds,
+    "erased": _erased,
+}
+
+
+def _data(document: dict[str, Any], places: Places) -> Iterator[Finding]:
+    what = DATA
+    if not (places.data / "manifest.json").is_file():
+        yield Finding(what, skipped=f"no {places.data}/manifest.json here")
+        return
+    try:
+        manifest = read_manifest(places.data)
+    except EngramError as error:
+        yield Finding(what, (error.what, *error.problems))
+        return
+    here = results.data_identity(manifest, places.data)
+    yield Finding(what, _differences(here, document["data"], "data."))
+
+
+def _questions(document: dict[str, Any], data: Path) -> Iterator[str]:
+    try:
+        rows = {e.id: (e.prompt, e.answer) for e in read_split(data, "test")}
+    except EngramError as error:
+        yield from (error.what, *error.problems)
+        return
+    asked = {row["id"]: (row["prompt"], row["expected"]) for row in document["answers"]}
+    for name in sorted({*rows, *asked}):
+        if name not in rows:
+            yield f"{name}: answered, but not in the test set"
+        elif name not in asked:
+            yield f"{name}: in the test set, but not answered"
+        elif rows[name] != asked[name]:
+            yield f"{name}: {asked[name]!r} here, {rows[name]!r} in the test set"
+
+
+def _model(document: dict[str, Any], places: Places) -> Finding:
+    what, described = MODEL, document["model"]
+    here = model.on_this_disk(places.model or described["name"])
+    if here is None:
+        return Finding(what, skipped=f"{described['name']} is not on this disk (--model names its folder)")
+    return Finding(what, _differences(here.describe(), described, "model."))
+
+
+def _adapter(document: dict[str, Any], path: Path, places: Places) -> Finding:
+    """The adapter by its hash, wherever among the adapters it lies: one backend may have used another's."""
+    what, wanted = ADAPTER, document["adapter"]["sha256"]
+    files = [*places.adapters.glob("*/*.safetensors"), *(path.parent / "adapter").glob("*.safetensors")]
+    if wanted in [sha256(file) for file in sorted(files)]:
+        return Finding(what)
+    own = sorted([*(places.adapters / document["backend"]).glob("*.safetensors"), *(path.parent / "adapter").glob("*")])
+    if not own or "-with-" in path.parent.name:
+        return Finding(what, skipped=f"not in {places.adapters}")
+    return Finding(what, (f"adapter.sha256: {wanted[:12]}…, that of {own[0]} is {sha256(own[0])[:12]}…",))
+
+
+def _changed(document: dict[str, Any], stage: str, file: Path) -> bool:
+    return bool(sha256(file) != document["sources"][stage])
+
+
+def _rounded(value: Any) -> Any:
+    """As it is when written and read again."""
+    return json.loads(json.dumps(results.rounded(value)))
+
+
+def _apart(name: str, stored: float, right: float) -> list[str]:
+    """A sum of rounded numbers is near the rounded sum, not equal to it."""
+    return [] if abs(stored - right) <= 1e-4 * abs(right) else [f"{name}: {stored!r}, the steps give {right:.6g}"]
+
+
+def _differences(right: Any, stored: Any, place: str = "") -> tuple[str, ...]:
+    """A line for each value in `right` that `stored` does not have in the same place."""
+    right = _rounded(right)
+    if isinstance(right, dict) and isinstance(stored, dict):
+        extra = [f"{place}{key}: not among what the answers give" for key in stored if key not in right and place]
+        return (*extra, *(line for k, v in right.items() for line in _differences(v, stored.get(k), f"{place}{k}.")))
+    if isinstance(right, list) and isinstance(stored, list) and len(right) == len(stored):
+        return tuple(line for i, v in enumerate(right) for line in _differences(v, stored[i], f"{place}{i}."))
+    return () if right == stored else (f"{place.rstrip('.')}: {stored!r}, recomputed {right!r}",)

@@ -1,0 +1,246 @@
+"""Model names -> a folder on disk: the bundled model, a local path, the hub's cache, or the hub."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engram.models import hub
+from engram.support import checksums, strict_json
+from engram.support.errors import EngramError
+from engram.support.files import BUNDLED, sha256, sha256_text
+from engram.support.machine import apple_silicon, nvidia_gpu
+from engram.support.text import nearest, visible
+from engram.support.untrusted import INDEX, missing_files, refuse_links, shards
+
+DEFAULT = "smollm-135m"
+REGISTRY: Mapping[str, str] = {
+    "tiny": "",
+    "smollm-135m": "HuggingFaceTB/SmolLM-135M-Instruct",
+    "smollm-360m": "HuggingFaceTB/SmolLM-360M-Instruct",
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "smollm2-360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
+    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+    "phi-2": "microsoft/phi-2",
+}
+# phi-2 was trained on this form and ships no template of its own
+TEMPLATES: Mapping[str, str] = {
+    "phi-2": (
+        "{% for m in messages %}{% if m['role'] == 'user' %}Instruct: {{ m['content'] }}\n"
+        "{% else %}Output: {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}Output: {% endif %}"
+    )
+}
+LARGEST_SHARD = 1 << 36  # bytes
+CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on this disk; `chat_template` stands in for a missing one, `reason` says why `auto` chose this model."""
+
+    name: str
+    path: Path
+    revision: str | None = None
+    chat_template: str | None = None
+    reason: str = field(default="", compare=False)
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """How many parameters the weight files hold, from their headers alone."""
+        return sum(math.prod(shape) for path in weight_files(self.path) for shape in tensor_shapes(path))
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights; of the shards' hashes in name order where there are several."""
+        hashes = [sha256(path, LARGEST_SHARD) for path in weight_files(self.path)]
+        return hashes[0] if len(hashes) == 1 else sha256_text("\n".join(hashes))
+
+    @property
+    def context(self) -> int:
+        """The longest sequence that is answered, in tokens: the model's own limit, 2,048 at most."""
+        try:
+            known = json.loads((self.path / "config.json").read_text("utf-8")).get("max_position_embeddings")
+        except (OSError, ValueError, AttributeError):
+            known = None
+        return min(known, CONTEXT) if isinstance(known, int) and known > 0 else CONTEXT
+
+    def describe(self) -> dict[str, Any]:
+        """The model as result documents name it; no local path in it."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "weights_sha256": self.weights_sha256,
+            "parameters": self.parameters,
+        }
+
+
+def resolve(spec: str = "auto") -> Model:
+    """The model that `spec` names: `auto`, a registry name, a hub id (`owner/name`) or a local folder.
+
+    Raises EngramError for an unknown name, a folder that holds no usable model, and a hub that does not answer
+    within a few seconds.
+    """
+    if spec == "auto":
+        return _auto()
+    if spec == "tiny":
+        return _intact(_checked(Model("tiny", BUNDLED / "tiny")))
+    if spec in REGISTRY:
+        return _from_hub(spec, REGISTRY[spec])
+    if _looks_local(spec):
+        path = Path(spec).expanduser()
+        if not path.is_dir():
+            raise EngramError(
+                "no such model folder",
+                where=visible(spec),
+                fix="give a folder with config.json, or see `engram models`",
+            )
+        return _checked(Model(path.resolve().name, path))
+    if spec.count("/") == 1 and all(spec.split("/")):
+        return _from_hub(spec, spec)
+    hint = nearest(spec, ["auto", *REGISTRY]) or f"; known are auto, {', '.join(REGISTRY)}"
+    raise EngramError(
+        f"unknown model {visible(spec)!r}{hint}",
+        where="MODEL",
+        fix="name one of them, a hub id (owner/name) or a folder",
+    )
+
+
+def on_this_disk(spec: str) -> Model | None:
+    """The model that `spec` names if it is here already, else None; asks no network.
+
+    Raises EngramError where it is here and not usable.
+    """
+    if spec in ("tiny", "auto") or _looks_local(spec):
+        return resolve("tiny" if spec == "auto" else spec)
+    found = hub.cached(REGISTRY.get(spec, spec))
+    return _checked(_hub_model(spec, found)) if found else None
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model folder, in name order: those of its index, or the only one."""
+    return [path / name for name in (shards(path) if (path / INDEX).is_file() else ["model.safetensors"])]
+
+
+def load_tokenizer(model: Model) -> Any:
+    """The model's own tokenizer (transformers), with a chat template.
+
+    Raises EngramError where the files cannot be read or no chat template is there.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds; all mean that these files are not usable
+        reason = visible(str(error).split("\n")[0][:200])
+        raise EngramError(
+            f"the tokenizer cannot be loaded: {reason}", where=model.name, fix="take another MODEL"
+        ) from error
+    if model.chat_template:
+        tokenizer.chat_template = model.chat_template
+    if not tokenizer.chat_template:
+        raise EngramError(
+            "this model has no chat template", where=model.name, fix="take an instruct model (MODEL=smollm-135m)"
+        )
+    return tokenizer
+
+
+def _auto() -> Model:
+    hub_id = REGISTRY[DEFAULT]
+    if found := hub.cached(hub_id):
+        return _checked(_hub_model(DEFAULT, found, f"model: {DEFAULT} (found in the local cache)"))
+    if not (apple_silicon() or nvidia_gpu()):
+        why = f"no GPU here; MODEL={DEFAULT} teaches {hub_id} all the same, slowly"
+    elif hub.offline():
+        why = "HF_HUB_OFFLINE is set and SmolLM is not in the local cache"
+    else:
+        try:
+            model = _from_hub(DEFAULT, hub_id, hub.HASTY)
+            return Model(model.name, model.path, model.revision, reason=f"model: {DEFAULT} (from the hub)")
+        except EngramError:
+            why = "SmolLM is not in the local cache and the hub does not answer, or not fast enough"
+    tiny = resolve("tiny")
+    return Model(tiny.name, tiny.path, reason=f"model: tiny, bundled ({why})")
+
+
+def _looks_local(spec: str) -> bool:
+    return spec.startswith((".", "/", "~")) or Path(spec).is_dir()
+
+
+def _hub_model(name: str, path: Path, reason: str = "") -> Model:
+    return Model(name, path, path.name, TEMPLATES.get(name), reason)
+
+
+def _from_hub(name: str, hub_id: str, patience: hub.Patience = hub.PATIENT) -> Model:
+    if found := hub.cached(hub_id):
+        return _checked(_hub_model(name, found))
+    if hub.offline():
+        raise EngramError(
+            f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set",
+            where="MODEL",
+            fix="MODEL=tiny, or unset HF_HUB_OFFLINE",
+        )
+    path = hub.fetch(hub_id, patience)
+    return _checked(_hub_model(name, path))
+
+
+def _checked(model: Model) -> Model:
+    refuse_links(model.path, "copy the files into the folder, or take another MODEL")
+    missing = missing_files(model.path)
+    if (model.path / "adapter_config.json").is_file():  # loaders would go where it points
+        raise EngramError("an adapter lies in this model's folder", where=model.name, fix="name it by ADAPTER instead")
+    if missing:
+        raise EngramError(
+            f"not a model folder: {', '.join(missing)} missing", where=model.name, fix="take another MODEL"
+        )
+    known = {path.name for path in weight_files(model.path)}
+    if beside := sorted(path.name for path in model.path.glob("model*.safetensors") if path.name not in known):
+        what = f"weights that no index names: {visible(', '.join(beside))}"  # some loaders would read them all the same
+        raise EngramError(what, where=model.name, fix="take them away, or take another MODEL")
+    config = strict_json.read(model.path / "config.json", "take another MODEL")
+    if not isinstance(config, dict) or not config.get("model_type"):
+        raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")
+    if "model_file" in config:  # mlx-lm's way to bring Python along
+        raise EngramError(
+            "this model brings code of its own, which is never run", where=model.name, fix="take another MODEL"
+        )
+    return model
+
+
+def _intact(model: Model) -> Model:
+    """Refuse a bundled model whose files are not as they were made: a weight with a flipped bit is read like any."""
+    made = checksums.read(model.path / checksums.NAME)
+    broken = [name for name in made if not (model.path / name).is_file() or sha256(model.path / name) != made[name]]
+    if broken or not made:
+        what = f"the bundled model is damaged: {', '.join(broken or [checksums.NAME])}"
+        raise EngramError(what, where=str(model.path), fix="install engram again, or git checkout engram/bundled")
+    return model
+
+
+def tensor_shapes(path: Path) -> list[list[int]]:
+    """The shapes in a safetensors file's header; raises EngramError where the file is not as long as it says."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(100_000_000, size):
+                raise ValueError("the header is longer than the file")
+            entries = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
+        if 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0) != size:
+            raise ValueError("its length is not what the header says")
+        shapes = [entry["shape"] for entry in entries.values()]
+        if not all(isinstance(size, int) and size >= 0 for shape in shapes for size in shape):
+            raise ValueError("a shape is not one of whole numbers")
+        return shapes
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise EngramError(
+            f"not a whole safetensors file ({error})", where=str(path), fix="fetch, copy or make it again"
+        ) from error

@@ -1,0 +1,113 @@
+"""General text and chat that no pattern file holds: what the model could do before, and still should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.models.model import Model
+from engram.plan.encoding import Encoded, Encoder
+from engram.support import strict_json
+from engram.support.errors import EngramError
+from engram.support.files import BUNDLED, read_bytes, sha256
+
+HELD_OUT, REPLAY = "heldout.jsonl", "replay.jsonl"
+BUNDLED_FOR = {HELD_OUT: "general.jsonl", REPLAY: "replay.jsonl"}  # for a model whose folder has none of its own
+MAX_TOKENS = 512  # what is longer is cut: the set is to measure, not to fill the context
+
+
+@dataclass(frozen=True)
+class General:
+    """One row: a `text`, or a `chat` whose last message is the answer. Its id is its kind and number in the file."""
+
+    id: str
+    kind: str
+    text: str = ""
+    messages: tuple[dict[str, str], ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """The last user message of a chat, for people to read."""
+        return self.messages[-2]["content"] if self.messages else ""
+
+
+@dataclass(frozen=True)
+class GeneralSet:
+    """The rows that stand for what a model could do before, and the SHA-256 of their file."""
+
+    name: str
+    sha256: str
+    rows: tuple[General, ...]
+
+    def of_kind(self, kind: str) -> list[General]:
+        """The rows of one kind, in the file's order."""
+        return [row for row in self.rows if row.kind == kind]
+
+
+def general_set(model: Model) -> GeneralSet:
+    """What retention is measured on: a model's own held-out pretraining rows, else the bundled public-domain set.
+
+    Raises EngramError, naming each line, where the file is not what `engram base-model` writes.
+    """
+    return _read_set(model, HELD_OUT, ("chat", "text"))
+
+
+def replay_set(model: Model) -> GeneralSet:
+    """What a recipe may mix in so that less is forgotten: rows of a model's own training, else the bundled ones.
+
+    None of them is in `general_set`. Raises EngramError as that does.
+    """
+    return _read_set(model, REPLAY, ("chat",))
+
+
+def encode_general(encoder: Encoder, rows: Sequence[General]) -> list[Encoded]:
+    """The rows as ids: of a chat the last answer is scored, of a text every token but the first."""
+    return [_encode(encoder, row) for row in rows]
+
+
+def _encode(encoder: Encoder, row: General) -> Encoded:
+    if row.kind == "text":
+        return Encoded(row.id, encoder.plain(row.text)[:MAX_TOKENS], 1)
+    whole = encoder.conversation(row.messages, row.id)
+    return Encoded(row.id, whole.tokens[:MAX_TOKENS], whole.prompt_length)
+
+
+def _read_set(model: Model, file: str, kinds: Sequence[str]) -> GeneralSet:
+    own = model.path / file
+    path = own if own.is_file() else BUNDLED / BUNDLED_FOR[file]
+    name = f"{model.name}/{file}" if own.is_file() else path.name
+    return GeneralSet(name, sha256(path), _read(path, kinds))
+
+
+def _read(path: Path, kinds: Sequence[str]) -> tuple[General, ...]:
+    rows, problems, seen = [], [], {"chat": 0, "text": 0}
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = _row(strict_json.parse(line), seen)
+        except (ValueError, KeyError, TypeError) as error:
+            problems.append(f"{path.name}:{number} {type(error).__name__}: {error}")
+        else:
+            rows.append(row)
+    problems += [f"no row of the kind {kind!r}" for kind in kinds if not problems and not seen[kind]]
+    if problems:
+        what = "the general text and chat rows cannot be read"
+        raise EngramError(what, where=str(path), problems=problems[:20], fix="make them anew: engram base-model")
+    return tuple(rows)
+
+
+def _row(document: Any, seen: dict[str, int]) -> General:
+    kind = document["kind"]
+    seen[kind] += 1
+    name = f"{kind}-{seen[kind]}"
+    if kind == "text":
+        if not isinstance(document["text"], str) or not document["text"].strip():
+            raise ValueError("text is empty")
+        return General(name, kind, text=document["text"])
+    messages = tuple({"role": str(m["role"]), "content": str(m["content"])} for m in document["messages"])
+    if [m["role"] for m in messages[-2:]] != ["user", "assistant"]:
+        raise ValueError("the last two messages are not a question and its answer")
+    return General(name, kind, messages=messages)

@@ -1,0 +1,1 @@
+"""YAML, CSV and JSON Lines in; checked patterns out."""

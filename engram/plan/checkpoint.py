@@ -1,0 +1,158 @@
+"""Checkpoints: a training run that was interrupted, in one file that says what it is of and whether it is whole.
+
+A safetensors file. Its metadata hold the SHA-256 of the whole file (with zeros in the place of the hash itself), what
+identifies the run, its curve so far, and what of the backend's state is no tensor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.models import tensor_file
+from engram.models.tensor_file import Tensor
+from engram.support.errors import EngramError, readable_errors
+from engram.support.files import read_bytes, sweep, write_bytes
+
+LAYOUT = 2  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
+EVERY = 25  # steps between two checkpoints where nobody says otherwise
+_SEAL = 64 * "0"
+_SEAL_AT = 8 + len(f'{{"{tensor_file.METADATA}":{{"sha256":"')
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How often a checkpoint is written, in steps (0: never), and whether one that is there is dropped unread."""
+
+    every: int = EVERY
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """What a backend's next step depends on besides plan and recipe: tensors, and whatever else, as plain JSON."""
+
+    tensors: Mapping[str, Tensor]
+    rest: Mapping[str, Any]
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `step` steps: its state, its curve, its time, and the steps after which it went on before."""
+
+    step: int
+    state: State
+    losses: Sequence[float]
+    seconds: Sequence[float]
+    validation: Sequence[tuple[int, float]]
+    wall_seconds: float
+    resumed_at: Sequence[int] = ()
+
+
+class Keeper:
+    """The checkpoints of one run: where, of what and how often they are written, and the one that it goes on from."""
+
+    def __init__(
+        self, path: Path, identity: Mapping[str, Any], every: int = EVERY, begun: Checkpoint | None = None
+    ) -> None:
+        self.path, self.identity, self.every, self.begun = path, identity, every, begun
+        self.resumed_at = (*begun.resumed_at, begun.step) if begun else ()
+        self.kept = begun.step if begun else 0
+        self._earlier, self._started = begun.wall_seconds if begun else 0.0, time.perf_counter()
+
+    @property
+    def wall_seconds(self) -> float:
+        """The time of the run up to now, without what was lost with an interruption."""
+        return self._earlier + time.perf_counter() - self._started
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint belongs after this step."""
+        return self.every > 0 and step % self.every == 0
+
+    def write(
+        self,
+        step: int,
+        state: State,
+        losses: Sequence[float],
+        seconds: Sequence[float],
+        validation: Sequence[tuple[int, float]],
+    ) -> None:
+        """Replace the checkpoint by one after `step` steps; raises EngramError where a weight is no number any more."""
+        if wrong := [name for name, tensor in state.tensors.items() if not _is_finite(tensor)]:
+            what = f"{len(wrong)} tensors are no numbers after step {step}, {wrong[0]} the first of them"
+            raise EngramError(what, where="training", problems=self.about(), fix="a lower learning_rate, FRESH=1")
+        found = Checkpoint(step, state, losses, seconds, validation, self.wall_seconds, self.resumed_at)
+        write_bytes(self.path, pack(found, self.identity))
+        self.kept = step
+
+    def about(self) -> list[str]:
+        """A line on the checkpoint that is there; none where there is none."""
+        return [f"the checkpoint after step {self.kept} is kept: {self.path}"] if self.kept else []
+
+
+def path_for(adapter: Path) -> Path:
+    """Where the checkpoint of the run lies that writes this adapter folder: hidden, beside it."""
+    return adapter.with_name(f".{adapter.name}.checkpoint.safetensors")
+
+
+def drop(path: Path) -> None:
+    """Take a checkpoint away, and what a killed writer of it left beside it."""
+    with readable_errors(path, "take this checkpoint away"):
+        path.unlink(missing_ok=True)
+    sweep(path)
+
+
+def pack(found: Checkpoint, identity: Mapping[str, Any]) -> bytes:
+    """The checkpoint as the bytes of its file."""
+    curve = {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "state"}
+    more = {"rest": found.state.rest, "peak_memory_bytes": found.state.peak_memory_bytes}
+    about = {"sha256": _SEAL, "identity": json.dumps(identity), "run": json.dumps(curve | more)}
+    content = tensor_file.pack(tensor_file.new_header(found.state.tensors, about), found.state.tensors)
+    return _sealed(content, hashlib.sha256(content).hexdigest())
+
+
+def read(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor], dict[str, Any]]:
+    """What a checkpoint is of, its tensors and the rest of it; raises EngramError where it is not whole."""
+    content = read_bytes(path)
+    said = content[_SEAL_AT : _SEAL_AT + len(_SEAL)]
+    if said != hashlib.sha256(_sealed(content, _SEAL)).hexdigest().encode():
+        what = "this checkpoint is damaged: its content is not the one that its SHA-256 was taken of"
+        raise EngramError(what, where=str(path), fix=fix(path))
+    header, tensors = tensor_file.read(path)
+    about = tensor_file.metadata(header)
+    identity = json.loads(about["identity"])
+    return identity, tensors, json.loads(about["run"])
+
+
+def made(tensors: Mapping[str, Tensor], run: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint of what `read` found."""
+    state = State(tensors, run["rest"], run["peak_memory_bytes"])
+    validation = [(step, loss) for step, loss in run["validation"]]
+    return Checkpoint(
+        run["step"], state, run["losses"], run["seconds"], validation, run["wall_seconds"], run["resumed_at"]
+    )
+
+
+def fix(path: Path) -> str:
+    """What to do about a checkpoint that cannot be used."""
+    return f"drop the checkpoint: make train FRESH=1, or rm {path}"
+
+
+def _sealed(content: bytes, seal: str) -> bytes:
+    return content[:_SEAL_AT] + seal.encode() + content[_SEAL_AT + len(_SEAL) :]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no number in it is NaN or infinite; a bfloat16 is the upper half of a float32."""
+    import numpy as np
+
+    if tensor.dtype == "BF16":
+        return bool(np.isfinite((np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")).all())
+    return bool(np.isfinite(np.frombuffer(tensor.data, {"F32": "<f4", "F16": "<f2"}[tensor.dtype])).all())

@@ -1,0 +1,233 @@
+"""Every knob in one frozen dataclass, and the named recipes that set them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.support.errors import EngramError
+from engram.support.text import nearest, shorten
+
+MAX_SEED = 2**63 - 1  # what fits into the 64 bits that every generator takes
+MAX_STEPS = 1_000_000  # of one training
+SMALL_MODEL = 50_000_000  # parameters; below it `default` means the recipe tuned on the bundled model
+
+
+@dataclass(frozen=True)
+class Config:
+    """A complete set of hyperparameters; what both backends must agree on is decided here.
+
+    Training: LoRA of `rank` and `alpha` (scale = alpha / rank) on all linear layers of all blocks, AdamW with
+    bias correction, `steps` optimizer steps of `batch_size` rows (0: as many as `epochs` passes need), learning
+    rate rising over `warmup_steps` and then following `schedule`. `replay` rows of general chat are mixed in for each
+    row of a pass (0: none), so that less of what the model knew is lost. `clip` 0 means no clipping, lengths are in
+    tokens. `quantize` is `none`, or `4bit` where the backend can (cuda). `gradient_checkpointing` is `off`, or `on`
+    to compute activations twice and keep fewer of them (cuda, cpu). `method` is `lora`, `memory` or `both`; a memory's
+    rows are read by the last `memory_blocks` blocks (0: by the head alone), start at `memory_start` and move by
+    `memory_rate` times the size of what they are added to, in at most `memory_passes` passes of one phrasing each, in
+    turn of `memory_phrasings`. Evaluation: greedy answers of at most
+    `max_new_tokens`; `samples` answers at `temperature` for the first `consistency_prompts` test rows;
+    `latency_prompts` rows timed one at a time.
+    """
+
+    name: str = "default"
+    seed: int = 0
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    batch_size: int = 16
+    epochs: float = 8.0
+    steps: int = 0
+    replay: float = 0.0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip: float = 0.0
+    max_length: int = 512
+    quantize: str = "none"
+    gradient_checkpointing: str = "off"
+    method: str = "lora"
+    memory_blocks: int = 1
+    memory_start: float = 1.5
+    memory_rate: float = 0.3
+    memory_passes: int = 12
+    memory_phrasings: int = 2
+    validate_every: int = 20
+    validation_rows: int = 128
+    max_new_tokens: int = 32
+    samples: int = 5
+    temperature: float = 0.7
+    consistency_prompts: int = 40
+    latency_prompts: int = 10
+
+    @property
+    def scale(self) -> float:
+        """The factor on the adapter's product: alpha / rank, as in PEFT (MLX takes it as it is)."""
+        return self.alpha / self.rank
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field by name, for a result document; those of a memory only where there is one."""
+        fields = dataclasses.asdict(self)
+        if self.method != "lora":
+            return fields
+        return {key: value for key, value in fields.items() if key != "method" and not key.startswith("memory_")}
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    # tuned on the bundled model; see results/reference/
+    "default-small": {
+        **{"rank": 16, "alpha": 32.0, "learning_rate": 4e-3, "batch_size": 16, "epochs": 3.0, "replay": 0.15},
+        **{"validate_every": 64, "validation_rows": 64},
+    },
+    # usual LoRA settings for 100 M parameters and more
+    "default-large": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 4.0},
+    # the plan's own: 100 iterations, learning rate 1e-5, rank 8, batch 4
+    "seed": {"learning_rate": 1e-5, "rank": 8, "alpha": 160.0, "batch_size": 4, "steps": 100, "schedule": "constant"},
+}
+# the most of each setting: far beyond any use, and not so far that planning or memory gives way
+_MOST = {
+    **{"rank": 4096, "alpha": 1e6, "learning_rate": 100, "warmup_steps": 10**6, "batch_size": 65536, "epochs": 10_000},
+    **{"steps": MAX_STEPS, "replay": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6, "max_length": 10**6},
+    **{"validate_every": 10**9, "validation_rows": 10**9, "max_new_tokens": 65536, "samples": 1000},
+    **{"memory_blocks": 1000, "memory_start": 100, "memory_rate": 100, "memory_passes": 10_000, "memory_phrasings": 4},
+    **{"temperature": 100, "consistency_prompts": 10**6, "latency_prompts": 10**6, "seed": MAX_SEED},
+}
+_ABOVE_ZERO = (
+    *("rank", "alpha", "learning_rate", "batch_size", "max_length", "max_new_tokens", "validate_every"),
+    *("memory_rate", "memory_passes", "memory_phrasings"),
+)
+_TYPES = {int: "a whole number", float: "a number", str: "text"}
+_SHOWN = 20  # problems in one refusal
+SCHEDULES = ("constant", "linear", "cosine")
+METHODS = ("lora", "memory", "both")
+_CHOICES = {
+    "method": METHODS,
+    "schedule": SCHEDULES,
+    "quantize": ("none", "4bit"),
+    "gradient_checkpointing": ("off", "on"),
+}
+
+
+def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[str, str] | None = None) -> Config:
+    """The configuration of a named recipe or of a YAML file of settings, with `overrides` on top.
+
+    `parameters` is the model's parameter count, by which `default` is chosen. Raises EngramError for an unknown
+    recipe or key (naming the nearest known one) and for a value of the wrong type or range.
+    """
+    name, settings, places = _recipe(recipe, parameters)
+    merged: dict[str, Any] = {**settings, **(overrides or {})}
+    known = {
+        field.name: type(field.default) for field in dataclasses.fields(Config) if field.name not in ("name", "seed")
+    }
+    problems: list[tuple[str, str]] = []  # of which setting, and what
+    values: dict[str, Any] = {}
+    for key, value in merged.items():
+        if len(problems) > _SHOWN:  # to look for the nearest name of each of a million takes minutes
+            break
+        if key not in known:
+            problems.append((key, f"unknown setting {_shown(key)}{_hint(key, known)}"))
+            continue
+        try:
+            values[key] = _convert(value, known[key])
+        except (TypeError, ValueError, OverflowError):
+            problems.append((key, f"{key} = {_shown(value)} is not {_TYPES[known[key]]}"))
+    config = Config(name=name, seed=seed, **values)
+    problems += _range_problems(config)
+    if problems:
+        places = {key: place for key, place in places.items() if key not in (overrides or {})}
+        lines = [f"{places[key]}: {text}" if key in places else text for key, text in problems[:_SHOWN]]
+        more = ["… and more"] if len(problems) > _SHOWN else []
+        what, where = "the settings are not usable", f"recipe {recipe}"
+        raise EngramError(what, where=where, problems=lines + more, fix="correct them")
+    return config
+
+
+def parse_overrides(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`("rank=4",)` as `{"rank": "4"}`; raises EngramError for a pair without `=`."""
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise EngramError(f"not KEY=VALUE: {', '.join(wrong)}", where="--set", fix="for example: --set rank=4")
+    return {key.strip(): value.strip() for key, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def _shown(value: object) -> str:
+    return shorten(repr(value), 60)
+
+
+def _recipe(recipe: str, parameters: int) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """The recipe's name, its settings, and of those in a file the place of each."""
+    if recipe == "default":
+        recipe = "default-small" if parameters < SMALL_MODEL else "default-large"
+    if recipe in RECIPES:
+        return recipe, dict(RECIPES[recipe]), {}
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        return path.stem, *_recipe_file(path)
+    names = ["default", *RECIPES]
+    hint = nearest(recipe, names) or f"; known are {', '.join(names)}"
+    raise EngramError(
+        f"unknown recipe {_shown(recipe)}{hint}", where="RECIPE", fix="name one of them, or a .yaml file of settings"
+    )
+
+
+def _recipe_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    from engram.patterns.yaml_source import read
+
+    source = read(path)
+    problems = [f"{path}:{f.place.line}:{f.place.column} {f.message}; {f.fix}" for f in source.faults[:_SHOWN]]
+    if not problems and not isinstance(source.document, dict):
+        problems = [f"{path}:1:1 not a mapping of settings"]
+    if problems:
+        raise EngramError(
+            "the recipe file cannot be read", where=str(path), problems=problems, fix="correct these lines"
+        )
+    places = {key: source.place((key,)) for key in source.document}
+    return dict(source.document), {key: f"{path}:{place.line}:{place.column}" for key, place in places.items()}
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    if key in ("name", "seed"):
+        return "; the seed is an option of its own (--seed)" if key == "seed" else "; the recipe's name is its own"
+    return nearest(key, known) or "; see docs/design.md"
+
+
+def _convert(value: Any, kind: type) -> Any:
+    if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+        raise ValueError(value)
+    converted = kind(value)
+    if kind is str and not isinstance(value, str):
+        raise ValueError(value)
+    return converted
+
+
+def _range_problems(config: Config) -> list[tuple[str, str]]:
+    """Each setting that cannot be used, with the reason."""
+    problems = []
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            problems.append((name, f"{name} = {value} is not a finite number"))
+        elif isinstance(value, (int, float)) and value < 0 and name != "seed":
+            problems.append((name, f"{name} = {value} is negative"))
+        elif name in _MOST and value > _MOST[name]:
+            problems.append((name, f"{name} = {_shown(value)}: at most {_MOST[name]:,} can be used"))
+    for name in _ABOVE_ZERO:
+        if getattr(config, name) == 0:
+            problems.append((name, f"{name} = 0: it must be above 0"))
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            problems.append((name, f"{name} = {_shown(getattr(config, name))}: one of {', '.join(choices)}"))
+    if config.steps == 0 and config.epochs == 0:
+        problems.append(("steps", "steps and epochs are both 0: nothing would be trained"))
+    for name in ("dropout", "beta1", "beta2"):
+        if getattr(config, name) >= 1:
+            problems.append((name, f"{name} = {getattr(config, name)}: it must be below 1"))
+    return problems

@@ -1,0 +1,119 @@
+"""The curve of a run as it comes: kept, passed on, put into checkpoints, and stopped where its losses go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from engram.backends import Progress, TrainingRun
+from engram.plan.checkpoint import Keeper, State
+from engram.plan.config import Config
+from engram.plan.encoding import Batch
+from engram.plan.sharding import Ranks
+from engram.support import signals
+from engram.support.errors import EngramError
+
+TOO_HIGH = 10.0  # times the first loss: an explosion
+LOW = 3.0  # nats; a first loss below it counts as this
+NAMED = 40  # rows of a batch that an error names
+
+
+class Curve:
+    """Losses, seconds and validation of a run, from its first step on, also where it goes on from a checkpoint."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        batches: Sequence[Batch],
+        validation: Sequence[Batch],
+        config: Config,
+        keeper: Keeper | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.progress, self.batches, self.validated_on, self.keeper = progress, batches, validation, keeper
+        self.ranks = ranks or Ranks()
+        self._validate_every = config.validate_every
+        self.begun = keeper.begun if keeper else None
+        self.losses: list[float] = list(self.begun.losses) if self.begun else []
+        self.seconds: list[float] = list(self.begun.seconds) if self.begun else []
+        self.validation: list[tuple[int, float]] = list(self.begun.validation) if self.begun else []
+
+    @property
+    def done(self) -> int:
+        """How many steps were done before this process."""
+        return self.begun.step if self.begun else 0
+
+    def finished(self, peak_memory_bytes: int, trainable: int, device: str) -> TrainingRun:
+        """The run as a whole; the memory given is this process's: the most of all parts and processes counts."""
+        peak = self.ranks.largest(self._peak(peak_memory_bytes))
+        return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device)
+
+    @contextlib.contextmanager
+    def running(self, snapshot: Callable[[], State]) -> Iterator[None]:
+        """Around the steps: a signal waits for the end of one. `snapshot` is the backend's state between two."""
+        self._snapshot = snapshot
+        self.progress.start(len(self.batches), self.losses)
+        gc.freeze()  # what is there will be there: not to be looked through again and again
+        try:
+            with signals.patient():
+                yield
+        finally:
+            gc.unfreeze()
+
+    def is_validated_before(self, step: int) -> bool:
+        """Whether a validation pass belongs before step `step`: the first, each `validate_every`-th and the last."""
+        return bool(self.validated_on) and (step in (1, len(self.batches)) or step % self._validate_every == 0)
+
+    def validated(self, step: int, loss: float) -> None:
+        """After a validation pass that follows `step` optimizer steps; raises EngramError for a loss as `step` does."""
+        if not math.isfinite(loss):
+            raise self._wrong(f"the validation loss is {loss} after step {step}", step)
+        self.validation.append((step, loss))
+        self.progress.validation(step, loss)
+
+    def step(self, step: int, loss: float, seconds: float) -> None:
+        """After optimizer step `step` (from 1), which took `seconds`: note it, keep a checkpoint, or stop.
+
+        Raises EngramError where `loss` is no number, or has exploded: above ten times the first loss, where a first
+        loss under 3 nats counts as 3. The highest loss of a reference run is two and a half times its first. Raises
+        Stopped where a signal asked for it; at the last step it is not heeded, since the run is done.
+        """
+        if not math.isfinite(loss):
+            raise self._wrong(f"the loss is {loss} at step {step}", step)
+        if self.losses and loss > (limit := TOO_HIGH * max(self.losses[0], LOW)):
+            raise self._wrong(f"the loss explodes: {loss:.1f} at step {step} (above {limit:.1f})", step)
+        self.losses.append(loss)
+        self.seconds.append(seconds)
+        self.progress.step(step, loss, self.batches[step - 1].real_tokens / seconds)
+        if step < len(self.batches):
+            self._keep(step)
+
+    def _keep(self, step: int) -> None:
+        stop = self.ranks.largest(signals.heard())  # one that heard of it stops all, after the same step
+        if self.keeper and self.keeper.every and (stop or self.keeper.is_due(step)) and not self.ranks.rank:
+            state = self._snapshot()
+            state = dataclasses.replace(state, peak_memory_bytes=self._peak(state.peak_memory_bytes))
+            self.keeper.write(step, state, self.losses, self.seconds, self.validation)
+        if stop:
+            kept = bool(self.keeper and self.keeper.every)
+            after = "the same command continues from there" if kept else "nothing of it is kept"
+            raise signals.Stopped(stop, f"stopped after step {step} of {len(self.batches)}; {after}")
+
+    def _peak(self, now: int) -> int:
+        """The most memory of all parts of the run up to now, in bytes."""
+        return max(now, self.begun.state.peak_memory_bytes if self.begun else 0)
+
+    def _wrong(self, what: str, step: int) -> EngramError:
+        """The error for a loss that is wrong: its rows, and those whose step made the weights that it comes from."""
+        lines = [f"step {i} read {_names(self.batches[i - 1])}" for i in (step, step - 1) if i >= 1]
+        lines += self.keeper.about() if self.keeper else []
+        fix = "a lower learning rate (make train FRESH=1 SET=learning_rate=…), and a look at these rows"
+        return EngramError(what, where="training", problems=lines, fix=fix)
+
+
+def _names(batch: Batch) -> str:
+    more = f" and {len(batch.ids) - NAMED} more" if len(batch.ids) > NAMED else ""
+    return ", ".join(batch.ids[:NAMED]) + more

@@ -1,0 +1,320 @@
+"""Chat template -> token ids and labels, and the batch plan: the same for every backend."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engram.dataset.examples import Example
+from engram.models.chat_template import render, render_all
+from engram.models.model import Model, load_tokenizer
+from engram.plan.config import MAX_STEPS, Config
+from engram.support.errors import EngramError
+from engram.support.files import sha256_text
+from engram.support.text import common, shorten, visible
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+IGNORED = -100  # the label of a token that is not learned, as in torch and transformers
+PAD_LENGTH = 4  # row lengths are padded to a multiple of this, so that few shapes occur: a GPU prepares each anew
+WINDOW = 16  # batches whose rows are sorted by length together; more pad less, but put rows of one family together
+TEXTS = 1024  # texts that the tokenizer is given at once
+PAD_TARGETS = 16  # and the number of learned positions to a multiple of this
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids: prompt, answer and end token; the first `prompt_length` ids are not learned."""
+
+    id: str
+    tokens: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The tokens, with IGNORED where nothing is learned."""
+        return (IGNORED,) * self.prompt_length + self.tokens[self.prompt_length :]
+
+    @property
+    def answer_length(self) -> int:
+        """Learned tokens: the answer and its end token."""
+        return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as arrays, logits wanted at the learned positions only.
+
+    `tokens` int32 [rows, length], right-padded; `positions` int32 [targets] index the flattened rows × length
+    grid at the token *before* each learned one; `targets` int32 [targets]; `weights` float32 [targets], 0 on padding.
+    `owners` int32 [targets] is the row of each target. `real_tokens` and `answer_tokens` count what is no padding.
+    `ids` names each row.
+    """
+
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    owners: NDArray[np.int32]
+    real_tokens: int
+    answer_tokens: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model's tokenizer and chat template, and the token that ends an answer."""
+
+    tokenizer: Any
+    end_id: int
+    stop_ids: frozenset[int]
+    pad_id: int
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids that ask for an answer to one user message."""
+        return self.prompts([text])[0]
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids that ask for an answer to each of many user messages; quicker than one by one."""
+        return self._chats([({"role": "user", "content": text},) for text in texts])
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The ids that ask for an answer to a conversation, whose last message is the user's."""
+        return self._chats([messages])[0]
+
+    def example(self, prompt: str, answer: str, name: str = "") -> Encoded:
+        """Prompt, answer and end token as they are generated, so that training and use see the same ids."""
+        messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
+        return self.conversation(messages, name)
+
+    def examples(self, rows: Sequence[Example]) -> list[Encoded]:
+        """Many rows, each as `example` gives it, named by its id."""
+        asked, answered = self.prompts([row.prompt for row in rows]), self._ids([row.answer for row in rows])
+        return [self._joined(row.id, *ids) for row, *ids in zip(rows, asked, answered, strict=True)]
+
+    def conversation(self, messages: Sequence[Mapping[str, str]], name: str = "") -> Encoded:
+        """A conversation whose last message is the answer: what asks for it, the answer and its end token."""
+        return self._joined(name, self.chat(messages[:-1]), self._ids([messages[-1]["content"]])[0])
+
+    def plain(self, text: str) -> tuple[int, ...]:
+        """The ids of a text that is no chat."""
+        return tuple(self._ids([text])[0])
+
+    def _chats(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
+        return self._ids(render_all(self.tokenizer, conversations, True))
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts as they stand: no special token is put before or behind."""
+        found: list[list[int]] = []
+        for i in range(0, len(texts), TEXTS):
+            portion = list(texts[i : i + TEXTS])
+            found += self.tokenizer(portion, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return found
+
+    def _joined(self, name: str, asked: Sequence[int], answered: Sequence[int]) -> Encoded:
+        return Encoded(name, (*asked, *answered, self.end_id), len(asked))
+
+    def ends(self, ids: Sequence[int]) -> list[int]:
+        """How many characters of the ids' text are there after each of them; half a character is none yet."""
+        whole = self.text(ids)
+        begun = (self.text(ids[:n]).rstrip("\ufffd") for n in range(1, len(ids)))
+        risen = itertools.accumulate((common(part, whole) for part in begun), max)
+        return [*risen, len(whole)] if ids else []
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def load_encoder(model: Model) -> Encoder:
+    """The encoder of a model; raises EngramError where its tokenizer or chat template is not usable."""
+    tokenizer = load_tokenizer(model)
+    try:
+        encoder = _encoder(tokenizer, model.name)
+        encoder.prompt("Hello")
+    except EngramError:
+        raise
+    except Exception as error:  # settings that are loaded without a look, and fail in many ways when they are used
+        reason = visible(shorten(f"{type(error).__name__}: {error}", 200))
+        what = f"the tokenizer cannot be used ({reason})"
+        raise EngramError(what, where=model.name, fix="take another MODEL") from error
+    return encoder
+
+
+def _encoder(tokenizer: Any, name: str) -> Encoder:
+    end_id = _end_token(tokenizer, name)
+    stops = {end_id} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_id
+    return Encoder(tokenizer, end_id, frozenset(stops), pad)
+
+
+def encode(encoder: Encoder, examples: Sequence[Example], max_length: int) -> list[Encoded]:
+    """The examples as ids; raises EngramError naming every example longer than `max_length` tokens."""
+    encoded = encoder.examples(examples)
+    long = [f"{e.id}: {len(e.tokens)} tokens" for e in encoded if len(e.tokens) > max_length]
+    if long:
+        fix = f"shorten these patterns, or raise it: --set max_length={max(len(e.tokens) for e in encoded)}"
+        raise EngramError(f"{len(long)} rows are longer than max_length = {max_length}", problems=long[:20], fix=fix)
+    return encoded
+
+
+def plan_batches(
+    encoded: Sequence[Encoded], config: Config, replay: Sequence[Encoded] = ()
+) -> tuple[list[Encoded], list[list[int]]]:
+    """All rows that are trained on, and the batches as indices into them, in order: the plan of every backend.
+
+    Every pass mixes `config.replay` replay rows for each row into the rows, other ones each time as far as they go.
+    It shuffles them by a hash of seed, pass and row id (the same on every machine), sorts windows of sixteen batches
+    by length so that little is padded, and shuffles the batches of the pass the same way. A pass's last batch may
+    be smaller; nothing is dropped. Raises EngramError where there are more steps than anybody runs.
+    """
+    rows = [*encoded, *replay]
+    mixed_in = min(round(config.replay * len(encoded)), len(replay))
+    steps = config.steps or max(1, round(config.epochs * math.ceil((len(encoded) + mixed_in) / config.batch_size)))
+    if steps > MAX_STEPS:
+        what = (
+            f"{config.epochs:g} epochs of {len(encoded) + mixed_in} rows are {steps:,} steps, at most {MAX_STEPS:,} run"
+        )
+        raise EngramError(what, where="epochs", fix="lower epochs, or raise batch_size")
+    batches: list[list[int]] = []
+    epoch = 0
+    while len(batches) < steps:
+        chosen = sorted(range(len(encoded), len(rows)), key=lambda i: _key(config.seed, f"replay:{epoch}", rows[i].id))
+        batches += _epoch(rows, [*range(len(encoded)), *chosen[:mixed_in]], config, epoch)
+        epoch += 1
+    return rows, batches[:steps]
+
+
+def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
+    """The validation batches: a fixed, seeded choice of `validation_rows` rows, sorted by length."""
+    chosen = sorted(range(len(encoded)), key=lambda i: _key(config.seed, "valid", encoded[i].id))
+    chosen = sorted(chosen[: config.validation_rows], key=lambda i: (len(encoded[i].tokens), encoded[i].id))
+    return [chosen[i : i + config.batch_size] for i in range(0, len(chosen), config.batch_size)]
+
+
+def learning_rates(config: Config, steps: int) -> list[float]:
+    """The learning rate of each step: a linear rise over `warmup_steps`, then constant, linear or cosine to 0.
+
+    Of a memory the one rate of its recipe.
+    """
+    if config.method != "lora":
+        return [config.memory_rate] * steps
+    rates = []
+    for step in range(steps):
+        if step < config.warmup_steps:
+            factor = (step + 1) / (config.warmup_steps + 1)
+        else:
+            done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+            shapes = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+            factor = shapes[config.schedule]
+        rates.append(config.learning_rate * factor)
+    return rates
+
+
+def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
+    """The arrays of one batch; shapes as in `Batch`."""
+    import numpy as np
+
+    length = rounded_up(max(len(e.tokens) for e in encoded) - 1, PAD_LENGTH)
+    tokens = np.full((len(encoded), length), pad_id, dtype=np.int32)
+    positions: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    for row, e in enumerate(encoded):
+        tokens[row, : len(e.tokens) - 1] = e.tokens[:-1]
+        first = row * length + e.prompt_length - 1
+        positions += range(first, first + e.answer_length)
+        targets += e.tokens[e.prompt_length :]
+        owners += [row] * e.answer_length
+    real = len(targets)
+    padding = [0] * (rounded_up(real, PAD_TARGETS) - real)
+    return Batch(
+        tokens,
+        np.array(positions + padding, dtype=np.int32),
+        np.array(targets + padding, dtype=np.int32),
+        np.array([1.0] * real + [0.0] * len(padding), dtype=np.float32),
+        np.array(owners + padding, dtype=np.int32),
+        sum(len(e.tokens) for e in encoded),
+        real,
+        tuple(e.id for e in encoded),
+    )
+
+
+def mean_losses(
+    encoded: Sequence[Encoded], pad_id: int, size: int, losses: Callable[[Batch], NDArray[np.float32]]
+) -> list[float]:
+    """Mean nats per answer token of each row, in batches of `size` rows sorted by length.
+
+    `losses` is the backend's part: the cross-entropy of a batch, float32 [targets]. Raises EngramError, naming the
+    rows, where one is no number.
+    """
+    import numpy as np
+
+    means = [0.0] * len(encoded)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].tokens))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        batch = make_batch([encoded[i] for i in rows], pad_id)
+        sums = np.bincount(batch.owners, losses(batch) * batch.weights, minlength=len(rows))
+        for i, total in zip(rows, sums, strict=True):
+            means[i] = float(max(total, 0.0)) / encoded[i].answer_length
+    if wrong := [f"{e.id}: {mean} nats per token" for e, mean in zip(encoded, means) if not math.isfinite(mean)]:
+        what = f"the model gives no numbers for {len(wrong)} of {len(encoded)} rows"
+        fix = "train again with a lower learning rate (make train FRESH=1 SET=learning_rate=…), or another MODEL"
+        raise EngramError(what, where="scoring", problems=wrong[:20], fix=fix)
+    return means
+
+
+def padded(sequences: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
+    """The sequences in batches of `size`, sorted by length: the numbers of each batch's, and their ids int32
+    [sequences, longest], zeros behind them."""
+    import numpy as np
+
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        tokens = np.zeros((len(batch), len(sequences[batch[-1]])), np.int32)
+        for row, i in enumerate(batch):
+            tokens[row, : len(sequences[i])] = sequences[i]
+        yield batch, tokens
+
+
+def _epoch(encoded: Sequence[Encoded], chosen: Sequence[int], config: Config, epoch: int) -> list[list[int]]:
+    order = sorted(chosen, key=lambda i: _key(config.seed, epoch, encoded[i].id))
+    size, window = config.batch_size, WINDOW * config.batch_size
+    batches = []
+    for start in range(0, len(order), window):
+        rows = sorted(order[start : start + window], key=lambda i: len(encoded[i].tokens))
+        batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+    return sorted(batches, key=lambda rows: _key(config.seed, epoch, "batch:" + encoded[rows[0]].id))
+
+
+def _key(seed: int, epoch: int | str, name: str) -> str:
+    return sha256_text(f"{seed}:{epoch}:{name}")
+
+
+def rounded_up(number: int, step: int) -> int:
+    """The least multiple of `step` that is no less than the number."""
+    return -(-number // step) * step
+
+
+def _end_token(tokenizer: Any, name: str) -> int:
+    mark = "ANSWER"
+    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
+    try:
+        rendered = render(tokenizer, messages, False)
+    except EngramError as error:  # here the model's name is known
+        raise EngramError(error.what, where=name, fix=error.fix) from error
+    after = rendered.rpartition(mark)[2]
+    ids = tokenizer.encode(after, add_special_tokens=False) if after.strip() else []
+    special = set(tokenizer.all_special_ids)
+    if ids and ids[0] in special:
+        return int(ids[0])
+    if tokenizer.eos_token_id is None:
+        raise EngramError("no token ends an answer in this model's chat template", where=name, fix="take another MODEL")
+    return int(tokenizer.eos_token_id)

@@ -1,1 +1,0 @@
-"""What is written from result documents: the reference runs and the documentation's numbers."""

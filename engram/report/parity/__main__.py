@@ -1,5 +1,0 @@
-"""`python -m engram.report.parity`."""
-
-from engram.report.parity import main
-
-main()

@@ -1,0 +1,1 @@
+"""The before/after show, drawn on a terminal or printed as text."""

@@ -1,0 +1,180 @@
+"""The answers of the show: the stored ones, or live ones token by token; and the steps in which they are typed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram import backends
+from engram.dataset.examples import Example
+from engram.evaluation import reading, scoring
+from engram.evaluation.evaluate import timed
+from engram.memory import adapter_folder
+from engram.memory.facts import Fact
+from engram.models.model import Model, on_this_disk
+from engram.plan.config import Config
+from engram.plan.encoding import Encoder, load_encoder
+from engram.support.errors import EngramError
+from engram.support.text import common, normalise, visible
+
+STAGES = ("baseline", "tuned")
+Splitter = Callable[[str], list[int]]  # a text -> where each of its tokens ends
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One answer on the screen; seconds to the first token and tokens/s where it was made live.
+
+    `steps` are the beginnings of the text that each token made, as lengths of `line`, and `read` the facts whose rows
+    of a memory these tokens were read from.
+    """
+
+    text: str
+    ended: bool
+    first: float | None = None
+    rate: float | None = None
+    steps: tuple[int, ...] = ()
+    read: tuple[Fact | None, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The answer in one line that cannot drive a terminal."""
+        return (visible(normalise(self.text)) or "(nothing)") + ("" if self.ended else " …")
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model in memory, with its encoder and the backend that computes it."""
+
+    module: backends.Backend
+    encoder: Encoder
+    session: Any
+
+    def stream(self, ids: Sequence[int], limit: int, temperature: float = 0.0, seed: int = 0) -> Iterator[int]:
+        """The tokens of an answer to these ids as they come, `limit` at most; greedy at temperature 0."""
+        return self.module.stream(self.session, ids, self.encoder.stop_ids, limit, temperature, seed)
+
+
+def is_right(example: Example, answer: Shown) -> bool:
+    """Whether an answer is the expected one, by the result documents' own exact match."""
+    return scoring.score(example.answer, answer.text).exact
+
+
+def replayed(
+    rows: Sequence[Example], stored: dict[str, dict[str, Any]], split: Splitter | None = None
+) -> list[tuple[Shown, Shown]]:
+    """The stored answers to these rows, before and after, with the steps of their typing where `split` makes them."""
+    by_id = {stage: {a["id"]: a for a in document["answers"]} for stage, document in stored.items()}
+    missing = [e.id for e in rows if any(e.id not in answers for answers in by_id.values())]
+    if missing:
+        raise EngramError("the results are of other data", problems=missing, fix="make demo")
+
+    def one(stage: str, example: Example) -> Shown:
+        return stored_answer(by_id[stage][example.id], split)
+
+    return [(one("baseline", e), one("tuned", e)) for e in rows]
+
+
+def stored_answer(row: dict[str, Any], split: Splitter | None = None) -> Shown:
+    """An answer as a document has it: typed by its own tokens where they are known, else as `split` makes them."""
+    text = row["answer"]
+    if read := tuple(reading.facts_of(row)):
+        steps = _steps_at(text, row["read"]["ends"])
+        return Shown(text, row["ended"], steps=steps, read=read[: len(steps)])
+    return Shown(text, row["ended"], steps=_steps_of(text, split) if split else ())
+
+
+def live(
+    rows: Sequence[Example],
+    backend: str,
+    model: Model,
+    adapter: Path,
+    config: Config,
+    report: Callable[[int, int], None] = lambda _done, _all: None,
+) -> list[tuple[Shown, Shown]]:
+    """Both models' answers, made now, one prompt at a time; `report` hears how many of how many are made."""
+    prompts, made = [e.prompt for e in rows], itertools.count(1)
+    sides = [
+        answer_live(prompts, backend, model, one, config, lambda: report(next(made), 2 * len(rows)))
+        for one in (None, adapter)
+    ]
+    return list(zip(*sides, strict=True))
+
+
+def answer_live(
+    prompts: Sequence[str],
+    backend: str,
+    model: Model,
+    adapter: Path | None,
+    config: Config,
+    report: Callable[[], None] = lambda: None,
+) -> list[Shown]:
+    """One model's answers with their times."""
+    one, answers = speaker(backend, model, adapter, config.quantize), []
+    reader = reading.reader(adapter, model, one.module.WEIGHTS)
+    for prompt in prompts:
+        ids = one.encoder.prompt(prompt)
+        tokens, first, rest = timed(one.stream(ids, config.max_new_tokens))
+        rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
+        ended = len(tokens) < config.max_new_tokens
+        text = one.encoder.text(tokens)
+        read = tuple(reader.read(ids, backends.Answer(tokens, ended))[: len(tokens)]) if reader else ()
+        answers.append(Shown(text, ended, first, rate, _steps_at(text, one.encoder.ends(tokens)), read))
+        report()
+    return answers
+
+
+def speaker(backend: str, model: Model, adapter: Path | None, quantize: str) -> Speaker:
+    """The model in memory, after a first answer that nobody sees, so that no other pays for warming."""
+    module, encoder = backends.get(backend), load_encoder(model)
+    one = Speaker(module, encoder, module.load(model, adapter, quantize))
+    list(one.stream(encoder.prompt("Hello"), 2))
+    return one
+
+
+def refuse_other(model: Model, backend: str, adapter: Path, comparison: dict[str, Any], tuned: dict[str, Any]) -> None:
+    """Raise an EngramError where live answers would come from another model or adapter than the stored figures."""
+    if model.weights_sha256 != comparison["model"]["weights_sha256"]:
+        what = f"the results are of another model ({comparison['model']['name']})"
+        raise EngramError(what, where=model.name, fix="make demo")
+    if adapter_folder.identity(adapter, backends.get(backend).WEIGHTS) != tuned["adapter"]["sha256"]:
+        raise EngramError("the results are of another adapter", where=str(adapter), fix="make demo")
+
+
+def splitter(name: str) -> Splitter:
+    """How the model of this name splits a text, where it is on this disk; else words."""
+    try:
+        model = on_this_disk(name)
+        if model is None or not (model.path / "tokenizer.json").is_file():
+            return words
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
+    except Exception:
+        return words
+    return lambda text: [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
+
+
+def words(text: str) -> list[int]:
+    """Where each word of a text ends."""
+    return [at for at, character in enumerate(text) if character == " "] + [len(text)]
+
+
+def _steps_of(text: str, split: Splitter) -> tuple[int, ...]:
+    whole = normalise(text)
+    return _rising([len(visible(whole[:end])) for end in split(whole)], len(visible(whole)))
+
+
+def _steps_at(text: str, ends: Sequence[int]) -> tuple[int, ...]:
+    """How much of the answer's line is to be seen after each token, which ends in the text at these places."""
+    whole = visible(normalise(text))
+    return _rising([common(visible(normalise(text[:end])), whole) for end in ends], len(whole))
+
+
+def _rising(ends: Sequence[int], length: int) -> tuple[int, ...]:
+    """Lengths that never go back and end with the whole text."""
+    risen = list(itertools.accumulate((min(end, length) for end in ends), max)) or [0]
+    return (*risen[:-1], length)

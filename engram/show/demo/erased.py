@@ -1,0 +1,121 @@
+"""The section in which one fact is erased and put back, and what its document says in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engram.dataset.examples import Example
+from engram.memory.facts import Fact
+from engram.show.demo import panels, plain, reads, sections
+from engram.show.demo.answers import Shown, Splitter, is_right, stored_answer, words
+from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, fold, styled
+from engram.support.text import normalise, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADS = 13  # columns of what stands before a sentence
+ERASING, HOLD = 2.5, 8.0  # seconds
+TITLES = ("1  asked", "3  asked again")
+GOOD, BAD = "bold green", "bold red"
+
+
+class Sentence(NamedTuple):
+    """One thing that was measured, under its head, and whether it came out as it should."""
+
+    head: str
+    text: str
+    good: bool
+
+
+def sentences(document: dict[str, Any]) -> list[Sentence]:
+    """What was erased, what the same question gives then, and what after the fact was put back."""
+    rows, said, logits = (document[name] for name in ("rows", "answers", "logits"))
+    base = "the model with its adapter alone" if document["under"] else "the base model"
+    others = f"the other {rows['left']:,} are {'' if rows['same'] else 'not '}the same, bit for bit"
+    kept = Sentence("2  erased", f"{rows['erased']} rows, from a copy of the memory; {others}", rows["same"])
+    same = _like(said["erased"], said["without"])
+    text = f"token for token what {base} answers" if same else f"not what {base} answers: {_short(said['without'])}"
+    text += (
+        f"; the logits after all {logits['tokens']} tokens are {'' if logits['same'] else 'not '}the same, bit for bit"
+    )
+    back = _like(said["restored"], said["taught"])
+    after = "the taught answer again, token for token" if back else f"another answer: {_short(said['restored'])}"
+    return [
+        kept,
+        Sentence("   again", text, same and logits["same"]),
+        Sentence("4  put back", f"the same {rows['erased']} rows: {after}", back),
+    ]
+
+
+def example(document: dict[str, Any]) -> Example:
+    """The question that is asked."""
+    asked = dict(document["asked"])
+    return Example(answer=asked.pop("expected"), **asked)
+
+
+def answers(document: dict[str, Any], split: Splitter = words) -> tuple[Shown, Shown]:
+    """What is said with the fact and without it."""
+    taught, erased = (stored_answer(document["answers"][name], split) for name in ("taught", "erased"))
+    return taught, erased
+
+
+def perform(stage: Stage, document: dict[str, Any], split: Splitter = words) -> None:
+    """Ask, erase, ask again, put back."""
+    row = stage.section(sections.ERASED)
+    question, (taught, erased) = example(document), answers(document, split)
+    boxes = [
+        panels.Box(title, (panels.Said("", shown, is_right(question, shown)),))
+        for title, shown in zip(TITLES, (taught, erased))
+    ]
+    block = panels.Block(question, (boxes[0], boxes[1]))
+    first, second = panels.places(stage, block, row)
+    panels.ask(stage, question, row)
+    panels.answer(stage, [first])
+    end = second.end
+    for line in reads.legend([taught, erased]):
+        stage.put(end, MARGIN, styled((line, reads.STYLE)))
+        end += 1
+    stage.clock.sleep(panels.THINK)
+    kept, again, back = sentences(document)
+    fact = Fact(**document["fact"])
+    told = styled(("as by  ", QUIET), (f'engram memory delete "{visible(normalise(fact.input))}"', "bold"))
+    gap = 1 if stage.height >= ROOMY else 0
+    row = _say(stage, kept, end + gap)
+    row = stage.lines(row, [told] if gap else [], HEADS) + gap
+    stage.clock.sleep(ERASING)
+    panels.answer(stage, [second])
+    stage.clock.sleep(panels.THINK)
+    row = _say(stage, again, row) + gap
+    stage.clock.sleep(ERASING)
+    _say(stage, back, row)
+    stage.hold(HOLD)
+
+
+def show(console: Console, document: dict[str, Any]) -> None:
+    """The same as text."""
+    question, shown = example(document), answers(document)
+    rows = plain.question(question)
+    for name, answer in zip(("asked", "again"), shown, strict=True):
+        rows += plain.answer_lines(name, answer, is_right(question, answer), plain.text_width(console))
+    plain.print_box(console, f"{visible(question.kind)} · {sections.ERASED}", rows)
+    for sentence in sentences(document):
+        style = "" if sentence.good else BAD
+        console.print(f"{sentence.head.lstrip(' 1234')}: {sentence.text}", style=style)
+
+
+def _say(stage: Stage, sentence: Sentence, row: int) -> int:
+    """A sentence behind its head, on a new screen where this one has no room for it; the next free row."""
+    if row + len(fold(sentence.text, stage.inner - HEADS)) - 1 > stage.last:
+        stage.hold(HOLD)
+        row = stage.screen(sections.ERASED)
+    stage.put(row, MARGIN, styled((sentence.head, GOOD if sentence.good else BAD)))
+    return stage.lines(row, [styled((sentence.text, ""))], HEADS)
+
+
+def _like(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(one["tokens"] == other["tokens"] and one["ended"] == other["ended"])
+
+
+def _short(answer: dict[str, Any]) -> str:
+    return visible(normalise(answer["answer"])) or "(nothing)"

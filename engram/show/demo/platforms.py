@@ -1,0 +1,162 @@
+"""Two runs side by side: the same questions, both answers of each, and the figures that can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engram.evaluation import compare_runs, tables
+from engram.show.demo import acts, figures, panels, plain, sections
+from engram.show.demo.answers import Shown, Splitter, is_right, replayed
+from engram.show.demo.findings import tested
+from engram.show.demo.material import asked, choose_rows, read_run
+from engram.show.demo.stage import MARGIN, QUIET, Stage
+from engram.support.console import interval, percent
+from engram.support.errors import EngramError
+from engram.support.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from engram.dataset.examples import Example
+
+SHOWN = ("recall", "generalization")
+FIGURES = {
+    "device": "device", "recall": "recall", "generalization": "generalization",
+    "perplexity, text": "perplexity, general text", "perplexity, chat": "perplexity, general chat",
+    "training, tokens/s": "training, tokens/s", "training, s": "training, s",
+    "peak memory, MiB": "training, peak memory, MiB", "first token, s": "time to first token, s",
+    "tokens/s": "tokens/s, one prompt at a time",
+}  # fmt: skip
+FIRST = 20  # columns of the figures' names
+SAME = {True: "the same", False: "different"}
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two comparable runs, the document of their comparison, and the rows that are shown."""
+
+    runs: tuple[compare_runs.Run, compare_runs.Run]
+    document: dict[str, Any]
+    rows: list[Example]
+
+    @property
+    def pair(self) -> dict[str, Any]:
+        """The tested comparison of the two."""
+        found: dict[str, Any] = self.document["pairs"][0]
+        return found
+
+
+def load(names: Sequence[str], folder: Path) -> Both:
+    """The runs of two folders in `folder`; raises EngramError where one is missing, or where they differ in more
+    than the platform."""
+    if len(names) != 2 or names[0] == names[1]:
+        what = f"two different runs are shown side by side, not {', '.join(map(visible, names)) or 'none'}"
+        raise EngramError(what, where="--platforms", fix="name two folders in results/: --platforms mlx,cuda")
+    missing = [name for name in names if not (folder / name / "comparison.json").is_file()]
+    if missing:
+        known = sorted(path.parent.name for path in folder.glob("*/comparison.json"))
+        problems = [f"{visible(name)}: no results yet; make eval compare BACKEND={visible(name)}" for name in missing]
+        fix = f"name runs that are there: {', '.join(known)}" if len(known) > 1 else "make the missing ones first"
+        raise EngramError("results are missing", where=str(folder), problems=problems, fix=fix)
+    one, other = (read_run(folder / name) for name in names)
+    document = compare_runs.together([one, other], {})
+    compare_runs.refuse_unlike(document, folder)
+    rows = choose_rows(asked(one.stages["baseline"]), one.comparison["recipe"]["seed"])
+    return Both((one, other), document, rows)
+
+
+def perform(stage: Stage, both: Both, split: Splitter) -> None:
+    """The questions typed in two boxes, and the figures; on a stage."""
+    stage.open()
+    note = "Stored answers; the questions are chosen by hash, not by result."
+    acts.answer(stage, sections.PLATFORMS_ANSWERS, blocks(both, split), note)
+    _figures(stage, both)
+    stage.close()
+
+
+def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
+    """Each question with a box for each platform: what it said before and after."""
+    given = [replayed(both.rows, run.stages, split) for run in both.runs]
+    found = []
+    for example, *sides in zip(both.rows, *given, strict=True):
+        boxes = [_box(run, example, side) for run, side in zip(both.runs, sides, strict=True)]
+        found.append(panels.Block(example, (boxes[0], boxes[1]), _verdict(*sides)))
+    return found
+
+
+def print_plain(console: Console, both: Both) -> None:
+    """The same as text."""
+    console.print(" beside ".join(visible(run.name) for run in both.runs), style="bold")
+    for block in blocks(both):
+        rows = plain.question(block.example)
+        for run, box in zip(both.runs, block.boxes, strict=True):
+            names = (f"{visible(run.name)} {said.label.strip()}" for said in box.said)
+            for name, said in zip(names, box.said, strict=True):
+                width = plain.text_width(console) - len(name)
+                rows += plain.answer_lines(name, said.answer, said.right, width)
+        plain.print_box(console, f"{visible(block.example.kind)} · {panels.TITLES[block.example.split_kind]}", rows)
+        console.print(block.verdict)
+    console.print()
+    tables.across(both.document)
+
+
+def _box(run: compare_runs.Run, example: Example, answers: tuple[Shown, Shown]) -> panels.Box:
+    said = [
+        panels.Said(f"{name:<8}", a, is_right(example, a)) for name, a in zip(("before", "after"), answers, strict=True)
+    ]
+    return panels.Box(f"{visible(run.name)} · {visible(run.comparison['device'])}", tuple(said))
+
+
+def _verdict(one: tuple[Shown, Shown], other: tuple[Shown, Shown]) -> str:
+    same = [a.text == b.text for a, b in zip(one, other, strict=True)]
+    return f"{'=' if all(same) else '≠'} before: {SAME[same[0]]} · after: {SAME[same[1]]}"
+
+
+def _figures(stage: Stage, both: Both) -> None:
+    """The main figures of both, and whether their accuracies differ."""
+    from rich.text import Text
+
+    row = stage.section(sections.PLATFORMS_FIGURES)
+    width = (stage.inner - FIRST) // 2
+    cells = [("", [run.name for run in both.runs])]
+    cells += [(name, [tables.ACROSS[key](run.comparison) for run in both.runs]) for name, key in FIGURES.items()]
+    for at, (name, values) in enumerate(cells):
+        stage.put(row + at, MARGIN, Text(name, QUIET))
+        for i, value in enumerate(values):
+            text = Text(visible(value), "" if at else "bold")
+            text.truncate(width - 1, overflow="ellipsis")
+            stage.put(row + at, MARGIN + FIRST + i * width, text)
+    row += len(cells) + 1
+    stage.lines(row, list(_tested(both)))
+    stage.hold(figures.HOLD)
+
+
+def _tested(both: Both) -> list[Text]:
+    """What the tests of one run against the other say."""
+    from rich.text import Text
+
+    pair, names = both.pair, [visible(run.name) for run in both.runs]
+    lines = []
+    for name in SHOWN:
+        change = pair["splits"][name]
+        if change["exact"] is not None:
+            differ = change["verdict"] in ("gain", "loss")
+            points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
+            said = "a difference" if differ else "no difference shown"
+            test = f"{tested(change['p_value'])}, n = {change['n']}"
+            head = f"{name}, {names[1]} against {names[0]}: {points}, {test}: "
+            lines.append(Text.assemble(head, (said, "bold yellow" if differ else "bold green")))
+    shares = [f"{stage} {percent(pair['same_answers'][f'{stage}_test']['share'])}" for stage in compare_runs.STAGES]
+    lines.append(Text(f"same text in answer to the test prompts: {', '.join(shares)}"))
+    if losses := pair["losses"]:
+        lines.append(Text(f"training losses apart by {losses['max']:.2g} nats at most over {losses['steps']} steps"))
+    return lines
+
+
+def caption(both: Both) -> str:
+    """What stands at the top of the screen."""
+    return " | ".join(visible(run.name) for run in both.runs)

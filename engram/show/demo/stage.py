@@ -1,0 +1,148 @@
+"""The screen that the show is drawn on: sections that clear it, lines at fixed places, and waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from engram.show.clock import Clock
+
+WIDTH, HEIGHT = 60, 24  # the smallest terminal that the show is drawn on
+WIDEST = 120  # columns used; longer lines are hard to read
+MARGIN = 2
+ROOMY = 28  # lines from which there is air under the heading
+LINE, QUIET, HINT = "dim bright_black", "bright_black", "press a key"
+
+
+@dataclass
+class Stage:
+    """A console that clears for each section and draws at fixed places, so that nothing scrolls and nothing jumps.
+
+    `platform` stands at the top of every section. `wait` None goes on by the clock; else it waits for a key.
+    """
+
+    console: Console
+    clock: Clock
+    platform: str
+    wait: Callable[[], None] | None = None
+    _drawn: dict[tuple[int, int], Text] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._measure()
+
+    def open(self) -> None:
+        """Let what the terminal shows scroll away, so that clearing loses none of it."""
+        self.console.file.write("\n" * (self.height - 1))
+
+    def section(self, title: str) -> int:
+        """Mark and begin a section: an empty screen with its title. The first free row."""
+        self.clock.mark(title)
+        return self.screen(title)
+
+    def screen(self, title: str) -> int:
+        """An empty screen with a title. The first free row."""
+        from rich.text import Text
+
+        self._measure()
+        self._drawn = {}
+        self.console.clear()
+        room = max(self.inner - len(title) - len("engram") - 4, 0)
+        place = Text(self.platform, QUIET)
+        place.truncate(room, overflow="ellipsis")
+        self.put(0, MARGIN, Text.assemble(("engram", "bold cyan"), ("  ", ""), (title, "bold")))
+        self.put(0, MARGIN + self.inner - place.cell_len, place)
+        self.put(1, MARGIN, Text("─" * self.inner, LINE))
+        return 3 if self.height >= ROOMY else 2
+
+    @property
+    def last(self) -> int:
+        """The last row that a section may use: the one below it is for the hint."""
+        return self.height - 2
+
+    def put(self, row: int, column: int, text: Text) -> None:
+        """Draw one line at a place; what does not fit is cut off, and what stands there already is not drawn again."""
+        from rich.control import Control
+
+        room = MARGIN + self.inner - column
+        if not 0 <= row < self.height or room <= 0 or self._drawn.get((row, column)) == text:
+            return
+        shown = text.copy()
+        shown.truncate(room, overflow="ellipsis")
+        self.console.control(Control.move_to(column, row))
+        self.console.print(shown, end="", no_wrap=True, crop=False)
+        self._drawn[row, column] = text
+
+    def lines(self, row: int, lines: Sequence[Text], indent: int = 0) -> int:
+        """Draw lines one below the other, folded to the width, down to the last row. The next free row."""
+        for line in lines:
+            for part in line.wrap(self.console, self.inner - indent) if line.plain else [line]:
+                if row <= self.last:
+                    self.put(row, MARGIN + indent, part)
+                row += 1
+        return row
+
+    def hold(self, seconds: float) -> None:
+        """Let the screen stand for so long, or until a key is pressed."""
+        from rich.text import Text
+
+        if self.wait is None:
+            self.clock.sleep(seconds)
+            return
+        self.put(self.height - 1, MARGIN, Text(HINT, QUIET))
+        self.wait()
+        self.put(self.height - 1, MARGIN, Text(" " * len(HINT)))
+
+    def close(self) -> None:
+        """Leave the cursor in the last row, which is empty then, so that nothing scrolls for what comes after."""
+        from rich.control import Control
+        from rich.segment import ControlType
+
+        self.console.control(Control.move_to(0, self.height - 1), Control((ControlType.ERASE_IN_LINE, 2)))
+
+    def _measure(self) -> None:
+        size = self.console.size
+        self.height = size.height
+        self.inner = min(size.width, WIDEST) - 2 * MARGIN
+
+
+def too_small(console: Console) -> str:
+    """Why the show cannot be drawn on this terminal, or nothing."""
+    width, height = console.size
+    if width >= WIDTH and height >= HEIGHT:
+        return ""
+    return f"this terminal has {width} columns and {height} lines; the show is drawn from {WIDTH} and {HEIGHT} up"
+
+
+def fold(text: str, width: int) -> list[tuple[int, str]]:
+    """The lines of a text folded at blanks to so many cells, each with the place in the text where it starts."""
+    from rich.cells import cell_len
+
+    lines: list[tuple[int, str]] = []
+    start, used, blank = 0, 0, -1
+    for at, character in enumerate(text):
+        wide = cell_len(character)
+        if used + wide > width and character == " ":
+            lines.append((start, text[start:at]))
+            start, used, blank = at + 1, 0, -1
+            continue
+        while used + wide > width and start < at:
+            cut = blank + 1 if blank >= start else at
+            lines.append((start, text[start:cut].rstrip()))
+            start, blank = cut, -1
+            used = cell_len(text[start:at])
+        if character == " ":
+            blank = at
+        used += wide
+    return [*lines, (start, text[start:])]
+
+
+def styled(*parts: tuple[str, str]) -> Text:
+    """One line of (text, style) parts."""
+    from rich.text import Text
+
+    return Text.assemble(*parts)

@@ -1,0 +1,147 @@
+"""Model, data, adapter and results: each is what the one before it says, by content and not by file times."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from engram.dataset.build import read_manifest, write_data
+from engram.evaluation import verify
+from engram.evaluation.pipeline import DOCUMENTS
+from engram.models import model
+from engram.patterns.loading import stored_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan import documents as results
+from engram.plan.documents import differing
+from engram.show.prep import changes
+from engram.show.prep.finding import PASS, Finding, Situation, failed, refused, unchecked
+from engram.support.errors import EngramError
+
+OF_THE_DISK = (verify.DATA, verify.QUESTIONS, verify.MODEL, verify.ADAPTER)
+CHAIN = ("backend", "model", "data")  # what every document of one run has in common
+
+
+def models(at: Situation) -> Finding:
+    """Whether the model that the demo will load is on this disk, and is the one that the results are of."""
+    name = "models local"
+    described = _described(at)
+    spec = described["name"] if at.model == "auto" and described else at.model
+    if spec == "auto":
+        return unchecked(name, "no results name a model yet")
+    try:
+        here = model.on_this_disk(spec)
+    except EngramError as error:
+        return refused(name, error)
+    if here is None:
+        text = f"{spec} is not on this disk: the demo would download it"
+        return failed(name, text, f"make verify-model MODEL={shlex.quote(spec)}")
+    if described and here.weights_sha256 != described["weights_sha256"]:
+        text = f"{here.name} here has other weights than the {described['name']} of the results"
+        return failed(name, text, at.make("demo"))
+    return Finding(name, PASS, f"{here.name}, {here.parameters / 1e6:.1f} M parameters, on this disk")
+
+
+def data(at: Situation) -> Finding:
+    """Whether the data is valid, does not leak, and is what today's patterns and code would give."""
+    name = "data"
+    try:
+        manifest = read_manifest(at.data)
+        files = find_files(at.patterns)
+        patterns = stored_patterns(files)
+        with tempfile.TemporaryDirectory() as folder:  # proves on the way that nothing leaks
+            fresh = write_data(patterns, files, Path(folder), manifest["seed"])
+    except EngramError as error:
+        return refused(name, error)
+    if fresh == manifest:
+        counts = manifest["counts"]
+        return Finding(name, PASS, f"{counts['patterns']} patterns, as the pattern files have them; no leak")
+    lines = tuple(_changed_files(manifest["inputs"], fresh["inputs"]))
+    why = "the pattern files changed since" if lines else "engram makes other rows of these patterns now"
+    anew = f"rm {shlex.quote(str(at.data / 'manifest.json'))} && {at.make('demo record')}"
+    return failed(name, f"{at.data} is stale: {why}", anew, lines)
+
+
+def adapter(at: Situation) -> Finding:
+    """Whether the adapter on disk is the one of its training log, trained on exactly the data on disk."""
+    name, path = "adapter", at.place / "training.json"
+    if not path.is_file():
+        return failed(name, f"no {path}: no adapter was trained", at.make("train"))
+    try:
+        found = verify.verify(path, _places(at))
+    except EngramError as error:
+        return refused(name, error)
+    by_name = {one.what: one for one in found}
+    if by_name[verify.ADAPTER].skipped:
+        return failed(name, by_name[verify.ADAPTER].skipped, at.make("train"))
+    readable = _readable(at.data)
+    looked_at = [one for one in found if one.what != verify.MODEL and (readable or one.what != verify.DATA)]
+    anew = f"rm -r {shlex.quote(str(at.adapters / at.backend))} && {at.make('demo record')}"
+    if problems := tuple(line for one in looked_at for line in one.problems):
+        return failed(name, "the adapter is not the one trained on this data", anew, problems)
+    if not readable:
+        return unchecked(name, f"{at.data} is missing or changed")
+    digest = results.read(path, "training", "make train")["adapter"]["sha256"]
+    return Finding(name, PASS, f"{digest[:12]}…, trained on exactly this data")
+
+
+def pipeline(at: Situation) -> Finding:
+    """Whether every stage ran, one after the other, with the code and packages of today."""
+    name = "pipeline"
+    try:
+        documents = {
+            stage: results.read(at.place / f"{stage}.json", kind, at.make("demo")) for stage, kind in DOCUMENTS.items()
+        }
+        found = [one for stage in DOCUMENTS for one in verify.verify(at.place / f"{stage}.json", _places(at))]
+    except EngramError as error:
+        return refused(name, error)
+    problems = [line for one in found if one.what not in OF_THE_DISK for line in one.problems]
+    problems += _links(documents)
+    if problems:
+        return failed(name, "the results do not follow from each other", at.make("clean demo record"), tuple(problems))
+    causes = dict.fromkeys(line for one in documents.values() for line in changes.since(one["provenance"], at.checkout))
+    if causes:
+        text = "the code or the packages changed since the results were made"
+        return failed(name, text, at.make("clean demo record"), tuple(causes))
+    return Finding(name, PASS, f"ran as it stands, last on {documents['comparison']['provenance']['created'][:10]}")
+
+
+def _links(documents: dict[str, dict[str, Any]]) -> list[str]:
+    """Where the documents of one run do not speak of the same backend, model, data and adapter."""
+    training, tuned = documents["training"], documents["tuned"]
+    lines = [
+        f"{stage}: {line}" for stage, document in documents.items() for line in differing(training, document, CHAIN)
+    ]
+    if tuned["adapter"] is None or tuned["adapter"]["sha256"] != training["adapter"]["sha256"]:
+        lines.append("tuned: adapter.sha256: answers of another adapter than training.json's")
+    return lines
+
+
+def _described(at: Situation) -> dict[str, Any] | None:
+    """The model that the results are of."""
+    try:
+        document: dict[str, Any] = results.read(at.place / "comparison.json", "comparison", "make demo")
+    except EngramError:  # the line of the pipeline says so
+        return None
+    described: dict[str, Any] = document["model"]
+    return described
+
+
+def _readable(folder: Path) -> bool:
+    try:
+        read_manifest(folder)
+    except EngramError:  # the line of the data says so
+        return False
+    return True
+
+
+def _places(at: Situation) -> verify.Places:
+    return verify.Places(at.data, at.adapters, None if at.model == "auto" else at.model)
+
+
+def _changed_files(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    before, after = ({one["file"]: one["sha256"] for one in files} for files in (then, now))
+    words = {(True, True): "changed", (True, False): "gone", (False, True): "new"}
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    return [f"{name}: {words[name in before, name in after]}" for name in names]

@@ -1,0 +1,180 @@
+"""What the page shows: each run that may stand beside the first one, and a note for all that is missing or wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engram.evaluation import compare_runs
+from engram.plan import documents
+from engram.support.errors import EngramError
+
+if TYPE_CHECKING:
+    from engram.show.video.cast import Cast
+
+RECORD = "make record"
+PARITY = "make parity"
+SETUP = "make setup-video report"
+
+
+class Note(NamedTuple):
+    """Something that is not on the page: what, why (a line for each reason), and the command that makes it.
+
+    `serious` is what is there and wrong; the rest was only not made.
+    """
+
+    what: str
+    why: tuple[str, ...]
+    command: str
+    serious: bool = True
+
+
+@dataclass
+class Found:
+    """The documents of a results folder: the runs, the leading one first, each two of them tested, and all the rest."""
+
+    runs: list[compare_runs.Run]
+    pairs: list[dict[str, Any]]
+    seeds: list[dict[str, Any]] = field(default_factory=list)
+    parity: dict[str, Any] | None = None
+    cast: Cast | None = None
+    cast_of: str = ""
+    notes: list[Note] = field(default_factory=list)
+
+    @property
+    def first(self) -> compare_runs.Run:
+        """The run that leads the page."""
+        return self.runs[0]
+
+
+def gather(folder: Path, first: str | None = None) -> Found:
+    """Read a results folder; `first` names the run that leads, by default the first by name.
+
+    A run that cannot be read or compared with the first, or a broken recording, is noted with its reasons. Raises
+    EngramError where there is no run, or not the one asked for.
+    """
+    runs, unreadable = compare_runs.read_runs(folder)
+    lead = _lead(runs, unreadable, folder, first)
+    notes = [Note(f"run {name}", (reason,), _again(name)) for name, reason in unreadable.items()]
+    shown = [lead]
+    for run in runs:
+        if run is not lead:
+            differences = compare_runs.pair(lead, run)["refused"]
+            if differences:
+                notes.append(_unlike(lead, run, differences))
+            else:
+                shown.append(run)
+    found = Found(shown, _pairs(shown), notes=notes)
+    for run in shown:
+        if run.log is None:
+            command = f"make train compare BACKEND={run.comparison['backend']}"
+            notes.append(Note(f"loss curve of {run.name}", ("no training log of this adapter",), command, False))
+    _read_seeds(found, folder)
+    _read_parity(found, folder)
+    _read_cast(found, folder)
+    return found
+
+
+def _lead(
+    runs: Sequence[compare_runs.Run], unreadable: dict[str, str], folder: Path, first: str | None
+) -> compare_runs.Run:
+    by_name = {run.name: run for run in runs}
+    if first in by_name:
+        return by_name[first]
+    if first is None and runs:
+        return runs[0]
+    problems = [f"{name}: {reason}" for name, reason in unreadable.items() if first in (None, name)]
+    what = "no results to report" if first is None else f"no results of {first} to report"
+    raise EngramError(what, where=str(folder), problems=problems, fix=_again(first) if first else "make eval compare")
+
+
+def _again(name: str) -> str:
+    """The command that makes a run's documents anew."""
+    backend, _, adapter = name.partition("-with-")
+    backend, _, method = backend.partition("-")
+    settings = [f"BACKEND={backend}", *([f"METHOD={method}"] if method else [])]
+    return " ".join(["make eval compare", *settings, *([f"ADAPTER=adapters/{adapter}"] if adapter else [])])
+
+
+def _unlike(lead: compare_runs.Run, run: compare_runs.Run, differences: Sequence[str]) -> Note:
+    models = [one.comparison["model"]["name"] for one in (run, lead)]
+    what = f"run {run.name}, which is not comparable with {lead.name}"
+    if any(line.startswith("model.") for line in differences):
+        what = f"run {run.name}, which is of another model ({models[0]}, not {models[1]})"
+    settings = [f"MODEL={models[1]}", f"SEED={lead.comparison['recipe']['seed']}"]
+    return Note(what, tuple(differences), " ".join([_again(run.name), *settings]))
+
+
+def _pairs(runs: Sequence[compare_runs.Run]) -> list[dict[str, Any]]:
+    """Each two runs, tested."""
+    return [compare_runs.pair(one, other) for i, one in enumerate(runs) for other in runs[i + 1 :]]
+
+
+def _read_seeds(found: Found, folder: Path) -> None:
+    for path in sorted((folder / "seeds").glob("*.json")):
+        command = f"make seeds BACKEND={path.stem}"
+        try:
+            document = documents.read(path, "seeds", command)
+        except EngramError as error:
+            found.notes.append(Note(f"seeds of {path.stem}", (error.what, *error.problems[:3]), command))
+            continue
+        if _same_weights(found, document):
+            found.seeds.append(document)
+        else:
+            why = f"they are of another model ({document['model']['name']})"
+            found.notes.append(Note(f"seeds of {path.stem}", (why,), f"{command} MODEL={_model(found)}"))
+    if not found.seeds and not (folder / "seeds").is_dir():
+        why = "one run does not say how much the seed matters"
+        found.notes.append(Note("several seeds", (why,), "make seeds", False))
+
+
+def _read_parity(found: Found, folder: Path) -> None:
+    for path in (folder / "parity.json", folder / "reference" / "parity.json"):
+        if not path.is_file():
+            continue
+        try:
+            document = documents.read(path, "parity", PARITY)
+        except EngramError as error:
+            found.notes.append(Note("parity of the backends", (error.what, *error.problems[:3]), PARITY))
+            return
+        same = _same_weights(found, document)
+        if same:
+            found.parity = document
+        else:
+            why = f"the stored table is of another model ({document['model'].get('name')})"
+            found.notes.append(Note("parity of the backends", (why,), f"{PARITY} MODEL={_model(found)}"))
+        return
+
+
+def _read_cast(found: Found, folder: Path) -> None:
+    """The first recording there is, in the order of the runs; a broken one is noted, and does not hide another."""
+    import importlib.util
+
+    from engram.show.video import cast
+
+    for run in found.runs:
+        path = folder / run.name / "demo.cast"
+        command = f"{RECORD} BACKEND={run.comparison['backend']}"
+        if path.is_file() and found.cast is None:
+            if importlib.util.find_spec("pyte") is None:
+                found.notes.append(Note(f"recording of {run.name}", ("pyte is not installed",), SETUP, False))
+                return
+            try:
+                found.cast, found.cast_of = cast.read(path), run.name
+            except EngramError as error:
+                why = (error.what, *error.problems[:3])
+                found.notes.append(Note(f"recording of {run.name}", why, f"rm {path} && {command}"))
+    if found.cast is None and not any(note.what.startswith("recording") for note in found.notes):
+        backend = found.first.comparison["backend"]
+        found.notes.append(Note("recording of the demo", ("none was made yet",), f"{RECORD} BACKEND={backend}", False))
+
+
+def _same_weights(found: Found, document: dict[str, Any]) -> bool:
+    known: str = found.first.comparison["model"]["weights_sha256"]
+    return bool(document["model"]["weights_sha256"] == known)
+
+
+def _model(found: Found) -> str:
+    return str(found.first.comparison["model"]["name"])

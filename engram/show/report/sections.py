@@ -1,0 +1,152 @@
+"""The tables of the page, from the documents: the same figures, and the same words, as the terminal prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from engram.evaluation import tables
+from engram.evaluation.compare_runs import Run
+from engram.evaluation.scoring import GENERAL
+from engram.show.report import charts
+from engram.support.console import interval, percent
+
+ABOUT = {
+    "recall": "Taught patterns, asked for in words that training never used.",
+    "generalization": "Held-out patterns, never taught in any words.",
+}
+TARGETS = {
+    "first_100": "losses over the first 100 steps, nats",
+    "first_200": "losses over 200 steps, nats",
+    "largest": "losses over all steps, nats",
+    "same_answers": "same greedy answers, share",
+}
+
+
+class Table(NamedTuple):
+    """Column heads (an empty one over the names of the rows), and rows of texts."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in points, signed."""
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference of nats, signed."""
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def millions(value: int) -> str:
+    """A number of parameters in millions."""
+    return f"{value / 1e6:,.1f}"
+
+
+def level(split: str, comparison: dict[str, Any]) -> charts.Level:
+    """A split of a comparison as a line of a chart."""
+    sides = [charts.share(comparison[stage][split]) for stage in ("baseline", "tuned")]
+    return charts.Level(split, comparison["improvement"][split]["n"], *sides)
+
+
+def speed(runs: Sequence[Run]) -> Table:
+    """What training and answering took, a column for each run."""
+    names = [name for name in tables.ACROSS if not name.startswith(("recall", "general", "perplexity"))]
+    rows = [[name, *(tables.ACROSS[name](run.comparison) for run in runs)] for name in names]
+    return Table(["", *(run.name for run in runs)], rows)
+
+
+def pair_table(pair: dict[str, Any]) -> Table:
+    """Two runs' answers to the same questions, tested; without rows where they are not comparable."""
+    one, other = pair["runs"]
+    columns = ["", "n", f"{one} alone right", f"{other} alone right", "Difference, points", "p", ""]
+    rows = []
+    for name, change in (pair["splits"] or {}).items():
+        if change["exact"] is not None:
+            found = "a difference" if change["verdict"] in ("gain", "loss") else "no difference shown"
+            counted = [str(change[key]) for key in ("n", "broken", "fixed")]
+            apart = f"{points(change['exact'])} {interval(change['ci95'], points=True)}"
+            rows.append([name, *counted, apart, tables.p_value(change["p_value"]), found])
+    return Table(columns, rows)
+
+
+def pair_lines(pair: dict[str, Any]) -> list[str]:
+    """What else is known of two runs: the share of the same texts, and how far the losses lie apart."""
+    lines = []
+    for name, part in (pair["same_answers"] or {}).items():
+        stage, questions = name.split("_")
+        share = f"{percent(part['share'])} {interval(part['ci95'])} of {part['n']}"
+        lines.append(f"same answers, {stage} on {questions} prompts: {share}")
+    if losses := pair["losses"]:
+        lines.append(f"training losses differ by {losses['max']:.2g} nats at most over {losses['steps']} steps")
+    return lines
+
+
+def seed_table(document: dict[str, Any]) -> Table:
+    """Mean and standard deviation over seeds, and the pooled change with its interval over patterns."""
+    rows = []
+    for name, split in document["splits"].items():
+        sides = [tables.mean_spread(split[side], 100, "{:.1f}") for side in ("before", "after")]
+        pooled = split["pooled"]
+        change = (
+            f"{points(pooled['change'])} {interval(pooled['ci95'], points=True)} over {pooled['patterns']} patterns"
+        )
+        rows.append([f"{name}, %", *sides, change])
+    kept = document["retention"]
+    for kind in GENERAL:
+        rows.append([f"perplexity, {kind}, nats", "", "", tables.mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}")])
+    rows.append(["general answers changed, %", "", tables.mean_spread(kept["changed"], 100, "{:.1f}"), ""])
+    rows.append(["training, s", "", tables.mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), ""])
+    return Table(["", "Before", "After", "Change"], rows)
+
+
+def parity_section(document: dict[str, Any]) -> dict[str, Any]:
+    """The parity document's targets: what was asked for, what was measured."""
+    rows = []
+    for target in document["targets"]:
+        name, measured = target["name"], target["measured"]
+        shown = percent(measured) if name == "same_answers" else f"{measured:.1e}"
+        limit, met = tables.number(target["limit"]), "met" if target["met"] else "missed"
+        rows.append([TARGETS[name], target["recipe"], limit, shown, met])
+    lead = (
+        f"MLX and Unsloth ({document['backend']}) on {document['model']['name']}, from the same adapter and batches: "
+        f"how far the losses lie apart, the worst of {len(document['pairs'])} pairs of training runs."
+    )
+    return {"lead": lead, "table": Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)}
+
+
+def facts(run: Run) -> dict[str, str]:
+    """Where a run's figures come from."""
+    document = run.comparison
+    made, model, adapter = document["provenance"], document["model"], run.stages["tuned"]["adapter"]
+    hardware = made["hardware"]
+    found = {
+        "Model": f"{model['name']}, {model['parameters']:,} parameters" + _revision(model),
+        "SHA-256 of its weights": model["weights_sha256"],
+        "SHA-256 of the adapter": adapter["sha256"],
+        "SHA-256 of the data's manifest": document["data"]["manifest_sha256"],
+        "Backend and device": f"{document['backend']}, {document['device']}",
+        "Hardware": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in hardware.items()),
+        "Recipe": _listed(document["recipe"]),
+        "Scoring": _listed(document["scoring"]),
+        "Packages": _listed({"Python": made["python"], **made["packages"]}),
+        "engram": f"{made['engram']}, commit {made['git_commit'] or 'unknown'}",
+        "Compared at": made["created"],
+    }
+    return found | {f"SHA-256 of {stage}.json": digest for stage, digest in document["sources"].items()}
+
+
+def _revision(model: dict[str, Any]) -> str:
+    return f", revision {model['revision']}" if model["revision"] else ""
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return _listed(value)
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,235 @@
+"""Screens as pictures: a window with a title for each, on a dark desk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engram.show.video import theme
+from engram.show.video.font import Font
+from engram.show.video.font import height as cell_height
+from engram.show.video.lines import thickness
+from engram.show.video.screen import Cell, Screen
+from engram.support.errors import EngramError
+from engram.support.text import shorten, visible
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    Picture = NDArray[numpy.uint8]  # height × width × 3, red, green, blue
+
+SMALLEST = 5  # pixels of a cell's width: below it nothing can be read
+FULL = (1920, 1080)
+CORNER = 10  # pixels of a window's rounded corners
+GAP = 0.0165  # between windows and around them, of the picture's width
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where one terminal stands in the picture: its place, its cells' size, and its title; in pixels."""
+
+    left: int
+    top: int
+    columns: int
+    lines: int
+    cell: tuple[int, int]
+    title: str
+
+    @property
+    def padding(self) -> int:
+        """Between the window's edge and the text."""
+        return round(1.4 * self.cell[0])
+
+    @property
+    def bar(self) -> int:
+        """The height of the title bar."""
+        return round(1.35 * self.cell[1])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height with bar and padding."""
+        width, height = self.columns * self.cell[0], self.lines * self.cell[1]
+        return width + 2 * self.padding, height + 2 * self.padding + self.bar
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture's size and the windows in it."""
+
+    width: int
+    height: int
+    windows: tuple[Window, ...]
+
+
+def scene(grids: Sequence[tuple[int, int]], titles: Sequence[str], size: tuple[int, int] = FULL) -> Scene:
+    """The largest windows of so many columns and lines that fit side by side into a picture, in its middle.
+
+    All have the same cells. Raises EngramError where the cells would be too small to read.
+    """
+    width, height = size
+    gap = round(GAP * width)
+    room = width - (len(grids) + 1) * gap, height - 2 * gap
+    for cell_width in range(width, SMALLEST - 1, -1):
+        windows = [_window(grid, title, cell_width) for grid, title in zip(grids, titles, strict=True)]
+        wide = sum(window.size[0] for window in windows)
+        if wide <= room[0] and max(window.size[1] for window in windows) <= room[1]:
+            break
+    else:
+        sizes = " and ".join(f"{columns}×{lines}" for columns, lines in grids)
+        raise EngramError(
+            f"a terminal of {sizes} does not fit into {width}×{height} pixels", fix="record it smaller: --width 100"
+        )
+    left = (width - wide - (len(windows) - 1) * gap) // 2
+    placed = []
+    for window in windows:
+        placed.append(_moved(window, left, (height - window.size[1]) // 2))
+        left += window.size[0] + gap
+    return Scene(width, height, tuple(placed))
+
+
+def trimmed(scene: Scene) -> Scene:
+    """The scene without the desk above and below its windows, but for a gap; even, as video wants it."""
+    gap = round(GAP * scene.width)
+    height = max(window.size[1] for window in scene.windows) + 2 * gap
+    height += height % 2
+    windows = tuple(_moved(window, window.left, (height - window.size[1]) // 2) for window in scene.windows)
+    return Scene(scene.width, height, windows)
+
+
+class Painter:
+    """Paints a scene's screens one after the other; only what differs from the last picture is drawn anew."""
+
+    def __init__(self, scene: Scene, shades: int = 256) -> None:
+        """`shades`: of a text's colour on its background; few make a small GIF."""
+        self.scene = scene
+        self._desk = _desk(scene)
+        self.picture = self._desk.copy()
+        self._fonts = {window.cell: Font(window.cell[0], shades) for window in scene.windows}
+        self._tiles: dict[tuple[Cell, int, tuple[int, int]], Picture] = {}
+        self._shown: list[Screen | None] = [None] * len(scene.windows)
+
+    def paint(self, screens: Sequence[Screen]) -> Picture:
+        """The picture with these screens in its windows; the same array every time, painted over by the next call."""
+        for place, (window, screen) in enumerate(zip(self.scene.windows, screens, strict=True)):
+            before = self._shown[place]
+            for y, row in enumerate(screen.rows):
+                old = before.rows[y] if before else None
+                if row is not old or _cursor_at(screen, y) != _cursor_at(before, y):
+                    self._row(window, y, row)
+            if screen.cursor:
+                self._cursor(window, *screen.cursor)
+            self._shown[place] = screen
+        return self.picture
+
+    def colours(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Every colour of the pictures so far (n × 3), and how many pixels of desk and tiles have it."""
+        import numpy as np
+
+        parts = [np.asarray([theme.FOREGROUND], np.uint8), *(tile.reshape(-1, 3) for tile in self._tiles.values())]
+        found: tuple[NDArray[Any], NDArray[Any]] = np.unique(
+            np.concatenate([*parts, self._desk.reshape(-1, 3)]), axis=0, return_counts=True
+        )
+        return found
+
+    def _row(self, window: Window, y: int, row: Sequence[Cell]) -> None:
+        width, height = window.cell
+        top = window.top + window.bar + window.padding + y * height
+        for x, cell in enumerate(row):
+            cells = 2 if x + 1 < len(row) and row[x + 1].text == "" and cell.text else 1
+            if cell.text or x == 0 or not row[x - 1].text:
+                left = window.left + window.padding + x * width
+                self.picture[top : top + height, left : left + cells * width] = self._tile(cell, cells, window.cell)
+
+    def _cursor(self, window: Window, x: int, y: int) -> None:
+        width, height = window.cell
+        left = window.left + window.padding + x * width
+        top = window.top + window.bar + window.padding + y * height
+        self.picture[top + 1 : top + height - 1, left : left + max(width // 6, 2)] = theme.FOREGROUND
+
+    def _tile(self, cell: Cell, cells: int, size: tuple[int, int]) -> Picture:
+        key = (cell, cells, size)
+        if key not in self._tiles:
+            font = self._fonts[size]
+            mask = font.mask(cell.text or " ", cells, bold=cell.bold, italic=cell.italic)
+            tile = _blend(mask, cell.colour, cell.background)
+            line = thickness(size[0])
+            if cell.underlined:
+                tile[font.baseline + line : font.baseline + 2 * line] = cell.colour
+            if cell.struck:
+                tile[round(0.68 * font.baseline) :][:line] = cell.colour
+            self._tiles[key] = tile
+        return self._tiles[key]
+
+
+def _cursor_at(screen: Screen | None, y: int) -> int | None:
+    """The cursor's column where it is in this row."""
+    return screen.cursor[0] if screen and screen.cursor and screen.cursor[1] == y else None
+
+
+def _blend(mask: Any, colour: theme.Colour, background: theme.Colour) -> Picture:
+    """The mask's share of the one colour, the rest of the other."""
+    import numpy as np
+
+    share = mask.astype(np.int32)[..., None]
+    mixed = share * np.asarray(colour) + (255 - share) * np.asarray(background)
+    tile: Picture = ((mixed + 127) // 255).astype(np.uint8)
+    return tile
+
+
+def _desk(scene: Scene) -> Picture:
+    """The picture without any text but the titles."""
+    import numpy as np
+    from PIL import Image
+
+    image = Image.new("RGB", (scene.width, scene.height), theme.DESK)
+    for window in scene.windows:
+        frame = _frame(window)
+        image.paste(frame, (window.left, window.top), _rounded(frame.size))
+    return np.array(image)
+
+
+def _frame(window: Window) -> Any:
+    from PIL import Image, ImageDraw
+
+    width = window.size[0]
+    image = Image.new("RGB", window.size, theme.BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, width, window.bar - 1), fill=theme.BAR)
+    draw.line((0, window.bar, width, window.bar), fill=theme.EDGE)
+    _buttons(draw, window)
+    cell_width = window.cell[0]
+    title = visible(shorten(window.title, width // cell_width - 16))
+    font = Font(cell_width)
+    left, top = (width - len(title) * cell_width) // 2, (window.bar - window.cell[1]) // 2
+    for place, character in enumerate(title):
+        tile = Image.fromarray(_blend(font.mask(character), theme.TITLE, theme.BAR))
+        image.paste(tile, (left + place * cell_width, top))
+    return image
+
+
+def _buttons(draw: Any, window: Window) -> None:
+    """Three quiet dots at the left of the title bar."""
+    radius, middle = max(round(0.16 * window.bar), 2), window.bar // 2
+    for place in range(3):
+        x = window.padding + radius + place * round(3.4 * radius)
+        draw.ellipse((x - radius, middle - radius, x + radius, middle + radius), fill=theme.EDGE)
+
+
+def _rounded(size: tuple[int, int]) -> Any:
+    """A window's outline as a mask with rounded corners."""
+    from PIL import Image, ImageDraw
+
+    fine = 4
+    large = Image.new("L", (size[0] * fine, size[1] * fine))
+    ImageDraw.Draw(large).rounded_rectangle((0, 0, large.width - 1, large.height - 1), CORNER * fine, fill=255)
+    return large.resize(size, Image.Resampling.BOX)
+
+
+def _window(grid: tuple[int, int], title: str, cell_width: int) -> Window:
+    return Window(0, 0, *grid, (cell_width, cell_height(cell_width)), title)
+
+
+def _moved(window: Window, left: int, top: int) -> Window:
+    return Window(left, top, window.columns, window.lines, window.cell, window.title)

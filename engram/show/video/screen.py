@@ -1,0 +1,209 @@
+"""What a terminal shows while a recording plays: rows of cells, through pyte."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from engram.show.video import theme
+from engram.show.video.cast import OUTPUT, Cast
+
+
+class Cell(NamedTuple):
+    """One place of the screen; a wide character's text stands in the first of its two cells, the second is empty."""
+
+    text: str = " "
+    colour: theme.Colour = theme.FOREGROUND
+    background: theme.Colour = theme.BACKGROUND
+    bold: bool = False
+    italic: bool = False
+    underlined: bool = False
+    struck: bool = False
+
+
+Row = tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """All rows, and the cursor's column and row where it is shown."""
+
+    rows: tuple[Row, ...]
+    cursor: tuple[int, int] | None
+
+    @property
+    def text(self) -> list[str]:
+        """The rows' characters, without the blanks at their ends."""
+        return ["".join(cell.text for cell in row).rstrip() for row in self.rows]
+
+
+def play(cast: Cast, fps: int) -> Iterator[tuple[Screen, int]]:
+    """The screens of a recording sampled `fps` times a second, each with the number of frames that it stands.
+
+    Frame k shows what was written up to k/fps seconds, counted in whole milliseconds; there are `frames(cast, fps)`.
+    """
+    total, at = frames(cast, fps), 0
+    terminal = _Terminal(cast.width, cast.height)
+    changes: dict[int, list[str]] = {}
+    for event in cast.events:
+        if event.code == OUTPUT:
+            frame = min(-(-round(1000 * event.time) * fps // 1000), total - 1)
+            changes.setdefault(frame, []).append(event.data)
+    shown = terminal.screen()
+    for frame, texts in changes.items():
+        terminal.feed("".join(texts))
+        now = terminal.screen()
+        if now != shown:
+            if frame > at:
+                yield shown, frame - at
+            shown, at = now, frame
+    yield shown, total - at
+
+
+def frames(cast: Cast, fps: int) -> int:
+    """The number of frames: as many as fill the duration, one at least."""
+    return max(-(-round(1000 * cast.duration) * fps // 1000), 1)
+
+
+def last(cast: Cast) -> Screen:
+    """The screen when all is written."""
+    terminal = _Terminal(cast.width, cast.height)
+    terminal.feed("".join(event.data for event in cast.events if event.code == OUTPUT))
+    return terminal.screen()
+
+
+class _Terminal:
+    """pyte's terminal, and its rows as ours; only rows that changed are read again."""
+
+    def __init__(self, width: int, height: int) -> None:
+        import pyte
+
+        self._screen = _screen_class()(width, height)
+        self._stream = pyte.Stream(self._screen)
+        self._rows: list[Row] = [()] * height
+
+    def feed(self, text: str) -> None:
+        """Write text that `control` has let pass."""
+        self._stream.feed(text)
+
+    def screen(self) -> Screen:
+        """What is shown now."""
+        screen = self._screen
+        for y in screen.dirty:
+            line = screen.buffer[y]
+            self._rows[y] = tuple(_cell(line[x]) for x in range(screen.columns))
+        screen.dirty.clear()
+        cursor = screen.cursor
+        place = None if cursor.hidden else (min(cursor.x, screen.columns - 1), cursor.y)
+        return Screen(tuple(self._rows), place)
+
+
+class Char(NamedTuple):
+    """A character as pyte keeps it, and whether it is faint, which pyte does not know."""
+
+    data: str = " "
+    fg: str = "default"
+    bg: str = "default"
+    bold: bool = False
+    italics: bool = False
+    underscore: bool = False
+    strikethrough: bool = False
+    reverse: bool = False
+    blink: bool = False
+    faint: bool = False
+
+
+@functools.lru_cache(maxsize=8192)
+def _cell(char: Char) -> Cell:
+    colour = theme.colour(char.fg, theme.FOREGROUND)
+    background = theme.colour(char.bg, theme.BACKGROUND)
+    if char.reverse:
+        colour, background = background, colour
+    if char.faint:
+        colour = theme.faint(colour, background)
+    return Cell(char.data, colour, background, char.bold, char.italics, char.underscore, char.strikethrough)
+
+
+@functools.cache
+def _screen_class() -> Any:
+    """pyte's screen with what it lacks: faint text, the theme's first 16 colours by number, and true widths."""
+    from pyte import modes, screens
+
+    class TrueScreen(screens.Screen):  # type: ignore[misc]
+        """See `_screen_class`."""
+
+        @property
+        def default_char(self) -> Char:
+            return Char()
+
+        def reset(self) -> None:
+            super().reset()
+            self.cursor.attrs = self.default_char
+
+        def select_graphic_rendition(self, *attrs: int) -> None:
+            codes = list(attrs) or [0]
+            while codes:
+                code = codes.pop(0)
+                if code in (38, 48):
+                    count = 4 if codes[0] == 2 else 2
+                    super().select_graphic_rendition(*_themed(code, codes[:count]))
+                    codes = codes[count:]
+                elif code == 2:
+                    self.cursor.attrs = self.cursor.attrs._replace(faint=True)
+                else:
+                    super().select_graphic_rendition(code)
+                if code == 22:  # ends bold and faint
+                    self.cursor.attrs = self.cursor.attrs._replace(faint=False)
+
+        def draw(self, data: str) -> None:
+            for character in data:
+                self._put(character)
+
+        def _put(self, character: str) -> None:
+            """One character: pyte's own way stops at a zero-width one, and splits wide ones at the edge."""
+            width = max(screens.wcwidth(character), 0)
+            if width == 0:
+                self._combine(character)
+                return
+            cursor = self.cursor
+            if cursor.x + width > self.columns:
+                if modes.DECAWM in self.mode:
+                    self.carriage_return()
+                    self.linefeed()
+                else:
+                    cursor.x = self.columns - width
+            line = self.buffer[cursor.y]
+            for x in range(cursor.x, cursor.x + width):
+                self._split(line, x)
+                line[x] = cursor.attrs._replace(data=character if x == cursor.x else "")
+            cursor.x += width
+            self.dirty.add(cursor.y)
+
+        def _split(self, line: Any, x: int) -> None:
+            """Half of a wide character is about to be written over: the other half becomes blank."""
+            if line[x].data == "" and x:
+                line[x - 1] = line[x - 1]._replace(data=" ")
+            if x + 1 < self.columns and line[x + 1].data == "":
+                line[x + 1] = line[x + 1]._replace(data=" ")
+
+        def _combine(self, character: str) -> None:
+            """A zero-width character joins the one before it on this line, or is left out."""
+            line, x = self.buffer[self.cursor.y], self.cursor.x - 1
+            if x > 0 and line[x].data == "":
+                x -= 1
+            if x >= 0 and unicodedata.combining(character) and len(line[x].data) < 8:
+                line[x] = line[x]._replace(data=unicodedata.normalize("NFC", line[x].data + character))
+                self.dirty.add(self.cursor.y)
+
+    return TrueScreen
+
+
+def _themed(code: int, rest: list[int]) -> list[int]:
+    """`38;5;n` with n < 16 as the theme's colour: pyte would take xterm's."""
+    if rest[:1] == [5] and len(rest) == 2 and rest[1] < 16:
+        base = 30 if code == 38 else 40
+        return [base + rest[1] if rest[1] < 8 else base + 60 + rest[1] - 8]
+    return [code, *rest]

@@ -1,0 +1,180 @@
+"""What the stages print: one console, numbers with n and interval, nothing a model or file can drive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from engram.models.model import Model
+from engram.plan.config import Config
+from engram.support.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PLAIN_WIDTH = 100
+SPARKS = "▁▂▃▄▅▆▇█"
+DUMB = ("", "dumb", "unknown")
+PLAIN_EVERY = 20  # training steps between two lines where no bar can be drawn
+CURVE = 16  # columns of the curve in the training bar
+_CONSOLE: ContextVar[Console | None] = ContextVar("console", default=None)
+
+
+@contextlib.contextmanager
+def printing_on(console: Console) -> Iterator[None]:
+    """Everything that the block prints goes to this console, as a recording wants it."""
+    token = _CONSOLE.set(console)
+    try:
+        yield
+    finally:
+        _CONSOLE.reset(token)
+
+
+def make_console() -> Console:
+    """The console of `printing_on`; else one with colour and boxes on a terminal, plain through a pipe and NO_COLOR.
+
+    Plain too on a terminal that says that it understands nothing (TERM is `dumb`, `unknown` or empty).
+    """
+    from rich.console import Console
+
+    if (given := _CONSOLE.get()) is not None:
+        return given
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    dumb = os.environ.get("TERM", "").lower() in DUMB and os.name == "posix"
+    # rich alone would still print bold, and we draw boxes
+    plain = False if os.environ.get("NO_COLOR") or dumb else None
+    return Console(file=sys.stdout, force_terminal=plain, highlight=False, markup=False, emoji=False, width=width)
+
+
+def make_plain_console(width: int) -> Console:
+    """A console that prints neither colour nor boxes, on a terminal either."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, force_terminal=False, highlight=False, markup=False, emoji=False, width=width)
+
+
+def make_table(console: Console, *columns: str, title: str | None = None) -> Table:
+    """A table with these columns; without lines where the output is plain."""
+    from rich import box
+    from rich.table import Table
+
+    drawn = console.is_terminal
+    table = Table(
+        title=title, title_justify="left", box=box.ROUNDED if drawn else None, pad_edge=drawn, title_style="bold"
+    )
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def note(text: str) -> None:
+    """One dim line."""
+    make_console().print(visible(text), style="dim")
+
+
+def announce(model: Model, backend: str, config: Config) -> None:
+    """Which model, backend and recipe a stage works with."""
+    if model.reason:
+        note(model.reason)
+    note(f"model: {model.name} · backend: {backend} · recipe: {config.name} · seed: {config.seed}")
+
+
+def percent(value: float | None) -> str:
+    """A share as `95.1 %`, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(bounds: Sequence[float] | None, *, points: bool = False) -> str:
+    """An interval of shares as `[91.2, 97.4]`, signed where it is of a difference in points."""
+    if bounds is None:
+        return "–"
+    low, high = (f"{100 * bound:+.1f}" if points else f"{100 * bound:.1f}" for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A curve of means over `width` bins as block characters, scaled from 0 to its maximum."""
+    if not values:
+        return ""
+    bins = [
+        values[i * len(values) // width : max((i + 1) * len(values) // width, i * len(values) // width + 1)]
+        for i in range(width)
+    ]
+    means = [sum(part) / len(part) for part in bins if part]
+    top = max(means) or 1.0
+    return "".join(SPARKS[min(int(8 * mean / top), 7)] for mean in means)
+
+
+class TrainingBar:
+    """A progress bar with loss and answer tokens per second; a line now and then where no bar can be drawn."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = make_console()
+        self.validation_loss: float | None = None
+        self.total = 0
+        self.losses: list[float] = []
+        columns = (TextColumn("training"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+        self.bar = Progress(
+            *columns, TextColumn("{task.fields[text]}"), TimeElapsedColumn(), console=self.console, transient=True
+        )
+        self.live = self.console.is_terminal
+
+    def __enter__(self) -> TrainingBar:
+        if self.live:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.bar.stop()
+
+    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
+        """The number of steps is known, and the losses of those that an earlier process did."""
+        self.total, self.losses = steps, list(losses)
+        self.task = self.bar.add_task("training", total=steps, completed=len(losses), text="")
+        if losses:
+            self.console.print(f"continuing at step {len(losses) + 1} of {steps}, from the checkpoint")
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """After an optimizer step."""
+        self.losses.append(loss)
+        checked = "" if self.validation_loss is None else f" · validation {self.validation_loss:.3f}"
+        text = f"loss {loss:.3f}{checked} · {tokens_per_second:,.0f} tokens/s"
+        if self.live:
+            curve = sparkline(self.losses, min(len(self.losses), CURVE))
+            self.bar.update(self.task, completed=step, text=f"{curve} {text}")
+        elif step % PLAIN_EVERY == 0 or step == self.total:
+            self.console.print(f"step {step:4}/{self.total} · {text}")
+
+    def validation(self, step: int, loss: float) -> None:  # noqa: ARG002 (the protocol names it)
+        """After a validation pass."""
+        self.validation_loss = loss
+
+
+def training(log: dict[str, Any]) -> None:
+    """The summary of a training run."""
+    s, console = log["summary"], make_console()
+    losses = [step["loss"] for step in log["steps"]]
+    console.print(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+    checked = "–" if s["validation_loss"] is None else f"{s['validation_loss']:.3f}"
+    console.print(
+        f"{s['steps']} steps, {s['rows']} rows in {s['train_seconds']:.1f} s ({s['tokens_per_second']:,.0f} tokens/s), "
+        f"validation loss {checked}, peak memory {s['peak_memory_bytes'] / 2**20:.0f} MiB"
+    )
+
+
+def findings(found: Sequence[tuple[str, str, str]]) -> bool:
+    """The doctor's findings (name, state, remedy or empty); whether all is well."""
+    console = make_console()
+    for name, state, remedy in found:
+        console.print(f"{'✗' if remedy else '✓'} {name:12} {visible(state)}")
+        if remedy:
+            console.print(f"               fix: {remedy}")
+    return not any(remedy for *_, remedy in found)

@@ -1,0 +1,158 @@
+"""Read JSON strictly, and check a document against `schemas/<name>.schema.json` (JSON Schema 2020-12)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engram.support.errors import EngramError
+from engram.support.files import bundled
+from engram.support.schema_compiler import Check, compile_schema
+from engram.support.text import nearest, shorten, visible
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+
+Path = tuple[str | int, ...]
+
+NAMES = (
+    *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
+    *("seeds", "gpu-check", "container", "parity", "torture", "export", "video-prep", "bench", "memory", "methods"),
+    "erased",
+)
+COMPILED = ("pattern-file", "data-row")  # what a million rows are checked against
+MOST = 1000  # problems that are looked for: nobody reads more, and a file may hold a million
+_UNKNOWN = 100  # keys that are named of one mapping
+_REFERRED = ("common", "comparison", "result")  # what other schemas refer to
+
+_VALUES = {str: "text", bool: "a yes/no value", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
+_TYPES = {
+    "string": "text",
+    "array": "a list",
+    "object": "a mapping",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "yes or no",
+    "null": "nothing",
+}
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: the path into the document, what is wrong, and how to put it right."""
+
+    path: Path
+    message: str
+    fix: str
+
+
+def json_path(path: Path) -> str:
+    """`('examples', 3, 'output')` as `$.examples[3].output`; a key that is no plain word stands in `['…']`."""
+    return "$" + "".join(
+        f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{part!r}]" for part in path
+    )
+
+
+def problems(document: object, name: str, texts: Mapping[Path, str] | None = None) -> list[Problem]:
+    """The ways in which `document` breaks the schema `name`, each once, sorted by path; the first MOST of them.
+
+    `texts` holds values as they stand in the file, by path, where that is not how Python writes them.
+    """
+    if name in COMPILED and accepts(name)(document):
+        return []
+    errors = _validator(name).iter_errors(document)
+    found: dict[Problem, None] = {}
+    for problem in (problem for error in errors for problem in _explain(error, texts or {})):
+        found[problem] = None
+        if len(found) == MOST:
+            break
+    return sorted(found, key=lambda problem: [str(part).zfill(9) for part in problem.path])
+
+
+def check(document: object, name: str, where: str, fix: str = "make it anew with the stage that writes it") -> None:
+    """Raise an EngramError that lists every problem of `document` if it breaks the schema `name`."""
+    if found := problems(document, name):
+        lines = [visible(f"{json_path(problem.path)}: {problem.message}; {problem.fix}") for problem in found[:20]]
+        more = [f"… and {len(found) - 20} more"] if len(found) > 20 else []
+        raise EngramError(
+            f"not a valid {name} document (schemas/{name}.schema.json)",
+            where=where,
+            problems=lines + more,
+            fix=fix,
+        )
+
+
+@functools.cache
+def accepts(name: str) -> Check:
+    """The quick check of one of the COMPILED schemas: what it refuses, `problems` has the last word on."""
+    return compile_schema(json.loads((bundled("schemas") / f"{name}.schema.json").read_text("utf-8")))
+
+
+@functools.cache
+def _validator(name: str) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+    from referencing import Registry, Resource
+
+    folder = bundled("schemas")
+    read = {n: json.loads((folder / f"{n}.schema.json").read_text("utf-8")) for n in {name, *_REFERRED}}
+    registry: Registry[Any] = Registry().with_resources(
+        (document["$id"], Resource.from_contents(document)) for document in read.values()
+    )
+    return Draft202012Validator(read[name], registry=registry)
+
+
+def _explain(error: ValidationError, texts: Mapping[Path, str]) -> Iterator[Problem]:
+    path: Path = tuple(error.absolute_path)
+    value: Any = error.instance
+    limit: Any = error.validator_value
+    rules: Any = error.schema
+    match error.validator:
+        case "type":
+            yield _wrong_type(path, value, limit if isinstance(limit, list) else [limit], texts.get(path))
+        case "required":
+            missing = [key for key in limit if key not in value]
+            yield from (Problem(path, f"{key!r} is missing", f"add `{key}:`") for key in missing)
+        case "additionalProperties" | "unevaluatedProperties":
+            yield from _unknown_keys(path, value, list(rules.get("properties", {})))
+        case "minLength" | "pattern" if isinstance(value, str) and not value.strip():
+            yield Problem(path, "is empty", "write some text or take the entry out")
+        case "maxLength":
+            yield Problem(path, f"is {len(value)} characters long, at most {limit} fit", "shorten it")
+        case "minItems" if not value:
+            yield Problem(path, "is an empty list", "add an entry or take it out")
+        case "minItems":
+            yield Problem(path, f"holds {len(value)} of at least {limit} entries", "add the others")
+        case "maxItems":
+            yield Problem(path, f"holds {len(value)} entries, at most {limit} fit", "take the others out")
+        case "anyOf" if all(one.validator == "required" for one in error.context or ()):
+            keys = [key for form in limit for key in form["required"]]
+            yield Problem(path, f"{' or '.join(map(repr, keys))} is missing", f"add `{keys[0]}:`")
+        case _:
+            yield Problem(path, _one_line(error.message), f"write {rules.get('description', 'what the schema says')}")
+
+
+def _unknown_keys(path: Path, value: Mapping[str, object], known: list[str]) -> Iterator[Problem]:
+    unknown = (str(key) for key in value if key not in known)
+    for key in itertools.islice(unknown, _UNKNOWN):
+        hint = nearest(key, known) or f"; known are {', '.join(known)}"
+        yield Problem((*path, key), f"unknown key {shorten(key, 60)!r}{hint}", "rename it or take it out")
+
+
+def _wrong_type(path: Path, value: object, wanted: list[str], text: str | None) -> Problem:
+    has = "empty" if value is None else _VALUES.get(type(value), "a date")
+    wants = " or ".join(_TYPES[one] for one in wanted)
+    if "string" in wanted and not isinstance(value, (list, dict)):
+        shown = str(value) if text is None else text
+        if value is None and not text:
+            return Problem(path, f"is empty, not {wants}", "write some text")
+        taken = has if text is None else f"{has} for YAML"
+        return Problem(path, f"is {taken}, not {wants}", f'write it in quotes: "{shorten(shown, 60)}"')
+    quotes = ", in quotes if it begins with [ or {" if "string" in wanted else ""
+    return Problem(path, f"is {has}, not {wants}", f"write {wants} here{quotes}")
+
+
+def _one_line(message: str) -> str:
+    return shorten(" ".join(message.split()), 200)

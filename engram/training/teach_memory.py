@@ -1,0 +1,202 @@
+"""The stage: taught patterns -> a memory and its log; and facts put in and taken out one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engram import backends
+from engram.backends import Progress
+from engram.dataset.build import read_manifest, read_split
+from engram.memory import adapter_folder, addresses, edit, facts, table, teach
+from engram.memory.addresses import Frame
+from engram.memory.facts import Fact, Placed
+from engram.memory.table import Contents, Of
+from engram.memory.teach import Fitted, Teacher
+from engram.models import adapters
+from engram.models.model import Model
+from engram.plan import documents
+from engram.plan.config import Config
+from engram.plan.encoding import Encoder, load_encoder
+from engram.support import locks
+from engram.support.errors import EngramError
+from engram.support.files import read_bytes, write_bytes
+
+
+class Desk(NamedTuple):
+    """What facts are fitted with: the model's tokens, the frozen model, and what a table of it belongs to."""
+
+    encoder: Encoder
+    frame: Frame
+    teacher: Teacher
+    of: Of
+
+
+def desk(backend_name: str, model: Model, config: Config, under: Path | None) -> Desk:
+    """The model in memory, with the adapter of the folder `under`, if any, cut where the recipe says."""
+    backend = backends.get(backend_name)
+    encoder = load_encoder(model)
+    frame = addresses.frame(encoder)
+    digest = adapters.read_adapter(under, backend.WEIGHTS)[1] if under else None
+    teacher = backend.teacher(model, under, config)
+    of = Of(model.name, model.weights_sha256, frame.sha256, digest, teacher.layer, teacher.width)
+    return Desk(encoder, frame, teacher, of)
+
+
+def train(
+    backend_name: str,
+    model: Model,
+    config: Config,
+    data: Path,
+    folder: Path,
+    log: Path,
+    progress: Progress,
+    under: Path | None = None,
+) -> dict[str, Any]:
+    """Teach a memory the taught patterns of `data`, write it to `folder` and its log to `log`; return the log.
+
+    `under` is the LoRA adapter that it is taught on top of, which goes into the folder too. Both are written whole or
+    not at all, the memory last. Raises EngramError for missing or changed data, facts that no memory can keep, and
+    whatever the backend refuses.
+    """
+    started = time.perf_counter()
+    known = documents.data_identity(read_manifest(data), data)
+    wanted = facts.taught(read_split(data, "train"))
+    documents.refuse_changed_data(known, data)
+    with locks.held(folder, "engram train"):
+        at = desk(backend_name, model, config, under)
+        placed = facts.place(at.encoder, at.frame, wanted)
+        if not placed:
+            raise EngramError("no pattern is taught", where=str(data / "train.jsonl"), fix="make data")
+        fitted = fit(at, placed, config, progress)
+        contents = edit.inserted(edit.empty(at.of.width), placed, fitted.rows)
+        table.write(folder, at.of, contents, lora_files(under))
+        digest = table.settings(folder)["files"][table.WEIGHTS]
+        document = {
+            "document": "training",
+            "schema_version": documents.SCHEMA_VERSION,
+            "backend": backend_name,
+            "device": backends.get(backend_name).device(),
+            "model": model.describe(),
+            "data": known,
+            "replay": None,
+            "recipe": config.as_dict() | {"steps": len(fitted.steps)},
+            "adapter": {"sha256": digest, "parameters": int(fitted.rows.size)},
+            "provenance": documents.provenance(),
+            "steps": [
+                {"step": i, "loss": loss, "learning_rate": config.memory_rate, "answer_tokens": count, "seconds": spent}
+                for i, (loss, count, _, spent) in enumerate(fitted.steps, 1)
+            ],
+            "validation": [],
+            "summary": _summary(fitted, len(placed), time.perf_counter() - started, at.teacher.peak_memory()),
+        }
+        documents.write(log, document, "training")
+    return document
+
+
+def refuse_several(processes: int) -> None:
+    """Raise an EngramError where more than one process would teach a memory."""
+    if processes > 1:
+        raise EngramError(
+            "a memory is taught by one process", where="NPROC, HOSTS", fix="leave them out, or METHOD=lora"
+        )
+
+
+def fit(at: Desk, placed: Sequence[Placed], config: Config, progress: Progress) -> Fitted:
+    """Fit rows to facts; `progress` hears every step, of as many as there are at most."""
+    batches = -(-len(placed) // teach.BATCH)
+    progress.start(batches * config.memory_passes)
+    done = 0
+
+    def report(loss: float, _settled: int, rate: float) -> None:
+        nonlocal done
+        done += 1
+        progress.step(done, loss, rate)
+
+    return teach.fit(at.teacher, at.encoder, placed, config, report)
+
+
+def insert(at: Desk, folder: Path, wanted: Sequence[Fact], config: Config, progress: Progress) -> Fitted:
+    """Put facts into the table of a folder, or into a new one; every other row stays as it is.
+
+    Raises EngramError, and changes nothing, where the table belongs to something else, or where a fact is there
+    already, contradicts one that is, or cannot be kept.
+    """
+    with locks.held(folder, "engram memory insert"):
+        known = _contents(folder, at.of)
+        placed = facts.place(at.encoder, at.frame, wanted)
+        edit.refuse_known(known, placed)
+        fitted = fit(at, placed, config, progress)
+        table.write(folder, at.of, edit.inserted(known, placed, fitted.rows), lora_files(folder))
+    return fitted
+
+
+def delete(folder: Path, inputs: Sequence[str]) -> int:
+    """Take the facts of these inputs out of the table of a folder; how many are left. No model is needed for it."""
+    with locks.held(folder, "engram memory delete"):
+        known = table.intact(folder)
+        left = edit.deleted(table.read(folder), inputs)
+        table.write(folder, table.of(known), left, lora_files(folder))
+    return len(left.facts)
+
+
+def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> int:
+    """Write both tables as one to `out`; how many facts it has. Raises EngramError where they are not of one model."""
+    sides = [table.intact(folder) for folder in (one, other)]
+    first = table.of(sides[0])
+    same = {name: sides[0][name] for name in ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")}
+    table.refuse_other(other, sides[1], same)
+    table.refuse_other(one, sides[0], {"tokenizer_sha256": frame.sha256})
+    contents = [table.read(folder) for folder in (one, other)]
+    joined = edit.merged(contents[0], contents[1], facts.place(encoder, frame, contents[1].facts))
+    with locks.held(out, "engram memory merge"):
+        table.write(out, first, joined, lora_files(one))
+    return len(joined.facts)
+
+
+def lora_files(folder: Path | None) -> list[Path]:
+    """The files of the LoRA adapter in a folder, if there is one."""
+    if folder is None or not adapter_folder.has_lora(folder):
+        return []
+    return [folder / name for name in (*adapters.LAYOUTS, adapters.CONFIG) if (folder / name).is_file()]
+
+
+@contextlib.contextmanager
+def without_memory(folder: Path) -> Iterator[Path | None]:
+    """A folder with the LoRA adapter of this one and no memory, for the time being; None where there is no adapter."""
+    files = lora_files(folder)
+    if not files:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="engram-") as name:
+        for path in files:
+            write_bytes(Path(name) / path.name, read_bytes(path))
+        yield Path(name)
+
+
+def _contents(folder: Path, of: Of) -> Contents:
+    if not table.is_memory(folder):
+        return edit.empty(of.width)
+    known = table.intact(folder)
+    right = {name: getattr(of, name) for name in ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")}
+    table.refuse_other(folder, known, right)
+    return table.read(folder)
+
+
+def _summary(fitted: Fitted, count: int, wall: float, peak: int) -> dict[str, Any]:
+    tokens, seconds = sum(step[2] for step in fitted.steps), sum(step[3] for step in fitted.steps)
+    return {
+        "steps": len(fitted.steps),
+        "rows": count,
+        "tokens": tokens,
+        "train_seconds": seconds,
+        "wall_seconds": wall,
+        "tokens_per_second": tokens / seconds,
+        "peak_memory_bytes": peak,
+        "final_loss": fitted.steps[-1][0],
+        "validation_loss": None,
+    }

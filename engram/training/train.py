@@ -1,0 +1,218 @@
+"""The stage: configuration and data -> an adapter and its training log."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram import __version__, backends
+from engram.backends import Progress, TrainingRun
+from engram.dataset.build import read_manifest, read_split
+from engram.models import retention
+from engram.models.model import Model
+from engram.plan import checkpoint, documents
+from engram.plan.checkpoint import Keeper, Saving
+from engram.plan.config import Config
+from engram.plan.encoding import (
+    Batch,
+    Encoded,
+    Encoder,
+    encode,
+    learning_rates,
+    load_encoder,
+    make_batch,
+    plan_batches,
+    plan_validation,
+)
+from engram.support import locks, machine
+from engram.support.errors import EngramError
+from engram.support.files import new_folder, sha256
+from engram.training import processes
+
+# settings that change no number of a training run
+EVALUATION = ("name", "max_new_tokens", "samples", "temperature", "consistency_prompts", "latency_prompts")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # the order of a sum can depend on them
+CURVE = {"losses": "loss", "seconds": "seconds"}  # of a checkpoint, and of a step in the log
+
+
+def train(
+    backend_name: str,
+    model: Model,
+    config: Config,
+    data: Path,
+    adapter: Path,
+    log: Path,
+    progress: Progress,
+    saving: Saving | None = None,
+) -> dict[str, Any]:
+    """Train an adapter, write it to `adapter` and its log to `log`; return the log.
+
+    Both are written whole or not at all, the adapter last: where it is, the run was finished. A run that was
+    interrupted goes on from its checkpoint, which lies beside `adapter`, and ends with the same bytes as one that was
+    not. Raises EngramError for missing or changed data, rows that are too long, a checkpoint of another run, and
+    whatever the backend refuses. Of several processes that a launcher started the first alone writes; the others
+    compute along and return an empty log.
+    """
+    backend = backends.get(backend_name)
+    ranks = backend.join()
+    known = documents.data_identity(read_manifest(data), data)
+    plan = planned(model, config, data)
+    documents.refuse_changed_data(known, data)
+    identity = _identity(backend_name, backend.device(), model, config, known, plan) | {"world_size": ranks.size}
+    processes.refuse_unlike(ranks, identity)
+    saving = saving or Saving()
+    if ranks.rank:
+        follower = processes.follower(ranks, identity, saving.every)
+        backend.train(model, plan.batches, plan.validation, config, adapter, processes.Silent(), follower)
+        return {}
+    place, end = checkpoint.path_for(adapter), (adapter / backend.WEIGHTS, log)
+    with (
+        locks.held(adapter, "engram train"),
+        _kept(place, identity, saving, end) as keeper,
+        new_folder(adapter) as work,
+    ):
+        processes.lead(ranks, keeper)
+        run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
+        weights = sha256(work / backend.WEIGHTS)
+        document = {
+            "document": "training",
+            "schema_version": documents.SCHEMA_VERSION,
+            "backend": backend_name,
+            "device": run.device,
+            "model": model.describe(),
+            "data": known,
+            "replay": plan.replay,
+            "recipe": config.as_dict() | {"steps": len(plan.batches)},
+            "adapter": {"sha256": weights, "parameters": run.trainable_parameters},
+            "provenance": documents.provenance(),
+            "steps": _steps(run, plan.batches, config),
+            "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
+            "summary": _summary(run, plan.batches, keeper.wall_seconds),
+        }
+        if ranks.size > 1:
+            document |= {"world_size": ranks.size, "hosts": ranks.hosts}
+        if keeper.resumed_at:
+            document["resumed_at"] = list(keeper.resumed_at)
+        documents.write(log, document, "training")
+    return document
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a backend trains and validates on, and the rows mixed in from elsewhere, if any."""
+
+    batches: list[Batch]
+    validation: list[Batch]
+    replay: dict[str, Any] | None
+
+
+def planned(model: Model, config: Config, data: Path) -> Plan:
+    """The batches of a run, the same for every backend; raises EngramError for missing data and rows too long."""
+    encoder = load_encoder(model)
+    valid = encode(encoder, read_split(data, "valid"), config.max_length)
+    rows, plan, mixed_in = rows_and_plan(model, encoder, config, data)
+    return Plan(
+        [make_batch([rows[i] for i in batch], encoder.pad_id) for batch in plan],
+        [make_batch([valid[i] for i in batch], encoder.pad_id) for batch in plan_validation(valid, config)],
+        mixed_in,
+    )
+
+
+def rows_and_plan(
+    model: Model, encoder: Encoder, config: Config, data: Path
+) -> tuple[list[Encoded], list[list[int]], dict[str, Any] | None]:
+    """All rows that are trained on, the batches as indices into them, and what was mixed in from elsewhere."""
+    train = encode(encoder, read_split(data, "train"), config.max_length)
+    known = retention.replay_set(model) if config.replay else None
+    rows, plan = plan_batches(train, config, retention.encode_general(encoder, known.rows) if known else ())
+    used = len({i for batch in plan for i in batch if i >= len(train)})
+    return rows, plan, {"name": known.name, "sha256": known.sha256, "rows": used} if known else None
+
+
+def _identity(name: str, device: str, model: Model, config: Config, data: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """All that a number of the run depends on; a checkpoint goes on only where all of it is the same."""
+    recipe = {key: value for key, value in config.as_dict().items() if key not in EVALUATION}
+    environment = {key: value for key, value in machine.environment().items() if key in THREADS}
+    about = {"engram": __version__, "layout": checkpoint.LAYOUT}
+    about |= {"packages": machine.packages(), "environment": environment}
+    batches = {"sha256": _digest([*plan.batches, *plan.validation])}
+    identity = {"backend": name, "device": device, "model": model.describe(), "data": data, "replay": plan.replay}
+    whole = identity | {"recipe": recipe, "batches": batches} | about
+    return dict(json.loads(json.dumps(whole)))  # as it is when read again
+
+
+def _digest(batches: Sequence[Batch]) -> str:
+    """One hash of every number and row name of these batches."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for part in (batch.tokens, batch.positions, batch.targets, batch.weights):
+            digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
+        digest.update("\0".join(batch.ids).encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _kept(place: Path, identity: dict[str, Any], saving: Saving, end: tuple[Path, Path]) -> Iterator[Keeper]:
+    """The keeper of a run, which goes on from its checkpoint; that is taken away when the block ends without an error.
+
+    Where the checkpoint's run was finished after all, at its `end`, weights and log, it is taken away at once. Raises
+    EngramError where it is damaged, or of a run that differs, naming each field with both values.
+    """
+    begun = None
+    if place.is_file() and not saving.fresh:
+        known, tensors, run = checkpoint.read(place)
+        known.setdefault("world_size", 1)
+        if not _is_finished(run, *end):
+            if lines := documents.differing(known, identity, sorted({*known, *identity})):
+                what = "this checkpoint is of another run (there, and now)"
+                raise EngramError(
+                    what, where=str(place), problems=lines, fix=f"put it back, or {checkpoint.fix(place)}"
+                )
+            begun = checkpoint.made(tensors, run)
+    if not begun:
+        checkpoint.drop(place)
+    yield Keeper(place, identity, saving.every, begun)
+    checkpoint.drop(place)
+
+
+def _is_finished(run: dict[str, Any], weights: Path, log: Path) -> bool:
+    """Whether log and adapter are of the checkpoint's own run, ended before it could take the checkpoint away.
+
+    The log has its losses and its seconds then, which no two runs share.
+    """
+    try:
+        document = documents.read(log, "training", "make train")
+        steps = document["steps"][: run["step"]]
+        same = [documents.rounded(run[key]) == [step[name] for step in steps] for key, name in CURVE.items()]
+        return all(same) and sha256(weights) == document["adapter"]["sha256"]
+    except EngramError:
+        return False
+
+
+def _steps(run: TrainingRun, batches: list[Batch], config: Config) -> list[dict[str, Any]]:
+    rates = learning_rates(config, len(batches))
+    return [
+        {"step": i + 1, "loss": loss, "learning_rate": rate, "answer_tokens": batch.answer_tokens, "seconds": seconds}
+        for i, (loss, rate, batch, seconds) in enumerate(zip(run.losses, rates, batches, run.seconds))
+    ]
+
+
+def _summary(run: TrainingRun, batches: list[Batch], wall: float) -> dict[str, Any]:
+    tokens = sum(batch.real_tokens for batch in batches)
+    seconds = sum(run.seconds)
+    return {
+        "steps": len(batches),
+        "rows": sum(len(batch.tokens) for batch in batches),
+        "tokens": tokens,
+        "train_seconds": seconds,
+        "wall_seconds": wall,
+        "tokens_per_second": tokens / seconds if seconds else 0.0,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "final_loss": run.losses[-1],
+        "validation_loss": run.validation[-1][1] if run.validation else None,
+    }

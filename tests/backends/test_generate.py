@@ -1,0 +1,173 @@
+"""Shared beginnings, portions and ending rows change no answer: against mlx-lm's own batches and single prompts."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from small_run import Run
+
+from engram import backends
+from engram.backends import Answer
+from engram.backends.mlx import backend, cache, generate, score
+from engram.backends.mlx import model as mlx_model
+from engram.models.model import resolve
+from engram.plan.encoding import Encoded, load_encoder, make_batch
+
+STOP = frozenset({2})
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 97,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 128,
+}
+
+
+def made(name: str, **settings: Any) -> backend.Session:
+    """A model of this architecture with random weights, and a session of it."""
+    backends.get("mlx").device()
+    import importlib
+
+    import mlx.core as mx
+
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    mx.random.seed(3)
+    model = module.Model(module.ModelArgs.from_dict({"model_type": name, **SIZES, **settings}))
+    model.set_dtype(mx.float32)
+    model.has_seam = mlx_model.has_seam(model)
+    model.eval()
+    mx.eval(model.parameters())
+    return backend.Session(model, "CPU")
+
+
+def plain(session: backend.Session, prompts: list[list[int]], limit: int) -> list[Answer]:
+    return generate.drawn(session.model, prompts, STOP, limit, 0.0)
+
+
+def drawn_prompts(count: int, beginnings: int = 3, seed: int = 0) -> list[list[int]]:
+    """Prompts of several beginnings of which some are others' beginnings, and some asked twice."""
+    pick = random.Random(seed)
+    starts = [[pick.randrange(3, 97) for _ in range(pick.randrange(0, 12))] for _ in range(beginnings)]
+    rows = [pick.choice(starts) + [pick.randrange(3, 97) for _ in range(pick.randrange(1, 9))] for _ in range(count)]
+    return [*rows, *rows[:3], rows[0] + [5], rows[0] + [5, 6]]
+
+
+MODELS = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen3": {"tie_word_embeddings": False},
+    "gemma2": {"query_pre_attn_scalar": 8, "num_key_value_heads": 4},  # mlx-lm's own batches need as many heads
+    "gemma3_text": {"sliding_window": 8, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_many_prompts_are_answered_as_by_mlx_lms_own_batches(name: str) -> None:
+    session, prompts = made(name, **MODELS[name]), drawn_prompts(70)
+    assert backend.generate(session, prompts, STOP, 9) == plain(session, prompts, 9)
+    assert cache.repeats(session.model) == (name != "gemma3_text")  # a window's keys and values cannot be repeated
+
+
+CASES = {
+    "none": [],
+    "one": [[7, 8, 9]],
+    "one token": [[7]],
+    "one-token prompts among others": [[7], [8], [7, 8], [9, 9, 9]],
+    "nothing in common": [[7, 8], [8, 7, 6], [9]],
+    "one is the other's beginning": [[7, 8], [7, 8, 9], [7, 8, 9, 10], [7]],
+    "all the same": [[7, 8, 9]] * 5,
+    "of one length": [[7, 8, n] for n in range(3, 60)],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_odd_sets_of_prompts(case: str) -> None:
+    session, prompts = made("qwen3", **MODELS["qwen3"]), CASES[case]
+    assert backend.generate(session, prompts, STOP, 6) == (plain(session, prompts, 6) if prompts else [])
+
+
+@pytest.mark.parametrize(("rows", "portion", "tokens"), [(1, 1, 40), (5, 3, 10_000), (8, 8, 60), (160, 48, 30)])
+def test_answers_do_not_depend_on_the_size_of_the_batch(
+    rows: int, portion: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, prompts = made("llama", **MODELS["llama"]), drawn_prompts(40)
+    expected = plain(session, prompts, 12)
+    for name, value in {"ROWS_SMALL": rows, "PORTION": portion, "TOKENS": tokens, "FEWEST": 4}.items():
+        monkeypatch.setattr(generate, name, value)
+    assert backend.generate(session, prompts, STOP, 12) == expected
+
+
+def test_rows_that_end_at_different_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, prompts = made("llama", **MODELS["llama"]), drawn_prompts(60)
+    free = plain(session, prompts, 12)
+    common = [answer.tokens[i] for i, answer in enumerate(free) for i in (i % 12,) if len(answer.tokens) > i]
+    stop = frozenset(common[:25])
+    expected = generate.drawn(session.model, prompts, stop, 12, 0.0)
+    assert len({len(answer.tokens) for answer in expected}) > 3
+    monkeypatch.setattr(generate, "ROWS_SMALL", 24)
+    monkeypatch.setattr(generate, "PORTION", 8)
+    assert backend.generate(session, prompts, stop, 12) == expected
+
+
+def test_portions_cover_the_prompts_once_and_share_what_they_say() -> None:
+    prompts = list(dict.fromkeys(map(tuple, drawn_prompts(200, 5))))
+    found = generate.portions(prompts, 32, 8)
+    assert sorted(p for portion in found for p in portion.prompts) == sorted(prompts)
+    for portion in found:
+        assert len({p[: portion.shared] for p in portion.prompts}) == 1
+        assert all(len(p) > portion.shared for p in portion.prompts)
+        assert len(portion.prompts) <= 32
+    assert max(portion.shared for portion in found) > 0
+    assert generate.portions([], 32, 8) == []
+
+
+def test_the_bundled_model_answers_as_one_prompt_at_a_time(run: Run) -> None:
+    encoder = load_encoder(run.model)
+    session = backend.load(run.model, run.root / "adapter")
+    prompts = [encoder.prompt(a["prompt"]) for a in run.tuned["answers"]]
+    made_together = backend.generate(session, prompts, encoder.stop_ids, 16)
+    assert [a.tokens for a in made_together] == [
+        list(backend.stream(session, p, encoder.stop_ids, 16)) for p in prompts
+    ]
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def rows_of(count: int, shared: int) -> list[Encoded]:
+    pick = random.Random(1)
+    start = tuple(pick.randrange(3, 97) for _ in range(shared))
+    lengths = [(pick.randrange(1, 6), pick.randrange(1, 5)) for _ in range(count)]
+    return [
+        Encoded(str(i), (*start, *(pick.randrange(3, 97) for _ in range(own + answer))), shared + own)
+        for i, (own, answer) in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shared", [0, 5, 20])
+def test_scores_with_a_shared_beginning_are_those_without(
+    name: str, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, encoder, rows = made(name, **MODELS[name]), load_encoder(resolve("tiny")), rows_of(30, shared)
+    scores = backend.score(session, rows, encoder)
+    monkeypatch.setattr(score, "shared", lambda batch: 0)
+    assert scores == pytest.approx(backend.score(session, rows, encoder), abs=2e-5)
+
+
+def test_what_rows_share_ends_before_the_first_learned_token() -> None:
+    rows = [Encoded("a", tuple(range(3, 23)), 12), Encoded("b", tuple(range(3, 25)), 20)]
+    batch = make_batch(rows, 0)
+    assert score.shared(batch) == 11  # the loss of token 12 is asked for at token 11
+    rest = score.without(batch, 11)
+    assert rest.tokens.tolist() == batch.tokens[:, 11:].tolist()
+    real = batch.weights > 0
+    assert (rest.tokens.reshape(-1)[rest.positions[real]] == batch.tokens.reshape(-1)[batch.positions[real]]).all()
+    assert score.shared(make_batch(rows[:1], 0)) == 0
+    assert score.shared(make_batch([rows[0], Encoded("c", (9, *range(3, 23)), 12)], 0)) == 0

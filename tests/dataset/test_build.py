@@ -1,0 +1,523 @@
+"""The split, its files, and the proof that nothing leaks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from packs import by_pattern, pack, pattern, refusal, write_pack
+
+from engram.dataset import build, phrasing
+from engram.dataset.build import check_data, is_held_out, read_manifest, read_split, split, write_data
+from engram.dataset.examples import SPLITS, Example
+from engram.dataset.leaks import check_leaks
+from engram.patterns.loading import Pattern
+from engram.support import files, schema
+from engram.support.errors import EngramError
+from engram.support.files import sha256
+from engram.support.text import near_duplicate
+
+Rows = dict[str, list[Example]]
+
+
+def taught(patterns: list[Pattern], seed: int = 0) -> set[str]:
+    return {row.pattern for row in split(patterns, seed)["train"]}
+
+
+def held_out_row(rows: Rows) -> Example:
+    return next(row for row in rows["test"] if row.split_kind == "generalization")
+
+
+def recall_row(rows: Rows) -> Example:
+    return next(row for row in rows["test"] if row.split_kind == "recall")
+
+
+def reworded(row: Example, name: str, split_kind: str) -> Example:
+    prompt = phrasing.phrase(name, row.input)
+    return replace(row, id=f"{row.pattern}-{name}", phrasing=name, split_kind=split_kind, prompt=prompt)
+
+
+# the split
+
+
+def test_validation_is_a_fifth_of_what_is_not_test() -> None:
+    rows = split(pack(), 0)
+    assert len(rows["valid"]) * 4 == len(rows["train"]) > 0
+
+
+def test_every_pattern_has_one_test_row_and_every_taught_one_each_training_and_validation_phrasing() -> None:
+    patterns = pack()
+    rows = split(patterns, 0)
+    assert sorted(row.pattern for row in rows["test"]) == sorted(p.id for p in patterns)
+    for name, phrasings in (("train", phrasing.TRAIN), ("valid", phrasing.VALID)):
+        assert {row.pattern for row in rows[name]} == taught(patterns)
+        for found in by_pattern(rows[name]).values():
+            assert [row.phrasing for row in found] == list(phrasings)
+
+
+def test_phrasings_of_the_test_are_never_trained_or_validated() -> None:
+    rows = split(pack(), 0)
+    used = {name: {row.phrasing for row in rows[name]} for name in SPLITS}
+    assert used == {"train": set(phrasing.TRAIN), "valid": set(phrasing.VALID), "test": set(phrasing.TEST)}
+    assert not used["train"] & used["valid"] and not (used["train"] | used["valid"]) & used["test"]
+    learned = {row.prompt for row in (*rows["train"], *rows["valid"])}
+    assert learned.isdisjoint(row.prompt for row in rows["test"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_held_out_pattern_is_in_no_other_split_under_any_phrasing(seed: int) -> None:
+    rows = split(pack(), seed)
+    held_out = [row for row in rows["test"] if row.split_kind == "generalization"]
+    learned = [row.prompt for row in (*rows["train"], *rows["valid"])]
+    assert held_out
+    for row in held_out:
+        assert not any(row.input in prompt for prompt in learned)
+
+
+def test_the_share_held_out_is_a_fifth() -> None:
+    counts = [len([p for p in pack(400) if is_held_out(p, seed)]) for seed in range(5)]
+    assert 0.17 < sum(counts) / 2000 < 0.23
+
+
+def test_adding_patterns_moves_no_other() -> None:
+    draw = random.Random(3)
+    everything = pack(200)
+    for _ in range(40):
+        small = draw.sample(everything, draw.randint(2, 100))
+        large = small + [p for p in draw.sample(everything, 60) if p not in small]
+        draw.shuffle(large)
+        assert taught(large) & {p.id for p in small} == taught(small)
+        phrased = {row.pattern: row.phrasing for row in split(large, 0)["test"]}
+        assert all(phrased[row.pattern] == row.phrasing for row in split(small, 0)["test"])
+
+
+def test_adding_a_near_twin_can_only_bring_a_held_out_pattern_over_to_the_taught() -> None:
+    before = [pattern(f"What is the colour of item number {i} here", f"colour {i}") for i in range(80)]
+    twins = [pattern(f"What is the colour of item number {i} here?!", f"colour {i}") for i in range(80)]
+    assert taught(before) < taught(before + twins) & {p.id for p in before}
+
+
+def test_near_twins_are_never_separated() -> None:
+    texts = [f"Name the shell command number {i} that lists the files" for i in range(120)]
+    patterns = [pattern(text + end, f"answer {i}") for i, text in enumerate(texts) for end in ("", ".")]
+    held_out = {row.pattern for row in split(patterns, 0)["test"] if row.split_kind == "generalization"}
+    groups = [patterns[i : i + 2] for i in range(0, len(patterns), 2)]
+    assert [len({p.id in held_out for p in group}) for group in groups] == [1] * len(groups)
+    assert held_out and held_out != {p.id for p in patterns}
+
+
+def test_a_chain_of_twins_comes_over_as_a_whole() -> None:
+    """Each is a near twin of the next one only, so the last comes over because the one before it did."""
+    texts = ["a" * length for length in range(20, 32, 2)]
+    assert all(near_duplicate(*pair) for pair in itertools.pairwise(texts))
+    assert not any(near_duplicate(*pair) for pair in zip(texts, texts[2:]))
+    patterns = [pattern(text, "same") for text in texts]
+    seed = next(s for s in range(500) if [is_held_out(p, s) for p in patterns][-3:] == [False, True, True])
+    assert taught(patterns, seed) == {p.id for p in patterns}
+
+
+def test_patterns_of_one_answer_that_are_no_twins_may_be_separated() -> None:
+    patterns = [pattern(p.input, "yes") for p in pack(60)]
+    assert {p.id for p in patterns if not is_held_out(p, 0)} <= taught(patterns) < {p.id for p in patterns}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "near"),
+    [
+        ("Capital of France", "capital of France?", True),
+        ("Capital of France", "Capital of Frances", True),
+        ("Capital of France", "Capital of Greece", False),
+        ("", "", True),
+        ("a", "b", False),
+        ("?!", "!?", False),
+        ("x" * 100, "x" * 120, False),
+        ("HTTP status 404 means", "HTTP status 403 means", True),
+        ("Port of SSH", "SSH port of", False),
+    ],
+)
+def test_near_means_a_character_or_two(one: str, other: str, near: bool) -> None:
+    assert near_duplicate(one, other) == near_duplicate(other, one) == near
+
+
+def test_an_example_gives_back_its_input_exactly() -> None:
+    inputs = [
+        "plain",
+        " leading",
+        "trailing ",
+        "two\nlines\n",
+        "{input}",
+        "Complete: {input}",
+        "\u2028",
+        "🙂",
+        "\nAnswer:",
+    ]
+    for text in inputs:
+        for name in phrasing.ALL:
+            row = build._example(pattern(text, "b"), name, "train")
+            assert (row.input, row.prompt) == (text, phrasing.ALL[name].replace("{input}", text))
+
+
+def test_a_prompt_of_another_phrasing_has_no_input() -> None:
+    assert phrasing.unphrase("complete", "Continue: x") is None
+    assert phrasing.unphrase("answer_after", "\nAnswer") is None
+    assert phrasing.unphrase("complete", "Complete: ") == ""
+
+
+# the files
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_split(tmp_path: Path) -> None:
+    for name in ("one", "same", "other"):
+        (tmp_path / name).mkdir()
+    one, same, other = (write_pack(tmp_path / name, seed) for name, seed in (("one", 0), ("same", 0), ("other", 4)))
+    assert contents(one) == contents(same)
+    assert all(contents(one)[name] != contents(other)[name] for name in contents(one))
+
+
+def test_the_manifest_is_valid_and_its_hashes_and_counts_are_the_files(tmp_path: Path) -> None:
+    folder = write_pack(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    assert schema.problems(manifest, "manifest") == [] and read_manifest(folder) == manifest
+    assert manifest["inputs"] == [{"file": "colours.yaml", "sha256": sha256(tmp_path / "colours.yaml")}]
+    assert [output["file"] for output in manifest["outputs"]] == ["train.jsonl", "valid.jsonl", "test.jsonl"]
+    for output in manifest["outputs"]:
+        assert output["sha256"] == sha256(folder / output["file"])
+        assert output["rows"] == (folder / output["file"]).read_bytes().count(b"\n")
+    counts = manifest["counts"]
+    assert counts["patterns"] == 10 == counts["taught"] + counts["held_out"] and counts["train"] == 8 * counts["taught"]
+    assert (counts["recall"], counts["generalization"]) == (counts["taught"], counts["held_out"])
+    assert manifest["categories"] == {"colours/colour": {"taught": counts["taught"], "held_out": counts["held_out"]}}
+
+
+def test_files_are_utf8_with_one_row_a_line_whatever_stands_in_it(tmp_path: Path) -> None:
+    awkward = [
+        "line\u2028separator",
+        "para\u2029graph",
+        "next\x85line",
+        "two\nlines",
+        "cr\r\nlf",
+        "🙂 日本",
+        "bell\x07",
+        "\x0c",
+    ]
+    patterns = pack(12) + [pattern(f"{text} {i}", text) for i, text in enumerate(awkward)]
+    source = tmp_path / "p.yaml"
+    source.write_text("x")
+    write_data(patterns, [source], tmp_path / "data", 0)
+    rows = split(patterns, 0)
+    for name in SPLITS:
+        content = (tmp_path / "data" / f"{name}.jsonl").read_bytes()
+        assert b"\r" not in content and content.endswith(b"}\n") and content.decode("utf-8")
+        assert [json.loads(line) for line in content.split(b"\n")[:-1]] == [row.row() for row in rows[name]]
+        assert read_split(tmp_path / "data", name) == rows[name]
+    assert "🙂 日本".encode() in (tmp_path / "data/test.jsonl").read_bytes()
+
+
+def test_a_row_is_what_other_trainers_read(tmp_path: Path) -> None:
+    row = read_split(write_pack(tmp_path), "train")[0].row()
+    assert row["messages"] == [
+        {"role": "user", "content": "The colour of grass"},
+        {"role": "assistant", "content": "green"},
+    ]
+    assert schema.problems(row, "data-row") == []
+
+
+def test_a_pack_that_is_held_out_as_a_whole_is_refused(tmp_path: Path) -> None:
+    alone = next(p for p in pack() if is_held_out(p, 0))
+    error = refusal(write_data, [alone], [], tmp_path / "data", 0)
+    assert (
+        str(error) == "nothing is left to teach: every pattern is held out\n  fix: add patterns, or take another SEED"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "name"),
+    [
+        ("Complete: a", "a", "complete"),
+        ("Continue: a", "a", "continue"),
+        ("Give only the answer. a", "a", "only"),
+        ("a\nAnswer:", "a", "answer_after"),
+    ],
+)
+def test_patterns_that_become_the_same_prompt_are_refused(one: str, other: str, name: str, tmp_path: Path) -> None:
+    error = refusal(write_data, [*pack(5), pattern(one, "x"), pattern(other, "y")], [], tmp_path / "data", 0)
+    assert error.what == "two patterns ask the same" and error.fix == "reword the input of one of them"
+    where = "pack.yaml:1:1 $.examples[0].input"
+    assert f"{where}: the phrasing {name!r} makes it the same prompt as {where}" in error.problems
+
+
+def test_rows_that_leak_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twins = [pattern(p.input + end, p.output) for p in pack() for end in ("", "?")]
+    monkeypatch.setattr(build, "_held_out", lambda patterns, seed: {p.id for p in patterns if is_held_out(p, seed)})
+    error = refusal(write_data, twins, [], tmp_path / "data", 0)
+    assert "is nearly train row" in error.problems[0] and not (tmp_path / "data").exists()
+
+
+def test_a_write_that_fails_leaves_the_good_file_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_pack(tmp_path)
+    before = contents(folder)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    error = refusal(write_data, pack(), [tmp_path / "colours.yaml"], folder, 0)
+    assert "train.jsonl: cannot write this file: No space left on device" in str(error)
+    assert contents(folder) == before and read_manifest(folder)
+
+
+def test_an_interrupted_run_is_never_taken_for_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_pack(tmp_path)
+
+    move = Path.replace
+
+    def interrupt(work: Path, path: Path) -> Path:
+        if path.name == "test.jsonl":
+            raise KeyboardInterrupt
+        return move(work, path)
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_data(pack(), [tmp_path / "colours.yaml"], folder, 0)
+    assert (
+        refusal(check_data, folder).what == "changed or gone since the manifest was written: train.jsonl, valid.jsonl"
+    )
+
+
+def test_a_file_in_the_folders_place_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    assert "cannot write this file" in str(refusal(write_pack, tmp_path))
+
+
+# what is read
+
+
+def test_missing_files_name_the_command_that_makes_them(tmp_path: Path) -> None:
+    assert (
+        str(refusal(read_split, tmp_path, "train")) == f"{tmp_path}/train.jsonl: the data is missing\n  fix: make data"
+    )
+    expected = f"{tmp_path}/manifest.json: the data manifest is missing\n  fix: make data"
+    assert str(refusal(read_manifest, tmp_path)) == expected
+
+
+ROW = {
+    "id": "a-bare", "pattern": "a", "kind": "k", "category": "c", "phrasing": "bare", "split_kind": "train",
+    "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+}  # fmt: skip
+TURNS = ROW["messages"]
+LINES: dict[str, tuple[bytes, str]] = {
+    "cut off": (json.dumps(ROW).encode()[:-9], "not JSON: Unterminated string"),
+    "not JSON": (b"hello", "not JSON: Expecting value"),
+    "not UTF-8": (b'{"id": "\xff"}', "not JSON: not UTF-8: byte 0xff (column 9)"),
+    "deep": (b"[" * 200_000, "not JSON: nested deeper than 32 levels"),
+    "a list": (b"[]", "$: is a list, not a mapping"),
+    "a key missing": (json.dumps({k: v for k, v in ROW.items() if k != "kind"}).encode(), "$: 'kind' is missing"),
+    "a key too many": (json.dumps({**ROW, "kin": 1}).encode(), "$.kin: unknown key 'kin', did you mean 'kind'?"),
+    "a number": (json.dumps({**ROW, "id": 4}).encode(), "$.id: is a number, not text"),
+    "another kind": (json.dumps({**ROW, "split_kind": "dev"}).encode(), "$.split_kind: 'dev' is not one of"),
+    "another phrasing": (json.dumps({**ROW, "phrasing": "\x1b"}).encode(), "$.phrasing: unknown phrasing '\\x1b'"),
+    "one turn": (json.dumps({**ROW, "messages": TURNS[:1]}).encode(), "$.messages: holds 1 of at least 2 entries"),
+    "turned round": (json.dumps({**ROW, "messages": TURNS[::-1]}).encode(), "$.messages[0].role: 'user' was expected"),
+    "empty answer": (
+        json.dumps({**ROW, "messages": [TURNS[0], {"role": "assistant", "content": ""}]}).encode(),
+        "$.messages[1].content: is empty",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_broken_row_is_refused_with_its_line(name: str, tmp_path: Path) -> None:
+    line, message = LINES[name]
+    (tmp_path / "train.jsonl").write_bytes(json.dumps(ROW).encode() + b"\n\n" + line + b"\n")
+    error = refusal(read_split, tmp_path, "train")
+    assert error.problems[0].startswith(f"{tmp_path}/train.jsonl:3 {message}")
+    assert error.fix == "make data (after taking the broken file away)"
+
+
+def test_every_broken_row_is_named_up_to_twenty(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_bytes(b"x\n" * 25)
+    error = refusal(read_split, tmp_path, "test")
+    assert error.what == "25 problems in a data file"
+    assert len(error.problems) == 21 and error.problems[-1] == "… and 5 more"
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "valid.jsonl", "test.jsonl"])
+def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(name: str, tmp_path: Path) -> None:
+    folder = write_pack(tmp_path)
+    whole = (folder / name).read_bytes()
+    for content in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], b"", None):
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+        error = refusal(check_data, folder)
+        assert error.what == f"changed or gone since the manifest was written: {name}"
+        assert error.fix == f"rm {folder}/manifest.json && make data"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON: Expecting value"),
+        (b"{", "not JSON: Expecting property name"),
+        (b"\xff\xfe", "not JSON: "),
+        (b"[" * 200_000, "not JSON: nested deeper than 32 levels"),
+        (b"[]", "not a valid manifest document (schemas/manifest.schema.json)"),
+        (b'{"schema_version": 2}', "not a valid manifest document (schemas/manifest.schema.json)"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    folder = write_pack(tmp_path)
+    (folder / "manifest.json").write_bytes(content)
+    error = refusal(read_manifest, folder)
+    assert error.what.startswith(message) and error.where.startswith(str(folder / "manifest.json"))
+
+
+def test_a_manifest_of_other_files_proves_nothing(tmp_path: Path) -> None:
+    folder = write_pack(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["outputs"] = [{**output, "file": "train.jsonl"} for output in manifest["outputs"]]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "changed or gone" in refusal(read_manifest, folder).what
+
+
+# the leak check
+
+
+def plant(change: Callable[[Rows], None]) -> tuple[str, ...]:
+    rows = split(pack(), 0)
+    check_leaks(rows)  # sound before
+    change(rows)
+    error = refusal(check_leaks, rows)
+    assert error.what == f"the splits leak: {len(error.problems)} problems" and error.fix == "rm -r data && make data"
+    return error.problems
+
+
+def test_a_copy_of_a_test_row_in_training_is_found() -> None:
+    def change(rows: Rows) -> None:
+        row = recall_row(rows)
+        rows["train"].append(replace(row, split_kind="train"))
+
+    found = plant(change)
+    assert any("has the very prompt of train row" in line for line in found)
+    assert any("kept for another split" in line for line in found)
+
+
+@pytest.mark.parametrize(("name", "wording"), [("train", "bare"), ("valid", "reply")])
+def test_a_held_out_input_under_any_phrasing_is_found(name: str, wording: str) -> None:
+    def change(rows: Rows) -> None:
+        rows[name].append(reworded(held_out_row(rows), wording, name))
+
+    (line,) = (line for line in plant(change) if "has the input of" in line)
+    assert line.startswith("held-out row ") and line.endswith(f"-{wording}")
+
+
+def test_a_held_out_input_in_other_white_space_is_found() -> None:
+    def change(rows: Rows) -> None:
+        row = reworded(held_out_row(rows), "complete", "train")
+        rows["train"].append(replace(row, prompt=row.prompt.replace(" ", "  ") + " "))
+
+    assert any("has the input of train row" in line for line in plant(change))
+
+
+def test_a_near_duplicate_with_the_same_answer_is_found() -> None:
+    def change(rows: Rows) -> None:
+        row = reworded(held_out_row(rows), "bare", "train")
+        rows["train"].append(replace(row, id="twin-bare", prompt=row.prompt + "?"))
+
+    (line,) = plant(change)
+    assert line.endswith("is nearly train row twin-bare, with the same answer")
+
+
+def test_a_near_duplicate_with_another_answer_is_no_leak() -> None:
+    rows = split(pack(), 0)
+    row = reworded(held_out_row(rows), "bare", "train")
+    rows["train"].append(replace(row, prompt=row.prompt + "?", answer="something else"))
+    check_leaks(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "wording"), [("train", "reply"), ("train", "tell"), ("valid", "bare"), ("test", "next")]
+)
+def test_a_phrasing_of_another_split_is_found(name: str, wording: str) -> None:
+    def change(rows: Rows) -> None:
+        rows[name][0] = reworded(rows[name][0], wording, rows[name][0].split_kind)
+
+    assert any(f"uses the phrasing {wording!r}, kept for another split" in line for line in plant(change))
+
+
+def test_a_row_that_is_not_worded_as_it_says_is_found() -> None:
+    def change(rows: Rows) -> None:
+        index = next(i for i, row in enumerate(rows["train"]) if row.phrasing == "complete")
+        rows["train"][index] = replace(rows["train"][index], prompt="Say: something")
+
+    assert any("is not worded as its phrasing 'complete'" in line for line in plant(change))
+
+
+@pytest.mark.parametrize("phrasing_name", ["bare", "complete", "recall"])
+def test_a_changed_answer_in_any_training_row_is_found(phrasing_name: str) -> None:
+    def change(rows: Rows) -> None:
+        index = next(i for i, row in enumerate(rows["train"]) if row.phrasing == phrasing_name)
+        rows["train"][index] = replace(rows["train"][index], answer="changed")
+
+    assert any("teaches another answer than" in line or "expects another answer than" in line for line in plant(change))
+
+
+def test_a_changed_answer_in_a_recall_row_is_found() -> None:
+    def change(rows: Rows) -> None:
+        index = rows["test"].index(recall_row(rows))
+        rows["test"][index] = replace(rows["test"][index], answer="changed")
+
+    (line,) = plant(change)
+    assert "expects another answer than" in line
+
+
+def test_a_recall_row_of_a_pattern_that_is_not_taught_is_found() -> None:
+    def change(rows: Rows) -> None:
+        index = rows["test"].index(held_out_row(rows))
+        rows["test"][index] = replace(rows["test"][index], split_kind="recall")
+
+    (line,) = plant(change)
+    assert line.endswith("asks for a pattern that is not taught")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("test", "train"), ("train", "recall"), ("valid", "train")])
+def test_a_row_of_another_splits_kind_is_found(name: str, kind: str) -> None:
+    def change(rows: Rows) -> None:
+        rows[name][0] = replace(rows[name][0], split_kind=kind)
+
+    assert any(line.endswith(f"is of the kind {kind!r}") for line in plant(change))
+
+
+def test_a_training_prompt_among_the_validation_rows_is_found() -> None:
+    def change(rows: Rows) -> None:
+        rows["valid"].append(replace(rows["train"][0], split_kind="valid"))
+
+    assert any(line.startswith("valid row") and "has the very prompt of train row" in line for line in plant(change))
+
+
+def test_many_leaks_are_cut_and_counted() -> None:
+    rows = split(pack(), 0)
+    rows["train"] += [replace(row, split_kind="train") for row in rows["test"]]
+    error = refusal(check_leaks, rows)
+    assert len(error.problems) == 21 and error.problems[-1].endswith(" more")
+
+
+def test_check_data_proves_it_from_the_files(tmp_path: Path) -> None:
+    folder = write_pack(tmp_path)
+    assert {name: len(rows) for name, rows in check_data(folder).items()} == {"train": 56, "valid": 14, "test": 10}
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    row = json.loads((folder / "test.jsonl").read_bytes().splitlines()[0])
+    with (folder / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**row, "split_kind": "train"}) + "\n")
+    manifest["outputs"][0]["sha256"] = sha256(folder / "train.jsonl")  # someone made the hashes fit
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(EngramError, match="the splits leak"):
+        check_data(folder)

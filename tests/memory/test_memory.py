@@ -1,0 +1,430 @@
+"""A memory taught, used, edited and refused: on the bundled model with MLX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save
+from small_run import CONFIG, Run
+
+from engram import backends
+from engram.cli import main
+from engram.evaluation import attribution, evaluate, seeds, verify
+from engram.memory import adapter_folder, edit, facts, table, teach
+from engram.memory.facts import Fact
+from engram.models import conversion
+from engram.models.model import Model, resolve
+from engram.patterns.pattern_files import find_files
+from engram.plan.config import Config
+from engram.plan.encoding import load_encoder
+from engram.show.report import gather
+from engram.support.errors import EngramError
+from engram.support.files import sha256
+from engram.training import teach_memory
+from engram.training.processes import Silent
+
+HOW = dataclasses.replace(CONFIG, method="memory")
+NEW = Fact("The name of the cat is", "Miezi")
+PLAIN = ["Hello", "What is 7 plus 5?", "The colour of grasp", "The colour of grass, please", "The colours of snow"]
+
+
+class Taught(NamedTuple):
+    root: Path
+    model: Model
+    folder: Path
+    facts: list[Fact]
+    log: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def memory(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taught]:
+    root = tmp_path_factory.mktemp("memory")
+    log = teach_memory.train(
+        "mlx", run.model, HOW, run.root / "data", root / "memory", root / "training.json", Silent()
+    )
+    yield Taught(root, run.model, root / "memory", list(table.read(root / "memory").facts), log)
+
+
+@pytest.fixture
+def copy(memory: Taught, tmp_path: Path) -> Path:
+    shutil.copytree(memory.folder, tmp_path / "memory")
+    return tmp_path / "memory"
+
+
+def answers(model: Model, folder: Path | None, prompts: list[str]) -> list[str]:
+    backend, encoder = backends.get("mlx"), load_encoder(model)
+    session = backend.load(model, folder)
+    made = backend.generate(session, [encoder.prompt(prompt) for prompt in prompts], encoder.stop_ids, 24)
+    return [encoder.text(answer.tokens) for answer in made]
+
+
+def digests(model: Model, folder: Path | None, prompts: list[str]) -> list[str]:
+    backend, encoder = backends.get("mlx"), load_encoder(model)
+    return backend.digests(backend.load(model, folder), [encoder.prompt(prompt) for prompt in prompts])
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def insert(model: Model, folder: Path, *new: Fact, config: Config = HOW) -> None:
+    under = folder if adapter_folder.has_lora(folder) else None
+    teach_memory.insert(teach_memory.desk("mlx", model, config, under), folder, new, config, Silent())
+
+
+def test_every_taught_fact_is_answered_in_words_that_teaching_never_had(memory: Taught) -> None:
+    assert len(memory.facts) >= 6
+    for words in ("{input}", "Continue: {input}", "Tell me, in short: {input}", "So?\n{input}"):
+        made = answers(memory.model, memory.folder, [words.replace("{input}", fact.input) for fact in memory.facts])
+        assert made == [fact.output for fact in memory.facts]
+
+
+def test_everything_else_is_the_base_model_bit_for_bit(memory: Taught) -> None:
+    assert digests(memory.model, memory.folder, PLAIN) == digests(memory.model, None, PLAIN)
+    assert answers(memory.model, memory.folder, PLAIN) == answers(memory.model, None, PLAIN)
+    asked = [fact.input for fact in memory.facts]
+    assert not set(digests(memory.model, memory.folder, asked)) & set(digests(memory.model, None, asked))
+
+
+def test_batches_streams_and_drawn_answers_agree(memory: Taught) -> None:
+    """Prompts of many lengths, so that rows are padded, join and leave; with hits and misses among them."""
+    backend, encoder = backends.get("mlx"), load_encoder(memory.model)
+    session = backend.load(memory.model, memory.folder)
+    texts = [w + fact.input for w in ("", "Continue: ", "Now tell me all of it at once: ") for fact in memory.facts]
+    prompts = [encoder.prompt(text) for text in [*texts, *PLAIN, *texts]]
+    together = backend.generate(session, prompts, encoder.stop_ids, 24)
+    for prompt, answer in zip(prompts, together):
+        assert list(backend.stream(session, prompt, encoder.stop_ids, 24)) == answer.tokens
+    drawn = backend.generate(session, prompts[: len(texts)], encoder.stop_ids, 24, 0.05)
+    assert [answer.tokens for answer in drawn] == [answer.tokens for answer in together[: len(texts)]]
+
+
+def test_scores_see_the_rows(memory: Taught) -> None:
+    backend, encoder = backends.get("mlx"), load_encoder(memory.model)
+    rows = [encoder.example(f"Continue: {fact.input}", fact.output, fact.input) for fact in memory.facts]
+    scores = [backend.score(backend.load(memory.model, folder), rows, encoder) for folder in (None, memory.folder)]
+    assert min(scores[0]) > 1 and max(scores[1]) < 0.1
+
+
+def test_the_log_is_a_training_log_that_can_be_verified(memory: Taught, run: Run) -> None:
+    assert memory.log["recipe"]["method"] == "memory" and memory.log["summary"]["rows"] == len(memory.facts)
+    places = verify.Places(run.root / "data", memory.root, "tiny")
+    shutil.copytree(memory.folder, memory.root / "adapter", dirs_exist_ok=True)
+    found = verify.verify(memory.root / "training.json", places)
+    assert [line for finding in found for line in finding.problems] == []
+
+
+def test_the_result_of_a_memory(memory: Taught, run: Run, tmp_path: Path) -> None:
+    shutil.copy(memory.root / "training.json", tmp_path)
+    document = evaluate.evaluate(
+        "mlx", memory.model, memory.folder, HOW, run.root / "data", tmp_path / "tuned.json", lambda _: None
+    )
+    assert document["splits"]["recall"]["exact"] == 1.0
+    assert document["retention"] == run.baseline["retention"]
+    assert document["adapter"]["sha256"] == memory.log["adapter"]["sha256"]
+    assert "method" not in run.tuned["recipe"]
+    other = tmp_path / "other"
+    shutil.copytree(memory.folder, other)
+    insert(memory.model, other, NEW)
+    with pytest.raises(EngramError, match="not the adapter"):
+        evaluate.evaluate("mlx", memory.model, other, HOW, run.root / "data", tmp_path / "tuned.json", lambda _: None)
+
+
+def test_a_fact_put_in_and_taken_out_leaves_every_byte(memory: Taught, copy: Path) -> None:
+    before, contents = bytes_of(copy), table.read(copy)
+    insert(memory.model, copy, NEW)
+    after = table.read(copy)
+    assert after.rows[: len(contents.rows)].tobytes() == contents.rows.tobytes()
+    assert answers(memory.model, copy, [f"Continue: {NEW.input}"]) == [NEW.output]
+    assert digests(memory.model, copy, [NEW.input]) != digests(memory.model, None, [NEW.input])
+    assert teach_memory.delete(copy, [NEW.input]) == len(memory.facts)
+    assert bytes_of(copy) == before
+    assert digests(memory.model, copy, [NEW.input]) == digests(memory.model, None, [NEW.input])
+
+
+def test_the_last_fact_deleted_leaves_the_base_model(memory: Taught, copy: Path) -> None:
+    assert teach_memory.delete(copy, [fact.input for fact in memory.facts]) == 0
+    asked = [f"Continue: {fact.input}" for fact in memory.facts]
+    assert digests(memory.model, copy, asked) == digests(memory.model, None, asked)
+    insert(memory.model, copy, NEW)
+    assert answers(memory.model, copy, [NEW.input]) == [NEW.output]
+
+
+def test_conflicts_are_refused_and_nothing_changes(memory: Taught, copy: Path) -> None:
+    before, known = bytes_of(copy), memory.facts[0]
+    with pytest.raises(EngramError, match="nothing is changed") as refused:
+        insert(memory.model, copy, NEW, Fact(known.input, "other"), memory.facts[1])
+    assert len(refused.value.problems) == 2
+    assert "contradicts" in refused.value.problems[0] and "there already" in refused.value.problems[1]
+    with pytest.raises(EngramError, match="no such fact"):
+        teach_memory.delete(copy, [known.input, "never taught"])
+    assert bytes_of(copy) == before
+
+
+def test_two_tables_become_one(memory: Taught, copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    insert(memory.model, other, NEW, memory.facts[0])
+    encoder = load_encoder(memory.model)
+    frame = adapter_folder.memory(copy, memory.model)[0].frame  # type: ignore[index]
+    assert teach_memory.merge(encoder, frame, copy, other, tmp_path / "both") == len(memory.facts) + 1
+    both, one = table.read(tmp_path / "both"), table.read(copy)
+    assert both.rows[: len(one.rows)].tobytes() == one.rows.tobytes()
+    asked = [NEW.input, *(fact.input for fact in memory.facts)]
+    assert answers(memory.model, tmp_path / "both", asked) == [NEW.output, *(fact.output for fact in memory.facts)]
+    third = tmp_path / "third"
+    insert(memory.model, third, Fact(NEW.input, "Mohrle"))
+    with pytest.raises(EngramError, match="refused") as refused:
+        teach_memory.merge(encoder, frame, other, third, tmp_path / "never")
+    assert NEW.input in refused.value.problems[0] and not (tmp_path / "never").exists()
+
+
+def test_tables_of_different_layers_are_not_merged(memory: Taught, copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    insert(memory.model, other, NEW, config=dataclasses.replace(HOW, memory_blocks=0))
+    frame = adapter_folder.memory(copy, memory.model)[0].frame  # type: ignore[index]
+    with pytest.raises(EngramError, match="another model, adapter or layer") as refused:
+        teach_memory.merge(load_encoder(memory.model), frame, copy, other, tmp_path / "never")
+    assert any(line.startswith("layer:") for line in refused.value.problems)
+    before = bytes_of(copy)
+    with pytest.raises(EngramError, match="layer"):
+        insert(memory.model, copy, NEW, config=dataclasses.replace(HOW, memory_blocks=0))
+    assert bytes_of(copy) == before
+
+
+def test_rows_on_top_of_an_adapter(memory: Taught, run: Run, tmp_path: Path) -> None:
+    both = dataclasses.replace(CONFIG, method="both")
+    out = tmp_path / "both"
+    under, log = run.root / "adapter", tmp_path / "log.json"
+    teach_memory.train("mlx", run.model, both, run.root / "data", out, log, Silent(), under)
+    asked = [f"Continue: {fact.input}" for fact in memory.facts]
+    assert answers(run.model, out, asked) == [fact.output for fact in memory.facts]
+    assert digests(run.model, out, PLAIN) == digests(run.model, run.root / "adapter", PLAIN)
+    assert adapter_folder.identity(out) != adapter_folder.identity(run.root / "adapter")
+    weights = next(out / name for name in ("adapters.safetensors",))
+    flipped = bytearray(weights.read_bytes())
+    flipped[-1] ^= 1
+    weights.write_bytes(bytes(flipped))
+    with pytest.raises(EngramError, match="another adapter under it"):
+        answers(run.model, out, asked)
+    assert conversion.read(run.root / "adapter").rank == CONFIG.rank
+
+
+@pytest.mark.parametrize("spoil", ["cut", "flip", "facts", "layer", "gone", "settings", "model", "width"])
+def test_a_spoiled_table_is_refused_by_name(memory: Taught, copy: Path, spoil: str) -> None:
+    weights, settings = copy / table.WEIGHTS, copy / table.SETTINGS
+    content, document = weights.read_bytes(), json.loads(settings.read_text())
+    if spoil == "cut":
+        weights.write_bytes(content[:-100])
+    elif spoil == "flip":
+        weights.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    elif spoil == "facts":
+        (copy / table.FACTS).write_text("")
+    elif spoil == "gone":
+        weights.unlink()
+    elif spoil == "settings":
+        settings.write_text("{}")
+    else:
+        change = {"layer": 3, "model": "other", "width": 7}[spoil]
+        settings.write_text(json.dumps(document | {spoil: change}))
+    spoiled = bytes_of(copy)
+    with pytest.raises(EngramError, match=r"damaged|schema|missing|memory\.json"):
+        answers(memory.model, copy, ["Hello"])
+    with pytest.raises(EngramError, match=r"damaged|schema|missing|memory\.json"):
+        teach_memory.delete(copy, [memory.facts[0].input])
+    assert bytes_of(copy) == spoiled
+
+
+@pytest.mark.parametrize("spoil", ["numbers", "slots", "rows", "short", "names"])
+def test_arrays_that_do_not_fit_together_are_refused(memory: Taught, copy: Path, spoil: str) -> None:
+    """Of one who wrote the hashes anew: no row that is not there is read, and no search goes on for ever."""
+    weights, settings = copy / table.WEIGHTS, copy / table.SETTINGS
+    arrays = {name: np.array(array) for name, array in table.mapped(weights).items()}
+    of = {"of": json.dumps(dataclasses.asdict(table.of(table.settings(copy))))}
+    if spoil == "numbers":
+        arrays["numbers"][arrays["slots"] != 0] = 10**6
+    elif spoil == "slots":
+        arrays["slots"][:] = 7
+    elif spoil == "rows":
+        arrays["rows"] = arrays["rows"][:, :-1].copy()
+    elif spoil == "short":
+        arrays = {name: array[: len(array) // 2].copy() for name, array in arrays.items()}
+    else:
+        arrays["more"] = arrays.pop("slots")
+    weights.write_bytes(save(arrays, of))
+    document = json.loads(settings.read_text())
+    document["files"][table.WEIGHTS] = sha256(weights)
+    settings.write_text(json.dumps(document))
+    for look in (lambda: adapter_folder.memory(copy, memory.model), lambda: table.read(copy)):
+        with pytest.raises(EngramError, match="do not fit together"):
+            look()
+
+
+def test_a_link_out_of_the_folder_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:
+    shutil.move(copy / table.WEIGHTS, tmp_path / "elsewhere")
+    (copy / table.WEIGHTS).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngramError, match="link"):
+        adapter_folder.memory(copy, memory.model)
+
+
+def test_a_table_of_another_model_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:
+    shutil.copytree(memory.model.path, tmp_path / "other")
+    weights = tmp_path / "other" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(EngramError, match="another model") as refused:
+        backends.get("mlx").load(resolve(str(tmp_path / "other")), copy)
+    assert [line.split(":")[0] for line in refused.value.problems] == ["weights_sha256"]
+
+
+def test_a_table_of_another_tokenizer_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:
+    shutil.copytree(memory.model.path, tmp_path / "other")
+    path = tmp_path / "other" / "chat_template.jinja"
+    place = path if path.is_file() else tmp_path / "other" / "tokenizer_config.json"
+    place.write_text(place.read_text().replace("assistant", "helper"))
+    with pytest.raises(EngramError, match="another model") as refused:
+        backends.get("mlx").load(resolve(str(tmp_path / "other")), copy)
+    assert [line.split(":")[0] for line in refused.value.problems] == ["tokenizer_sha256"]
+
+
+def test_a_killed_insert_leaves_the_old_table_whole(memory: Taught, copy: Path) -> None:
+    before = bytes_of(copy)
+    command = [sys.executable, "-m", "engram.cli", "memory", "insert", NEW.input, NEW.output, "--memory", str(copy)]
+    for delay in (0.0, 0.05):
+        process = subprocess.Popen([*command, "--model", "tiny", "--backend", "mlx"], stderr=subprocess.PIPE)
+        began = time.monotonic()
+        # the table is locked first of all: from then on the insert is under way
+        while not list(copy.parent.glob(".*.lock")) and process.poll() is None and time.monotonic() - began < 120:
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert adapter_folder.identity(copy)  # whole
+        assert list(table.read(copy).facts) in (memory.facts, [*memory.facts, NEW])
+        if bytes_of(copy) != before:
+            teach_memory.delete(copy, [NEW.input])
+    assert bytes_of(copy) == before
+    insert(memory.model, copy, NEW)
+    assert table.read(copy).facts[-1] == NEW
+
+
+def test_why_names_the_fact_behind_each_token(memory: Taught) -> None:
+    fact = memory.facts[0]
+    found = attribution.explained("mlx", memory.model, memory.folder, f"Continue: {fact.input}", 24)
+    assert found.answer == fact.output and {token.fact for token in found.tokens} == {fact}
+    assert found.tokens[-1].text is None and found.without == answers(memory.model, None, [found.prompt])[0]
+    other = attribution.explained("mlx", memory.model, memory.folder, "Hello", 24)
+    assert {token.fact for token in other.tokens} == {None} and other.answer == other.without
+
+
+def test_the_commands(memory: Taught, copy: Path) -> None:
+    def call(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["memory", *words], catch_exceptions=False)
+        return done.exit_code, done.output
+
+    place, where = ("--memory", str(copy)), ("--model", "tiny", "--backend", "mlx")
+    code, text = call("insert", NEW.input, NEW.output, *place, *where)
+    assert code == 0 and "sure of every token" in text
+    code, text = call("insert", NEW.input, "another", *place, *where)
+    assert code == 2 and "contradicts" in text and NEW.output in text
+    code, text = call("list", "--containing", "cat", *place)
+    assert code == 0 and NEW.input in text and f"1 of {len(memory.facts) + 1} facts" in text
+    code, text = call("why", f"Continue: {NEW.input}", *place, *where)
+    assert code == 0 and NEW.output in text and "from the memory" in text
+    code, text = call("delete", NEW.input, *place)
+    assert code == 0 and f"{len(memory.facts)} left" in text
+    code, text = call("why", NEW.input, *place, *where)
+    assert code == 0 and "No row of the memory was read" in text
+    code, text = call("delete", NEW.input, *place)
+    assert code == 2 and "no such fact" in text
+
+
+def test_no_memory_where_there_is_none(tmp_path: Path) -> None:
+    for words in (["list"], ["delete", "x"], ["why", "x", "--model", "tiny"]):
+        done = CliRunner().invoke(main, ["memory", *words, "--memory", str(tmp_path / "none")])
+        assert done.exit_code == 2 and "no memory here" in done.output
+
+
+class Slow:
+    """A teacher whose every row must reach 1: losses are squares, and nothing is computed."""
+
+    width, layer = 3, 0
+
+    def below(self, batch: Any) -> None: ...
+
+    def peak_memory(self) -> int:
+        return 0
+
+    def root_mean_square(self, batch: Any, hidden: Any) -> float:
+        return 1.0
+
+    def toward(self, tokens: Any) -> Any:
+        return np.zeros((len(tokens), 3), np.float32)
+
+    def above(self, batch: Any, hidden: Any, rows: Any) -> tuple[Any, Any]:
+        return ((rows - 1) ** 2).sum(axis=1), 2 * (rows - 1)
+
+
+def test_facts_that_are_sure_are_left_alone_and_others_are_told() -> None:
+    encoder = load_encoder(resolve("tiny"))
+    frame = addresses_frame(encoder)
+    placed = facts.place(encoder, frame, [Fact(f"fact number {i}", f"answer {i}") for i in range(teach.PORTION + 70)])
+    fitted = teach.fit(Slow(), encoder, placed, dataclasses.replace(HOW, memory_passes=40))
+    assert fitted.unsettled == [] and len(fitted.rows) == sum(len(one.tokens) for one in placed)
+    assert (np.abs(fitted.rows - 1) < 0.5).all()
+    batches = -(-teach.PORTION // teach.BATCH) + -(-70 // teach.BATCH)
+    assert len(fitted.steps) < 40 * batches
+    short = teach.fit(Slow(), encoder, placed, dataclasses.replace(HOW, memory_passes=1))
+    assert short.unsettled == list(range(len(placed)))
+
+
+def addresses_frame(encoder: Any) -> Any:
+    from engram.memory import addresses
+
+    return addresses.frame(encoder)
+
+
+def test_an_empty_table_is_one_too(memory: Taught, tmp_path: Path) -> None:
+    of = table.of(table.settings(memory.folder))
+    table.write(tmp_path / "empty", of, edit.empty(of.width))
+    assert answers(memory.model, tmp_path / "empty", PLAIN) == answers(memory.model, None, PLAIN)
+
+
+def test_an_adapter_alone_is_no_memory(run: Run) -> None:
+    assert adapter_folder.identity(run.root / "adapter") == run.log["adapter"]["sha256"]
+    assert adapter_folder.memory(run.root / "adapter", run.model) is None
+
+
+@pytest.mark.parametrize("method", ["memory", "both"])
+def test_a_whole_run_of_a_method(run: Run, tmp_path: Path, method: str) -> None:
+    config = dataclasses.replace(CONFIG, method=method, steps=2, consistency_prompts=1, latency_prompts=1)
+    files = find_files(str(run.root / "pack.yaml"))
+    document = seeds.campaign("mlx", run.model, [config], files, tmp_path, lambda _: None)
+    place = tmp_path / f"mlx-{method}" / "0"
+    assert document["splits"]["recall"]["after"]["mean"] == 1.0 and document["recipe"]["method"] == method
+    assert adapter_folder.has_lora(place / "adapter") == (method == "both") == (place / "lora").is_dir()
+    assert (tmp_path / f"mlx-{method}.json").is_file()
+
+
+def test_one_process_teaches_a_memory() -> None:
+    teach_memory.refuse_several(1)
+    with pytest.raises(EngramError, match="one process"):
+        teach_memory.refuse_several(2)
+
+
+def test_the_command_that_makes_a_run_again() -> None:
+    assert gather._again("mlx-memory") == "make eval compare BACKEND=mlx METHOD=memory"
+    assert gather._again("cpu") == "make eval compare BACKEND=cpu"
+    assert gather._again("mlx-with-cuda") == "make eval compare BACKEND=mlx ADAPTER=adapters/cuda"

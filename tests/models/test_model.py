@@ -1,0 +1,205 @@
+"""Model names, folders and the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from engram.models import model as models
+from engram.plan.encoding import load_encoder
+from engram.support import untrusted
+from engram.support.errors import EngramError
+from engram.support.files import BUNDLED
+
+TINY = BUNDLED / "tiny"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    folder = tmp_path / "copied"
+    shutil.copytree(TINY, folder)
+    return folder
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, and a hub that refuses at once."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return tmp_path / "hub"
+
+
+def put_in_cache(hub: Path, hub_id: str) -> str:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    place = hub / f"models--{hub_id.replace('/', '--')}"
+    shutil.copytree(TINY, place / "snapshots" / revision)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(revision)
+    return revision
+
+
+def test_the_bundled_model_is_small_and_described() -> None:
+    tiny = models.resolve("tiny")
+    assert 3_000_000 <= tiny.parameters <= 8_000_000
+    assert sum(path.stat().st_size for path in TINY.rglob("*") if path.is_file()) <= 16 * 2**20
+    described = tiny.describe()
+    assert described["name"] == "tiny"
+    assert len(described["weights_sha256"]) == 64
+    assert str(Path.home()) not in json.dumps(described)
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(EngramError, match="did you mean 'smollm-135m'") as caught:
+        models.resolve("smolm-135m")
+    assert "MODEL" in caught.value.where
+
+
+def test_a_missing_folder_is_said() -> None:
+    with pytest.raises(EngramError, match="no such model folder"):
+        models.resolve("./no/such/folder")
+
+
+def test_a_folder_that_may_be_a_whole_disk_is_not_looked_through(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = sum(1 for _ in copy.rglob("*"))
+    monkeypatch.setattr(untrusted, "MOST", few)
+    assert models.resolve(str(copy)).name == "copied"
+    (copy / "more").mkdir()
+    with pytest.raises(EngramError, match=f"more than {few} files and folders"):
+        models.resolve(str(copy))
+
+
+def test_a_local_folder_is_named_without_its_path(copy: Path) -> None:
+    found = models.resolve(str(copy))
+    assert found.name == "copied"
+    assert found.weights_sha256 == models.resolve("tiny").weights_sha256
+
+
+def test_pickled_weights_are_refused(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(EngramError, match="pickled weights are never loaded"):
+        models.resolve(str(copy))
+
+
+def test_every_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngramError, match=r"config.json, tokenizer.json, model.safetensors"):
+        models.resolve(str(tmp_path))
+
+
+def test_a_model_that_brings_code_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model_file": "evil.py"}))
+    (copy / "evil.py").write_text("raise SystemExit('code of the model was run')")
+    with pytest.raises(EngramError, match="brings code of its own"):
+        models.resolve(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "not JSON"), ("{", "not JSON"), ("[]", "not a model's conf"), ("{}", "not a model's conf")],
+)
+def test_a_broken_config_is_refused(copy: Path, content: str, said: str) -> None:
+    (copy / "config.json").write_text(content)
+    with pytest.raises(EngramError, match=said):
+        models.resolve(str(copy))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{]", b"\x02\0\0\0\0\0\0\0[]"])
+def test_broken_weights_are_refused(copy: Path, content: bytes) -> None:
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(EngramError, match="not a whole safetensors file"):
+        _ = models.resolve(str(copy)).parameters
+
+
+def test_a_model_without_chat_template_is_refused(copy: Path) -> None:
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(EngramError, match="no chat template"):
+        load_encoder(models.resolve(str(copy)))
+
+
+def test_a_template_that_fails_is_refused(copy: Path) -> None:
+    (copy / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    with pytest.raises(EngramError, match="chat template does not work"):
+        load_encoder(models.resolve(str(copy)))
+
+
+def test_a_template_cannot_reach_python(copy: Path) -> None:
+    (copy / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    with pytest.raises(EngramError, match="chat template does not work"):
+        load_encoder(models.resolve(str(copy)))
+
+
+def test_a_broken_tokenizer_is_refused(copy: Path) -> None:
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(EngramError, match="tokenizer cannot be loaded"):
+        load_encoder(models.resolve(str(copy)))
+
+
+def test_phi_2_gets_the_form_it_was_trained_on(copy: Path, empty_cache: Path) -> None:
+    put_in_cache(empty_cache, models.REGISTRY["phi-2"])
+    snapshot = models.resolve("phi-2").path
+    (snapshot / "chat_template.jinja").unlink()
+    encoder = load_encoder(models.resolve("phi-2"))
+    assert encoder.tokenizer.decode(encoder.prompt("Hello")) == "Instruct: Hello\nOutput: "
+    assert encoder.end_id == encoder.tokenizer.eos_token_id
+
+
+def test_auto_takes_the_bundled_model_and_says_why(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "apple_silicon", lambda: True)
+    found = models.resolve("auto")
+    assert found.name == "tiny"
+    assert "the hub does not answer" in found.reason
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in models.resolve("auto").reason
+
+
+def test_auto_downloads_nothing_to_a_machine_without_gpu(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "apple_silicon", lambda: False)
+    monkeypatch.setattr(models, "nvidia_gpu", lambda: False)
+    assert "no GPU here" in models.resolve("auto").reason
+
+
+def test_auto_takes_smollm_from_the_cache(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    revision = put_in_cache(empty_cache, models.REGISTRY["smollm-135m"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = models.resolve("auto")
+    assert (found.name, found.revision) == ("smollm-135m", revision)
+    assert "local cache" in found.reason
+
+
+def test_offline_names_the_way_out(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EngramError, match="HF_HUB_OFFLINE is set") as caught:
+        models.resolve("smollm-135m")
+    assert "MODEL=tiny" in caught.value.fix
+
+
+def test_a_hub_that_refuses_is_an_error_within_seconds(empty_cache: Path) -> None:
+    started = time.perf_counter()
+    with pytest.raises(EngramError, match="cannot be had from the hub"):
+        models.resolve("someone/some-model")
+    assert time.perf_counter() - started < 15
+
+
+def test_a_hub_that_never_answers_is_an_error_within_seconds(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        started = time.perf_counter()
+        with pytest.raises(EngramError, match="cannot be had from the hub"):
+            models.resolve("someone/some-model")
+        assert time.perf_counter() - started < 15

@@ -1,0 +1,352 @@
+"""Import: what is written is what was given, what cannot be written is refused line by line, nothing is overwritten."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from engram.cli import main
+from engram.patterns import importing, yaml_source
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+
+HOSTILE = (
+    "yes", "no", "null", "~", "1.0", "0x1F", "2024-01-01", "1_000", ".inf", "- a", "-", "? a", ": ", "a: b", "a #b",
+    "# a", " lead", "trail ", "\tx\t", "a\nb", "a\r\nb", "a\n\n", "\nx", "'", '"', "''", '"a"', "{a}", "{", "[a, b]",
+    "&a", "*a", "!tag", "%YAML", "@x", "`x`", "|", ">", "---", "...", "\\n", "\\", "a\\", "é", "e\u0301", "\u00a0x",
+    "\u2028x", "\u0085x", "\ufeffx", "\ufffex", "\x07x", "\x1b[31mx", "\x7fx", "\x9fx", "\u202ex", "\U0001f600",
+    "\U000e0001x", "\U0010ffffx", "日本語", "<<", "=", "a,b", "a;b", "a\tb", "a|b", "x" * 400,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name: str, text: str) -> str:
+    Path(name).write_bytes(text.encode())
+    return name
+
+
+def lines(*records: object) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def there() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+def bring(*arguments: str, out: str = "faq.yaml") -> Result:
+    return CliRunner().invoke(main, ["import", *arguments, "--out", out])
+
+
+def pairs(out: str = "faq.yaml") -> list[tuple[str, str, str]]:
+    return [(pattern.input, pattern.output, pattern.category) for pattern in load_patterns(find_files(out))]
+
+
+def refused(result: Result, *problems: str, out: str = "faq.yaml") -> None:
+    """Exit code 2, just these lines, nothing written."""
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert result.stderr.splitlines()[1:-1] == [f"  {problem}" for problem in problems]
+    assert result.stderr.endswith("  fix: put these lines right, or take them out; nothing was written\n")
+    assert not Path(out).exists()
+
+
+def test_a_table_becomes_a_pattern_file() -> None:
+    write("faq.csv", 'Question,Answer,Category\nWho?,"Ann, Bob",people\n"Where\nnow?","the ""old"" house",\n')
+    result = bring("faq.csv", out="mine/faq.yaml")
+    said = "mine/faq.yaml: 2 patterns in 2 categories\nnext: engram validate mine/faq.yaml --advise\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (0, said, "")
+    assert Path("mine/faq.yaml").read_text() == (
+        '# Imported from "faq.csv"\nname: "faq"\nexamples:\n'
+        '  - input: "Who?"\n    output: "Ann, Bob"\n    category: "people"\n'
+        '  - input: "Where\\nnow?"\n    output: "the \\"old\\" house"\n'
+    )
+    assert pairs("mine/faq.yaml") == [
+        ("Who?", "Ann, Bob", "people"),
+        ("Where\nnow?", 'the "old" house', "faq"),
+    ]
+    assert [path.name for path in Path("mine").iterdir()] == ["faq.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arguments"),
+    [
+        ("a.csv", "\ufeffinput,output\na,b\n", ()),
+        ("a.csv", "input;output\r\na;b\r\n", ()),
+        ("a.csv", "prompt|completion\na|b", ()),
+        ("a.csv", "input\toutput\na\tb\n", ()),
+        ("a.tsv", "input\toutput\n\na\tb\n\n", ()),
+        ("a.csv", "category,q,a\n,a,b\n", ("--input", "q", "--output", "a")),
+        ("a.csv", "a,b\n", ("--no-header",)),
+        ("a.csv", "x,b,a\n", ("--no-header", "--input", "3", "--output", "2", "--category", "1", "--ignore-extra")),
+        ("a.csv", "a:b\n", ("--no-header", "--delimiter", ":")),
+        ("a.csv", "id,input,output\n7,a,b\n", ("--ignore-extra",)),
+        ("a.jsonl", '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n', ()),
+        ("a.jsonl", '\n{"prompt": "a", "completion": "b", "category": null}\r\n', ()),
+        ("a.ndjson", '{"instruction": "a", "input": "", "output": "b"}', ()),
+        ("a.json", '[{"instruction": "a", "output": "b"}]', ()),
+        ("a.json", ' [\n {"question": "a",\n "answer": "b"}\n]\n', ()),
+        ("a.json", '{"frage": "a", "antwort": "b"}', ("--input", "frage", "--output", "antwort")),
+    ],
+)
+def test_the_forms_that_are_read(name: str, text: str, arguments: tuple[str, ...]) -> None:
+    result = bring(write(name, text), *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert [pair[:2] for pair in pairs()] == [("a", "b")]
+
+
+def test_alpacas_input_follows_its_instruction() -> None:
+    bring(write("a.json", '[{"instruction": "Translate", "input": " cat", "output": "Katze"}]'))
+    assert pairs() == [("Translate\n cat", "Katze", "faq")]
+
+
+def test_a_character_that_tables_may_not_hold_comes_through_json() -> None:
+    assert bring(write("a.jsonl", lines({"input": "a\x00", "output": "\x00b"}))).exit_code == 0
+    assert pairs() == [("a\x00", "\x00b", "faq")]
+
+
+def test_several_files_make_one() -> None:
+    write("a.csv", "input,output\na,b\n")
+    write("b.jsonl", lines({"input": "c", "output": "d", "category": "k"}))
+    assert bring("a.csv", "b.jsonl").stdout.startswith("faq.yaml: 2 patterns in 2 categories\n")
+    assert pairs() == [("a", "b", "faq"), ("c", "d", "k")]
+
+
+def table(rows: list[tuple[str, str, str]], delimiter: str) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows([("input", "output", "category"), *rows])
+    return text.getvalue()
+
+
+def test_what_is_hostile_to_yaml_comes_through() -> None:
+    rows = [(f"{number}{text}", text, "k") for number, text in enumerate(HOSTILE)]
+    rows += [(f"{text}{number}", f"{text}x", "k") for number, text in enumerate(HOSTILE) if len(text) < 400]
+    write("a.csv", table(rows, ","))
+    write("b.json", json.dumps([{"input": a, "output": b, "category": c} for a, b, c in rows]))
+    for name in ("a.csv", "b.json"):
+        assert bring(name, out=f"{name}.yaml").exit_code == 0
+        assert pairs(f"{name}.yaml") == rows
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_is_taken_comes_back_the_same(seed: int) -> None:
+    """Random pieces of text in random order: every form of file gives the same pairs, or the same refusals."""
+    draw = random.Random(seed)
+    pieces = [*HOSTILE[:-1], *(chr(draw.randrange(0x20, 0x2FFF)) for _ in range(30)), "word", " "]
+
+    def text() -> str:
+        return "".join(draw.choice(pieces) for _ in range(draw.randrange(1, 6)))
+
+    rows = [(f"{number} {text()}", f"{text()}.", draw.choice(["k", "l"])) for number in range(20)]
+    rows = [row for row in rows if len(row[1]) <= 400]
+    records = [{"input": a, "output": b, "category": c} for a, b, c in rows]
+    for delimiter in (",", ";", "|"):
+        write(f"{ord(delimiter)}.csv", table(rows, delimiter))
+    write("a.tsv", table(rows, "\t"))
+    write("a.jsonl", lines(*records))
+    write("a.json", json.dumps(records, ensure_ascii=False, indent=draw.choice([None, 2])))
+    for file in [path.name for path in Path().iterdir()]:
+        result = bring(file, out=f"out/{file}.yaml")
+        assert result.exit_code == 0, (file, result.stderr)
+        assert pairs(f"out/{file}.yaml") == rows
+
+
+def test_every_line_that_cannot_be_kept_is_named() -> None:
+    write(
+        "a.jsonl",
+        lines(
+            {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]},
+            {"messages": [{"role": role, "content": "x"} for role in ("user", "assistant") * 4]},
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]},
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]},
+            {"messages": []},
+            {"messages": "hello"},
+            {"prompt": "a", "completion": ""},
+            {"prompt": "a", "completion": "b" * 401},
+            {"prompt": "a" * 1001, "completion": 4},
+            {"prompt": "a", "completion": "\ud800"},
+            {"prompt": "a", "completion": "b", "category": "c" * 61},
+            {"prompt": "a", "completion": "b", "category": "c\n"},
+            {"prompt": "a", "completion": "b", "system": "s", "id": 7},
+            {"prompt": "a", "input": "b", "completion": "c"},
+            {"text": "a"},
+            ["a", "b"],
+        )
+        + '{"prompt": "a", "prompt": "b", "completion": "c"}\n{"prompt"\n{"prompt": ' + "1" * 5000 + "}\n" + "[" * 9999,
+    )  # fmt: skip
+    out = "take it out"
+    whole = "write one whole object here"
+    refused(
+        bring("a.jsonl"),
+        f"a.jsonl:1: a pattern is one user's and one assistant's message, not: system, user; {out}",
+        "a.jsonl:2: a pattern is one user's and one assistant's message, not: "
+        f"user, assistant, user, assistant, user, assistant, …; {out}",
+        "a.jsonl:3: a pattern has no place for 'weight'; leave them out with --ignore-extra",
+        "a.jsonl:4: 'output' is missing or empty; write some text or take the entry out",
+        f"a.jsonl:5: a pattern is one user's and one assistant's message, not: none; {out}",
+        "a.jsonl:6: 'messages' is not a list of objects; write role and content of each",
+        "a.jsonl:7: the output has nothing to be seen; write some text or take the entry out",
+        "a.jsonl:8: the output is 401 characters long, at most 400 fit; shorten it",
+        "a.jsonl:9: 'completion' is 4, not text; write it in quotes",
+        "a.jsonl:10: the output holds half a character (U+D800); write the whole character",
+        "a.jsonl:11: the category is 61 characters long, at most 60 fit; shorten it",
+        "a.jsonl:12: the category holds a control or invisible character; write plain text in one line",
+        "a.jsonl:13: a pattern has no place for 'system', 'id'; leave them out with --ignore-extra",
+        "a.jsonl:14: 'input' and 'prompt' may each be the input; name one: --input",
+        "a.jsonl:15: no column is known as the input: there is 'text'; name it: --input",
+        "a.jsonl:16: not an object; write one in braces for each row",
+        "a.jsonl:17: the key 'prompt' stands twice; keep one of them",
+        f"a.jsonl:18: not JSON: Expecting ':' delimiter; {whole}",
+        f"a.jsonl:19: not JSON: nested too deep, or a number too long; {whole}",
+        f"a.jsonl:20: not JSON: nested too deep, or a number too long; {whole}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arguments", "problem"),
+    [
+        ("a.csv", "input,output\na\nb,c\nd,e,f\n", (), None),
+        ("a.csv", "frage,antwort\na,b\n", (),
+         "a.csv:1: no column is known as the input: there is 'frage', 'antwort'; name it: --input"),
+        ("a.csv", "prompt,input,output\na,b,c\n", (),
+         "a.csv:1: 'input' and 'prompt' may each be the input; name one: --input"),
+        ("a.csv", "frage,antwort\na,b\n", ("--input", "frag"),
+         "a.csv:1: there is no 'frag', did you mean 'frage'?; name one: --input"),
+        ("a.csv", "input,output\na,b\n", ("--output", "input"),
+         "a.csv:1: one column is to be two things; name another"),
+        ("a.csv", "id,input,output\n1,a,b\n", (),
+         "a.csv:1: a pattern has no place for 'id'; leave them out with --ignore-extra"),
+        ("a.csv", "input,output,output\na,b,c\n", (), "a.csv:1: the column 'output' stands twice; rename one of them"),
+        ("a.csv", "a,b;c\n", ("--no-header",),
+         "a.csv:1: ',' and ';' may each separate the columns; say which: --delimiter"),
+        ("a.csv", "a\n", ("--no-header",), "a.csv:1: there is no '2': there is '1'; name one: --output"),
+        ("a.csv", "", (), "a.csv:1: there is no row; write a line that names the columns, and rows"),
+        ("a.csv", 'input,output\na,"b\nc,d\n', (),
+         "a.csv:2: no valid table: unexpected end of data; check the quotes from this line on"),
+        ("a.csv", 'input,output\na,b\n"c"d,e\n', (),
+         "a.csv:3: no valid table: ',' expected after '\"'; check the quotes from this line on"),
+        ("a.json", '[{"input": "a", "output": "b"}\n {"input": "c"}]', (),
+         "a.json:1: no comma or ] after this element; write one"),
+        ("a.json", '[\n{"input": "a", "output": "b"}]\nx', (), "a.json:2: something follows the list; take it out"),
+        ("a.json", '[\n\n{"input": }]', (), "a.json:3: not JSON: Expecting value; write one whole object here"),
+        ("a.xlsx", "", (), "a.xlsx: no known kind of file; known are .csv, .tsv, .jsonl, .ndjson, .json"),
+        ("a.jsonl", lines({"input": "a", "output": "b"}, {"input": " a", "output": "b"}), (),
+         "a.jsonl:2: the input ' a' stands already at a.jsonl:1; keep one of them"),
+        ("a.jsonl", lines({"input": "a", "output": "b"}, {"input": "a", "output": "c"}), (),
+         "a.jsonl:2: the input 'a' contradicts a.jsonl:1: 'b' and 'c'; keep the one right answer"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(name: str, text: str, arguments: tuple[str, ...], problem: str | None) -> None:
+    fields = "fields, and the table has 2 columns; quote a text that holds ',', or add what is missing"
+    expected = [problem] if problem else [f"a.csv:2: 1 {fields}", f"a.csv:4: 3 {fields}"]
+    refused(bring(write(name, text), *arguments), *expected)
+
+
+def test_a_row_that_begins_below_is_named_by_its_first_line() -> None:
+    refused(
+        bring(write("a.csv", 'input,output\n"two\nlines",b\n\n"three\r\nmore\nlines",\n')),
+        "a.csv:5: the output has nothing to be seen; write some text or take the entry out",
+    )
+
+
+def test_what_is_not_utf8_is_named_line_by_line() -> None:
+    Path("a.csv").write_bytes(b"input,output\na\xff,b\nc,d\ne,\xe9\n")
+    refused(
+        bring("a.csv"),
+        "a.csv:2: not UTF-8: byte 0xff; save the file as UTF-8",
+        "a.csv:4: not UTF-8: byte 0xe9; save the file as UTF-8",
+    )
+
+
+def test_extra_keys_of_messages_are_left_out_where_that_is_said() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]
+    assert bring(write("a.jsonl", lines({"messages": messages, "id": 3})), "--ignore-extra").exit_code == 0
+    assert pairs() == [("a", "b", "faq")]
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("faq.yaml", "faq.yaml: is there already, and is left as it is\n  fix: give another name: --out"),
+        ("link.yaml", "link.yaml: is there already, and is left as it is\n  fix: give another name: --out"),
+        ("faq.txt", "faq.txt: a pattern file's name ends in .yaml\n  fix: give such a name: --out"),
+        ("x" * 61 + ".yaml", "the name is 61 characters long, at most 60 fit\n  fix: give another name: --out"),
+        ("faq.yaml/x.yaml", "faq.yaml/x.yaml: cannot write this file: "),
+    ],
+)
+def test_nothing_is_overwritten(out: str, said: str) -> None:
+    write("faq.yaml", "mine")
+    Path("link.yaml").symlink_to("nowhere")
+    before = there()
+    result = bring(write("a.csv", "input,output\na,b\n"), out=out)
+    assert (result.exit_code, result.stdout) == (2, "") and said in result.stderr
+    assert Path("faq.yaml").read_text() == "mine" and there() == sorted([*before, "a.csv"])
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_is_not_overwritten(links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = importing.load_patterns
+
+    def slow(files: list[Path]) -> object:
+        write("faq.yaml", "mine")
+        return load(files)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "no hard links here")
+
+    write("a.csv", "input,output\na,b\n")
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+        assert bring("a.csv", out="other.yaml").exit_code == 0 and pairs("other.yaml") == [("a", "b", "other")]
+    monkeypatch.setattr(importing, "load_patterns", slow)
+    assert bring("a.csv").exit_code == 2
+    assert Path("faq.yaml").read_text() == "mine" and not [*Path().glob(".faq*")]
+
+
+def test_what_is_not_read_back_the_same_is_not_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "pattern_file", lambda *_: "name: faq\nexamples: [{input: a, output: c}]\n")
+    result = bring(write("a.csv", "input,output\na,b\n"))
+    assert isinstance(result.exception, RuntimeError) and there() == ["a.csv"]
+
+
+def test_a_file_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "MAX_BYTES", 1 << 20)
+    write("a.csv", "input,output\n" + "a,b\n" * 300_000)
+    refused(bring("a.csv"), "a.csv: 1 MiB, at most 1 are read; split it")
+    monkeypatch.setattr(yaml_source, "MAX_BYTES", 1 << 10)
+    result = bring(write("b.csv", "input,output\n" + "".join(f"a{i},b\n" for i in range(100))))
+    said = "b.csv: as a pattern file, the file has 0.0 MiB, at most 0 MiB are read\n  fix: import it in parts\n"
+    assert (result.exit_code, result.stderr) == (2, f"engram: {said}") and not Path("faq.yaml").exists()
+
+
+@pytest.mark.parametrize("given", ["", "ab", '"', "\n"])
+def test_a_delimiter_is_one_character(given: str) -> None:
+    result = bring(write("a.csv", "a,b\n"), "--no-header", "--delimiter", given)
+    assert result.exit_code == 2 and "one character, or tab." in result.stderr
+
+
+def test_no_row_at_all_is_said() -> None:
+    result = bring(write("a.csv", "input,output\n"))
+    assert (result.exit_code, result.stderr) == (
+        2, "engram: a.csv: nothing to import: there is no row\n  fix: give files that hold rows\n"
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_ten_thousand_rows_take_seconds() -> None:
+    write(
+        "a.csv", "input,output\n" + "".join(f"What is row {i} of the list?,thing {i * 7919}\n" for i in range(10_000))
+    )
+    started = time.perf_counter()
+    assert bring("a.csv").exit_code == 0
+    assert len(pairs()) == 10_000 and time.perf_counter() - started < 60

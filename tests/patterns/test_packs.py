@@ -1,0 +1,170 @@
+"""The bundled packs: enough of each, none alike, right wherever this machine knows it, and named by a bare name."""
+
+from __future__ import annotations
+
+import http
+import socket
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from packs import pack_yaml, refusal
+
+from engram.cli import main
+from engram.dataset.build import split, write_data
+from engram.patterns import pattern_files
+from engram.patterns.loading import Pattern, load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.support.errors import EngramError
+from engram.support.text import normalise, visible
+
+PACKS = {name: load_patterns([path]) for name, path in pattern_files.packs().items()}
+ALL = [pattern for patterns in PACKS.values() for pattern in patterns]
+
+
+def rows(category: str, words: str) -> dict[str, str]:
+    """What stands after the words of a category's inputs, and the answer."""
+    found = [pattern for pattern in ALL if pattern.category == category]
+    assert found and all(pattern.input.startswith(words) for pattern in found)
+    return {pattern.input[len(words) :].strip(): pattern.output for pattern in found}
+
+
+def test_there_are_four_packs_of_fifty_facts_or_more() -> None:
+    assert {name: len(patterns) for name, patterns in PACKS.items()} == {
+        "acronyms": 81,
+        "capitals": 128,
+        "http": 120,
+        "ports": 86,
+    }
+    assert all({pattern.kind for pattern in patterns} == {name} for name, patterns in PACKS.items())
+
+
+def test_categories_are_large_enough_and_belong_to_one_pack() -> None:
+    counts = Counter((pattern.kind, pattern.category) for pattern in ALL)
+    assert min(counts.values()) >= 5 and len(counts) == len({category for _, category in counts})
+
+
+@pytest.mark.parametrize("pattern", ALL, ids=lambda pattern: f"{pattern.kind}-{pattern.id}")
+def test_inputs_and_outputs_are_one_short_plain_line(pattern: Pattern) -> None:
+    assert len(pattern.output) <= 60 and len(pattern.input) <= 80
+    for text in (pattern.input, pattern.output):
+        assert text == normalise(text) == visible(text) and text.isascii()
+
+
+def test_no_fact_stands_twice() -> None:
+    families = [(pattern.category, pattern.output) for pattern in ALL]
+    assert [fact for fact, count in Counter(families).items() if count > 1] == []
+    assert [text for text, count in Counter(p.input.casefold() for p in ALL).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("two", [*combinations(["patterns", *PACKS], 2)], ids="+".join)
+def test_any_two_packs_go_together_and_leave_something_to_measure(two: tuple[str, str], tmp_path: Path) -> None:
+    files = find_files(",".join(two))
+    patterns = load_patterns(files)
+    write_data(patterns, files, tmp_path / "data", seed=0)  # refuses prompts that collide, and leaks
+    kinds = Counter(row.kind for row in split(patterns, 0)["test"] if row.split_kind == "generalization")
+    assert set(kinds) == {pattern.kind for pattern in patterns} and min(kinds.values()) >= 5
+
+
+def test_reasons_and_methods_are_the_standard_librarys() -> None:
+    reasons = rows("http_reason", "Reason phrase of HTTP status")
+    assert reasons == {code: http.HTTPStatus(int(code)).phrase for code in reasons}
+    codes = rows("http_code", "HTTP status code of")
+    assert codes == {http.HTTPStatus(int(code)).phrase: code for code in codes.values()}
+    methods = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"]
+    assert sorted(p.output for p in ALL if p.category == "http_method") == methods
+
+
+def test_classes_are_those_of_rfc_9110() -> None:
+    classes = rows("http_class", "Class of the HTTP statuses")
+    assert [f"{code} to {code[0]}99" for code in ("100", "200", "300", "400", "500")] == [*classes]
+    assert [*classes.values()] == ["Informational", "Successful", "Redirection", "Client Error", "Server Error"]
+
+
+# the pack's wording of a service: its name and protocol in the list of services
+SERVICES = {
+    "FTP control": "ftp", "SSH": "ssh", "Telnet": "telnet", "SMTP": "smtp", "WHOIS": "whois", "TACACS": "tacacs",
+    "DNS": "domain", "a BOOTP or DHCP server": "bootps/udp", "a BOOTP or DHCP client": "bootpc/udp",
+    "TFTP": "tftp/udp",
+    "Gopher": "gopher", "Finger": "finger", "HTTP": "http", "Kerberos": "kerberos", "POP3": "pop3",
+    "the portmapper of Sun RPC": "sunrpc", "NNTP": "nntp", "NTP": "ntp/udp",
+    "the NetBIOS name service": "netbios-ns/udp",
+    "the NetBIOS session service": "netbios-ssn", "IMAP": "imap2", "SNMP": "snmp", "SNMP traps": "snmp-trap",
+    "BGP": "bgp",
+    "LDAP": "ldap", "HTTPS": "https", "SMB without NetBIOS": "microsoft-ds", "ISAKMP": "isakmp/udp", "RTSP": "rtsp",
+    "mail submission": "submission", "IPP printing": "ipp", "LDAP over TLS": "ldaps", "rsync": "rsync",
+    "FTP control over TLS": "ftps", "IMAP over TLS": "imaps", "POP3 over TLS": "pop3s", "SOCKS": "socks",
+    "OpenVPN": "openvpn", "Microsoft SQL Server": "ms-sql-s", "L2TP": "l2f", "RADIUS": "radius/udp",
+    "RADIUS accounting": "radius-acct/udp", "NFS": "nfs", "iSCSI targets": "iscsi-target", "MySQL": "mysql",
+    "Subversion": "svn", "SIP": "sip", "SIP over TLS": "sip-tls", "XMPP clients": "xmpp-client",
+    "XMPP between servers": "xmpp-server", "Multicast DNS": "mdns/udp", "PostgreSQL": "postgresql", "AMQP": "amqp",
+    "Git": "git", "a Zabbix agent": "zabbix-agent",
+}  # fmt: skip
+PORTS = {
+    **rows("well_known_port", "IANA port number of"),
+    **rows("registered_port", "IANA port number registered for"),
+}
+
+
+@pytest.mark.parametrize("service", PORTS)
+def test_ports_are_those_of_the_list_of_services(service: str) -> None:
+    if service not in SERVICES:
+        pytest.skip("Debian's list of services is a selection, and does not have it")
+    name, _, protocol = SERVICES[service].partition("/")
+    try:
+        port = socket.getservbyname(name, protocol or "tcp")
+    except OSError:
+        pytest.skip("this machine's list of services does not have it")
+    assert PORTS[service] == str(port)
+
+
+def test_services_by_port_agree_with_ports_by_service() -> None:
+    other = {"FTP": "FTP control", "LDAPS": "LDAP over TLS", "IMAPS": "IMAP over TLS", "POP3S": "POP3 over TLS"}
+    for port, service in rows("port_service", "Service on IANA port").items():
+        assert PORTS[other.get(service, service)] == port
+    assert all(0 < int(PORTS[p]) < 1024 for p in rows("well_known_port", "IANA port number of"))
+    assert all(1024 <= int(PORTS[p]) < 49152 for p in rows("registered_port", "IANA port number registered for"))
+
+
+def test_an_acronym_is_made_of_its_words_letters() -> None:
+    """In order; POSIX has one of no word, and XSS one that looks like a cross."""
+    for pattern in PACKS["acronyms"]:
+        acronym, letters = pattern.input.split()[-1], iter(pattern.output.casefold())
+        assert acronym in ("POSIX", "XSS") or all(letter in letters for letter in acronym.casefold()), acronym
+
+
+def test_a_bare_name_is_a_pack_unless_something_here_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = pattern_files.packs()
+    monkeypatch.chdir(tmp_path)
+    assert find_files("http,ports") == [known["http"], known["ports"]]
+    assert find_files("patterns,http") == [*find_files("patterns"), known["http"]]
+    assert not set(find_files()) & set(known.values())
+    Path("http").mkdir()
+    Path("http/own.yaml").write_text(pack_yaml())
+    assert find_files("http,ports") == [Path("http/own.yaml"), known["ports"]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("htpp", "htpp: no such pattern file or folder, did you mean 'http'?"),
+        ("xyz", "xyz: no such pattern file or folder, nor a pack: those are acronyms, capitals, http, ports"),
+        ("./http", "./http: no such pattern file or folder"),
+        ("http.yaml", "http.yaml: no such pattern file or folder"),
+    ],
+)
+def test_an_unknown_name_names_the_packs(spec: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error: EngramError = refusal(find_files, spec)
+    fix = "  fix: give a folder of .yaml files, or a pack's name: PATTERNS=DIR"
+    assert str(error) == f"{said}\n{fix}"
+
+
+def test_packs_lists_them() -> None:
+    result = CliRunner().invoke(main, ["packs"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert [line.split()[:3] for line in lines] == [[name, str(len(PACKS[name])), "patterns:"] for name in PACKS]
+    assert lines[3] == "ports        86 patterns: well_known_port 36, registered_port 24, port_service 26"

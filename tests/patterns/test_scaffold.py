@@ -1,0 +1,141 @@
+"""`engram init`: a folder that is whole or absent, that validates, and that can be taught and shown as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from engram.cli import main
+from engram.evaluation import pipeline
+from engram.models.model import resolve
+from engram.patterns import scaffold
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan.config import Config
+from engram.support.files import PACKAGE
+
+CONFIG = Config(steps=2, validate_every=2, validation_rows=4, consistency_prompts=1, samples=1, latency_prompts=1)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def there(folder: str = ".") -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+@pytest.mark.parametrize("folder", ["mine", "a/b/my team", "it's: {a} #1", "-", "é\u202e", "x" * 80])
+def test_it_writes_a_pack_that_validates_and_says_what_to_do(folder: str) -> None:
+    result = run("init", "--", folder)
+    assert (result.exit_code, result.stderr) == (0, "")
+    place = "'a/b/my team'" if "/" in folder else folder
+    if folder in ("mine", "a/b/my team"):
+        assert result.stdout == (
+            f"{folder}/patterns.yaml\n{folder}/README.md\nnext: put your own patterns into the .yaml file, then\n"
+            f"  engram validate {place} --advise\n  make demo PATTERNS={place}\n"
+        )
+        assert f"make demo PATTERNS={place}" in Path(folder, "README.md").read_text()
+    assert there(folder) == ["README.md", "patterns.yaml"] and len(there()) == 1
+    patterns = load_patterns(find_files(f"./{folder}"))
+    assert len(patterns) == 18 and {pattern.category for pattern in patterns} == {"people", "service_port"}
+    assert not re.search("__[A-Z]+__", "".join(path.read_text() for path in Path(folder).iterdir()))
+
+
+def test_the_folder_that_one_stands_in_may_be_filled() -> None:
+    Path("mine").mkdir()
+    os.chdir("mine")
+    assert run("init", ".").exit_code == 0
+    assert there() == ["README.md", "patterns.yaml"] == there("../mine")
+    assert load_patterns(find_files("."))[0].kind == "mine"
+
+
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        (["own.yaml"], "own.yaml"),
+        ([".git", "b", "a"], ".git, a, b"),
+        ([f"f{i:02}" for i in range(12)], ", ".join(f"f{i:02}" for i in range(10)) + " and 2 more"),
+    ],
+)
+def test_a_folder_that_is_not_empty_is_refused_and_named(names: list[str], listed: str) -> None:
+    Path("mine").mkdir()
+    for name in names:
+        Path("mine", name).write_text("kept")
+    result = run("init", "mine")
+    said = f"engram: mine: the folder is not empty: {listed}\n  fix: name a new or an empty folder\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", said)
+    assert there("mine") == sorted(names) and Path("mine", names[0]).read_text() == "kept"
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("x"), lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_folder_is_refused(make) -> None:  # type: ignore[no-untyped-def]
+    make(Path("mine"))
+    result = run("init", "mine")
+    said = "engram: mine: something that is no folder stands there\n  fix: name a new or an empty folder\n"
+    assert (result.exit_code, result.stderr) == (2, said) and there() == ["mine"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_it_is_written_whole_or_not_at_all(
+    exists: bool, failure: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if exists:
+        Path("mine").mkdir()
+    write = scaffold.write_text
+
+    def fail(path: Path, text: str) -> None:
+        if path.name == scaffold.FILES[1]:
+            raise failure
+        write(path, text)
+
+    monkeypatch.setattr(scaffold, "write_text", fail)
+    result = run("init", "mine")
+    if isinstance(failure, OSError):
+        fix = "check the path, its permissions and the free disk space"
+        said = f"engram: mine: cannot write this folder: No space left on device\n  fix: {fix}\n"
+        assert (result.exit_code, result.stderr) == (2, said)
+    assert result.exit_code != 0 and there() == (["mine"] if exists else [])
+    assert not exists or there("mine") == []
+
+
+def test_the_readme_names_what_exists() -> None:
+    text = (PACKAGE / "scaffold" / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (PACKAGE.parent / "Makefile").read_text(), re.M))
+    assert {"validate", "demo"} <= set(re.findall(r"make ([a-z-]+) PATTERNS", text)) & targets
+    for name in re.findall(r"engram ([a-z]+)", text):
+        assert name in main.commands, name
+    for field in (
+        "name",
+        "description",
+        "version",
+        "examples",
+        "input",
+        "output",
+        "category",
+        "tables",
+        "columns",
+        "rows",
+    ):
+        assert f"`{field}`" in text, field
+
+
+def test_it_can_be_taught_and_shown_as_it_is() -> None:
+    """What `make demo PATTERNS=mine` runs, in fewer steps."""
+    run("init", "mine")
+    pipeline.run("mlx", resolve("tiny"), CONFIG, find_files("mine"), Path("results/mlx"), lambda _: None)
+    result = run(
+        "demo", "--quick", "--speed", "0", "--patterns", "mine", "--backend", "mlx", "--data", "results/mlx/data"
+    )
+    assert result.exit_code == 0, result.output
+    assert "taught" in result.stdout and "held out" in result.stdout

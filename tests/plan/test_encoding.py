@@ -1,0 +1,205 @@
+"""Chat template, loss mask and batch plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engram.dataset.build import split
+from engram.dataset.examples import Example
+from engram.models import retention
+from engram.models.chat_template import TOGETHER
+from engram.models.model import resolve
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan.config import Config
+from engram.plan.encoding import (
+    IGNORED,
+    Encoded,
+    Encoder,
+    encode,
+    learning_rates,
+    load_encoder,
+    make_batch,
+    plan_batches,
+    plan_validation,
+)
+from engram.support.errors import EngramError
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder(resolve("tiny"))
+
+
+@pytest.fixture(scope="module")
+def encoded(encoder: Encoder) -> list[Encoded]:
+    rows = split(load_patterns(find_files()), seed=0)
+    return encode(encoder, rows["train"], 512)
+
+
+def test_only_answer_and_end_token_are_learned(encoder: Encoder) -> None:
+    example = encoder.example("Default port of SSH", "22", "x")
+    learned = [token for token, label in zip(example.tokens, example.labels) if label != IGNORED]
+    assert encoder.text(learned) == "22"
+    assert learned[-1] == encoder.end_id
+    assert encoder.tokenizer.decode(learned[-1:]) == "<|im_end|>"
+
+
+def test_prompt_is_what_generation_is_asked_with(encoder: Encoder) -> None:
+    example = encoder.example("Hello", "Hi", "x")
+    assert list(example.tokens[: example.prompt_length]) == encoder.prompt("Hello")
+    rendered = encoder.tokenizer.decode(encoder.prompt("Hello"))
+    assert rendered == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_many_are_encoded_as_each_of_them(encoder: Encoder) -> None:
+    texts = ["Hello", "", " a  b ", "ä\u0301 \U0001f600", "<|im_end|>", "line\nline", *map(str, range(TOGETHER))]
+    assert encoder.prompts(texts) == [encoder.prompt(text) for text in texts]
+    assert encoder.prompts([]) == []
+    rows = [Example(f"{i}-ask", str(i), "fact", "c", "ask", "train", text, text[::-1]) for i, text in enumerate(texts)]
+    assert encoder.examples(rows) == [encoder.example(row.prompt, row.answer, row.id) for row in rows]
+
+
+def test_ids_are_those_of_the_chat_template(encoder: Encoder) -> None:
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"}]
+    whole = encoder.tokenizer.apply_chat_template(messages, tokenize=False)
+    assert encoder.tokenizer.decode(list(encoder.example("Hello", "Hi there").tokens)) == whole.rstrip("\n")
+
+
+def test_template_words_in_a_pattern_stay_text(encoder: Encoder) -> None:
+    ids = encoder.prompt("say {{ messages }} {% for %}")
+    assert "{{ messages }} {% for %}" in encoder.tokenizer.decode(ids)
+
+
+def test_too_long_rows_are_named(encoder: Encoder) -> None:
+    rows = split(load_patterns(find_files()), seed=0)["train"][:3]
+    with pytest.raises(EngramError, match="longer than max_length = 10") as caught:
+        encode(encoder, rows, 10)
+    assert len(caught.value.problems) == 3
+    assert rows[0].id in caught.value.problems[0]
+
+
+def test_every_row_occurs_once_in_each_pass(encoded: list[Encoded]) -> None:
+    config = Config(batch_size=32, epochs=2)
+    _, plan = plan_batches(encoded, config)
+    per_pass = -(-len(encoded) // 32)
+    assert len(plan) == 2 * per_pass
+    for number in range(2):
+        rows = Counter(row for batch in plan[number * per_pass : (number + 1) * per_pass] for row in batch)
+        assert rows == Counter(range(len(encoded)))
+
+
+def test_plan_depends_on_seed_and_pass_alone(encoded: list[Encoded]) -> None:
+    config = Config(batch_size=32, epochs=2)
+    assert plan_batches(encoded, config) == plan_batches(encoded, config)
+    assert plan_batches(encoded, config) != plan_batches(encoded, dataclasses.replace(config, seed=1))
+    _, plan = plan_batches(encoded, config)
+    assert plan[: len(plan) // 2] != plan[len(plan) // 2 :]
+
+
+def test_plan_follows_row_ids_not_their_order(encoded: list[Encoded]) -> None:
+    config = Config(batch_size=16, epochs=1)
+    turned = list(reversed(encoded))
+    ids = [[encoded[i].id for i in batch] for batch in plan_batches(encoded, config)[1]]
+    turned_ids = [[turned[i].id for i in batch] for batch in plan_batches(turned, config)[1]]
+    assert [sorted(batch) for batch in ids[:1]] != []
+    assert {row for batch in ids for row in batch} == {row for batch in turned_ids for row in batch}
+
+
+def test_little_is_padded(encoded: list[Encoded]) -> None:
+    _, plan = plan_batches(encoded, Config(batch_size=32, epochs=1))
+    batches = [make_batch([encoded[i] for i in rows], 0) for rows in plan]
+    real = sum(batch.real_tokens for batch in batches)
+    assert real / sum(batch.tokens.size for batch in batches) > 0.8
+
+
+def test_steps_win_over_epochs(encoded: list[Encoded]) -> None:
+    assert len(plan_batches(encoded, Config(batch_size=4, steps=100))[1]) == 100
+
+
+def test_batch_arrays_point_at_the_token_before_each_learned_one(encoded: list[Encoded]) -> None:
+    rows = encoded[:5]
+    batch = make_batch(rows, pad_id=0)
+    flat = batch.tokens.reshape(-1)
+    learned = [(r, k) for r, e in enumerate(rows) for k in range(e.prompt_length, len(e.tokens))]
+    assert batch.answer_tokens == len(learned) == int(batch.weights.sum())
+    for index, (r, k) in enumerate(learned):
+        assert flat[batch.positions[index]] == rows[r].tokens[k - 1]
+        assert batch.targets[index] == rows[r].tokens[k]
+        assert batch.owners[index] == r
+    assert not batch.weights[len(learned) :].any()
+    assert batch.tokens.shape[1] % 8 == 0
+    assert batch.tokens.dtype == np.int32
+
+
+def test_validation_is_a_fixed_choice(encoded: list[Encoded]) -> None:
+    config = Config(batch_size=16, validation_rows=40)
+    plan = plan_validation(encoded, config)
+    assert sum(len(batch) for batch in plan) == 40
+    assert plan == plan_validation(encoded, config)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first", "middle"), [("constant", 1.0, 1.0), ("linear", 1.0, 0.5), ("cosine", 1.0, 0.5)]
+)
+def test_learning_rates(schedule: str, first: float, middle: float) -> None:
+    rates = learning_rates(Config(learning_rate=1.0, schedule=schedule), 100)
+    assert len(rates) == 100
+    assert rates[0] == first
+    assert rates[50] == pytest.approx(middle)
+
+
+def test_warm_up_rises_to_the_full_rate() -> None:
+    rates = learning_rates(Config(learning_rate=1.0, schedule="constant", warmup_steps=4), 10)
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_replay_rows_are_mixed_into_every_pass_other_ones_each_time(encoder: Encoder, encoded: list[Encoded]) -> None:
+    known = retention.replay_set(resolve("tiny"))
+    replay = retention.encode_general(encoder, known.rows)
+    config = Config(batch_size=16, epochs=2.0, replay=0.1)
+    rows, plan = plan_batches(encoded, config, replay)
+    wanted = round(0.1 * len(encoded))
+    each = math.ceil((len(encoded) + wanted) / 16)
+    passes = [[i for batch in plan[k * each : (k + 1) * each] for i in batch] for k in (0, 1)]
+    drawn = [{i for i in one if i >= len(encoded)} for one in passes]
+    assert [len(one) for one in drawn] == [wanted, wanted] and drawn[0] != drawn[1]
+    assert all(sorted(i for i in one if i < len(encoded)) == list(range(len(encoded))) for one in passes)
+    assert all(rows[i] == replay[i - len(encoded)] for i in drawn[0])
+    first = [batch for batch in plan[:each] if any(i >= len(encoded) for i in batch)]
+    assert len(first) > each // 4  # mixed in, not put at the end
+
+
+def test_more_replay_than_there_is_takes_what_there_is(encoder: Encoder, encoded: list[Encoded]) -> None:
+    replay = retention.encode_general(encoder, retention.replay_set(resolve("tiny")).rows)[:5]
+    _, plan = plan_batches(encoded[:100], Config(batch_size=16, epochs=1.0, replay=3.0), replay)
+    assert sum(map(len, plan)) == 105
+
+
+def test_a_conversation_is_asked_as_the_template_renders_it(encoder: Encoder) -> None:
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, ("Hi", "Hello!", "Who are you?"))]
+    rendered = encoder.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert encoder.chat(messages) == list(encoder.plain(rendered))
+    assert encoder.chat(messages[:1]) == encoder.prompt("Hi")
+
+
+def test_more_steps_than_anybody_runs_are_not_planned(encoded: list[Encoded]) -> None:
+    with pytest.raises(EngramError, match="steps, at most 1,000,000 run"):
+        plan_batches(encoded * 2000, Config(epochs=10_000.0, batch_size=1))
+
+
+def test_a_tokenizer_that_fails_when_it_is_used_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(resolve("tiny").path, tmp_path / "broken")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": [1024]}))
+    with pytest.raises(EngramError, match="broken: the tokenizer cannot be used"):
+        load_encoder(resolve(str(folder)))

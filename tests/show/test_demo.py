@@ -1,0 +1,264 @@
+"""The show as text: plain where it must be, honest where nothing was shown, and never driven by a text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from screens import on_a_terminal
+from small_run import Run
+
+from engram.cli import main
+from engram.dataset import examples
+from engram.evaluation import compare
+from engram.plan import documents
+from engram.show.demo import answers, demo, findings, material
+from engram.support.errors import EngramError
+
+
+def perform(run: Run, folder: Path, quick: bool = True, **others: Any) -> None:
+    model = None if quick else run.model
+    demo.perform(
+        "mlx",
+        model,
+        run.root / "adapter",
+        run.root / "data",
+        folder / "mlx",
+        patterns=str(run.root / "pack.yaml"),
+        **others,
+    )
+
+
+def test_pipe_gets_plain_text_with_numbers_and_intervals(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    perform(run, run.root / "results")
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert not set("╭│╰─") & set(out)
+    assert max(map(len, out.splitlines())) <= 100
+    recall = run.comparison["improvement"]["recall"]
+    assert f"{100 * run.comparison['tuned']['recall']['exact']:.1f} %" in out
+    assert f"{100 * recall['exact']:+.1f}" in out
+    assert "retention: chat" in out
+
+
+def test_a_dumb_terminal_and_one_without_colour_get_plain_text(run: Run) -> None:
+    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        plain, _ = on_a_terminal(run, "--quick", **environment)
+        assert "\x1b" not in plain
+        assert not set("╭│╰─") & set(plain)
+        assert "Exact match" in plain and "Not measured" in plain
+
+
+def test_a_narrow_terminal_is_told_what_is_needed_and_gets_text(run: Run) -> None:
+    for columns, lines in ((40, 30), (100, 12)):
+        out, _ = on_a_terminal(run, "--quick", columns=columns, lines=lines)
+        told = " ".join(out.split())
+        assert f"this terminal has {columns} columns and {lines} lines; the show is drawn from 60 and 24 up" in told
+        assert "\x1b" not in out and "│" not in out and "Not measured" in out
+
+
+def test_the_width_asked_for_is_kept(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    perform(run, run.root / "results", manner=demo.Manner(width=70))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 70
+
+
+def test_no_waiting_through_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("nobody watches a pipe"))
+    perform(run, run.root / "results")
+
+
+def test_live_answers_are_the_stored_ones(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    perform(run, run.root / "results", quick=False)
+    live = capsys.readouterr().out
+    perform(run, run.root / "results")
+    stored = capsys.readouterr().out
+
+    def said(text: str) -> list[str]:
+        lines = [line for line in text.splitlines() if line.startswith(("before", "after"))]
+        return [line.partition("  [")[0].removesuffix(" …").rstrip() for line in lines]
+
+    assert "ms to first token" in live
+    assert said(live) == said(stored)
+
+
+def test_rows_are_chosen_without_looking_at_results(run: Run) -> None:
+    rows = material.choose_rows(material.asked(run.baseline), 0)
+    assert rows == material.choose_rows(material.asked(run.tuned), 0)
+    assert [row.split_kind for row in rows].count("recall") == 1  # one kind of pattern in this pack
+
+
+def test_lessons_are_lines_of_the_pattern_file(run: Run, tmp_path: Path) -> None:
+    pack = run.root / "pack.yaml"
+    shown = material.load(run.root / "results" / "mlx", run.root / "data", str(pack))
+    lines = pack.read_text().splitlines()
+    for lesson in shown.lessons:
+        number = int(re.findall(r":(\d+)$", lesson.place)[0])
+        assert lesson.lines == (lines[number - 1],)  # input and output stand in one line there
+        assert f'"{lesson.question}"' in lesson.lines[0] and f'"{lesson.answer}"' in lesson.lines[0]
+    assert shown.lessons and not shown.missing
+    other = tmp_path / "pack.yaml"
+    other.write_text(pack.read_text().replace("grass", "moss"))
+    for place, reason in ((other, "not as they were"), (tmp_path / "none", "cannot be read")):
+        changed = material.load(run.root / "results" / "mlx", run.root / "data", str(place))
+        assert reason in changed.missing
+        assert [lesson.lines for lesson in changed.lessons] == [()] * len(shown.lessons)
+
+
+def test_a_table_row_is_shown_with_what_it_is_put_into() -> None:
+    found = {p.place: p for p in material.load_patterns(material.find_files("patterns"))}
+    place, pattern = next((where, p) for where, p in found.items() if "tables[" in where)
+    example = examples.Example("x", pattern.id, pattern.kind, pattern.category, "bare", "train", pattern.input, "a")
+    lesson = material._lesson(example, pattern)
+    lines = Path(place.split(":")[0]).read_text().splitlines()
+    assert lesson.lines[-1] == lines[int(place.split(":")[1]) - 1]
+    assert [line.split()[0] for line in lesson.lines[:2]] == ["input:", "output:"]
+    assert "{" in lesson.lines[0]
+
+
+def test_an_unproved_difference_is_not_shown_and_a_loss_is_said(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run.root / "results", tmp_path / "results")
+    path = tmp_path / "results" / "mlx" / "comparison.json"
+    document = json.loads(path.read_text())
+    change = {
+        "n": 10, "exact": 0.1, "ci95": [-0.1, 0.3], "p_value": 0.6, "fixed": 2, "broken": 1, "verdict": "not shown",
+    }  # fmt: skip
+    document["improvement"]["generalization"] = change
+    document["retention"]["text"] |= {
+        "before": 10.0, "after": 20.0, "nats": 0.69, "ci95": [0.5, 0.9], "verdict": "loss",
+    }  # fmt: skip
+    document["retention"]["chat"] |= {"verdict": "not shown"}
+    documents.write(path, document, "comparison")
+    perform(run, tmp_path / "results")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Not shown: an effect on generalization (patterns never taught): +10.0 points [-10.0, +30.0], p = 0.6" in out
+    assert "Not shown: an effect on recall" not in out
+    assert "Lost: general text is predicted worse: perplexity 10 → 20, +0.69 nats per token [+0.50, +0.90]" in out
+    assert "Lost: general chat" not in out
+
+
+def test_what_could_not_be_measured_is_named(run: Run) -> None:
+    document = json.loads(json.dumps(run.comparison))
+    document["improvement"]["generalization"] |= {"n": 0, "exact": None, "ci95": None, "verdict": "not measured"}
+    document["tuned"]["recall"] |= {"n": 100, "exact": 0.93}
+    found = findings.findings(document)
+    assert any(f.head == "Not measured" and f.text.startswith("generalization") for f in found)
+    assert findings.Finding("Still wrong", "7 of 100 taught patterns.") in found
+    assert not any(f.head == "Still wrong" for f in findings.findings(_all_right(document)))
+
+
+def _all_right(document: dict[str, Any]) -> dict[str, Any]:
+    document["tuned"]["recall"] |= {"exact": 1.0}
+    return document
+
+
+def spoiled(run: Run, folder: Path, text: str) -> None:
+    """The run's results with this text everywhere."""
+    shutil.copytree(run.root / "results", folder)
+    for stage in ("baseline", "tuned"):
+        path = folder / "mlx" / f"{stage}.json"
+        document: dict[str, Any] = json.loads(path.read_text())
+        document["device"] = text
+        for answer in document["answers"]:
+            answer |= {"answer": text, "expected": text, "prompt": "Continue: " + text, "kind": text}
+        documents.write(path, document, "result")
+    compare.compare(folder / "mlx")
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J\x1b]0;owned\x07", "\x9b31m", "a\rb", "\u202egnirts", "[bold red]markup[/]"])
+def test_no_text_drives_the_terminal(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    spoiled(run, tmp_path / "results", text)
+    perform(run, tmp_path / "results")
+    out = capsys.readouterr().out
+    for character in "\x1b\x07\x9b\r\u202e":
+        assert character not in out
+    if text.startswith("[bold"):
+        assert text in out
+
+
+def test_results_of_another_model_or_adapter_are_refused(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.root / "results", tmp_path / "results")
+    place = tmp_path / "results" / "mlx"
+    tuned = json.loads((place / "tuned.json").read_text())
+    tuned["adapter"]["sha256"] = "0" * 64
+    documents.write(place / "tuned.json", tuned, "result")
+    compare.compare(place)
+    with pytest.raises(EngramError, match="the results are of another adapter") as caught:
+        perform(run, tmp_path / "results", quick=False)
+    assert caught.value.fix == "make demo"
+    document = json.loads((place / "comparison.json").read_text())
+    document["model"] |= {"weights_sha256": "0" * 64, "name": "another"}
+    documents.write(place / "comparison.json", document, "comparison")
+    with pytest.raises(EngramError, match=r"the results are of another model \(another\)"):
+        perform(run, tmp_path / "results", quick=False)
+
+
+def test_missing_results_name_the_command(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(EngramError, match="no results yet") as caught:
+        perform(run, tmp_path)
+    assert caught.value.fix == "make demo BACKEND=mlx"
+    shutil.copytree(run.root / "results", tmp_path / "some")
+    (tmp_path / "some" / "mlx" / "comparison.json").unlink()
+    with pytest.raises(EngramError, match="no such result") as caught:
+        perform(run, tmp_path / "some")
+    assert caught.value.fix == "make compare"
+
+
+def test_results_of_other_data_and_stale_ones_are_refused(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.root / "results", tmp_path / "results")
+    path = tmp_path / "results" / "mlx" / "comparison.json"
+    document = json.loads(path.read_text())
+    documents.write(path, document | {"data": {"manifest_sha256": "0" * 64, "seed": 0}}, "comparison")
+    with pytest.raises(EngramError, match="the results are of other data") as caught:
+        perform(run, tmp_path / "results")
+    assert caught.value.fix == "make demo"
+    documents.write(path, document | {"sources": {"baseline": "0" * 64, "tuned": "0" * 64}}, "comparison")
+    with pytest.raises(EngramError, match=r"changed since comparison\.json was made"):
+        perform(run, tmp_path / "results")
+
+
+@pytest.mark.parametrize("speed", ["0.4", "11", "-1", "nan", "fast"])
+def test_a_speed_that_is_none_is_refused(speed: str) -> None:
+    done = CliRunner().invoke(main, ["demo", "--quick", "--speed", speed])
+    assert done.exit_code == 2 and "speed" in done.output
+
+
+def test_answers_grow_by_tokens_and_end_whole() -> None:
+    split = answers.splitter("tiny")
+    text = "for x, y in zip(a, b):"
+    assert len(split(text)) > 5
+    stored = {s: {"answers": [{"id": "1", "answer": text, "ended": True}]} for s in answers.STAGES}
+    example = examples.Example("1", "1", "k", "c", "tell", "recall", "prompt", text)
+    before, after = answers.replayed([example], stored, split)[0]
+    assert before.steps == after.steps == tuple(split(text))
+    assert before.steps[-1] == len(before.line) == len(text)
+    assert answers.replayed([example], stored)[0][0].steps == ()
+    assert answers.splitter("nobody/has-this-one") is answers.words
+    assert answers.words("one two three") == [3, 7, 13]
+
+
+def test_a_control_character_is_seen_before_its_token_ends_the_answer() -> None:
+    assert answers._steps_of("a\x1b b", answers.words) == (5, 7)  # a \ x 1 b, then a blank and b
+    assert answers._rising([3, 2, 9], 5) == (3, 3, 5)
+    assert answers._rising([], 4) == (4,)
+
+
+def test_live_steps_are_beginnings_of_the_answer(run: Run) -> None:
+    rows = material.choose_rows(material.asked(run.tuned), 0)
+    heard: list[tuple[int, int]] = []
+    from engram.plan.config import Config
+
+    given = answers.live(
+        rows, "mlx", run.model, run.root / "adapter", Config(), lambda done, of: heard.append((done, of))
+    )
+    assert heard == [(n, 2 * len(rows)) for n in range(1, 2 * len(rows) + 1)]
+    for pair in given:
+        for shown in pair:
+            assert list(shown.steps) == sorted(shown.steps)
+            assert shown.line[: shown.steps[-1]] == shown.line.removesuffix(" …")

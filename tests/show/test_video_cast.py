@@ -1,0 +1,164 @@
+"""Recordings on disk: what is written is read again, and everything else is refused with its line."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import socket
+from pathlib import Path
+
+import pytest
+
+from engram.show.clock import Marker, RealClock, VirtualClock
+from engram.show.video import cast, control
+from engram.support.errors import EngramError
+
+HEADER = {"version": 2, "width": 80, "height": 24}
+CAST = cast.Cast(80, 24, 3.5, "title", (cast.Event(0.0, "m", "one"), cast.Event(0.25, "o", "\x1b[1;32m✓\x1b[0m\r\n")))
+
+
+def text(*events: object, **header: object) -> str:
+    return "\n".join(json.dumps(line) for line in ({**HEADER, **header}, *events)) + "\n"
+
+
+def problems(content: str) -> list[str]:
+    with pytest.raises(EngramError) as caught:
+        cast.loads(content, "x.cast")
+    assert caught.value.where == "x.cast"
+    return list(caught.value.problems)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    cast.write(tmp_path / "a.cast", CAST)
+    assert cast.read(tmp_path / "a.cast") == CAST
+    assert CAST.markers == [Marker(0.0, "one")]
+    cast.write(tmp_path / "b.cast", cast.read(tmp_path / "a.cast"))
+    assert (tmp_path / "a.cast").read_bytes() == (tmp_path / "b.cast").read_bytes()
+
+
+def test_the_header_says_nothing_of_the_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SHELL", "USER", "LOGNAME", "HOME", "HOSTNAME", "PWD"):
+        monkeypatch.setenv(name, "/home/somebody")
+    for module, name in ((getpass, "getuser"), (socket, "gethostname"), (platform, "node")):
+        monkeypatch.setattr(module, name, lambda: "somebody")
+    written = cast.dumps(CAST)
+    header = json.loads(written.split("\n")[0])
+    assert set(header) == {"version", "width", "height", "duration", "title", "env", "theme"}
+    assert header["env"] == {"TERM": "xterm-256color"}
+    assert "somebody" not in written
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "line 1: no asciicast header, which is a JSON object"),
+        ("[1, 2]\n", "line 1: no asciicast header, which is a JSON object"),
+        (text([0, "o", "x"], version=3), "line 1: version 3, not 2"),
+        (text([0, "o", "x"], version=True), "line 1: version True, not 2"),
+        (text([0, "o", "x"], width=100000), "line 1: width 100000, not 10 to 300"),
+        (text([0, "o", "x"], height="24"), "line 1: height '24', not 3 to 120"),
+        (text([0, "o", "x"], title="a\x1bb"), "line 1: title is no text of at most 200 visible characters"),
+        (text([2, "o", "x"], duration=1), "line 1: duration 1, not 2.000 (the last event) to 1800 s"),
+        (text([2, "o", "x"], duration=float("nan")), "line 1: duration nan, not 2.000 (the last event) to 1800 s"),
+        (text(), "line 1: nothing is shown: the recording has no output"),
+        (text([0, "m", "x"]), "line 1: nothing is shown: the recording has no output"),
+        (text([0, "o", "x"]) + "[0.5, \"o\"\n", "line 3: not an event [seconds, code, text] in JSON"),
+        (text([0, "o", "x"], [1, "o"]), "line 3: not an event [seconds, code, text] in JSON"),
+        (text([0, "o", 5]), "line 2: not an event [seconds, code, text] in JSON"),
+        (text([1, "o", "x"], [0.5, "o", "y"]), "line 3: time goes back from 1.000 to 0.500 s"),
+        (text([-1, "o", "x"]), "line 2: time -1, not 0 to 1800 s"),
+        (text([float("inf"), "o", "x"]), "line 2: time inf, not 0 to 1800 s"),
+        (text([10**400, "o", "x"]), f"line 2: time {str(10**400)[:39]}…, not 0 to 1800 s"),
+        (text([True, "o", "x"]), "line 2: time True, not 0 to 1800 s"),
+        (text([0, "i", "x"]), "line 2: event 'i' (typed input); known are 'o' and 'm'"),
+        (text([0, "q", "x"]), "line 2: event 'q' (unknown); known are 'o' and 'm'"),
+        (text([0, "m", "x\ny"]), "line 2: a marker's title is no text of at most 200 visible characters"),
+        (text([0, "o", "x\x1b[3"]), "line 2: ends within a control sequence"),
+    ],
+)  # fmt: skip
+def test_what_is_broken_is_refused_with_its_line(content: str, expected: str) -> None:
+    assert problems(content) == [expected]
+
+
+def test_all_problems_are_named_at_once() -> None:
+    found = problems(text([0, "z", "x"], [1, "o", "\x07"], [0, "o", "y"], width=1))
+    assert [line.split(":")[0] for line in found] == ["line 1", "line 2", "line 3", "line 4"]
+    many = problems(text(*([0, "z", ""] for _ in range(50))))
+    assert len(many) == 21 and many[-1] == "… and 30 more"
+
+
+@pytest.mark.parametrize(
+    ("sequence", "name"),
+    [
+        ("\x1b]52;c;aGk=\x07", "an OSC string (title, clipboard, link)"),
+        ("\x1b]0;title\x1b\\", "an OSC string (title, clipboard, link)"),
+        ("\x1bPq#0\x1b\\", "a DCS string"),
+        ("\x1b_x\x1b\\", "an APC string"),
+        ("\x1b[6n", "CSI 6n"),
+        ("\x1b[c", "CSI c"),
+        ("\x1b[?1049h", "CSI ?1049h"),
+        ("\x1b[>4;2m", "CSI >4;2m"),
+        ("\x1b[21t", "CSI 21t"),
+        ("\x1b[2 q", "CSI 2 q"),
+        ("\x1b[5J", "CSI 5J"),
+        ("\x1b[1;2A", "CSI 1;2A"),
+        ("\x1b[38;2;1;2;300m", "CSI 38;2;1;2;300m"),
+        ("\x1b[38;5m", "CSI 38;5m"),
+        ("\x1b[38m", "CSI 38m"),
+        ("\x1b[4:3m", "CSI 4:3m"),
+        ("\x1b[8m", "CSI 8m"),  # hidden text
+        ("\x1bc", "ESC c"),
+        ("\x07", "control character U+0007"),
+        ("\x00", "control character U+0000"),
+        ("\x7f", "control character U+007F"),
+        ("\x9b31m", "control character U+009B"),
+        ("\ud800", "surrogate U+D800"),
+        ("\x1b[" + "1" * 80, "an endless control sequence"),
+    ],
+)
+def test_sequences_beyond_colour_and_layout_are_named(sequence: str, name: str) -> None:
+    assert control.refused("before" + sequence)[0] == [name]
+    assert f"line 2: {name} is not allowed in a recording" in problems(text([0, "o", "a" + sequence]))
+
+
+def test_what_our_shows_write_is_allowed() -> None:
+    styles = "\x1b[m\x1b[0;1;2;3;4;9;31;97;104m\x1b[38;5;200;48;2;1;2;3mx"
+    assert control.refused(styles + "a\tb\b\r\n\x1b[2J\x1b[K\x1b[3;4H\x1b[5A\x1b[?25l\x1b7\x1b8漢") == ([], "")
+
+
+def test_a_sequence_may_be_split_over_events_but_not_hidden_so() -> None:
+    read = cast.loads(text([0, "o", "a\x1b"], [1, "m", "mark"], [2, "o", "[31mb"]), "x")
+    assert [event.data for event in read.events] == ["a", "mark", "\x1b[31mb"]
+    hidden = text([0, "o", "a\x1b"], [2, "o", "]52;c;x\x07b"])
+    assert problems(hidden) == ["line 3: an OSC string (title, clipboard, link) is not allowed in a recording"]
+
+
+def test_missing_large_and_undecodable_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EngramError, match="no such recording"):
+        cast.read(tmp_path / "none.cast")
+    (tmp_path / "bytes.cast").write_bytes(b'{"version": 2}\n\xff')
+    with pytest.raises(EngramError, match="not UTF-8 at byte 15"):
+        cast.read(tmp_path / "bytes.cast")
+    cast.write(tmp_path / "a.cast", CAST)
+    monkeypatch.setattr(cast, "MAX_EVENTS", 1)
+    with pytest.raises(EngramError, match="more than 1 events"):
+        cast.read(tmp_path / "a.cast")
+    monkeypatch.setattr(cast, "MAX_BYTES", 10)
+    with pytest.raises(EngramError, match="larger than"):
+        cast.read(tmp_path / "a.cast")
+
+
+def test_clocks() -> None:
+    virtual = VirtualClock()
+    virtual.mark("a")
+    virtual.sleep(3600)
+    virtual.mark("b")
+    assert virtual.now() == 3600 and virtual.markers == [Marker(0, "a"), Marker(3600, "b")]
+    real = RealClock()
+    real.sleep(0.02)
+    assert real.now() >= 0.02
+    for clock in (virtual, real):
+        for wrong in (-1, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="cannot sleep"):
+                clock.sleep(wrong)

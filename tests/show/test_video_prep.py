@@ -1,0 +1,359 @@
+"""The checklist before a video: each line passes and fails for its own reason, and nothing personal is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from documents import edit
+from small_run import Run
+
+from engram.cli import main
+from engram.dataset.build import write_data
+from engram.evaluation import compare
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.show.prep import backups, checklist, search_terms, stages, talking, terminal
+from engram.show.prep.finding import Finding, Situation
+from engram.show.video import cast, render
+from engram.show.video.record import record
+from engram.show.video.replay import caption, replay
+from engram.support import schema
+from engram.support.files import PACKAGE
+
+OWNER = search_terms.Owner("jdoe", "jdoes-laptop.lan", "/home/jdoe", "Jane Doe", "jane@doe.name")
+GIF = b"GIF89a\x3b"
+MP4 = b"".join(struct.pack(">I4s", 8, kind) for kind in (b"ftyp", b"mdat", b"moov"))
+SCRIPT = "# Script\n\n## What is taught\n\n- a\n\n## Before and after\n\n- b\n\n## The figures\n\n- c\n"
+
+
+@pytest.fixture
+def house(run: Run, tmp_path: Path) -> Situation:
+    """Everything in order: the small run, its recordings and a script."""
+    root = tmp_path / "house"
+    shutil.copytree(run.root, root)
+    (root / "adapters").mkdir()
+    shutil.move(root / "adapter", root / "adapters" / "mlx")
+    (root / "script.md").write_text(SCRIPT)
+    patterns = str(root / "pack.yaml")
+    at = Situation("mlx", "tiny", patterns, root / "data", root / "adapters", root / "results", root / "script.md")
+    remade(at)
+    return at
+
+
+def remade(at: Situation) -> None:
+    """The recordings of the results as they are."""
+    made = record(replay("mlx", at.data, at.results, at.patterns), title=caption("mlx", at.results))
+    cast.write(at.place / "demo.cast", made)
+    (at.place / "demo.mp4").write_bytes(MP4)
+    (at.place / "demo.gif").write_bytes(GIF)
+    titles = [title for title in dict.fromkeys(m.title for m in made.markers) if not title.endswith(("taught", "out"))]
+    at.script.write_text(SCRIPT + "".join(f"\n## {title}\n\n- d\n" for title in titles))
+
+
+@pytest.fixture(autouse=True)
+def known_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_terms, "owner", lambda folder: OWNER)
+
+
+def look(at: Situation, **environment: str) -> dict[str, Finding]:
+    return {one.name: one for one in checklist.examine(at, environment)}
+
+
+def failing(found: dict[str, Finding]) -> list[str]:
+    return [name for name, one in found.items() if one.state == "fail"]
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_where_all_is_well_only_a_person_is_asked_and_nothing_is_written(
+    house: Situation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "measure", lambda: None)
+    before = contents(house.data.parent)
+    found = look(house)
+    looked_at = {"clean environment", "models local", "data", "adapter", "pipeline", "nothing personal", "free disk"}
+    assert {n for n, one in found.items() if one.state == "pass"} == looked_at | {"backup recordings", "talking points"}
+    assert {n for n, one in found.items() if one.state == "warn"} == {"terminal size", "colours", "font size"}
+    assert [n for n, one in found.items() if one.state == "ask"] == list(checklist.QUESTIONS)
+    assert not checklist.ready([*found.values()])
+    assert checklist.ready(checklist.answered([*found.values()], lambda _: True))
+    assert contents(house.data.parent) == before
+
+
+def mail(at: Situation) -> None:
+    path = Path(at.patterns)
+    path.write_text(path.read_text().replace('"white"', '"white@snow.net"'))
+
+
+def edited_data(at: Situation) -> None:
+    path = at.data / "train.jsonl"
+    path.write_text(path.read_text("utf-8").replace("green", "purple"), "utf-8")
+
+
+def other_data(at: Situation) -> None:
+    files = find_files(at.patterns)
+    write_data(load_patterns(files), files, at.data, seed=1)
+
+
+def no_data(at: Situation) -> None:
+    shutil.rmtree(at.data)
+
+
+def other_adapter(at: Situation) -> None:
+    path = at.adapters / "mlx" / "adapters.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def no_adapter(at: Situation) -> None:
+    shutil.rmtree(at.adapters)
+
+
+def no_log(at: Situation) -> None:
+    (at.place / "training.json").unlink()
+
+
+def other_figure(at: Situation) -> None:
+    edit(at.place / "tuned.json", "splits", "recall", "similarity", to=0.5)
+
+
+def answers_of_another_adapter(at: Situation) -> None:
+    edit(at.place / "tuned.json", "adapter", "sha256", to="f" * 64)
+
+
+def no_comparison(at: Situation) -> None:
+    (at.place / "comparison.json").unlink()
+
+
+def other_packages(at: Situation) -> None:
+    edit(at.place / "training.json", "provenance", "packages", "numpy", to="0.1")
+
+
+def no_film(at: Situation) -> None:
+    (at.place / "demo.mp4").unlink()
+
+
+def cut_film(at: Situation) -> None:
+    (at.place / "demo.mp4").write_bytes(MP4[:-2])
+
+
+def cut_gif(at: Situation) -> None:
+    (at.place / "demo.gif").write_bytes(GIF[:-1])
+
+
+def old_film(at: Situation) -> None:
+    os.utime(at.place / "demo.mp4", (1, 1))
+
+
+def other_cast(at: Situation) -> None:
+    path = at.place / "demo.cast"
+    path.write_text(path.read_text("utf-8").replace("retention", "attention"), "utf-8")
+
+
+def broken_cast(at: Situation) -> None:
+    (at.place / "demo.cast").write_text("{}\n")
+
+
+def no_script(at: Situation) -> None:
+    at.script.unlink()
+
+
+def script_without_a_section(at: Situation) -> None:
+    at.script.write_text(at.script.read_text().replace("## The figures", "## The Figure"))
+
+
+SPOILED: list[tuple[Callable[[Situation], None], list[str], str]] = [
+    (mail, ["data", "nothing personal", "backup recordings"], "pack.yaml: changed"),
+    (edited_data, ["data"], "train.jsonl"),
+    (no_data, ["data"], "the data manifest is missing"),
+    (other_data, ["adapter"], "data.seed: 0, recomputed 1"),
+    (other_adapter, ["adapter"], "adapter.sha256"),
+    (no_adapter, ["adapter"], "not in "),
+    (no_log, ["adapter", "pipeline"], "no adapter was trained"),
+    (other_figure, ["pipeline"], "splits.recall.similarity: 0.5"),
+    (answers_of_another_adapter, ["pipeline"], "answers of another adapter"),
+    (no_comparison, ["pipeline"], "no such result"),
+    (other_packages, ["pipeline"], "numpy 0.1 then"),
+    (no_film, ["backup recordings"], "demo.mp4"),
+    (cut_film, ["backup recordings"], "demo.mp4: cut off"),
+    (cut_gif, ["backup recordings"], "demo.gif: cut off"),
+    (old_film, ["backup recordings"], "demo.mp4 older"),
+    (other_cast, ["backup recordings"], "looks different"),
+    (broken_cast, ["backup recordings"], "version None"),
+    (no_script, ["talking points"], "no "),
+    (script_without_a_section, ["talking points"], "## The figures"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "expected", "said"), SPOILED, ids=[spoil.__name__ for spoil, *_ in SPOILED])
+def test_each_spoiled_thing_fails_its_own_line(
+    spoil: Callable[[Situation], None],
+    expected: list[str],
+    said: str,
+    house: Situation,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(terminal, "measure", lambda: None)
+    spoil(house)
+    found = look(house)
+    assert failing(found) == expected
+    first = found[expected[0]]
+    assert said in "\n".join((first.text, *first.details))
+    assert all(found[name].fix for name in expected)
+
+
+def test_a_model_that_would_be_downloaded_fails(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engram.models.hub.cached", lambda hub_id: None)
+    found = stages.models(replace(house, model="smollm-360m"))
+    assert (found.state, found.fix) == ("fail", "make verify-model MODEL=smollm-360m")
+    edit(house.place / "comparison.json", "model", "weights_sha256", to="0" * 64)
+    assert "has other weights" in stages.models(house).text
+    assert stages.models(replace(house, model="auto")).state == "fail"  # what the results are of, not what auto finds
+    assert stages.models(replace(house, model="nowhere/at/all")).state == "fail"
+
+
+def test_a_full_disk_fails(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checklist.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**29}))
+    found = look(house)["free disk"]
+    assert (found.state, found.text) == ("fail", "0.5 GiB where the recordings go")
+
+
+def test_a_real_film_and_gif_are_whole(tmp_path: Path) -> None:
+    def small(console, clock) -> None:  # type: ignore[no-untyped-def]
+        console.print("hello")
+        clock.sleep(0.2)
+
+    render.render([record(small, 20, 5)], tmp_path, "demo", ("mp4", "gif"), size=(960, 540))
+    film = (tmp_path / "demo.mp4").read_bytes()
+    assert backups.WHOLE["mp4"](tmp_path / "demo.mp4") == backups.WHOLE["gif"](tmp_path / "demo.gif") == ""
+    (tmp_path / "demo.mp4").write_bytes(film[: len(film) // 2])
+    assert backups.WHOLE["mp4"](tmp_path / "demo.mp4") == "cut off"
+    (tmp_path / "demo.mp4").write_bytes(b"")
+    assert backups.WHOLE["mp4"](tmp_path / "demo.mp4") == "no MP4"
+
+
+def test_the_rule_of_the_talking_points() -> None:
+    shown = ["What is taught", "facts: taught", "facts: held out", "The figures"]
+    script = "## what is  TAUGHT\nx\n## Before and after ##\n- y\n### more\n## The figures\n\n## Other\nz\n"
+    assert talking.lacking(shown, script) == ["The figures"]  # a heading with nothing under it
+    assert talking.lacking(shown, "```\n## The figures\nx\n```\n") == [
+        "What is taught",
+        "Before and after",
+        "The figures",
+    ]
+    assert talking.lacking([], "") == []
+    sections = ["Before and after: taught", "Before and after: held out"]
+    assert talking.lacking(sections, "".join(f"## {title}\nx\n" for title in sections)) == []
+    assert talking.lacking(sections, f"## {sections[0]}\nx\n") == ["Before and after"]
+    assert talking.lacking(sections, "## Before and after\nx\n") == []
+
+
+def command(at: Situation) -> list[str]:
+    places = {"patterns": at.patterns, "data": at.data, "adapters": at.adapters, "results": at.results}
+    places |= {"script": at.script, "model": "tiny", "backend": "mlx"}
+    return ["video-prep", *(f"--{name}={value}" for name, value in places.items())]
+
+
+def on_a_terminal(
+    arguments: list[str], columns: int, lines: int, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A command whose standard input is a terminal of this size, which answers no question."""
+    import fcntl
+    import termios
+
+    leader, follower = os.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    before = termios.tcgetattr(follower)
+    clean = {
+        n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "COLORTERM") and not search_terms.secrets({n: v})
+    }
+    clean |= {"TERM": "xterm-256color", "PYTHONPATH": str(PACKAGE.parent), **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "engram.cli", *arguments],
+        stdin=follower, capture_output=True, text=True, env=clean, check=False, timeout=120,
+    )  # fmt: skip
+    assert termios.tcgetattr(follower) == before
+    os.close(leader)
+    os.close(follower)
+    return done
+
+
+def test_a_spoiled_situation_fails_with_exactly_its_lines(house: Situation) -> None:
+    mail(house)
+    for kind in backups.KINDS:
+        (house.place / f"demo.{kind}").unlink()
+    done = on_a_terminal([*command(house), "--yes", "--json"], 60, 20)
+    assert done.returncode == 2, done.stderr
+    document = json.loads(done.stdout)
+    schema.check(document, "video-prep", "test")
+    lines = {one["name"]: one for one in document["findings"] if one["state"] == "fail"}
+    assert list(lines) == ["data", "terminal size", "nothing personal", "backup recordings"]
+    assert lines["data"]["details"] == ["pack.yaml: changed"]
+    assert lines["terminal size"]["text"] == "60 × 20, less than 80 × 24"
+    place = f"{house.data.parent.name}/pack.yaml, line 5"
+    assert lines["nothing personal"]["details"] == [f"{place}: an e-mail address (w…@…)"]
+    assert lines["backup recordings"]["text"].endswith("demo.cast, demo.mp4, demo.gif")
+    assert "white@snow" not in done.stdout
+    states = {one["name"]: one["state"] for one in document["findings"]}
+    assert (states["colours"], states["font size"]) == ("pass", "pass")  # the second by --yes: nothing answered
+
+
+def test_the_commands_exit_codes_and_its_questions(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "measure", lambda: None)
+    runner = CliRunner(env=dict.fromkeys(search_terms.secrets(os.environ), None))
+    open_questions = runner.invoke(main, command(house))
+    assert open_questions.exit_code == 2 and "9 pass, 3 warn, 0 fail, 5 ask: not ready" in open_questions.output
+    yes = runner.invoke(main, [*command(house), "--yes"])
+    assert yes.exit_code == 0 and "14 pass, 3 warn, 0 fail, 0 ask: ready to record" in yes.output, yes.output
+    monkeypatch.setattr(terminal, "interactive", lambda: True)
+    asked = runner.invoke(main, command(house), input="y\ny\nn\ny\ny\n")
+    assert asked.exit_code == 2 and "✗ fail  microphone" in asked.output and "13 pass" in asked.output
+    assert [asked.output.count(f"{question} [y/N]") for question, _ in checklist.QUESTIONS.values()] == [1] * 5
+    document = json.loads(runner.invoke(main, [*command(house), "--json"]).output)
+    schema.check(document, "video-prep", "test")
+    assert document["counts"]["ask"] == 5 and not document["ready"]
+
+
+def test_what_the_demo_shows_is_searched_and_the_place_named(house: Situation, run: Run) -> None:
+    for number in range(len(run.tuned["answers"])):
+        answer = f"ask sue{'x' * 80}@corp.com or Jane Doe"
+        edit(house.place / "tuned.json", "answers", number, "answer", to=answer)
+    compare.compare(house.place)
+    found = look(house)["nothing personal"]
+    shown = [detail for detail in found.details if detail.startswith("demo, section 'Before and after: taught', ")]
+    assert [detail.rpartition(": ")[2] for detail in shown] == ["an e-mail address (x…@…)", "the git user name"]
+    assert "corp" not in str(found) and "Jane" not in str(found)
+
+
+def test_nothing_secret_is_printed(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
+    token, key, secret = "hf_" + "a1B2" * 8, "sk-" + "x9Y8" * 8, "correct-horse-battery"
+    path = Path(house.patterns)
+    path.write_text(
+        path.read_text().replace('"white"', f'"{token} {secret}"').replace('"black"', '"Jane Doe at /home/jdoe"')
+        .replace('"red"', f'"jane@doe.name, jdoes-laptop, {key}"').replace('"blue"', '"JDOE"')
+    )  # fmt: skip
+    named = path.rename(path.parent / "jdoe's patterns.yaml")
+    runner = CliRunner(env={"MY_API_KEY": secret})
+    for more in ([], ["--json"]):
+        done = runner.invoke(main, [*command(replace(house, patterns=str(named))), "--yes", *more])
+        assert done.exit_code == 2
+        for word in (token, key, secret, "Jane Doe", "jdoe", "JDOE", "doe.name", "jdoes-laptop"):
+            assert word not in done.output, word
+    found = json.loads(done.output)["findings"]
+    details = next(one["details"] for one in found if one["name"] == "nothing personal")
+    kinds = [detail.partition(": ")[2] for detail in details]
+    assert {"the value of MY_API_KEY", "a Hugging Face token", "an API key", "git's e-mail address"} <= {*kinds}
+    assert {"the git user name", "the home folder", "the host's short name", "the user name"} <= {*kinds}
+    environment = next(one for one in found if one["name"] == "clean environment")
+    assert environment["state"] == "warn" and "MY_API_KEY" in environment["text"]

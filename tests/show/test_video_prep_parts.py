@@ -1,0 +1,256 @@
+"""The checklist's instruments: what is searched for and what not, what a terminal answers, what changed since."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from engram import __version__
+from engram.show.prep import changes, shown, terminal
+from engram.show.prep.search_terms import Owner, search
+from engram.show.video.cast import Cast, Event
+from engram.support import machine
+
+OWNER = Owner("jdoe", "jdoes-laptop.lan", "/home/jdoe", "Jane Doe", "jane@doe.name")
+
+
+def kinds(text: str, of: Owner = OWNER, public: tuple[str, ...] = (), **environment: str) -> list[str]:
+    return [kind for kind, *_ in search(of, environment, public).hits(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("by JDoe.", ["the user name"]),
+        ("jdoe2 and xjdoe", []),
+        ("Jane  doe", ["the git user name"]),
+        ("plain jane", []),
+        ("cd /home/jdoe/engram", ["the home folder"]),
+        ("cd /Users/sue/x", ["a home folder"]),
+        ("/home/runner/work", []),
+        ("jdoes-laptop.lan$", ["the host name"]),
+        ("jane@doe.name", ["git's e-mail address"]),
+        ("sue.b+c@corp.co.uk,", ["an e-mail address"]),
+        ("a@example.com b@x.test git@github.com:a/b", []),
+        ("@property x @ y", []),
+        ("token=ghp_" + "a1" * 10, ["a GitHub token"]),
+        ("AKIA" + "A1" * 8, ["an AWS access key"]),
+        ("task-sk-" + "a" * 20, ["an API key"]),
+        ("risk-" + "a" * 20, []),
+        ("the value hunter22hunter", ["the value of DB_PASSWORD"]),
+        ("MONKEY=bananabanana", []),
+    ],
+)
+def test_what_is_found(text: str, expected: list[str]) -> None:
+    assert kinds(text, DB_PASSWORD="hunter22hunter", MONKEY="bananabanana", A_KEY="x") == expected
+
+
+def test_names_that_say_nothing_are_left_out_and_named() -> None:
+    of = Owner("root", "vm", "/root", "Mark", "")
+    made = search(of, {})
+    assert made.left_out == (
+        "git user name (an everyday word)",
+        "host name (shorter than 4 letters)",
+        "user name (stands for no person)",
+    )
+    assert not list(made.hits("root of vm: cd /root; mark it"))
+    assert not list(search(Owner(), {}).hits("any text, of a machine that names nobody"))
+
+
+def test_what_is_public_may_be_seen() -> None:
+    assert kinds("sue@corp.com by jdoe", public=("Sue@corp.com", "jdoe")) == []
+    assert kinds("sue@corp.com by jdoe", public=("jdoe",)) == ["an e-mail address"]
+
+
+def test_what_is_found_can_be_concealed() -> None:
+    text = "jdoe: sue@corp.com, jdoe"
+    assert search(OWNER, {}).conceal(text) == "[the user name]: [an e-mail address], [the user name]"
+
+
+def test_a_recording_is_read_off_its_screen_section_by_section() -> None:
+    typed = [(1 + i / 10, "o", f"\x1b[2;3H\x1b[1m{'jane@doe'[: i + 1]}\x1b[0m") for i in range(8)]
+    events = [(0, "o", "a"), (1, "m", "two"), (1, "o", "\x1b[H\x1b[2J╭─╮\r\n│ x"), *typed, (3, "o", "\x1b[3;1Hb │ c")]
+    recording = Cast(20, 5, 4, "", tuple(Event(*event) for event in events))
+    found = list(shown.lines(recording))
+    assert found[0] == ("start", 1, "a")
+    assert ("two", 2, "jane@doe") in found and ("two", 3, "b   c") in found
+    assert found[-1] == ("two", 0, "jane@doe b c")
+    assert shown.titles(recording) == ["two"]
+
+
+class Screen:
+    """A terminal of this size that answers what it is asked, or says nothing."""
+
+    def __init__(self, columns: int, lines: int, answer: bytes = b"") -> None:
+        import fcntl
+        import termios
+
+        self.leader, self.follower = os.openpty()
+        fcntl.ioctl(self.follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.asked, self.answer = b"", answer
+        self.modes = termios.tcgetattr(self.follower)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        try:
+            while not self.asked.endswith(b"\x1b[c"):
+                self.asked += os.read(self.leader, 1024)
+            if self.answer:
+                os.write(self.leader, self.answer)
+        except OSError:
+            pass
+
+    def measure(self) -> terminal.Terminal | None:
+        import termios
+
+        found = terminal.measure((self.follower,))
+        assert termios.tcgetattr(self.follower) == self.modes
+        os.close(self.follower)
+        os.close(self.leader)
+        return found
+
+
+def states(found: terminal.Terminal | None) -> list[str]:
+    return [one.state for one in terminal.checks(found)]
+
+
+DEVICE = b"\x1b[?62;4c"
+
+
+@pytest.mark.parametrize(
+    ("answer", "height", "screen", "state"),
+    [
+        (b"\x1b[6;30;15t\x1b[4;900;1500t" + DEVICE, 30, 0, "pass"),
+        (b"\x1b[4;900;1500t" + DEVICE, 30, 0, "pass"),
+        (b"\x1b[6;18;9t" + DEVICE, 18, 0, "ask"),
+        (b"\x1b[6;36;18t\x1b[5;2160;3840t" + DEVICE, 36, 2160, "fail"),
+        (b"\x1b[6;48;24t\x1b[5;2160;3840t" + DEVICE, 48, 2160, "pass"),
+        (DEVICE, 0, 0, "ask"),
+        (b"\x1b[6;;t garbage \xff" + DEVICE, 0, 0, "ask"),
+    ],
+)
+def test_the_size_of_characters_is_what_the_terminal_answers(
+    answer: bytes, height: int, screen: int, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "SECONDS", 20)  # the answer ends the waiting, not the time
+    monkeypatch.setenv("TERM", "xterm")
+    found = Screen(100, 30, answer).measure()
+    assert found and (found.columns, found.lines, found.line_height, found.screen_height) == (100, 30, height, screen)
+    assert states(found)[2] == state
+
+
+def test_a_terminal_that_never_answers_costs_no_more_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen(120, 40)
+    started = time.monotonic()
+    found = screen.measure()
+    assert terminal.SECONDS <= time.monotonic() - started < 20
+    assert found and found.line_height == 0 and states(found)[2] == "ask"
+    assert screen.asked == terminal.QUESTIONS
+
+
+@pytest.mark.parametrize(
+    ("size", "state"),
+    [
+        ((100, 30), "pass"),
+        ((99, 30), "warn"),
+        ((100, 29), "warn"),
+        ((80, 24), "warn"),
+        ((79, 50), "fail"),
+        ((200, 23), "fail"),
+    ],
+)
+def test_the_size(size: tuple[int, int], state: str) -> None:
+    assert states(terminal.Terminal(*size, "truecolor"))[0] == state
+
+
+@pytest.mark.parametrize(
+    ("variables", "state"),
+    [
+        ({"TERM": "xterm-256color"}, "pass"),
+        ({"TERM": "xterm", "COLORTERM": "truecolor"}, "pass"),
+        ({"TERM": "xterm"}, "warn"),
+        ({"TERM": "dumb"}, "fail"),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, "fail"),
+    ],
+)
+def test_the_colours(variables: dict[str, str], state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert states(Screen(100, 30, DEVICE).measure())[1] == state
+
+
+def test_a_dumb_terminal_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Screen(100, 30, DEVICE)
+    found = screen.measure()
+    assert found and states(found)[2] == "ask" and screen.asked == b""
+
+
+def test_a_program_in_the_background_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(terminal.os, "tcgetpgrp", lambda descriptor: os.getpgrp() + 1)
+    screen = Screen(100, 30, DEVICE)
+    assert states(screen.measure())[0] == "pass" and screen.asked == b""
+
+
+def test_without_a_terminal_nothing_is_measured() -> None:
+    read, write = os.pipe()
+    assert terminal.measure((read, write)) is None and states(None) == ["warn"] * 3
+    os.close(read)
+    os.close(write)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A small repository with a stage and a show."""
+    (tmp_path / "engram").mkdir()
+    for name in ("train", "show"):
+        (tmp_path / "engram" / f"{name}.py").write_text("a = 1\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qm", "x")
+    return tmp_path
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def since(checkout: Path, commit: str | None = "", created: str = "2000-01-01T00:00:00Z", **packages: str) -> list[str]:
+    known = {"packages": packages, "engram": "0.0.1", "created": created}
+    return changes.since({**known, "git_commit": machine.git_commit(checkout) if commit == "" else commit}, checkout)
+
+
+def test_a_changed_stage_is_a_change_and_a_changed_show_is_none(checkout: Path) -> None:
+    commit = machine.git_commit(checkout)
+    (checkout / "engram" / "show.py").write_text("a = 2\n")
+    (checkout / "README.md").write_text("x")
+    assert since(checkout, commit) == []
+    (checkout / "engram" / "train.py").write_text("a = 2\n")
+    (checkout / "engram" / "new.py").write_text("a = 2\n")
+    assert since(checkout, commit) == ["engram/training/train.py: changed since", "engram/new.py: changed since"]
+    (checkout / "engram" / "train.py").write_text("a = 1\n")
+    (checkout / "engram" / "new.py").unlink()
+    assert since(checkout, commit) == []
+
+
+@pytest.mark.parametrize("commit", ["123456789abc", "123456789abc+", None])
+def test_where_the_commit_says_nothing_the_time_does(checkout: Path, commit: str | None) -> None:
+    os.utime(checkout / "engram" / "train.py", (1e9, 1e9))
+    assert since(checkout, commit, "2001-09-09T01:46:40Z") == []
+    assert since(checkout, commit, "2001-09-09T01:46:38Z") == ["engram/training/train.py: changed since"]
+
+
+def test_other_packages_and_outside_a_checkout_another_version_are_changes(tmp_path: Path) -> None:
+    (numpy,) = since(tmp_path, None, numpy="0.1")[:1]
+    assert numpy.startswith("numpy 0.1 then, ")
+    assert since(tmp_path, None) == [f"engram 0.0.1 then, {__version__} now"]

@@ -1,0 +1,134 @@
+"""Recording a show: on its own clock and console, the same each time, and the demo with the results' numbers."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from rich.console import Console
+from screens import at
+
+from engram.cli import main
+from engram.dataset.build import write_data
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan.documents import read
+from engram.show.clock import Clock
+from engram.show.demo import sections
+from engram.show.video import cast, screen, theme
+from engram.show.video.record import record
+from engram.show.video.replay import caption, replay
+from engram.support import console as show
+from engram.support.errors import EngramError
+from tools.reference import REFERENCE
+
+
+def small_show(console: Console, clock: Clock) -> None:
+    clock.mark("one")
+    console.print("[b]hello[/b]", style="bold red")
+    clock.sleep(1000)
+    clock.mark("two")
+    console.print("a" * 30)
+    clock.sleep(0.5)
+
+
+def test_a_show_is_kept_with_its_own_time() -> None:
+    started = time.perf_counter()
+    made = record(small_show, 20, 5, "title")
+    assert time.perf_counter() - started < 60  # nobody waited for 1,000 s
+    assert (made.width, made.height, made.duration, made.title) == (20, 5, 1000.5, "title")
+    assert [(event.time, event.code) for event in made.events] == [(0, "m"), (0, "o"), (1000, "m"), (1000, "o")]
+    assert made.events[1].data == "\x1b[?25l\x1b[1;31m[b]hello[/b]\x1b[0m\r\n"
+    assert screen.last(made).text == ["[b]hello[/b]", "a" * 20, "a" * 10, "", ""]
+
+
+def test_nothing_of_the_environment_reaches_a_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = cast.dumps(record(small_show, 20, 5))
+    for name, value in {"NO_COLOR": "1", "COLUMNS": "7", "LINES": "3", "TERM": "dumb", "JUPYTER_COLUMNS": "9"}.items():
+        monkeypatch.setenv(name, value)
+    assert cast.dumps(record(small_show, 20, 5)) == plain
+
+
+def test_a_show_that_drives_the_terminal_is_refused() -> None:
+    with pytest.raises(EngramError, match="not a recording that can be shown") as caught:
+        record(lambda console, _: console.file.write("\x1b]0;title\x07") and None, 20, 5)
+    assert caught.value.where == "the show"
+    with pytest.raises(EngramError) as caught:
+        record(small_show, 1000, 5)
+    assert caught.value.problems == ("line 1: width 1000, not 10 to 300",)
+
+
+def test_printing_goes_to_the_given_console_and_then_no_longer() -> None:
+    import io
+
+    console = Console(file=io.StringIO())
+    with show.printing_on(console):
+        assert show.make_console() is console
+        found = []
+        thread = threading.Thread(target=lambda: found.append(show.make_console()))
+        thread.start()
+        thread.join()
+    assert found[0] is not console and show.make_console() is not console
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed reference run as a backend's results, and its data."""
+    root = tmp_path_factory.mktemp("house")
+    shutil.copytree(REFERENCE / "default-0", root / "results" / "mlx")
+    files = find_files("patterns")
+    write_data(load_patterns(files), files, root / "data", seed=0)
+    return root
+
+
+def test_the_demos_figures_are_the_results_numbers(house: Path) -> None:
+    made = record(replay("mlx", house / "data", house / "results"), title=caption("mlx", house / "results"))
+    starts = {marker.title: marker.time for marker in made.markers}
+    assert list(starts) == list(sections.SECTIONS)
+    text = "\n".join(at(made, starts[sections.NOT_SHOWN] - 0.001))
+    comparison = read(house / "results" / "mlx" / "comparison.json", "comparison", "make compare")
+    for split, change in comparison["improvement"].items():
+        assert split in text
+        for stage in ("baseline", "tuned"):
+            assert show.percent(comparison[stage][split]["exact"]) in text
+        assert f"{100 * change['exact']:+.1f}" in text and show.interval(change["ci95"], points=True) in text
+        assert str(change["n"]) in text
+    assert 50 < made.duration < 80  # a minute, more or less
+    assert made.title == f"engram · mlx · {comparison['device']}"
+    assert made == record(replay("mlx", house / "data", house / "results"), title=made.title)
+
+
+def test_the_command_writes_cast_and_pictures(house: Path, tmp_path: Path) -> None:
+    places = ["--data", str(house / "data"), "--results", str(house / "results"), "--out", str(tmp_path)]
+    done = CliRunner().invoke(main, ["record", "--gif", "--png", "--backend", "mlx", *places])
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.cast", "demo.gif", "demo.png"]
+    assert cast.read(tmp_path / "demo.cast").duration > 10
+    assert str(house) not in (tmp_path / "demo.cast").read_text("utf-8")
+
+
+def test_two_backends_stand_side_by_side(house: Path, tmp_path: Path) -> None:
+    shutil.copytree(house / "results", tmp_path / "results")
+    shutil.copytree(house / "results" / "mlx", tmp_path / "results" / "cpu")
+    places = ["--data", str(house / "data"), "--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(main, ["record", "--png", "--backend", "mlx", "--beside", "cpu", *places])
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "results" / "demo-compare.png") as picture:
+        left, right = np.asarray(picture)[:, :960], np.asarray(picture)[:, 960:]
+    assert picture.size == (1920, 1080)
+    assert abs((left == theme.FOREGROUND).sum() - (right == theme.FOREGROUND).sum()) < 100
+    assert (left == theme.FOREGROUND).sum() > 1000
+
+
+def test_missing_results_of_the_other_backend_are_named(house: Path, tmp_path: Path) -> None:
+    places = ["--data", str(house / "data"), "--results", str(house / "results"), "--out", str(tmp_path)]
+    done = CliRunner().invoke(main, ["record", "--backend", "mlx", "--beside", "cuda", *places])
+    assert done.exit_code == 2
+    assert "no results yet" in done.output and "cuda" in done.output
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,176 @@
+"""The schemas are schemas, and what breaks one is said in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from packs import refusal
+
+from engram.support import schema
+from engram.support.files import bundled
+from engram.support.schema import NAMES, json_path, problems
+
+FILES = sorted(bundled("schemas").glob("*.json"))
+READ = {json.loads(path.read_text("utf-8"))["$id"]: json.loads(path.read_text("utf-8")) for path in FILES}
+
+
+def references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        yield from (part["$ref"],) if "$ref" in part else ()
+        for value in part.values():
+            yield from references(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from references(value)
+
+
+def test_every_schema_has_its_name() -> None:
+    assert [path.name for path in FILES] == sorted(f"{name}.schema.json" for name in (*NAMES, "common"))
+    assert sorted(READ) == sorted(f"engram:{name}" for name in (*NAMES, "common"))
+
+
+@pytest.mark.parametrize("name", sorted(READ))
+def test_every_schema_is_one(name: str) -> None:
+    assert READ[name]["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    Draft202012Validator.check_schema(READ[name])
+
+
+@pytest.mark.parametrize("name", sorted(READ))
+def test_every_reference_leads_somewhere(name: str) -> None:
+    for reference in references(READ[name]):
+        document, _, pointer = reference.partition("#")
+        part = READ[document or name]
+        for step in pointer.strip("/").split("/") if pointer else ():
+            part = part[step]
+        assert isinstance(part, dict)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_schema_can_be_used_and_refuses_what_is_empty(name: str) -> None:
+    assert problems({}, name) and problems(None, name) and problems([], name)
+
+
+@pytest.mark.parametrize("name", sorted(READ))
+def test_mappings_with_named_keys_say_what_else_they_take(name: str) -> None:
+    """A misspelt key must not slip through: the few that stay open are those listed."""
+
+    def open_mappings(part: Any, path: str) -> Iterator[str]:
+        if isinstance(part, dict):
+            if part.get("type") == "object" and not {"additionalProperties", "unevaluatedProperties"} & part.keys():
+                yield path
+            for key, value in part.items():
+                yield from open_mappings(value, f"{path}/{key}")
+
+    known = {
+        "engram:common": ["/$defs/recipe", "/$defs/provenance/properties/hardware"],
+        "engram:comparison": ["/$defs/score"],
+        "engram:result": ["/$defs/score"],
+        "engram:bench": ["/properties/parts/additionalProperties/properties/result"],
+    }  # fmt: skip
+    assert list(open_mappings(READ[name], "")) == known.get(name, [])
+
+
+ROW = {
+    "id": "a-bare", "pattern": "a", "kind": "k", "category": "c", "phrasing": "bare", "split_kind": "train",
+    "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+}  # fmt: skip
+PACK = {"name": "n", "examples": [{"input": "a", "output": "b"}]}
+SAID: list[tuple[str, Any, list[str]]] = [
+    ("data-row", ROW, []),
+    ("pattern-file", PACK, []),
+    ("pattern-file", [], ["$: is a list, not a mapping; write a mapping here"]),
+    ("pattern-file", None, ["$: is empty, not a mapping; write a mapping here"]),
+    ("pattern-file", {"name": "n"}, ["$: 'examples' or 'tables' is missing; add `examples:`"]),
+    ("pattern-file", {**PACK, "name": 7}, ['$.name: is a number, not text; write it in quotes: "7"']),
+    ("pattern-file", {**PACK, "name": None}, ["$.name: is empty, not text; write some text"]),
+    ("pattern-file", {**PACK, "name": {}},
+     ["$.name: is a mapping, not text; write text here, in quotes if it begins with [ or {"]),
+    ("pattern-file", {**PACK, "version": True},
+     ['$.version: is a yes/no value, not text or a number; write it in quotes: "True"']),
+    ("pattern-file", {**PACK, "examples": "a"}, ["$.examples: is text, not a list; write a list here"]),
+    ("pattern-file", {**PACK, "examples": []}, ["$.examples: is an empty list; add an entry or take it out"]),
+    ("pattern-file", {**PACK, "examples": [{}]},
+     ["$.examples[0]: 'input' is missing; add `input:`", "$.examples[0]: 'output' is missing; add `output:`"]),
+    ("pattern-file", {**PACK, "name": ""}, ["$.name: is empty; write some text or take the entry out"]),
+    ("pattern-file", {**PACK, "name": "\u2003"}, ["$.name: is empty; write some text or take the entry out"]),
+    ("pattern-file", {**PACK, "name": "n" * 61}, ["$.name: is 61 characters long, at most 60 fit; shorten it"]),
+    ("pattern-file", {**PACK, "exampel": 1, "zzz": 2},
+     ["$.exampel: unknown key 'exampel', did you mean 'examples'?; rename it or take it out",
+      "$.zzz: unknown key 'zzz'; known are name, description, version, examples, tables; rename it or take it out"]),
+    ("data-row", {**ROW, "split_kind": "dev"},
+     ["$.split_kind: 'dev' is not one of ['train', 'valid', 'recall', 'generalization']; write what the schema says"]),
+    ("data-row", {**ROW, "messages": ROW["messages"][:1]},
+     ["$.messages: holds 1 of at least 2 entries; add the others"]),
+    ("data-row", {**ROW, "messages": [*ROW["messages"], {}]},
+     ["$.messages: holds 3 entries, at most 2 fit; take the others out"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "document", "expected"), SAID)
+def test_what_is_wrong_is_said_in_words(name: str, document: Any, expected: list[str]) -> None:
+    found = [f"{json_path(p.path)}: {p.message}; {p.fix}" for p in problems(document, name)]
+    assert sorted(found) == sorted(expected)
+
+
+def test_an_endless_value_is_not_printed_whole() -> None:
+    (problem,) = problems({**ROW, "split_kind": "x" * 10_000}, "data-row")
+    assert len(problem.message) <= 200
+    assert len(problems({**ROW, "k" * 10_000: 1}, "data-row")[0].message) < 250
+
+
+def test_a_value_is_shown_as_its_file_writes_it() -> None:
+    (problem,) = problems({**PACK, "name": False}, "pattern-file", {("name",): "off"})
+    assert (problem.message, problem.fix) == ("is a yes/no value for YAML, not text", 'write it in quotes: "off"')
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ((), "$"),
+        (("examples", 3, "output"), "$.examples[3].output"),
+        (("a b", "c.d", "1", ""), "$['a b']['c.d']['1']['']"),
+        (("\x1b[2J",), "$['\\x1b[2J']"),
+        (("für",), "$.für"),
+    ],
+)
+def test_a_path_is_written_so_that_it_can_be_read_back(path: schema.Path, shown: str) -> None:
+    assert json_path(path) == shown
+
+
+def test_a_refused_document_names_file_schema_and_remedy() -> None:
+    error = refusal(schema.check, {**ROW, "\x1b": 1, "kind": ""}, "data-row", "x.json")
+    assert str(error) == (
+        "x.json: not a valid data-row document (schemas/data-row.schema.json)\n"
+        "  $['\\x1b']: unknown key '\\x1b'; known are id, pattern, kind, category, phrasing, split_kind, messages; "
+        "rename it or take it out\n"
+        "  $.kind: is empty; write some text or take the entry out\n"
+        "  fix: make it anew with the stage that writes it"
+    )
+
+
+def test_many_problems_are_cut_and_counted() -> None:
+    error = refusal(schema.check, {**PACK, "examples": [{}] * 15}, "pattern-file", "x")
+    assert len(error.problems) == 21 and error.problems[-1] == "… and 10 more"
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, "1", True])
+def test_a_rate_is_between_nothing_and_all(value: Any) -> None:
+    manifest = {"held_out_share": value}
+    assert any(p.path == ("held_out_share",) for p in problems(manifest, "manifest"))
+
+
+@pytest.mark.parametrize("value", ["a" * 63, "A" * 64, "g" * 64, "a" * 64 + "\n"])
+def test_a_hash_is_64_hexadecimal_digits(value: str) -> None:
+    document = {"inputs": [{"file": "a", "sha256": value}]}
+    assert any(p.path == ("inputs", 0, "sha256") for p in problems(document, "manifest"))
+
+
+def test_no_more_problems_are_looked_for_than_anybody_reads() -> None:
+    found = schema.problems({"name": "x", "examples": [{"inptu": "a"}] * 100_000}, "pattern-file")
+    assert len(found) == schema.MOST
+    found = schema.problems({"name": "x", "examples": []} | {f"k{i}": 1 for i in range(100_000)}, "pattern-file")
+    assert len(found) < 200

@@ -1,0 +1,59 @@
+"""SECURITY.md: each promise names a test that exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engram.models import chat_template, template_worker
+from engram.support.files import PACKAGE
+
+ROOT = PACKAGE.parent
+PAGE = (ROOT / "SECURITY.md").read_text("utf-8")
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    promises = PAGE.split("## What is promised")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", promises, re.M)[1:]
+    assert len(rows) >= 15
+    for promise, tests in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", tests)
+        assert named, promise
+        for path, name in named:
+            assert (ROOT / path).is_file(), path
+            assert not name or f"\ndef {name}(" in (ROOT / path).read_text("utf-8"), (path, name)
+
+
+def test_the_limits_on_the_page_are_those_of_the_code() -> None:
+    assert f"{chat_template.SOURCE:,} characters of source, {template_worker.OUTPUT:,} of text" in PAGE
+    assert template_worker.SECONDS == 2 and "two seconds of the processor" in PAGE
+    assert f"{template_worker.MEMORY // 2**20} MiB" in PAGE
+    assert f"{template_worker.DAY:%d %B %Y}" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "said"),
+    [
+        ([{"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}], 1, "1 known holes in 1"),
+        ([{"name": "a", "version": "1", "vulns": []}], 0, "0 known holes in 1"),
+        ([{"name": "a", "skip_reason": "not found"}], 0, "NOT DONE for all packages (not found)"),
+        (None, 0, "NOT DONE for all packages (no database)"),
+    ],
+)
+def test_an_audit_that_was_not_done_says_so(
+    answers: Any, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = runpy.run_path(str(ROOT / ".ci" / "audit.py"))
+    out = "" if answers is None else json.dumps({"dependencies": answers})
+    done = subprocess.CompletedProcess([], 0, out, "Traceback\nno database")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    paths = [Path("requirements.txt")]
+    monkeypatch.setattr(Path, "glob", lambda *_: paths)
+    assert audit["main"]() == code
+    assert said in capsys.readouterr().out

@@ -1,0 +1,180 @@
+"""Intervals and tests against values from their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from engram.support.statistics import holm, mcnemar, paired_bootstrap, ratio_bootstrap, spread, wilson
+
+Z = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+def closed_wilson(successes: int, n: int) -> tuple[float, float]:
+    share = successes / n
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(8, 10), (0, 20), (20, 20), (1, 1), (0, 1), (69, 272), (5000, 10000)])
+def test_wilson_is_its_closed_formula(successes: int, n: int) -> None:
+    assert wilson(successes, n) == pytest.approx(closed_wilson(successes, n), abs=1e-9)
+
+
+def test_wilson_for_eight_of_ten_as_textbooks_print_it() -> None:
+    low, high = wilson(8, 10) or (0, 0)
+    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
+
+
+def test_wilson_stays_within_the_shares_there_are() -> None:
+    assert (wilson(0, 20) or (1,))[0] == 0.0 and (wilson(20, 20) or (0, 0))[1] == 1.0
+    assert wilson(0, 0) is None
+
+
+def outcomes(both: int, fixed: int, broken: int, neither: int) -> tuple[list[bool], list[bool]]:
+    before = [True] * both + [False] * fixed + [True] * broken + [False] * neither
+    after = [True] * both + [True] * fixed + [False] * broken + [False] * neither
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("fixed", "broken", "p_value"),
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (5, 0, 2 / 2**5),
+        (0, 6, 2 / 2**6),
+        (8, 2, 2 * (1 + 10 + 45) / 2**10),
+        (3, 3, 1.0),
+        (2, 1, 1.0),
+    ],
+)
+def test_mcnemar_is_the_binomial_tail_by_hand(fixed: int, broken: int, p_value: float) -> None:
+    assert mcnemar(*outcomes(7, fixed, broken, 4)) == pytest.approx(p_value)
+
+
+def test_only_pairs_that_differ_matter_to_mcnemar() -> None:
+    assert mcnemar(*outcomes(0, 9, 1, 0)) == mcnemar(*outcomes(500, 9, 1, 300))
+
+
+def test_the_bootstrap_is_seeded() -> None:
+    pairs = outcomes(10, 12, 4, 14)
+    assert paired_bootstrap(*pairs) == paired_bootstrap(*pairs) == paired_bootstrap(*pairs, seed=0)
+    assert paired_bootstrap(*pairs, seed=0) != paired_bootstrap(*outcomes(10, 13, 4, 13), seed=0)
+
+
+def test_the_bootstrap_interval_is_near_the_normal_one_for_many_pairs() -> None:
+    low, high = paired_bootstrap(*outcomes(400, 250, 150, 200)) or (0, 0)
+    spread = Z * math.sqrt((0.25 + 0.15 - 0.1**2) / 1000)
+    assert (low, high) == pytest.approx((0.1 - spread, 0.1 + spread), abs=0.004)
+
+
+def test_the_bootstrap_interval_contains_the_truth_about_nineteen_times_in_twenty() -> None:
+    draw = np.random.default_rng(5)
+    hits = 0
+    for _ in range(100):
+        fixed, broken, same = draw.multinomial(120, [0.3, 0.1, 0.6])
+        low, high = paired_bootstrap(*outcomes(same, fixed, broken, 0)) or (0, 0)
+        hits += low <= 0.2 <= high
+    assert 88 <= hits <= 100
+
+
+@pytest.mark.parametrize(
+    ("pairs", "interval"),
+    [
+        (outcomes(0, 20, 0, 0), (1.0, 1.0)),
+        (outcomes(0, 0, 20, 0), (-1.0, -1.0)),
+        (outcomes(9, 0, 0, 11), (0.0, 0.0)),
+        (outcomes(0, 1, 0, 0), (1.0, 1.0)),
+        (outcomes(0, 0, 0, 0), None),
+    ],
+)
+def test_degenerate_outcomes_have_degenerate_intervals(
+    pairs: tuple[list[bool], list[bool]], interval: tuple[float, float] | None
+) -> None:
+    assert paired_bootstrap(*pairs) == interval
+
+
+def test_without_a_pair_nothing_is_measured() -> None:
+    assert mcnemar([], []) is None and paired_bootstrap([], []) is None
+
+
+@pytest.mark.parametrize("function", [mcnemar, paired_bootstrap])
+def test_unpaired_outcomes_are_a_mistake_of_ours(function: object) -> None:
+    assert callable(function)
+    with pytest.raises(ValueError):
+        function([True], [True, False])
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 7), (3, 7), (8, 10), (200, 203), (5000, 10000)])
+def test_wilson_is_statsmodels(successes: int, n: int) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(successes, n, method="wilson")
+    assert wilson(successes, n) == pytest.approx((max(low, 0.0), min(high, 1.0)), abs=1e-9)
+
+
+@pytest.mark.parametrize(("fixed", "broken"), [(1, 0), (8, 2), (3, 3), (40, 21)])
+def test_mcnemar_is_statsmodels(fixed: int, broken: int) -> None:
+    from statsmodels.stats.contingency_tables import mcnemar as theirs
+
+    table = [[11, broken], [fixed, 6]]
+    assert mcnemar(*outcomes(11, fixed, broken, 6)) == pytest.approx(theirs(table, exact=True).pvalue)
+
+
+@pytest.mark.parametrize("p_values", [[], [0.2], [0.01, 0.04, 0.03], [0.5, 0.001, 0.5, 0.9], [1.0, 1.0], [0.02] * 6])
+def test_holm_is_statsmodels(p_values: list[float]) -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    wanted = multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    assert holm(p_values) == pytest.approx(wanted)
+
+
+def test_the_cluster_bootstrap_is_a_plain_one_over_clusters() -> None:
+    """Against a resampling of whole clusters written out, on clusters of unequal size."""
+    random = np.random.default_rng(1)
+    clusters = random.integers(0, 30, 200)
+    effect = random.random(30)[clusters]
+    before, after = random.random(200) < 0.3, random.random(200) < effect
+    members = [np.flatnonzero(clusters == c) for c in np.unique(clusters)]
+    difference = after.astype(float) - before
+    means = []
+    for _ in range(4000):
+        rows = np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
+        means.append(difference[rows].mean())
+    wanted = np.percentile(means, [2.5, 97.5])
+    found = paired_bootstrap(before.tolist(), after.tolist(), clusters.tolist())
+    assert found == pytest.approx(wanted, abs=0.02)
+    alone = paired_bootstrap(before.tolist(), after.tolist())
+    assert alone and found and found[1] - found[0] > 1.3 * (alone[1] - alone[0])
+
+
+def test_clusters_of_one_are_no_clusters() -> None:
+    before, after = outcomes(5, 9, 2, 7)
+    assert paired_bootstrap(before, after, list(range(23))) == paired_bootstrap(before, after)
+
+
+def test_the_ratio_bootstrap_covers_scipys() -> None:
+    from scipy.stats import bootstrap
+
+    random = np.random.default_rng(3)
+    sizes = random.integers(5, 40, 60).astype(float)
+    sums = sizes * random.normal(0.3, 0.4, 60)
+    theirs = bootstrap(
+        (sums, sizes), lambda s, n, axis: s.sum(axis=axis) / n.sum(axis=axis), paired=True, method="percentile",
+        n_resamples=10_000, rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    assert ratio_bootstrap(sums.tolist(), sizes.tolist()) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+    assert ratio_bootstrap([], []) is None
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.9, 0.95, 1.0], [1.0, 1.0]])
+def test_spread_is_numpys(values: list[float]) -> None:
+    found = spread(values)
+    assert found["mean"] == pytest.approx(np.mean(values)) and found["n"] == len(values)
+    assert (found["min"], found["max"]) == (min(values), max(values))
+    assert found["sd"] == (pytest.approx(np.std(values, ddof=1)) if len(values) > 1 else None)
+    assert spread([]) == {"n": 0, "mean": None, "sd": None, "min": None, "max": None}

@@ -1,0 +1,136 @@
+"""The benchmark suite's own arithmetic: what is judged, what is looked for, and what the page says of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engram.plan import documents
+from engram.support import schema
+from engram.support.files import PACKAGE
+from tools.docs import performance_page
+
+sys.path.insert(0, str(PACKAGE.parent / "benchmarks"))
+import answering
+import peers
+import recall
+import run
+import scaling
+import targets
+
+PROVENANCE = {
+    **{"engram": "0", "git_commit": None, "created": "2026-01-01T00:00:00Z", "python": "3", "packages": {}},
+    **{"hardware": {"system": "x", "processor": "x", "cores": 2, "memory_gib": 1.0}, "environment": {}},
+}
+
+
+def part(result: dict) -> dict:
+    return {"seconds": 1.0, "load": 0.0, "provenance": PROVENANCE, "result": result}
+
+
+def overhead(ours: list[float], bare: list[float]) -> dict:
+    return {"overhead": part({"rounds": {"engram": ours, "bare loop": bare, "mlx-lm's trainer": [2.0] * len(ours)}})}
+
+
+def race(seconds: float, stock: float, reached: bool = True) -> dict:
+    run = {"seconds": seconds, "reached": reached, "steps": 1, "recall": 1.0}
+    run |= {"whole_steps": 1, "whole_seconds": seconds}
+    runs = {"engram, default recipe": run, "engram, taught rows alone": run}
+    return {"race": part({"settings": "s", "runs": runs | {"stock mlx_lm.lora": {**run, "seconds": stock}}})}
+
+
+def judged(parts: dict, quick: bool = False) -> dict[str, tuple[float, bool]]:
+    return {one["name"]: (one["measured"], one["met"]) for one in targets.judge(parts, quick)}
+
+
+def test_overhead_is_of_rounds_in_pairs() -> None:
+    """A slow minute, in which both are slow, is no overhead."""
+    measured, met = judged(overhead([1.01, 9.09, 1.01], [1.0, 9.0, 1.0]))[
+        "a real token over a bare loop on the same batches"
+    ]
+    assert measured == pytest.approx(1.0)
+    assert met
+    assert not judged(overhead([1.2], [1.0]))["a real token over a bare loop on the same batches"][1]
+
+
+def test_a_missed_target_is_missed_and_a_run_that_did_not_arrive_counts_nothing() -> None:
+    name = "time to 95 % recall, the same rows, against stock mlx_lm.lora at its best"
+    assert judged(race(10, 31))[name] == (pytest.approx(3.1), True)
+    assert judged(race(10, 29))[name] == (pytest.approx(2.9), False)
+    assert judged(race(10, 90, reached=False))[name] == (0.0, False)
+
+
+def test_the_short_form_judges_guards_alone() -> None:
+    assert judged(race(10, 29), quick=True) == {}
+    assert judged(overhead([1.1], [1.0]), quick=True)["a real token over a bare loop on the same batches"][1]
+
+
+def test_the_first_adapter_that_recalls_enough() -> None:
+    shares = [0.0, 0.3, 0.94, 0.95, 0.99, 1.0]
+    saved = [(step, float(step), Path(str(step))) for step in range(len(shares))]
+    asked: list[int] = []
+
+    def ask(folder: Path) -> float:
+        asked.append(int(folder.name))
+        return shares[asked[-1]]
+
+    assert recall.first_enough(saved, ask) == (3, 3.0)
+    assert len(asked) <= 4
+    assert recall.first_enough(saved[:3], ask) is None
+    assert recall.first_enough([], ask) is None
+
+
+def test_the_exponent_of_what_grows_with_the_square_is_two() -> None:
+    assert scaling.exponent([10, 100, 1000], [3.0, 300.0, 30_000.0]) == pytest.approx(2)
+
+
+def test_the_page_says_what_was_not_measured(tmp_path: Path) -> None:
+    assert set(performance_page.parts(tmp_path / "none.json").values()) == {"Not run yet: `make bench`.\n"}
+    parts = race(10, 29)
+    document = {"document": "bench", "schema_version": 1, "parts": parts, "targets": targets.judge(parts, quick=False)}
+    documents.write(tmp_path / "bench.json", document, "bench")
+    made = performance_page.parts(tmp_path / "bench.json")
+    assert "| 2.9 × | **no** |" in made["targets"]
+    assert made["profile"] == "Not run yet: `make bench`.\n"
+    assert "29" in made["race"] and "load 0.0" in made["race"]
+
+
+def test_the_committed_document_is_judged_as_today() -> None:
+    """No target may be changed, or its figure computed otherwise, without the table saying so."""
+    document = documents.read(performance_page.BENCH, "bench", "make bench")
+    assert documents.rounded(targets.judge(document["parts"], quick=False)) == document["targets"]
+    schema.check(json.loads(json.dumps(document)), "bench", "bench")
+
+
+def test_parts_run_always_or_by_name_and_what_the_former_take_is_a_target() -> None:
+    assert [*run.PARTS] == [*targets.EVERY_RUN, *targets.BY_NAME]
+    parts = {name: {**part({}), "seconds": 90.0} for name in targets.EVERY_RUN}
+    (row,) = targets._whole(parts)
+    assert (row["measured"], row["met"]) == (pytest.approx(12.0), True)
+    assert not targets._whole({**parts, "data": {**part({}), "seconds": 400.0}})[0]["met"]
+    assert targets._whole({"race": part({})}) == []
+
+
+def test_a_peer_is_ended_when_it_did_enough(tmp_path: Path) -> None:
+    program = "import time, pathlib; pathlib.Path('done').touch(); print('made', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", program.replace("'done'", repr(str(tmp_path / "done")))]
+    assert peers.run(command, {}, 50, tmp_path / "log", (tmp_path / "done").exists).split() == ["made", "(ended)"]
+    with pytest.raises(subprocess.CalledProcessError):
+        peers.run([sys.executable, "-c", "raise SystemExit(3)"], {}, 50, tmp_path / "log")
+
+
+def test_what_prompts_share_is_counted_once() -> None:
+    assert answering._prompt_tokens([[1, 2, 3], [1, 2, 4, 5], [1, 2, 3], [9]]) == 3 + 2 + 1
+
+
+def test_an_answer_with_the_loop_s_tokens_is_the_loop_s_whatever_its_text() -> None:
+    stage = {"peers": {"mlx_lm": {"identical": 66, "answers": 68}}}
+    gaps = [{"id": "a", "same_tokens": True}, {"id": "b", "same_tokens": False, "token": 3, "gap": 1e-6}]
+    found = {"stages": {"tuned": stage}, "profile": {"tuned": {"gaps": gaps}}}
+    assert targets._identical(found) == pytest.approx(100 * 66 / 68)
+    assert targets._same_tokens(found) == pytest.approx(100 * 67 / 68)
+    assert targets._same_tokens({"stages": {"tuned": stage}}) is None

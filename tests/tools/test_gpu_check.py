@@ -1,0 +1,71 @@
+"""`make gpu-check`: what could not run is named, and the rest is kept. The runs themselves are stand-ins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engram.plan import documents
+from tools import gpu_check, random_model
+
+FIGURES = {
+    "losses": [2.0, 1.0],
+    "tokens_per_second": 100.0,
+    "first_step_seconds": 1.0,
+    "peak_memory_bytes": 2**30,
+    "answers": [[1, 2], [3]],
+    "answer_tokens_per_second": 10.0,
+    "nats": [0.5, 0.25],
+    "device": "CPU",
+    "parameters": 3,
+}
+
+
+def stand_in(order: dict[str, Any], seconds: float) -> dict[str, Any]:
+    assert 0 < seconds <= gpu_check.SECONDS
+    if order["which"] == "tiny":
+        faster = {"tokens_per_second": 150.0, "losses": [2.0, 1.25], "answers": [[1, 2], [4]]}
+        return FIGURES | (faster if order["run"] == "unsloth" else {})
+    return FIGURES if order["run"] == "plain" else {"reason": "the memory does not suffice"}
+
+
+def test_both_runs_are_compared_and_a_missing_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_check, "_order", stand_in)
+    path, _ = gpu_check.check("cpu", tmp_path)
+    document = documents.read(path, "gpu-check", "make gpu-check")
+    assert (document["backend"], path.name.startswith("cpu-")) == ("cpu", True)
+    tiny, smollm = document["parts"]
+    assert tiny["comparison"] == {
+        "speedup": 1.5,
+        "largest_loss_difference": 0.25,
+        "largest_nats_difference": 0.0,
+        "prompts": 2,
+        "equal_answers": 0.5,
+    }
+    assert smollm["comparison"] is None
+    assert smollm["runs"]["unsloth"] is None
+    reason = {"part": "smollm-135m-random, unsloth", "reason": "the memory does not suffice"}
+    assert document["not_run"] == [reason]
+    gpu_check.tell(document)
+    assert "could not run: smollm-135m-random, unsloth: the memory does not suffice" in capsys.readouterr().out
+
+
+def test_no_time_left_is_a_reason() -> None:
+    assert gpu_check._order({"folder": ".", "which": "tiny", "run": "plain"}, 3) == {"reason": "no time left"}
+
+
+def test_a_run_that_fails_gives_its_last_line(tmp_path: Path) -> None:
+    order = {"run": "plain", "which": "tiny", "backend": "no-such-backend", "folder": str(tmp_path)}
+    assert gpu_check._order(order, 60) == {"reason": "KeyError: ('tiny', 'no-such-backend')"}
+
+
+def test_the_random_model_has_smollms_shape() -> None:
+    shape = random_model.SMOLLM
+    width, layers, vocabulary = shape["hidden_size"], shape["num_hidden_layers"], shape["vocab_size"]
+    heads = width + 2 * width * shape["num_key_value_heads"] // shape["num_attention_heads"] + width
+    block = width * heads + 3 * width * shape["intermediate_size"] + 2 * width
+    assert vocabulary * width + layers * block + width == 134_515_008  # SmolLM-135M's own count

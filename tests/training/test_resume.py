@@ -1,0 +1,375 @@
+"""A training run that was interrupted goes on from its checkpoint, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from packs import refusal
+from small_run import CONFIG, PACK, Quiet
+
+from engram import cli
+from engram.dataset.build import write_data
+from engram.models.model import resolve
+from engram.models.tensor_file import Tensor
+from engram.patterns.loading import load_patterns
+from engram.patterns.pattern_files import find_files
+from engram.plan import checkpoint
+from engram.plan.checkpoint import Saving, State
+from engram.plan.config import Config
+from engram.plan.curve import LOW, TOO_HIGH, Curve
+from engram.support import console, signals
+from engram.support.files import PACKAGE
+from engram.training import train
+
+STEPS = 12
+SHORT = dataclasses.replace(CONFIG, steps=STEPS, batch_size=8, validate_every=4)
+# whatever a resumed run could forget: random numbers, clipping, the place in the learning rates
+ODD = dataclasses.replace(SHORT, dropout=0.1, clip=0.5, weight_decay=0.01, warmup_steps=5)
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(package), reason=f"no {package}"))
+    for name, package in (("mlx", "mlx_lm"), ("cpu", "unsloth"))
+]
+EVERY = Saving(every=5)
+
+
+class Cut(Quiet):
+    """Progress that interrupts the run after a step, as a kill would: without a word."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        super().step(step, loss, tokens_per_second)
+        if step == self.after:
+            raise ConnectionAbortedError
+
+
+class Place(NamedTuple):
+    root: Path
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapters" / "one"
+
+    @property
+    def checkpoint(self) -> Path:
+        return checkpoint.path_for(self.adapter)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    (root / "pack.yaml").write_text(PACK)
+    files = find_files(str(root / "pack.yaml"))
+    write_data(load_patterns(files), files, root / "data", seed=0)
+    return root / "data"
+
+
+def run(
+    backend: str, data: Path, place: Path, config: Config = SHORT, progress: Any = None, saving: Saving = EVERY
+) -> dict[str, Any]:
+    log = place / "training.json"
+    return train.train(backend, resolve("tiny"), config, data, Place(place).adapter, log, progress or Quiet(), saving)
+
+
+def interrupted(backend: str, data: Path, place: Path, *after: int, config: Config = SHORT) -> Place:
+    for step in after:
+        with pytest.raises(ConnectionAbortedError):
+            run(backend, data, place, config, Cut(step))
+    return Place(place)
+
+
+def plain(log: dict[str, Any]) -> dict[str, Any]:
+    """A log without what is a time, a date or a measure of memory, and without the word on interruptions."""
+    steps = [{key: value for key, value in step.items() if key != "seconds"} for step in log["steps"]]
+    measured = ("train_seconds", "wall_seconds", "tokens_per_second", "peak_memory_bytes")
+    summary = {key: value for key, value in log["summary"].items() if key not in measured}
+    provenance = {key: value for key, value in log["provenance"].items() if key != "created"}
+    kept = {key: value for key, value in log.items() if key != "resumed_at"}
+    return kept | {"steps": steps, "summary": summary, "provenance": provenance}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("config", [SHORT, ODD], ids=["plain", "dropout"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_interrupted_run_ends_with_the_same_bytes(backend: str, data: Path, tmp_path: Path, config: Config) -> None:
+    whole = run(backend, data, tmp_path / "whole", config)
+    assert "resumed_at" not in whole
+    place = interrupted(backend, data, tmp_path / "cut", 7, 11, config=config)
+    again = Quiet()
+    resumed = run(backend, data, tmp_path / "cut", config, again)
+    assert resumed["resumed_at"] == [5, 10]
+    assert (again.steps, len(again.losses)) == (STEPS, STEPS)
+    assert files(place.adapter) == files(Place(tmp_path / "whole").adapter)
+    assert plain(resumed) == plain(whole)
+    assert [check["step"] for check in resumed["validation"]] == [0, 3, 7, 11]
+    assert not place.checkpoint.exists()
+    assert all(step["seconds"] > 0 for step in resumed["steps"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_checkpoint_is_taken_every_so_many_steps_or_never(backend: str, data: Path, tmp_path: Path) -> None:
+    place = interrupted(backend, data, tmp_path, 9)
+    assert checkpoint.read(place.checkpoint)[2]["step"] == 5
+    place.checkpoint.unlink()
+    with pytest.raises(ConnectionAbortedError):
+        run(backend, data, tmp_path, progress=Cut(9), saving=Saving(every=0))
+    assert not place.checkpoint.exists()
+
+
+@pytest.fixture(scope="module")
+def cut(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The checkpoint of an interrupted run."""
+    return interrupted("mlx", data, tmp_path_factory.mktemp("cut"), 7).checkpoint.read_bytes()
+
+
+def left(content: bytes, place: Path) -> Place:
+    found = Place(place)
+    found.adapter.parent.mkdir(parents=True)
+    found.checkpoint.write_bytes(content)
+    return found
+
+
+CHANGED: Sequence[tuple[dict[str, Any], str]] = [
+    ({"rank": 4}, "recipe.rank: 8 and 4"),
+    ({"learning_rate": 0.02}, "recipe.learning_rate: 0.01 and 0.02"),
+    ({"seed": 1}, "recipe.seed: 0 and 1"),
+    ({"validate_every": 3}, "recipe.validate_every: 4 and 3"),
+    ({"replay": 0.5}, "replay: None and {'name': 'tiny/replay.jsonl'"),
+]
+
+
+@pytest.mark.parametrize(("change", "line"), CHANGED)
+def test_a_checkpoint_of_another_recipe_is_refused(
+    cut: bytes, data: Path, tmp_path: Path, change: dict[str, Any], line: str
+) -> None:
+    place = left(cut, tmp_path)
+    error = refusal(run, "mlx", data, tmp_path, dataclasses.replace(SHORT, **change))
+    assert f"{place.checkpoint}: this checkpoint is of another run" in str(error)
+    assert f"\n  {line}" in str(error)
+    assert str(error).endswith(
+        f"fix: put it back, or drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}"
+    )
+    assert place.checkpoint.read_bytes() == cut
+
+
+def test_every_difference_is_named_at_once(cut: bytes, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    left(cut, tmp_path)
+    packages = train.machine.packages()
+    monkeypatch.setattr(train.machine, "packages", lambda: packages | {"mlx": "0.1"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(train, "__version__", "9.9")
+    model = dataclasses.replace(resolve("tiny"), revision="other")
+    monkeypatch.setattr("test_resume.resolve", lambda _: model)
+    error = refusal(run, "mlx", data, tmp_path, dataclasses.replace(SHORT, rank=4, seed=3))
+    lines = [line.split(":")[0] for line in error.problems]
+    names = ["batches.sha256", "engram", "environment.OMP_NUM_THREADS", "model.revision", "packages.mlx"]
+    assert lines == [*names, "recipe.rank", "recipe.seed"]
+    assert f"packages.mlx: {packages['mlx']!r} and '0.1'" in error.problems
+
+
+def test_a_checkpoint_of_other_data_is_refused(cut: bytes, tmp_path: Path) -> None:
+    (tmp_path / "pack.yaml").write_text(PACK.replace('"green"', '"blue"'))
+    found = find_files(str(tmp_path / "pack.yaml"))
+    write_data(load_patterns(found), found, tmp_path / "data", seed=0)
+    left(cut, tmp_path)
+    lines = [line.split(":")[0] for line in refusal(run, "mlx", tmp_path / "data", tmp_path).problems]
+    assert lines == ["batches.sha256", "data.manifest_sha256"]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("unsloth"), reason="no unsloth")
+def test_a_checkpoint_of_another_backend_is_refused(cut: bytes, data: Path, tmp_path: Path) -> None:
+    left(cut, tmp_path)
+    lines = [line.split(":")[0] for line in refusal(run, "cpu", data, tmp_path).problems]
+    assert lines[:2] == ["backend", "device"]
+
+
+def test_what_changes_no_number_of_the_training_is_not_asked(cut: bytes, data: Path, tmp_path: Path) -> None:
+    left(cut, tmp_path)
+    config = dataclasses.replace(SHORT, name="renamed", samples=9, temperature=0.1, max_new_tokens=3)
+    assert run("mlx", data, tmp_path, config, saving=Saving(every=3))["resumed_at"] == [5]
+
+
+def test_fresh_drops_the_checkpoint(cut: bytes, data: Path, tmp_path: Path) -> None:
+    place = left(b"broken", tmp_path)
+    log = run("mlx", data, tmp_path, dataclasses.replace(SHORT, steps=2), saving=Saving(fresh=True))
+    assert "resumed_at" not in log
+    assert not place.checkpoint.exists()
+
+
+def damaged(content: bytes) -> Iterator[tuple[str, bytes]]:
+    yield "empty", b""
+    for share in (0.01, 0.5, 0.999):
+        yield f"cut at {share}", content[: int(len(content) * share)]
+    yield "longer", content + b"\0"
+    for share in (0.0, 0.001, 0.01, 0.3, 0.7, 0.9999):
+        at = int(len(content) * share)
+        yield f"flipped at {share}", content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+    at = content.index(b'"sha256":"') + 10
+    yield "another hash", content[:at] + b"0" * 64 + content[at + 64 :]
+
+
+def test_a_damaged_checkpoint_is_refused(cut: bytes, data: Path, tmp_path: Path) -> None:
+    place = left(cut, tmp_path)
+    for what, content in damaged(cut):
+        place.checkpoint.write_bytes(content)
+        error = refusal(checkpoint.read, place.checkpoint)
+        assert "this checkpoint is damaged" in str(error), what
+        assert str(error).endswith(f"fix: drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}")
+    assert "this checkpoint is damaged" in str(refusal(run, "mlx", data, tmp_path))
+
+
+def test_a_checkpoint_whose_run_was_finished_is_dropped(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Killed after the adapter was in its place and before the checkpoint was taken away."""
+    place = interrupted("mlx", data, tmp_path, 7)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "drop", lambda _: None)
+        run("mlx", data, tmp_path)
+    assert place.checkpoint.exists()
+    other = run("mlx", data, tmp_path, dataclasses.replace(SHORT, steps=2))
+    assert "resumed_at" not in other
+    assert not place.checkpoint.exists()
+
+
+def test_a_checkpoint_beside_an_older_adapter_is_used(data: Path, tmp_path: Path) -> None:
+    run("mlx", data, tmp_path)
+    interrupted("mlx", data, tmp_path, 7)
+    assert run("mlx", data, tmp_path)["resumed_at"] == [5]
+
+
+NANS = [
+    # what a loss is turned into at step 8, and what the error says
+    (float("nan"), "the loss is nan at step 8"),
+    (float("inf"), "the loss is inf at step 8"),
+    (1e4, "the loss explodes: 10000.0 at step 8 (above "),
+]
+
+
+@pytest.mark.parametrize(("loss", "said"), NANS)
+def test_a_loss_that_goes_wrong_names_its_rows_and_keeps_the_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float, said: str
+) -> None:
+    step = Curve.step
+    monkeypatch.setattr(Curve, "step", lambda self, n, real, seconds: step(self, n, loss if n == 8 else real, seconds))
+    error = refusal(run, "mlx", data, tmp_path)
+    assert said in str(error)
+    batches = train.planned(resolve("tiny"), SHORT, data).batches
+    assert error.problems[0] == f"step 8 read {', '.join(batches[7].ids)}"
+    assert error.problems[1] == f"step 7 read {', '.join(batches[6].ids)}"
+    place = Place(tmp_path)
+    assert error.problems[2] == f"the checkpoint after step 5 is kept: {place.checkpoint}"
+    assert "FRESH=1" in error.fix
+    assert checkpoint.read(place.checkpoint)[2]["step"] == 5
+    assert not place.adapter.exists()
+
+
+def test_weights_that_are_no_numbers_reach_no_checkpoint(tmp_path: Path) -> None:
+    """A loss may still be right when its own step has ruined the weights."""
+    keeper = checkpoint.Keeper(tmp_path / "c", {})
+    good, bad = (Tensor("F32", (2,), np.array([1.0, last], "<f4").tobytes()) for last in (2.0, float("nan")))
+    keeper.write(5, State({"a": good, "b": good}, {}), [1.0], [1.0], [])
+    error = refusal(keeper.write, 6, State({"a": good, "b": bad}, {}), [1.0], [1.0], [])
+    assert "1 tensors are no numbers after step 6, b the first of them" in str(error)
+    assert error.problems == (f"the checkpoint after step 5 is kept: {tmp_path}/c",)
+    assert checkpoint.read(tmp_path / "c")[2]["step"] == 5
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_found_in_every_dtype(dtype: str, wrong: float) -> None:
+    def packed(values: list[float]) -> Tensor:
+        content = np.array(values, "<f2" if dtype == "F16" else "<f4").tobytes()
+        if dtype == "BF16":
+            content = b"".join(content[i + 2 : i + 4] for i in range(0, len(content), 4))
+        return Tensor(dtype, (len(values),), content)
+
+    assert checkpoint._is_finite(packed([0.0, -1.5, 3e4]))
+    assert not checkpoint._is_finite(packed([0.0, wrong, 1.0]))
+
+
+def test_reference_runs_are_far_from_an_explosion() -> None:
+    logs = list((PACKAGE.parent / "results" / "reference").rglob("training.json"))
+    assert logs
+    for path in logs:
+        losses = [step["loss"] for step in json.loads(path.read_text("utf-8"))["steps"]]
+        assert max(losses) < 0.25 * TOO_HIGH * max(losses[0], LOW)
+
+
+class Signalled(Quiet):
+    """Progress that gets a signal at a step."""
+
+    def __init__(self, number: int, at: int, times: int = 1) -> None:
+        super().__init__()
+        self.number, self.at, self.times = number, at, times
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        super().step(step, loss, tokens_per_second)
+        for _ in range(self.times if step == self.at else 0):
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_step(data: Path, tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(number)
+    with signals.listening(), pytest.raises(signals.Stopped) as caught:
+        run("mlx", data, tmp_path, progress=Signalled(number, 3))
+    assert str(caught.value) == f"stopped after step 3 of {STEPS}; the same command continues from there"
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) == before
+    place = Place(tmp_path)
+    assert checkpoint.read(place.checkpoint)[2]["step"] == 3
+    assert not place.adapter.exists() and sorted(tmp_path.rglob("*.part")) == []
+    assert run("mlx", data, tmp_path)["resumed_at"] == [3]
+
+
+def test_a_signal_at_the_last_step_lets_the_run_end(data: Path, tmp_path: Path) -> None:
+    with signals.listening():
+        log = run("mlx", data, tmp_path, progress=Signalled(signal.SIGTERM, STEPS))
+    assert log["summary"]["steps"] == STEPS
+
+
+def test_a_second_signal_does_not_wait(data: Path, tmp_path: Path) -> None:
+    with signals.listening(), pytest.raises(signals.Stopped) as caught:
+        run("mlx", data, tmp_path, progress=Signalled(signal.SIGINT, 7, times=2))
+    assert str(caught.value) == ""
+    assert checkpoint.read(Place(tmp_path).checkpoint)[2]["step"] == 5
+
+
+def test_without_checkpoints_a_signal_says_that_nothing_is_kept(data: Path, tmp_path: Path) -> None:
+    with signals.listening(), pytest.raises(signals.Stopped, match="nothing of it is kept"):
+        run("mlx", data, tmp_path, progress=Signalled(signal.SIGINT, 7), saving=Saving(every=0))
+    assert not Place(tmp_path).checkpoint.exists()
+
+
+def test_outside_training_a_signal_ends_a_command_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("engram.patterns.loading.find_files", slow)
+    done = CliRunner().invoke(cli.main, ["validate"])
+    assert (done.exit_code, done.output) == (143, "")
+
+
+def test_the_bar_says_where_the_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.TrainingBar() as bar:
+        bar.start(40, [2.0, 1.0])
+        bar.step(3, 0.5, 100.0)
+    assert capsys.readouterr().out == "continuing at step 3 of 40, from the checkpoint\n"
+    assert bar.bar.tasks[0].completed == 2
+    assert bar.losses == [2.0, 1.0, 0.5]

@@ -1,0 +1,1 @@
+"""What maintainers run: reference results, the documentation's pages, campaigns, the recipe of `tiny`."""

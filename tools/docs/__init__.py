@@ -1,0 +1,1 @@
+"""The pages and numbers of the documentation, made from committed result documents."""

@@ -1,0 +1,1 @@
+"""`make parity`: MLX and Unsloth on one loss curve."""

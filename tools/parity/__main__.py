@@ -1,0 +1,5 @@
+"""`python -m tools.parity`."""
+
+from tools.parity.main import main
+
+main()

@@ -1,0 +1,81 @@
+"""The runs whose numbers the documentation reports: three seeds of the default recipe, what it would do without
+replay, the plan's own recipe, and the other backend.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from engram.evaluation import compare_runs, pipeline, seeds, tables
+from engram.models import model
+from engram.patterns.pattern_files import find_files
+from engram.plan import config, documents
+from engram.support import console, locks
+from engram.support.errors import EngramError
+from engram.support.files import PACKAGE
+
+REFERENCE = PACKAGE.parent / "results" / "reference" / "tiny"
+
+
+class Reference(NamedTuple):
+    """One run: what the documentation calls it, and its settings."""
+
+    label: str
+    recipe: str = "default"
+    seed: int = 0
+    backend: str = "mlx"
+    settings: tuple[str, ...] = ()
+
+
+RUNS = {
+    "default-0": Reference("`default`, seed 0"),
+    "default-1": Reference("`default`, seed 1", seed=1),
+    "default-2": Reference("`default`, seed 2", seed=2),
+    "no-replay-0": Reference("`default` without replay, seed 0", settings=("replay=0",)),
+    "seed-0": Reference("`seed`, seed 0", "seed"),
+    "cpu-0": Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu"),
+}
+SEEDS = ("default-0", "default-1", "default-2")
+PLATFORMS = {"mlx": "default-0", "cpu": "cpu-0"}
+
+
+def run(name: str) -> None:
+    """One whole run; its documents go to `REFERENCE/<name>/`."""
+    wanted = RUNS[name]
+    tiny = model.resolve("tiny")
+    settled = config.load_config(wanted.recipe, tiny.parameters, wanted.seed, config.parse_overrides(wanted.settings))
+    with tempfile.TemporaryDirectory() as folder:
+        tables.comparison(pipeline.run(wanted.backend, tiny, settled, find_files(), Path(folder), console.note))
+        for document, schema in pipeline.DOCUMENTS.items():
+            made = documents.read(Path(folder) / f"{document}.json", schema, "make reference")
+            documents.write(REFERENCE / name / f"{document}.json", made, schema)
+
+
+def summaries() -> None:
+    """What several runs say together: the seeds, and the two backends."""
+    documents.write(REFERENCE / "seeds.json", seeds.summarise([REFERENCE / name for name in SEEDS]), "seeds")
+    runs = {name: compare_runs.read_run(REFERENCE / folder, name) for name, folder in PLATFORMS.items()}
+    documents.write(REFERENCE / "platforms.json", compare_runs.together(list(runs.values()), {}), "comparisons")
+
+
+def main() -> None:
+    """Every run, each in a process of its own (Unsloth must come first in its), one after the other."""
+    if len(sys.argv) == 2:
+        run(sys.argv[1])
+        return
+    try:
+        with locks.held(REFERENCE, "make reference"):
+            for name in sys.argv[1:] or RUNS:
+                console.note(f"reference run {name}")
+                subprocess.run([sys.executable, "-m", "tools.reference", name], check=True)
+            summaries()
+    except EngramError as error:
+        sys.exit(f"engram: {error}")
+
+
+if __name__ == "__main__":
+    main()
