@@ -51,31 +51,6 @@ def test_every_test_named_in_the_status_exists() -> None:
         assert (ROOT / name).is_file(), name
 
 
-def test_every_module_is_in_the_design() -> None:
-    design = (ROOT / "docs" / "design.md").read_text("utf-8")
-    for path in PACKAGE.iterdir():
-        if path.suffix == ".py" and path.stem != "__init__":
-            assert f"`{path.name}`" in design, path.name
-        elif (path / "__init__.py").is_file():
-            assert f"`{path.name}/`" in design, path.name
-
-
-def test_modules_import_only_from_rooms_before_them() -> None:
-    """The order of `docs/design.md` is the order of imports."""
-    design = (ROOT / "docs" / "design.md").read_text("utf-8")
-    rooms = re.findall(r"`([a-z_]+)(?:\.py|/)`", "".join(re.findall(r"^\| (`.*?) \|", design, re.M)))
-    order = {name: place for place, name in enumerate(rooms)}
-    for path in PACKAGE.glob("*.py"):
-        if path.stem in ("__init__", "cli"):
-            continue
-        text = path.read_text("utf-8")
-        names = set(re.findall(r"^\s*from engram\.(\w+)", text, re.M))
-        for group in re.findall(r"^\s*from engram import (.+)$", text, re.M):
-            names |= {word.split(" as ")[0].strip() for word in group.split(",")}
-        for name in names & set(order):
-            assert order[name] < order[path.stem], f"{path.stem} imports {name}, which stands later"
-
-
 def test_requirements_agree_with_the_project_file() -> None:
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     pins = dict(re.findall(r'"([a-z0-9-]+)==([0-9.]+)', project))
