@@ -343,7 +343,7 @@ FORCE:
 $(MODEL_FILE): .make/model.params | $(READY)
 	@$(ENGRAM) resolve-model --model "$$MODEL" --out $@
 
-$(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns/pattern_files.py engram/patterns/loading.py engram/dataset/phrasing.py engram/dataset/build.py | $(READY)
+$(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns/loading.py engram/dataset/phrasing.py engram/dataset/build.py | $(READY)
 	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
 
 # an adapter is whole or absent: make need not take it away when it is interrupted itself

@@ -42,7 +42,7 @@ print(json.dumps([process.returncode, seconds, usage.ru_utime + usage.ru_stime, 
 VALIDATE_ROWS = """
 import itertools, sys, time
 from pathlib import Path
-from engram.dataset.row_files import LARGEST_DATA, iterate
+from engram.dataset.rows import LARGEST_DATA, iterate
 rows = itertools.islice(iterate(Path(sys.argv[1]), most=LARGEST_DATA), int(sys.argv[2]))
 begin, before = time.perf_counter(), time.process_time()
 count = sum(1 for _ in rows)

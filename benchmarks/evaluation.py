@@ -114,8 +114,7 @@ def _ratios(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _prepare(model: str, folder: Path) -> None:
     """Data, an adapter in both layouts, and the export for lm_eval."""
     from engram.dataset import build
-    from engram.patterns.loading import load_patterns
-    from engram.patterns.pattern_files import find_files
+    from engram.patterns.loading import find_files, load_patterns
 
     if (folder / "ready").is_file():
         return

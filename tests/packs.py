@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engram.dataset.build import write_data
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.patterns.loading import Pattern, load_patterns, pattern_id
 from engram.support.errors import EngramError
 

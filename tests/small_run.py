@@ -16,8 +16,7 @@ import pytest
 from engram.dataset.build import write_data
 from engram.evaluation import compare, evaluate
 from engram.models.model import Model, resolve
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan.config import Config
 from engram.training import train
 

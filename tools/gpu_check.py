@@ -21,8 +21,7 @@ from typing import Any
 from engram import backends
 from engram.dataset import build
 from engram.models import adapters, model
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan import config, documents, encoding
 from engram.plan.config import Config
 from engram.support import console as show

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from engram.evaluation import compare_runs, pipeline, seeds, tables
 from engram.models import model
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files
 from engram.plan import config, documents
 from engram.support import console, locks
 from engram.support.errors import EngramError

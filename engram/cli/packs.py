@@ -30,8 +30,7 @@ def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> 
 
     --model and --seed are for --advise: whose tokens are counted, and which split is looked at. Advice is no error.
     """
-    from engram.patterns.loading import stored_patterns
-    from engram.patterns.pattern_files import find_files
+    from engram.patterns.loading import find_files, stored_patterns
 
     files = [file for spec in patterns or ("patterns",) for file in find_files(spec)]
     found = stored_patterns(files)
@@ -74,10 +73,10 @@ def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
 @click.command()
 def packs() -> None:
     """List the bundled packs of patterns; each is taught where it is named, as PATTERNS=http,ports."""
-    from engram.patterns import pattern_files
+    from engram.patterns import loading
     from engram.patterns.loading import load_patterns
 
-    for name, path in pattern_files.packs().items():
+    for name, path in loading.packs().items():
         categories = Counter(pattern.category for pattern in load_patterns([path]))
         listed = ", ".join(f"{category} {n}" for category, n in categories.items())
         click.echo(f"{name:10} {categories.total():4} patterns: {listed}")
@@ -87,9 +86,9 @@ def packs() -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
     """Write a pattern file to begin with, and a README, into the new or empty folder DIR."""
-    from engram.patterns import scaffold
+    from engram.patterns import writing
 
-    for path in scaffold.write(folder):
+    for path in writing.write_scaffold(folder):
         click.echo(visible(str(path)))
     place = visible(shlex.quote(str(folder)))
     click.echo("next: put your own patterns into the .yaml file, then")

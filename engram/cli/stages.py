@@ -33,8 +33,7 @@ from engram.cli.options import (
 def data(patterns: str, data: Path, seed: int, check: bool) -> None:
     """Write train, valid and test rows and their manifest."""
     from engram.dataset import build
-    from engram.patterns.loading import stored_patterns
-    from engram.patterns.pattern_files import find_files
+    from engram.patterns.loading import find_files, stored_patterns
 
     if check:
         rows = build.check_data(data)
@@ -202,7 +201,7 @@ def seeds(
     from engram.evaluation import seeds as several
     from engram.evaluation import tables
     from engram.models import model as models
-    from engram.patterns.pattern_files import find_files
+    from engram.patterns.loading import find_files
     from engram.plan import config
     from engram.support import console
 

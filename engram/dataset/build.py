@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from engram.dataset import near, phrasing
-from engram.dataset.examples import SPLITS, Example
-from engram.dataset.examples import example as _example
 from engram.dataset.leaks import check_leaks
-from engram.dataset.row_files import LARGEST_DATA, RowFile, first, iterate
+from engram.dataset.rows import LARGEST_DATA, SPLITS, Example, RowFile, first, iterate
+from engram.dataset.rows import example as _example
 from engram.patterns.loading import Pattern
 from engram.support import locks, schema, strict_json
 from engram.support.errors import EngramError

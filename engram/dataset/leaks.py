@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from engram.dataset import near, phrasing
-from engram.dataset.examples import SPLITS, Example
+from engram.dataset.rows import SPLITS, Example
 from engram.support.errors import EngramError
 from engram.support.lazy import View
 from engram.support.marks import Places, mark

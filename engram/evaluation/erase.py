@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram import backends
-from engram.dataset.examples import ASKED, Example
+from engram.dataset.rows import ASKED, Example
 from engram.evaluation import reading
 from engram.memory import addresses, edit, facts, table
 from engram.memory.facts import Fact

@@ -11,7 +11,7 @@ from engram import backends
 from engram.backends import Backend
 from engram.dataset import phrasing
 from engram.dataset.build import read_manifest, read_split
-from engram.dataset.examples import ASKED, Example
+from engram.dataset.rows import ASKED, Example
 from engram.evaluation import baselines, erase, reading, scoring
 from engram.evaluation.reading import Reader
 from engram.memory import adapter_folder as taught

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engram.dataset.build import read_manifest, read_split
-from engram.dataset.examples import Example
 from engram.dataset.leaks import KINDS
+from engram.dataset.rows import Example
 from engram.evaluation import harness_task, scoring
 from engram.models.chat_template import asks_for_the_day
 from engram.models.model import Model

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engram.dataset import phrasing
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.memory import addresses
 from engram.memory.addresses import MOST_ANSWERED, MOST_ASKED, Frame
 from engram.plan.encoding import Encoded, Encoder

@@ -10,8 +10,8 @@ from pathlib import Path
 from engram.patterns import delimited, json_rows
 from engram.patterns.import_rows import Read, Row, Wanted
 from engram.patterns.loading import SHOWN_PROBLEMS, Pattern, duplicates, load_patterns, pattern_id, unfit
+from engram.patterns.writing import pattern_file, quoted
 from engram.patterns.yaml_source import too_large
-from engram.patterns.yaml_text import pattern_file, quoted
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import read_bytes, write_text
 from engram.support.text import visible

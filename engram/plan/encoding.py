@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.models.chat_template import render, render_all
 from engram.models.model import Model, load_tokenizer
 from engram.plan.config import MAX_STEPS, Config

@@ -11,8 +11,7 @@ import pytest
 from small_run import Run
 
 from engram.dataset.build import write_data
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.support.files import BUNDLED
 
 

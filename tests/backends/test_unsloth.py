@@ -22,8 +22,7 @@ from engram.evaluation import compare, evaluate
 from engram.models.adapters import CONFIG as ADAPTER_CONFIG
 from engram.models.adapters import MLX_WEIGHTS, PEFT_WEIGHTS, initial_factor
 from engram.models.model import Model, resolve
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan.encoding import load_encoder, make_batch
 from engram.support import schema
 from engram.support.errors import EngramError

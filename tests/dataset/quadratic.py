@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from engram.dataset import phrasing
 from engram.dataset.build import is_held_out
-from engram.dataset.examples import SPLITS, Example
 from engram.dataset.leaks import KINDS
+from engram.dataset.rows import SPLITS, Example
 from engram.patterns.loading import Pattern
 from engram.support.text import near_duplicate, normalise
 

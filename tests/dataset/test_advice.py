@@ -12,8 +12,7 @@ from packs import pack, pattern
 from engram.cli import main
 from engram.dataset import advice
 from engram.models.model import resolve
-from engram.patterns.loading import Pattern, load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import Pattern, find_files, load_patterns
 from engram.plan.config import Config
 from engram.plan.encoding import Encoder, load_encoder
 from engram.support.statistics import wilson

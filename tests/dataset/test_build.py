@@ -14,8 +14,8 @@ from packs import by_pattern, pack, pattern, refusal, write_pack
 
 from engram.dataset import build, phrasing
 from engram.dataset.build import check_data, is_held_out, read_manifest, read_split, split, write_data
-from engram.dataset.examples import SPLITS, Example
 from engram.dataset.leaks import check_leaks
+from engram.dataset.rows import SPLITS, Example
 from engram.patterns.loading import Pattern
 from engram.support import files, schema
 from engram.support.errors import EngramError

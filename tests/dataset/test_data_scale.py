@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packs import pattern, refusal
 
-from engram.dataset import build, examples, phrasing, row_files
+from engram.dataset import build, phrasing
 from engram.dataset import leaks as leaks_module
+from engram.dataset import rows as examples
 from engram.dataset.build import check_data, split, write_data
-from engram.dataset.examples import SPLITS, Example
 from engram.dataset.leaks import check_leaks
-from engram.patterns.loading import Pattern, load_patterns, stored_patterns
-from engram.patterns.pattern_files import find_files
+from engram.dataset.rows import SPLITS, Example
+from engram.patterns.loading import Pattern, find_files, load_patterns, stored_patterns
 from engram.support import marks
 from engram.support.errors import EngramError
 from engram.support.lazy import Lazy
@@ -73,7 +73,7 @@ def leaks(rows: Rows) -> tuple[str, list[str]]:
 
 def expected_leaks(rows: Rows) -> tuple[str, list[str]]:
     found = quadratic.leaks(rows)
-    return (f"the splits leak: {len(found)} problems", row_files.first(found)) if found else ("", [])
+    return (f"the splits leak: {len(found)} problems", examples.first(found)) if found else ("", [])
 
 
 @pytest.fixture(params=["marks", "one mark for all"])
@@ -89,7 +89,7 @@ def test_rows_and_refusals_are_those_of_the_plain_way(seed: int, any_marks: None
     patterns = some_patterns(draw)
     assert build._held_out(patterns, seed) == quadratic.held_out(patterns, seed)
     if collisions := quadratic.collisions(patterns):
-        assert [*refusal(build._refuse_collisions, patterns).problems] == row_files.first(collisions)
+        assert [*refusal(build._refuse_collisions, patterns).problems] == examples.first(collisions)
     else:
         build._refuse_collisions(patterns)
     rows = split(patterns, seed)

@@ -21,7 +21,7 @@ from small_run import CONFIG, Run
 
 from engram.cli import main
 from engram.dataset.build import read_split, write_data
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.evaluation import harness, harness_task, scoring
 from engram.models import adapters
 from engram.models.model import resolve

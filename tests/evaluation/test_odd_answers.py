@@ -20,8 +20,7 @@ from engram.backends import Answer
 from engram.dataset.build import write_data
 from engram.evaluation import compare, evaluate, tables
 from engram.models.model import resolve
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan import encoding
 
 SPECIAL = [0, 1, 2]  # of the bundled model

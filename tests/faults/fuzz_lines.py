@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from report_runs import recording
 
 from engram.dataset import build, leaks
-from engram.dataset.examples import Example
 from engram.dataset.phrasing import phrase
+from engram.dataset.rows import Example
 from engram.models import retention
 from engram.show.report import player
 from engram.show.video import cast, control, screen

@@ -17,7 +17,7 @@ from documents import HASH, training, write_run
 from hunt import Case, LossError, read, refuse_raw_output
 from hypothesis import strategies as st
 
-from engram.dataset.examples import ASKED
+from engram.dataset.rows import ASKED
 from engram.evaluation import compare, compare_runs, seeds, tables
 from engram.plan import documents
 from engram.show.demo import demo, material

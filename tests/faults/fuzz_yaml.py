@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from packs import pack_yaml
 
 from engram.dataset import build
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan.config import MAX_STEPS, Config, load_config
 from engram.plan.encoding import Encoded, learning_rates, plan_batches
 

@@ -120,8 +120,7 @@ def _backend(name: str, draw: random.Random, scale: float, note: Note) -> Tally:
 
 def _data(root: Path) -> Path:
     from engram.dataset.build import write_data
-    from engram.patterns.loading import load_patterns
-    from engram.patterns.pattern_files import find_files
+    from engram.patterns.loading import find_files, load_patterns
 
     (root / "pack.yaml").write_text(PACK)
     files = find_files(str(root / "pack.yaml"))

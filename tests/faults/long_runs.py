@@ -26,11 +26,10 @@ from tally import Note, Tally
 from engram import backends
 from engram.backends import Backend
 from engram.dataset.build import read_split, write_data
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.evaluation import scoring
 from engram.models.model import Model
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan.config import Config
 from engram.plan.encoding import encode, load_encoder
 from engram.training import train

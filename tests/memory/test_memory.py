@@ -26,7 +26,7 @@ from engram.memory import adapter_folder, edit, facts, table, teach
 from engram.memory.facts import Fact
 from engram.models import conversion
 from engram.models.model import Model, resolve
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files
 from engram.plan.config import Config
 from engram.plan.encoding import load_encoder
 from engram.show.report import gather

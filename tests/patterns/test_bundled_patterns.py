@@ -13,8 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from engram.dataset.build import is_held_out, split
-from engram.patterns.loading import Pattern, load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import Pattern, find_files, load_patterns
 from engram.support.files import bundled
 from engram.support.text import normalise, visible
 

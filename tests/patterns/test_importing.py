@@ -15,8 +15,7 @@ from click.testing import CliRunner, Result
 
 from engram.cli import main
 from engram.patterns import importing, yaml_source
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 
 HOSTILE = (
     "yes", "no", "null", "~", "1.0", "0x1F", "2024-01-01", "1_000", ".inf", "- a", "-", "? a", ": ", "a: b", "a #b",

@@ -12,8 +12,7 @@ import yaml
 from packs import refusal
 
 from engram.patterns import loading, yaml_source
-from engram.patterns.loading import MAX_INPUT, MAX_OUTPUT, load_patterns, pattern_id
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import MAX_INPUT, MAX_OUTPUT, find_files, load_patterns, pattern_id
 from engram.support.files import bundled
 
 

@@ -14,13 +14,12 @@ from packs import pack_yaml, refusal
 
 from engram.cli import main
 from engram.dataset.build import split, write_data
-from engram.patterns import pattern_files
-from engram.patterns.loading import Pattern, load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns import loading
+from engram.patterns.loading import Pattern, find_files, load_patterns
 from engram.support.errors import EngramError
 from engram.support.text import normalise, visible
 
-PACKS = {name: load_patterns([path]) for name, path in pattern_files.packs().items()}
+PACKS = {name: load_patterns([path]) for name, path in loading.packs().items()}
 ALL = [pattern for patterns in PACKS.values() for pattern in patterns]
 
 
@@ -136,7 +135,7 @@ def test_an_acronym_is_made_of_its_words_letters() -> None:
 
 
 def test_a_bare_name_is_a_pack_unless_something_here_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = pattern_files.packs()
+    known = loading.packs()
     monkeypatch.chdir(tmp_path)
     assert find_files("http,ports") == [known["http"], known["ports"]]
     assert find_files("patterns,http") == [*find_files("patterns"), known["http"]]

@@ -12,11 +12,10 @@ from click.testing import CliRunner, Result
 from engram.cli import main
 from engram.evaluation import pipeline
 from engram.models.model import resolve
-from engram.patterns import scaffold
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns import writing
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan.config import Config
-from engram.support.files import PACKAGE
+from engram.support.files import BUNDLED, PACKAGE
 
 CONFIG = Config(steps=2, validate_every=2, validation_rows=4, consistency_prompts=1, samples=1, latency_prompts=1)
 
@@ -92,14 +91,14 @@ def test_it_is_written_whole_or_not_at_all(
 ) -> None:
     if exists:
         Path("mine").mkdir()
-    write = scaffold.write_text
+    write = writing.write_text
 
     def fail(path: Path, text: str) -> None:
-        if path.name == scaffold.FILES[1]:
+        if path.name == writing.FILES[1]:
             raise failure
         write(path, text)
 
-    monkeypatch.setattr(scaffold, "write_text", fail)
+    monkeypatch.setattr(writing, "write_text", fail)
     result = run("init", "mine")
     if isinstance(failure, OSError):
         fix = "check the path, its permissions and the free disk space"
@@ -110,7 +109,7 @@ def test_it_is_written_whole_or_not_at_all(
 
 
 def test_the_readme_names_what_exists() -> None:
-    text = (PACKAGE / "scaffold" / "README.md").read_text()
+    text = (BUNDLED / "scaffold" / "README.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (PACKAGE.parent / "Makefile").read_text(), re.M))
     assert {"validate", "demo"} <= set(re.findall(r"make ([a-z-]+) PATTERNS", text)) & targets
     for name in re.findall(r"engram ([a-z]+)", text):

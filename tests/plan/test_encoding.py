@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from engram.dataset.build import split
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.models import retention
 from engram.models.chat_template import TOGETHER
 from engram.models.model import resolve
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan.config import Config
 from engram.plan.encoding import (
     IGNORED,

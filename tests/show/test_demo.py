@@ -14,7 +14,7 @@ from screens import on_a_terminal
 from small_run import Run
 
 from engram.cli import main
-from engram.dataset import examples
+from engram.dataset import rows as examples
 from engram.evaluation import compare
 from engram.plan import documents
 from engram.show.demo import answers, demo, findings, material

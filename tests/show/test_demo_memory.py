@@ -17,7 +17,7 @@ from small_run import CONFIG, Quiet, Run
 from test_demo_screens import ends, fits
 
 from engram.cli import main
-from engram.dataset.examples import ASKED, Example
+from engram.dataset.rows import ASKED, Example
 from engram.evaluation import attribution, compare, erase, evaluate, reading, verify
 from engram.memory import edit as editing
 from engram.memory import table

@@ -20,8 +20,7 @@ from small_run import Run
 from engram.cli import main
 from engram.dataset.build import write_data
 from engram.evaluation import compare
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.show.prep import backups, checklist, search_terms, stages, talking, terminal
 from engram.show.prep.finding import Finding, Situation
 from engram.show.video import cast, render

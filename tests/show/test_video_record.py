@@ -16,8 +16,7 @@ from screens import at
 
 from engram.cli import main
 from engram.dataset.build import write_data
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan.documents import read
 from engram.show.clock import Clock
 from engram.show.demo import sections

@@ -29,8 +29,7 @@ from engram.backends.unsloth import process, training
 from engram.dataset import build
 from engram.models import model
 from engram.models.adapters import initial_factor
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan import documents, encoding
 from engram.plan.config import Config
 from engram.plan.encoding import Batch, learning_rates

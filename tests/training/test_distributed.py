@@ -21,8 +21,7 @@ from small_run import PACK
 
 from engram import cli
 from engram.dataset.build import write_data
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan import checkpoint
 from engram.support import schema
 from engram.support.gpu import Card, Report

@@ -22,8 +22,7 @@ from engram import cli
 from engram.dataset.build import write_data
 from engram.models.model import resolve
 from engram.models.tensor_file import Tensor
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan import checkpoint
 from engram.plan.checkpoint import Saving, State
 from engram.plan.config import Config

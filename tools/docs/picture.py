@@ -7,8 +7,7 @@ import tempfile
 from pathlib import Path
 
 from engram.dataset import build
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.show.video import cast, record, render, replay
 from tools.reference import REFERENCE, RUNS
 

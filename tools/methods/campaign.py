@@ -11,12 +11,11 @@ from typing import Any
 
 from engram import backends
 from engram.dataset.build import read_split, write_data
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.models import retention
 from engram.models.model import Model
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
-from engram.patterns.yaml_text import pattern_file
+from engram.patterns.loading import find_files, load_patterns
+from engram.patterns.writing import pattern_file
 from engram.plan import documents
 from engram.plan.config import load_config
 from engram.support import machine

@@ -12,8 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from engram.dataset import build
-from engram.patterns.loading import load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan import documents
 from engram.support import console as show
 from engram.support.errors import EngramError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import backends
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.evaluation import reading, scoring
 from engram.evaluation.evaluate import timed
 from engram.memory import adapter_folder

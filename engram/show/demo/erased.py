@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engram.dataset.examples import Example
+from engram.dataset.rows import Example
 from engram.memory.facts import Fact
 from engram.show.demo import panels, plain, reads, sections
 from engram.show.demo.answers import Shown, Splitter, is_right, stored_answer, words

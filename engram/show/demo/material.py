@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from engram.backends import NAMES
 from engram.dataset.build import read_manifest, read_split
-from engram.dataset.examples import ASKED, Example
+from engram.dataset.rows import ASKED, Example
 from engram.evaluation import compare_runs, erase
 from engram.patterns import yaml_source
-from engram.patterns.loading import Pattern, load_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import Pattern, find_files, load_patterns
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes, sha256, sha256_text
 

@@ -14,7 +14,7 @@ from engram.support.text import normalise, visible
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from engram.dataset.examples import Example
+    from engram.dataset.rows import Example
 
 BESIDE = 92  # columns within the margins from which two boxes stand side by side
 GAP = 2

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from engram.dataset.examples import Example
+    from engram.dataset.rows import Example
 
 MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 Line = tuple[str, "Text", "Text"]  # name, mark, text

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from engram.dataset.examples import Example
+    from engram.dataset.rows import Example
 
 SHOWN = ("recall", "generalization")
 FIGURES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files
 from engram.show.prep import shown
 from engram.show.prep.finding import PASS, WARN, Finding, Situation, failed
 from engram.show.prep.search_terms import Search, secrets

@@ -11,8 +11,7 @@ from engram.dataset.build import read_manifest, write_data
 from engram.evaluation import verify
 from engram.evaluation.pipeline import DOCUMENTS
 from engram.models import model
-from engram.patterns.loading import stored_patterns
-from engram.patterns.pattern_files import find_files
+from engram.patterns.loading import find_files, stored_patterns
 from engram.plan import documents as results
 from engram.plan.documents import differing
 from engram.show.prep import changes

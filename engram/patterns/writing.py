@@ -1,21 +1,49 @@
-"""A folder of patterns to begin with: the two files beside this one, with its name in them."""
+"""Pattern files written as YAML, so that what is read back is what was given."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from engram.patterns.yaml_text import quoted
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import BUNDLED, write_text
 from engram.support.text import shorten, visible
 
+
+def quoted(text: str) -> str:
+    """`text` as a double-quoted YAML scalar in one line; whatever cannot be seen is an escape.
+
+    JSON's escapes are YAML's as well, and what YAML forbids, folds or takes for a line break is not printable.
+    """
+    line = json.dumps(text, ensure_ascii=False)
+    return line if line.isprintable() else "".join(map(_escaped, line))
+
+
+def pattern_file(name: str, source: str, rows: Iterable[tuple[str, str, str | None]]) -> str:
+    """A pattern file of examples: each row's input, output and category, or no category; `source` is said on top."""
+    lines = [f"# Imported from {source}", f"name: {quoted(name)}", "examples:"]
+    for text, answer, category in rows:
+        lines += [f"  - input: {quoted(text)}", f"    output: {quoted(answer)}"]
+        if category is not None:
+            lines.append(f"    category: {quoted(category)}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if character.isprintable():
+        return character
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 FILES = ("patterns.yaml", "README.md")
 
 
-def write(folder: Path) -> list[Path]:
+def write_scaffold(folder: Path) -> list[Path]:
     """Write the files into a folder that is new or empty: all of them, or none; return their paths.
 
     Raises EngramError where something stands there, naming it, or where it cannot be written.
