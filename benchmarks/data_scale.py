@@ -42,8 +42,8 @@ print(json.dumps([process.returncode, seconds, usage.ru_utime + usage.ru_stime, 
 VALIDATE_ROWS = """
 import itertools, sys, time
 from pathlib import Path
-from engram.dataset.rows import LARGEST_DATA, iterate
-rows = itertools.islice(iterate(Path(sys.argv[1]), most=LARGEST_DATA), int(sys.argv[2]))
+from engram.dataset.rows import read_rows
+rows = itertools.islice(read_rows(Path(sys.argv[1])), int(sys.argv[2]))
 begin, before = time.perf_counter(), time.process_time()
 count = sum(1 for _ in rows)
 print(count, time.perf_counter() - begin, time.process_time() - before)

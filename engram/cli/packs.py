@@ -30,10 +30,10 @@ def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> 
 
     --model and --seed are for --advise: whose tokens are counted, and which split is looked at. Advice is no error.
     """
-    from engram.patterns.loading import find_files, stored_patterns
+    from engram.patterns.loading import find_files, load_patterns
 
     files = [file for spec in patterns or ("patterns",) for file in find_files(spec)]
-    found = stored_patterns(files)
+    found = load_patterns(files)
     kinds = Counter(pattern.kind for pattern in found)
     noun = "file" if len(files) == 1 else "files"
     click.echo(f"{len(found)} patterns in {len(files)} {noun}: " + ", ".join(f"{k} {n}" for k, n in kinds.items()))
@@ -44,7 +44,7 @@ def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> 
 def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
     from engram.dataset import advice
     from engram.models import model as models
-    from engram.plan.config import load_config
+    from engram.plan.config import SMALL_MODEL, load_config
     from engram.plan.encoding import load_encoder
 
     model = models.on_this_disk(spec)
@@ -52,7 +52,14 @@ def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
         raise EngramError("this model is not on this disk", where=spec, fix=f"make verify-model MODEL={spec}")
     config = load_config("default", model.parameters, seed)
     sizes = advice.held(patterns, seed)
-    found = advice.advise(patterns, sizes, load_encoder(model), model.parameters, config)
+    encoder = load_encoder(model)
+
+    def count_tokens(prompt: str, answer: str) -> tuple[int, int]:
+        encoded = encoder.example(prompt, answer)
+        return len(encoded.tokens), encoded.answer_length
+
+    limits = advice.Limits(config.max_length, config.max_new_tokens, model.parameters < SMALL_MODEL)
+    found = advice.advise(patterns, sizes, count_tokens, limits)
     shown: Counter[str] = Counter()
     for one in found:
         shown[one.kind] += 1
@@ -120,7 +127,7 @@ def bring_in(
     what is written is read back and compared before it takes its place. See docs/packs.md.
     """
     from engram.patterns import importing
-    from engram.patterns.import_rows import Wanted
+    from engram.patterns.importing import Wanted
 
     if delimiter is not None:
         delimiter = "\t" if delimiter == "tab" else delimiter

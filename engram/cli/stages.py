@@ -33,14 +33,14 @@ from engram.cli.options import (
 def data(patterns: str, data: Path, seed: int, check: bool) -> None:
     """Write train, valid and test rows and their manifest."""
     from engram.dataset import build
-    from engram.patterns.loading import find_files, stored_patterns
+    from engram.patterns.loading import find_files, load_patterns
 
     if check:
         rows = build.check_data(data)
-        click.echo(f"no leak: {', '.join(f'{len(found)} {name}' for name, found in rows.items())} rows checked")
+        click.echo(f"no leak: {', '.join(f'{count} {name}' for name, count in rows.items())} rows checked")
         return
     files = find_files(patterns)
-    counts = build.write_data(stored_patterns(files), files, data, seed)["counts"]
+    counts = build.write_data(load_patterns(files), files, data, seed)["counts"]
     click.echo(
         "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, ".format(**counts),
         nl=False,

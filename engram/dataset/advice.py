@@ -1,25 +1,21 @@
-"""What of sound patterns will measure badly or be learned badly: where, why it matters, what to do."""
+"""Advice on sound patterns that will measure badly or be learned badly: where, why it matters, what to do."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from engram.dataset import build, phrasing
-from engram.evaluation.compare import FEWEST
 from engram.patterns.loading import Pattern
-from engram.plan.config import SMALL_MODEL, Config
-from engram.plan.encoding import Encoder
-from engram.support.statistics import wilson
-from engram.support.text import near_duplicate, normalise, shorten, visible
+from engram.support.statistics import FEWEST, wilson
+from engram.support.text import near_duplicates, normalise, shorten, visible
 
 LONG_FOR_SMALL = 16  # tokens of an answer
 WIDE = 0.10  # half of an interval's width above which it says little
-MOST = 0.75  # of all patterns in one category: the figures over all are its
-LARGEST_GROUP = 500  # patterns of one answer whose inputs are compared in pairs
+MOST = 0.75  # of all patterns in one category: the overall figures are its figures
 
 
 class Advice(NamedTuple):
@@ -39,12 +35,26 @@ class Held(NamedTuple):
     held_out: int
 
 
+class Limits(NamedTuple):
+    """What a model and its settings allow: tokens of a training row and of a generated answer; whether it is small."""
+
+    max_length: int
+    max_new_tokens: int
+    small: bool
+
+
 def advise(
-    patterns: Sequence[Pattern], sizes: Mapping[str, Held], encoder: Encoder, parameters: int, config: Config
+    patterns: Sequence[Pattern],
+    sizes: Mapping[str, Held],
+    count_tokens: Callable[[str, str], tuple[int, int]],
+    limits: Limits,
 ) -> list[Advice]:
-    """All advice on patterns that loaded and are split as `sizes` says, for a model's tokens, its size and settings."""
+    """All advice on patterns that loaded and are split into `sizes`.
+
+    `count_tokens` gives the tokens of a prompt with its answer, and of the answer alone with its end.
+    """
     return [
-        *_long(patterns, encoder, parameters, config),
+        *_long(patterns, count_tokens, limits),
         *_ambiguous(patterns),
         *_near_twins(patterns),
         *_phrased(patterns),
@@ -61,24 +71,25 @@ def held(patterns: Sequence[Pattern], seed: int) -> dict[str, Held]:
     return {name: Held(sides[name, False], sides[name, True]) for name in sorted({name for name, _ in sides})}
 
 
-def _long(patterns: Sequence[Pattern], encoder: Encoder, parameters: int, config: Config) -> Iterator[Advice]:
+def _long(
+    patterns: Sequence[Pattern], count_tokens: Callable[[str, str], tuple[int, int]], limits: Limits
+) -> Iterator[Advice]:
     for pattern in patterns:
         prompt = max((phrasing.phrase(name, pattern.input) for name in phrasing.ALL), key=len)
-        encoded = encoder.example(prompt, pattern.output)
-        answer, whole = encoded.answer_length, len(encoded.tokens)
-        if whole > config.max_length:
+        whole, answer = count_tokens(prompt, pattern.output)
+        if whole > limits.max_length:
             yield Advice(
-                "too long to teach", pattern.place, f"{whole} tokens with its answer, and {config.max_length} fit",
+                "too long to teach", pattern.place, f"{whole} tokens with its answer, and {limits.max_length} fit",
                 "training refuses longer rows", f"shorten it, or --set max_length={whole}",
             )  # fmt: skip
-        if answer > config.max_new_tokens:
+        if answer > limits.max_new_tokens:
             yield Advice(
                 "answer cut off", pattern.place,
-                f"the answer has {answer} tokens with its end, and {config.max_new_tokens} are generated",
+                f"the answer has {answer} tokens with its end, and {limits.max_new_tokens} are generated",
                 "an answer that is cut off is never right",
                 f"shorten it, or --set max_new_tokens={answer}",
             )  # fmt: skip
-        elif answer > LONG_FOR_SMALL and parameters < SMALL_MODEL:
+        elif answer > LONG_FOR_SMALL and limits.small:
             yield Advice(
                 "long answer", pattern.place, f"the answer has {answer} tokens with its end",
                 f"each must be right: with 99 % for every token, {0.99**answer:.0%} for all of them",
@@ -96,17 +107,16 @@ def _ambiguous(patterns: Sequence[Pattern]) -> Iterator[Advice]:
             yield Advice(
                 "nearly the same input, another answer", pattern.place,
                 f"{_shown(pattern.input)} is nearly {_shown(other.input)} ({other.place})",
-                "what tells them apart is case, punctuation or one letter, which is easily overlooked",
-                "say in words what differs; leave it where that is what is to be learned",
+                "they differ in case, punctuation or one letter only, which is easily overlooked",
+                "say in words how they differ; leave it where this difference is to be learned",
             )  # fmt: skip
             break
 
 
 def _keys(text: str) -> Iterator[str]:
-    """What two texts share where they differ in case and punctuation, or in one letter of a word of five or more."""
+    """Keys that two texts share if they differ in case and punctuation, or in one letter of a word of five or more."""
     words = re.findall(r"\w+", text.casefold())
-    folded = " ".join(words)
-    yield folded
+    yield " ".join(words)
     for number, word in enumerate(words):
         if len(word) >= 5 and word.isalpha():
             for at in range(len(word)):
@@ -118,26 +128,30 @@ def _near_twins(patterns: Sequence[Pattern]) -> Iterator[Advice]:
     for pattern in patterns:
         groups[normalise(pattern.output)].append(pattern)
     for group in groups.values():
-        for place, pattern in enumerate(group[:LARGEST_GROUP]):
-            twin = next((other for other in group[:place] if near_duplicate(other.input, pattern.input)), None)
-            if twin:
-                yield Advice(
-                    "near duplicate", pattern.place,
-                    f"{_shown(pattern.input)} asks the same as {_shown(twin.input)} ({twin.place})",
-                    "it counts twice in every figure, and is taught wherever the other is",
-                    "keep one; the phrasings vary the words already",
-                )  # fmt: skip
+        inputs = [pattern.input for pattern in group]
+        twins: dict[int, int] = {}
+        for index, earlier in near_duplicates(inputs, inputs) if len(group) > 1 else ():
+            if earlier < index:
+                twins.setdefault(index, earlier)
+        for index, earlier in twins.items():
+            pattern, twin = group[index], group[earlier]
+            yield Advice(
+                "near duplicate", pattern.place,
+                f"{_shown(pattern.input)} asks the same as {_shown(twin.input)} ({twin.place})",
+                "it counts twice in every figure, and is taught wherever the other is",
+                "keep one; the phrasings vary the words already",
+            )  # fmt: skip
 
 
 def _phrased(patterns: Sequence[Pattern]) -> Iterator[Advice]:
-    words = {name: normalise(phrasing.phrase(name, "")).casefold() for name in phrasing.ALL}
+    words = [normalise(phrasing.phrase(name, "")).casefold() for name in phrasing.ALL]
     for pattern in patterns:
         text = normalise(pattern.input).casefold()
-        if found := [said for said in words.values() if said and (text.startswith(said) or text.endswith(said))]:
+        if found := [said for said in words if said and (text.startswith(said) or text.endswith(said))]:
             yield Advice(
                 "a phrasing's own words", pattern.place,
                 f"{_shown(pattern.input)} has the words {max(found, key=len)!r}",
-                "every input is asked in them too: they stand twice, and may make it another pattern's prompt",
+                "every input is asked in them too: they come twice, and may make it another pattern's prompt",
                 "take these words out of the input",
             )  # fmt: skip
 
@@ -147,10 +161,10 @@ def _leaking(patterns: Sequence[Pattern]) -> Iterator[Advice]:
         answer = re.escape(normalise(pattern.output))
         if re.search(rf"(?<!\w){answer}(?!\w)", normalise(pattern.input)):
             yield Advice(
-                "the answer stands in the input", pattern.place,
-                f"{_shown(pattern.output)} stands in {_shown(pattern.input)}",
+                "the answer is in the input", pattern.place,
+                f"{_shown(pattern.output)} is in {_shown(pattern.input)}",
                 "copying is enough, so a right answer shows no memory",
-                "ask without the answer; leave it where copying is what is to be learned",
+                "ask without the answer; leave it where copying is to be learned",
             )  # fmt: skip
 
 
@@ -159,43 +173,42 @@ def _categories(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Itera
     for pattern in patterns:
         groups[f"{pattern.kind}/{pattern.category}"].append(pattern)
     for name, group in groups.items():
-        yield from _too_small(name, group[0].place, sizes[name])
+        place, size = group[0].place, sizes[name]
+        if size.taught < FEWEST:
+            more = math.ceil((FEWEST - size.taught) / (1 - build.HELD_OUT_SHARE))
+            yield Advice(
+                "category too small", place,
+                f"{visible(name)} has {size.taught} taught patterns, {size.held_out} held out",
+                f"of fewer than {FEWEST} there is no verdict", f"add {more} or more, or join it with another category",
+            )  # fmt: skip
         answer, most = Counter(normalise(pattern.output) for pattern in group).most_common(1)[0]
         if len(group) >= FEWEST and most > len(group) / 2:
             yield Advice(
-                "one answer for most", group[0].place,
+                "one answer for most", place,
                 f"{_shown(answer)} is the answer to {most} of {len(group)} in {visible(name)}",
                 f"always answering it is right in {most / len(group):.0%}", "add patterns with other answers",
             )  # fmt: skip
         if len(groups) > 1 and len(group) > MOST * len(patterns):
             yield Advice(
-                "unbalanced categories", group[0].place,
+                "unbalanced categories", place,
                 f"{visible(name)} has {len(group)} of {len(patterns)} patterns in {len(groups)} categories",
-                "the figures over all are mostly this category's",
+                "the overall figures are mostly this category's",
                 "add to the others, or read the figures by category (make compare)",
             )  # fmt: skip
 
 
-def _too_small(name: str, place: str, size: Held) -> Iterator[Advice]:
-    if size.taught < FEWEST:
-        more = math.ceil((FEWEST - size.taught) / (1 - build.HELD_OUT_SHARE))
-        yield Advice(
-            "category too small", place, f"{visible(name)} has {size.taught} taught patterns, {size.held_out} held out",
-            f"of fewer than {FEWEST} there is no verdict", f"add {more} or more, or join it with another category",
-        )  # fmt: skip
-
-
 def _wide(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Iterator[Advice]:
     taught, held_out = (sum(size[side] for size in sizes.values()) for side in (0, 1))
-    for split, n in (("recall", taught), ("generalization", held_out)):
+    for split, n, share in (
+        ("recall", taught, 1 - build.HELD_OUT_SHARE),
+        ("generalization", held_out, build.HELD_OUT_SHARE),
+    ):
         half = half_width(n)
         if half > WIDE:
-            share = 1 - build.HELD_OUT_SHARE if split == "recall" else build.HELD_OUT_SHARE
-            more = math.ceil((fewest(WIDE) - n) / share)
             yield Advice(
                 "wide interval", patterns[0].place.split(":")[0], f"{split} is measured on {n} patterns",
                 f"its 95 % interval reaches up to ±{100 * half:.0f} points; {fewest(WIDE)} give ±{100 * WIDE:.0f}",
-                f"about {more} more patterns, or several seeds (make seeds)",
+                f"about {math.ceil((fewest(WIDE) - n) / share)} more patterns, or several seeds (make seeds)",
             )  # fmt: skip
 
 

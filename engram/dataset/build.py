@@ -1,34 +1,31 @@
-"""Pattern -> rows of chat messages, the split, JSONL and manifest, each gone through a row at a time."""
+"""Patterns become the rows of three splits, in JSON Lines files with a manifest that describes them."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.dataset import near, phrasing
-from engram.dataset.leaks import check_leaks
-from engram.dataset.rows import LARGEST_DATA, SPLITS, Example, RowFile, first, iterate
-from engram.dataset.rows import example as _example
+from engram.dataset import phrasing
+from engram.dataset.leaks import check_leaks, repeated
+from engram.dataset.rows import LARGEST_DATA, SPLITS, Example, Rows, example, read_rows
 from engram.patterns.loading import Pattern
 from engram.support import locks, schema, strict_json
 from engram.support.errors import EngramError
 from engram.support.files import sha256, sha256_text, writing_together
-from engram.support.lazy import Lazy, View
-from engram.support.marks import Places, marks, repeats
-from engram.support.sink import Sink
-from engram.support.text import normalise
+from engram.support.text import first, near_duplicates, normalise
 
 HELD_OUT_SHARE = 0.2
 _AT_ONCE = 1000  # rows that are written in one piece
 
 
 def is_held_out(pattern: Pattern, seed: int) -> bool:
-    """Whether a pattern is never taught: decided by its own id, category and the seed alone, so no other matters."""
+    """Whether a pattern is never taught: decided by its id, its category and the seed, never by other patterns."""
     draw = int(sha256_text(f"held-out:{seed}:{pattern.category}:{pattern.id}")[:12], 16) / 16**12
     return draw < HELD_OUT_SHARE
 
@@ -44,53 +41,54 @@ def split(patterns: Sequence[Pattern], seed: int) -> dict[str, list[Example]]:
     return {name: list(rows) for name, rows in _planned(patterns, seed).items()}
 
 
-class _Planned(Lazy[Example]):
-    """Rows of one split, each made when it is asked for: `make` of a pattern, for each of `names`."""
-
-    def __init__(self, patterns: Sequence[Pattern], chosen: Sequence[int], names: Sequence[str], make: _Make) -> None:
-        self._patterns, self._chosen, self._names, self._make = patterns, chosen, names, make
-
-    def __len__(self) -> int:
-        return len(self._chosen) * len(self._names)
-
-    def at(self, index: int) -> Example:
-        """The row at an index, made."""
-        number, name = divmod(index, len(self._names))
-        return self._make(self._patterns[self._chosen[number]], self._names[name])
-
-    def __iter__(self) -> Iterator[Example]:
-        chosen = iter(self._chosen)
-        wanted = next(chosen, None)
-        for number, pattern in enumerate(self._patterns):
-            if number == wanted:
-                yield from (self._make(pattern, name) for name in self._names)
-                wanted = next(chosen, None)
-
-
-_Make = Callable[[Pattern, str], Example]
-
-
-def _planned(patterns: Sequence[Pattern], seed: int) -> dict[str, _Planned]:
+def _planned(patterns: Sequence[Pattern], seed: int) -> dict[str, Rows]:
     held_out = _held_out(patterns, seed)
-    taught = array("q", (number for number, pattern in enumerate(patterns) if pattern.id not in held_out))
+    taught = [pattern for pattern in patterns if pattern.id not in held_out]
 
-    def asked(pattern: Pattern, _: str) -> Example:
-        kind = "generalization" if pattern.id in held_out else "recall"
-        return _example(pattern, _test_phrasing(pattern, seed), kind)
+    def learned(name: str, wordings: Sequence[str]) -> Rows:
+        return Rows(
+            lambda: (example(pattern, wording, name) for pattern in taught for wording in wordings),
+            len(taught) * len(wordings),
+        )
+
+    def asked() -> Iterator[Example]:
+        for pattern in patterns:
+            kind = "generalization" if pattern.id in held_out else "recall"
+            yield example(pattern, _test_phrasing(pattern, seed), kind)
 
     return {
-        "train": _Planned(patterns, taught, [*phrasing.TRAIN], lambda pattern, name: _example(pattern, name, "train")),
-        "valid": _Planned(patterns, taught, [*phrasing.VALID], lambda pattern, name: _example(pattern, name, "valid")),
-        "test": _Planned(patterns, range(len(patterns)), [""], asked),
+        "train": learned("train", [*phrasing.TRAIN]),
+        "valid": learned("valid", [*phrasing.VALID]),
+        "test": Rows(asked, len(patterns)),
     }
+
+
+def _held_out(patterns: Sequence[Pattern], seed: int) -> set[str]:
+    held_out = {pattern.id for pattern in patterns if is_held_out(pattern, seed)}
+    by_answer: defaultdict[str, tuple[list[Pattern], list[Pattern]]] = defaultdict(lambda: ([], []))
+    for pattern in patterns:
+        by_answer[normalise(pattern.output)][pattern.id in held_out].append(pattern)
+    for taught, kept in by_answer.values():
+        while taught and kept:  # a twin that comes over may bring its own twins
+            inputs = [pattern.input for pattern in kept]
+            near = {index for index, _ in near_duplicates(inputs, [pattern.input for pattern in taught])}
+            taught = [kept[index] for index in sorted(near)]
+            kept = [pattern for index, pattern in enumerate(kept) if index not in near]
+            held_out -= {pattern.id for pattern in taught}
+    return held_out
+
+
+def _test_phrasing(pattern: Pattern, seed: int) -> str:
+    names = list(phrasing.TEST)
+    return names[int(sha256_text(f"phrasing:{seed}:{pattern.id}")[:8], 16) % len(names)]
 
 
 def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path, seed: int) -> dict[str, Any]:
     """Write `{train,valid,test}.jsonl` and, last, `manifest.json`; return the manifest.
 
-    `patterns` are gone through several times, and never held. Raises EngramError where two patterns make the same
-    prompt, where nothing would be taught, where the splits leak, or where a file cannot be written. Nothing is written
-    before all is proven, and no file is replaced before all are on the disk.
+    Raises EngramError where two patterns make the same prompt, where nothing would be taught, where the splits leak,
+    or where a file can't be written. Nothing is written before all is proven, and no file is replaced before all are
+    on the disk.
     """
     _refuse_collisions(patterns)
     rows = _planned(patterns, seed)
@@ -104,7 +102,9 @@ def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path,
     paths = [folder / name for name in (*names, "manifest.json")]
     with locks.held(folder, "engram data"), writing_together(paths) as (*sinks, last):
         for sink, found in zip(sinks, rows.values()):
-            _write(sink, found)
+            lines = (row.line() for row in found)
+            while piece := "".join(itertools.islice(lines, _AT_ONCE)):
+                sink.write(piece.encode("utf-8"))
         outputs = [
             {"file": name, "sha256": sink.sha256, "rows": len(found)}
             for name, sink, found in zip(names, sinks, rows.values())
@@ -115,96 +115,29 @@ def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path,
     return manifest
 
 
-def _write(sink: Sink, rows: Iterable[Example]) -> None:
-    lines = (row.line() for row in rows)
-    while piece := "".join(itertools.islice(lines, _AT_ONCE)):
-        sink.write(piece.encode("utf-8"))
-
-
-def read_split(folder: Path, name: str) -> list[Example]:
-    """The examples of one data file; raises EngramError with every line that is not a valid row."""
-    return list(iterate(folder / f"{name}.jsonl"))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a data folder, checked against its schema and against the files' own hashes."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise EngramError("the data manifest is missing", where=str(path), fix="make data")
-    manifest: dict[str, Any] = strict_json.read(path, f"rm {path} && make data")
-    schema.check(manifest, "manifest", str(path))
-    hashes = {output["file"]: output["sha256"] for output in manifest["outputs"]}
-    files = [(name, folder / name) for name in (f"{split}.jsonl" for split in SPLITS)]
-    changed = [n for n, file in files if not file.is_file() or sha256(file, LARGEST_DATA) != hashes.get(n)]
-    if changed:
-        raise EngramError(
-            f"changed or gone since the manifest was written: {', '.join(changed)}",
-            where=str(path),
-            fix=f"rm {path} && make data",
-        )
-    return manifest
-
-
-def check_data(folder: Path) -> Mapping[str, Sequence[Example]]:
-    """The rows of the written files, on the disk, which are proven to be what they claim.
-
-    Raises EngramError with every line that is no row, and with every leak.
-    """
-    manifest = read_manifest(folder)
-    rows = {name: RowFile(folder / f"{name}.jsonl") for name in SPLITS}
-    check_leaks(rows)
-    if wrong := [key for key, value in _described(rows).items() if manifest[key] != value]:
-        what = f"the manifest's {' and '.join(wrong)} are not those of the rows"
-        raise EngramError(what, where=str(folder / "manifest.json"), fix=f"rm {folder / 'manifest.json'} && make data")
-    return rows
-
-
 def _refuse_collisions(patterns: Sequence[Pattern]) -> None:
-    """Two inputs may differ and still make one prompt: `Complete: x` as it is, and `x` in the phrasing `complete`."""
-    names = [*phrasing.ALL]
+    """Refuse inputs that differ and still make one prompt: `Complete: x` alone, and `x` in the phrasing `complete`."""
 
-    def prompts() -> Iterator[str]:
-        return (normalise(phrasing.phrase(name, pattern.input)) for pattern in patterns for name in names)
+    def prompts() -> Iterator[tuple[str, str, Pattern]]:
+        return (
+            (normalise(phrasing.phrase(n, pattern.input)), n, pattern) for pattern in patterns for n in phrasing.ALL
+        )
 
-    def prompt(at: int) -> str:
-        return normalise(phrasing.phrase(names[at % len(names)], patterns[at // len(names)].input))
-
+    again = repeated(array("q", (hash(prompt) for prompt, *_ in prompts())))
+    owners: dict[str, Pattern] = {}
     problems: dict[str, None] = {}
-    for at, earlier in repeats(prompts, len(patterns) * len(names), prompt):
-        if at // len(names) != earlier // len(names):
-            pattern, owner = patterns[at // len(names)], patterns[earlier // len(names)]
-            name = names[at % len(names)]
+    for prompt, name, pattern in prompts() if again else ():
+        owner = owners.setdefault(prompt, pattern) if hash(prompt) in again else pattern
+        if owner is not pattern:
             problems[f"{pattern.place}: the phrasing {name!r} makes it the same prompt as {owner.place}"] = None
     if problems:
-        fix = "reword the input of one of them"
-        raise EngramError("two patterns ask the same", problems=first([*problems]), fix=fix)
+        raise EngramError(
+            "two patterns ask the same", problems=first([*problems]), fix="reword the input of one of them"
+        )
 
 
-def _held_out(patterns: Sequence[Pattern], seed: int) -> set[str]:
-    held_out = {pattern.id for pattern in patterns if is_held_out(pattern, seed)}
-    answers = marks((normalise(pattern.output) for pattern in patterns), len(patterns))
-    for numbers in Places(answers).groups():
-        groups: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        for number in numbers.tolist():
-            pattern = patterns[number]
-            groups[normalise(pattern.output)][pattern.id in held_out].append(number)
-        for taught, kept in groups.values():
-            twins = near.reached(_inputs(patterns, kept), _inputs(patterns, taught)) if taught else ()
-            held_out -= {patterns[kept[index]].id for index in twins}
-    return held_out
-
-
-def _inputs(patterns: Sequence[Pattern], numbers: Sequence[int]) -> Sequence[str]:
-    return View(numbers, lambda number: patterns[number].input)
-
-
-def _test_phrasing(pattern: Pattern, seed: int) -> str:
-    names = list(phrasing.TEST)
-    return names[int(sha256_text(f"phrasing:{seed}:{pattern.id}")[:8], 16) % len(names)]
-
-
-def _described(rows: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
-    """What a manifest says of the rows; each pattern has exactly one test row."""
+def _described(rows: Mapping[str, Rows]) -> dict[str, Any]:
+    """The part of a manifest that follows from the rows; each pattern has exactly one test row."""
     sides = Counter((row.kind, row.category, row.split_kind) for row in rows["test"])
     categories: dict[str, dict[str, int]] = {}
     for kind, category, split_kind in sorted(sides):
@@ -219,3 +152,39 @@ def _described(rows: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
         "counts": counts,
         "categories": categories,
     }
+
+
+def read_split(folder: Path, name: str) -> list[Example]:
+    """The examples of one data file; raises EngramError with every line that is not a valid row."""
+    return list(read_rows(folder / f"{name}.jsonl"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a data folder, checked against its schema and against the files' own hashes."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise EngramError("the data manifest is missing", where=str(path), fix="make data")
+    manifest: dict[str, Any] = strict_json.read(path, f"rm {path} && make data")
+    schema.check(manifest, "manifest", str(path))
+    hashes = {output["file"]: output["sha256"] for output in manifest["outputs"]}
+    files = [(name, folder / name) for name in (f"{split}.jsonl" for split in SPLITS)]
+    changed = [n for n, file in files if not file.is_file() or sha256(file, LARGEST_DATA) != hashes.get(n)]
+    if changed:
+        what = f"changed or gone since the manifest was written: {', '.join(changed)}"
+        raise EngramError(what, where=str(path), fix=f"rm {path} && make data")
+    return manifest
+
+
+def check_data(folder: Path) -> dict[str, int]:
+    """The number of rows in each written file, which are proven to be as the manifest describes them.
+
+    Raises EngramError with every line that is not a row, and with every leak.
+    """
+    manifest = read_manifest(folder)
+    paths = {name: folder / f"{name}.jsonl" for name in SPLITS}
+    rows = {name: Rows(functools.partial(read_rows, path)) for name, path in paths.items()}
+    check_leaks(rows)
+    if wrong := [key for key, value in _described(rows).items() if manifest[key] != value]:
+        what = f"the manifest's {' and '.join(wrong)} differ from the rows"
+        raise EngramError(what, where=str(folder / "manifest.json"), fix=f"rm {folder / 'manifest.json'} && make data")
+    return {name: len(found) for name, found in rows.items()}

@@ -14,12 +14,11 @@ from engram.plan.documents import differing
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import sha256
-from engram.support.statistics import holm, mcnemar, paired_bootstrap, ratio_bootstrap, wilson
+from engram.support.statistics import FEWEST, holm, mcnemar, paired_bootstrap, ratio_bootstrap, wilson
 
 # what must be the same on both sides for a difference to mean anything
 SAME = ("backend", "model", "data", "recipe", "scoring")
 ASKED = ("id", "split_kind", "prompt", "expected")
-FEWEST = 5  # of a category with fewer patterns nothing is said: no outcome of five pairs is significant either
 ALPHA = 0.05
 Pairs = Sequence[tuple[dict[str, Any], dict[str, Any]]]
 

@@ -11,7 +11,7 @@ from engram.backends import Progress
 from engram.dataset import build
 from engram.evaluation import compare, evaluate
 from engram.models.model import Model
-from engram.patterns.loading import stored_patterns
+from engram.patterns.loading import load_patterns
 from engram.plan.config import Config
 from engram.support import console
 from engram.training import teach_memory, train
@@ -29,7 +29,7 @@ def run(
     configuration's seed.
     """
     data, adapter = folder / "data", folder / "adapter"
-    build.write_data(stored_patterns(files), files, data, config.seed)
+    build.write_data(load_patterns(files), files, data, config.seed)
     with console.TrainingBar() as progress:
         _taught(backend, model, config, data, adapter, folder / "training.json", progress)
     for stage, tuned in (("baseline", None), ("tuned", adapter)):

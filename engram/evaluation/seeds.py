@@ -10,7 +10,7 @@ from engram.dataset import build
 from engram.evaluation import compare, pipeline
 from engram.evaluation.scoring import GENERAL, SPLITS
 from engram.models.model import Model
-from engram.patterns.loading import stored_patterns
+from engram.patterns.loading import load_patterns
 from engram.plan import documents
 from engram.plan.config import Config
 from engram.support import locks
@@ -100,7 +100,7 @@ def _is_done(model: Model, config: Config, files: Sequence[Path], place: Path) -
         known = compare.stored(place)
     except EngramError:
         return False  # of an older version, or broken: made anew
-    manifest = build.write_data(stored_patterns(files), files, place / "data", config.seed)
+    manifest = build.write_data(load_patterns(files), files, place / "data", config.seed)
     wanted = {
         "model": model.describe(),
         "data": documents.data_identity(manifest, place / "data"),

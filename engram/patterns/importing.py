@@ -1,126 +1,324 @@
-"""Tables and chat data from elsewhere -> a pattern file that holds exactly their pairs, or a list of what it cannot."""
+"""Import CSV, TSV, JSON Lines or a JSON list: a pattern file with exactly their pairs, or every line it can't hold."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
+import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from engram.patterns import delimited, json_rows
-from engram.patterns.import_rows import Read, Row, Wanted
 from engram.patterns.loading import SHOWN_PROBLEMS, Pattern, duplicates, load_patterns, pattern_id, unfit
 from engram.patterns.writing import pattern_file, quoted
-from engram.patterns.yaml_source import too_large
+from engram.patterns.yaml_source import MAX_BYTES as MAX_WRITTEN
+from engram.support import strict_json
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import read_bytes, write_text
-from engram.support.text import visible
+from engram.support.strict_json import JSONError
+from engram.support.text import first, nearest, shorten, visible
 
-MAX_BYTES = 64 * 1024 * 1024  # of a file that is read; what is written has yaml_source's own limit
-READERS: dict[str, Callable[[str, str, Wanted], Read]] = {
-    ".csv": lambda name, text, wanted: delimited.read(name, text, wanted, tabs=False),
-    ".tsv": lambda name, text, wanted: delimited.read(name, text, wanted, tabs=True),
-    ".jsonl": json_rows.read,
-    ".ndjson": json_rows.read,
-    ".json": json_rows.read,
-}
+MAX_BYTES = 64 * 2**20  # of a file that is read
+TABLES, RECORDS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
+DELIMITERS = (",", ";", "\t", "|")
+INPUTS = ("input", "prompt", "question")
+OUTPUTS = ("output", "completion", "answer", "response")
+CATEGORY = "category"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The caller's options: names of columns, whether extra ones may be dropped, and the form of a table."""
+
+    input: str | None = None
+    output: str | None = None
+    category: str | None = None
+    ignore_extra: bool = False
+    header: bool = True
+    delimiter: str | None = None
+
+
+class Row(NamedTuple):
+    """One input → output pair read at `place` (`file:line`); without a category it gets the pattern file's name."""
+
+    place: str
+    input: str
+    output: str
+    category: str | None
+
+
+class _UnfitError(ValueError):
+    """Why a record, or a table from `line` on, can't be used: `what; fix`."""
+
+    def __init__(self, reason: str, line: int = 1) -> None:
+        super().__init__(reason)
+        self.line = line
 
 
 def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
     """Write the pairs of `files` to the new pattern file `out`; return its patterns as they are read back.
 
-    Raises EngramError, and writes nothing, where `out` exists, with every line that a pattern file cannot hold, and
-    with every pair whose input stands twice. The file takes its place only after it was read back to the same pairs.
+    Raises EngramError, and writes nothing, where `out` exists, with every line that a pattern file can't hold, and
+    with every input that comes twice. The file is written only after its text was read back to the same pairs.
     """
     _refuse_target(out)
-    rows, problems = [], []
-    for file in files:
-        found = _read(file, wanted)
-        rows += found.rows
-        problems += found.problems
-    problems += [str(problem) for problem in duplicates([_pattern(row) for row in rows])]
+    found = [one for file in files for one in _read(file, wanted)]
+    rows = [one for one in found if isinstance(one, Row)]
+    patterns = [Pattern(pattern_id(row.input), row.input, row.output, "", "", row.place) for row in rows]
+    problems = [one for one in found if isinstance(one, str)] + [*duplicates(patterns)]
+    listed = ", ".join(visible(str(file)) for file in files)
     if problems:
-        raise _refusal(problems, files)
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        fix = "correct these lines, or take them out; nothing was written"
+        raise EngramError(f"{count} in {listed}", problems=first(problems, SHOWN_PROBLEMS), fix=fix)
     if not rows:
-        raise EngramError("nothing to import: there is no row", where=_listed(files), fix="give files that hold rows")
+        raise EngramError("nothing to import: there is no row", where=listed, fix="give files that hold rows")
     sources = quoted(", ".join(file.name for file in files))
-    text = pattern_file(out.stem, sources, [(row.input, row.output, row.category) for row in rows])
-    if fault := too_large(len(text.encode())):
-        raise EngramError(f"as a pattern file, {fault.message}", where=_listed(files), fix="import it in parts")
-    return _put(text, out, rows)
+    text = pattern_file(out.stem, sources, [row[1:] for row in rows])
+    if len(text.encode()) > MAX_WRITTEN:
+        what = f"as one pattern file, these rows have more than {MAX_WRITTEN / 2**20:.0f} MiB"
+        raise EngramError(what, where=listed, fix="import them in parts")
+    written = _read_back(text, out, rows)
+    write_text(out, text)
+    return written
 
 
 def _refuse_target(out: Path) -> None:
     if out.suffix not in (".yaml", ".yml"):
         raise EngramError("a pattern file's name ends in .yaml", where=str(out), fix="give such a name: --out")
     if os.path.lexists(out):
-        raise EngramError("is there already, and is left as it is", where=str(out), fix="give another name: --out")
+        raise EngramError("this file exists already and is left unchanged", where=str(out), fix="name another: --out")
     if wrong := unfit("name", out.stem):
         raise EngramError(wrong[0], where=str(out), fix="give another name: --out")
 
 
-def _read(file: Path, wanted: Wanted) -> Read:
-    reader, name = READERS.get(file.suffix.lower()), visible(str(file))
-    if reader is None:
-        return Read([], [f"{name}: no known kind of file; known are {', '.join(READERS)}"])
+def _read_back(text: str, out: Path, rows: Sequence[Row]) -> list[Pattern]:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, out.name)
+        write_text(copy, text)
+        patterns = load_patterns([copy])
+    read = [(pattern.input, pattern.output, pattern.category) for pattern in patterns]
+    if read != [(row.input, row.output, row.category or out.stem) for row in rows]:
+        raise RuntimeError(f"{out}: reading the text back gives other pairs")
+    return patterns
+
+
+# a file's rows
+
+
+def _read(file: Path, wanted: Wanted) -> Iterator[Row | str]:
+    """Each row of a file, or in its place `file:line: what; fix`."""
+    suffix, name = file.suffix.lower(), visible(str(file))
+    if suffix not in (*TABLES, *RECORDS):
+        yield f"{name}: no known kind of file; known are {', '.join((*TABLES, *RECORDS))}"
+        return
     with readable_errors(file, "read this file"):
         size = file.stat().st_size
     if size > MAX_BYTES:
-        return Read([], [f"{name}: {size / 2**20:.0f} MiB, at most {MAX_BYTES // 2**20} are read; split it"])
+        yield f"{name}: {size / 2**20:.0f} MiB, at most {MAX_BYTES // 2**20} are read; split it"
+        return
     content = read_bytes(file)
     try:
-        return reader(name, content.decode("utf-8-sig"), wanted)
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return Read([], _not_utf8(name, content))
+        yield from _not_utf8(name, content)
+    else:
+        yield from _table(name, text, wanted, suffix) if suffix in TABLES else _records(name, text, wanted)
 
 
-def _not_utf8(name: str, content: bytes) -> list[str]:
-    problems = []
+def _not_utf8(name: str, content: bytes) -> Iterator[str]:
     for number, line in enumerate(content.split(b"\n"), 1):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as error:
-            problems.append(f"{name}:{number}: not UTF-8: byte 0x{line[error.start]:02x}; save the file as UTF-8")
-    return problems
+            yield f"{name}:{number}: not UTF-8: byte 0x{line[error.start]:02x}; save the file as UTF-8"
 
 
-def _pattern(row: Row) -> Pattern:
-    return Pattern(pattern_id(row.input), row.input, row.output, "", row.category or "", row.place)
+def _row(place: str, record: Mapping[str, object], fields: _Fields) -> Iterator[Row | str]:
+    parts: dict[str, object] = {name: record.get(name) for name in (*fields.inputs, fields.output)}
+    category = record.get(fields.category) if fields.category is not None else None
+    if category is not None:
+        parts[CATEGORY] = category
+    texts = {name: value for name, value in parts.items() if isinstance(value, str)}
+    if len(texts) < len(parts):
+        yield from (f"{place}: {_no_text(name, parts[name])}" for name in parts if name not in texts)
+        return
+    head, *more = (texts[name] for name in fields.inputs)
+    question = "\n".join([head, *filter(None, more)])
+    found = Row(place, question, texts[fields.output], texts.get(CATEGORY) if category else None)
+    wrong = [unfit(key, text) for key, text in zip(("input", "output", CATEGORY), found[1:]) if text is not None]
+    problems: list[Row | str] = [f"{place}: {one[0]}; {one[1]}" for one in wrong if one]
+    yield from problems or [found]
 
 
-def _put(text: str, out: Path, rows: Sequence[Row]) -> list[Pattern]:
-    with readable_errors(out, "write this file"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as folder:
-            work = Path(folder) / out.name
-            write_text(work, text)
-            patterns = load_patterns([work])
-            read_back = [(pattern.input, pattern.output, pattern.category) for pattern in patterns]
-            if read_back != [(row.input, row.output, row.category or out.stem) for row in rows]:
-                raise RuntimeError(f"{out}: what was written is not what is read back")
-            _move_new(work, out)
-    return patterns
+def _no_text(name: str, value: object) -> str:
+    if value is None:
+        return f"{name!r} is missing or empty; write some text or take the entry out"
+    return f"{name!r} is {shorten(json.dumps(value), 40)}, not text; write it in quotes"
 
 
-def _move_new(work: Path, out: Path) -> None:
-    """Give the file its name unless something has it by now; without hard links, by taking the name first."""
+# which columns or keys hold what
+
+
+class _Fields(NamedTuple):
+    """The columns or keys that hold the parts of the input, the output and the category."""
+
+    inputs: tuple[str, ...]
+    output: str
+    category: str | None
+
+
+def _choose(names: Sequence[str], wanted: Wanted) -> _Fields:
+    """The fields among `names`: the wanted ones, or else those with a known name.
+
+    Alpaca's `instruction` and `input` make the input together. Raises _UnfitError, also where a column would be lost.
+    """
+    words = {name.strip().casefold(): name for name in names}
+    if wanted.input is None and "instruction" in words:
+        inputs = tuple(words[word] for word in ("instruction", "input") if word in words)
+    else:
+        inputs = (_one(names, words, wanted.input, "input", INPUTS),)
+    output = _one(names, words, wanted.output, "output", OUTPUTS)
+    category = words.get(CATEGORY)
+    if wanted.category is not None:
+        category = _one(names, words, wanted.category, CATEGORY, ())
+    if category in (*inputs, output) or output in inputs:
+        raise _UnfitError("one column can't be two things; name another")
+    _refuse_extra([name for name in names if name not in {*inputs, output, category}], wanted)
+    return _Fields(inputs, output, category)
+
+
+def _one(names: Sequence[str], words: Mapping[str, str], asked: str | None, what: str, known: Sequence[str]) -> str:
+    has = f": there is {', '.join(repr(shorten(name, 40)) for name in names[:10])}" if names else ""
+    if asked is not None:
+        if asked in names:
+            return asked
+        raise _UnfitError(f"there is no {asked!r}{nearest(asked, names) or has}; name one: --{what}")
+    found = [words[word] for word in known if word in words]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise _UnfitError(f"{' and '.join(map(repr, found))} may each be the {what}; name one: --{what}")
+    raise _UnfitError(f"no column is known as the {what}{has}; name it: --{what}")
+
+
+def _refuse_extra(names: Sequence[str], wanted: Wanted) -> None:
+    if names and not wanted.ignore_extra:
+        listed = ", ".join(repr(shorten(name, 40)) for name in names[:10])
+        raise _UnfitError(f"a pattern has no place for {listed}; leave them out with --ignore-extra")
+
+
+# tables, read by the standard library's csv module, strictly
+
+
+def _table(name: str, text: str, wanted: Wanted, suffix: str) -> Iterator[Row | str]:
     try:
-        os.link(work, out)
-    except FileExistsError:
-        _refuse_target(out)
-    except OSError:
-        out.open("xb").close()
-        work.replace(out)
+        delimiter, names, fields = _layout(text, wanted, ("\t",) if suffix == ".tsv" else DELIMITERS)
+        lines = _lines(text, delimiter)
+        if wanted.header:
+            next(lines)
+        for line, values in lines:
+            if len(values) == len(names):
+                yield from _row(f"{name}:{line}", dict(zip(names, values, strict=True)), fields)
+            else:
+                what = f"{len(values)} fields, and the table has {len(names)} columns"
+                yield f"{name}:{line}: {what}; quote a text that holds {delimiter!r}, or add what is missing"
+    except _UnfitError as reason:
+        yield f"{name}:{reason.line}: {reason}"
 
 
-def _refusal(problems: Sequence[str], files: Sequence[Path]) -> EngramError:
-    shown = [*problems[:SHOWN_PROBLEMS]]
-    if len(problems) > SHOWN_PROBLEMS:
-        shown.append(f"… and {len(problems) - SHOWN_PROBLEMS} more")
-    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-    fix = "put these lines right, or take them out; nothing was written"
-    return EngramError(f"{count} in {_listed(files)}", problems=shown, fix=fix)
+def _layout(text: str, wanted: Wanted, delimiters: tuple[str, ...]) -> tuple[str, list[str], _Fields]:
+    """The delimiter under which the first record has the wanted columns, with their names and fields."""
+    found: list[tuple[str, list[str], _Fields]] = []
+    reasons: list[tuple[int, _UnfitError]] = []
+    for delimiter in (wanted.delimiter,) if wanted.delimiter else delimiters:
+        head: list[str] = []
+        try:
+            head = next(_lines(text, delimiter), (1, head))[1]
+            found.append((delimiter, *_columns(head, wanted)))
+        except _UnfitError as reason:
+            reasons.append((len(head), reason))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = " and ".join(repr(delimiter) for delimiter, *_ in found)
+        raise _UnfitError(f"{listed} may each separate the columns; say which: --delimiter")
+    raise max(reasons, key=lambda reason: reason[0])[1]
 
 
-def _listed(files: Sequence[Path]) -> str:
-    return ", ".join(visible(str(file)) for file in files)
+def _columns(head: list[str], wanted: Wanted) -> tuple[list[str], _Fields]:
+    if not head:
+        raise _UnfitError("there is no row; write a line that names the columns, and rows")
+    names = head if wanted.header else [str(number) for number in range(1, len(head) + 1)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise _UnfitError(f"the column {twice[0]!r} is named twice; rename one of them")
+    if not wanted.header:
+        category = wanted.category or ("3" if len(names) > 2 else None)
+        wanted = dataclasses.replace(wanted, input=wanted.input or "1", output=wanted.output or "2", category=category)
+    return names, _choose(names, wanted)
+
+
+def _lines(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Each record that isn't a blank line, with the line on which it begins."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for values in reader:
+            if values:
+                yield line, values
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _UnfitError(f"no valid table: {error}; check the quotes from this line on", line) from error
+
+
+# JSON Lines or one JSON list: messages, prompt and completion, Alpaca, or named keys
+
+
+def _records(name: str, text: str, wanted: Wanted) -> Iterator[Row | str]:
+    if text.lstrip()[:1] == "[":
+        try:
+            for number, record in enumerate(strict_json.parse(text.encode())):
+                yield from _record(f"{name} $[{number}]", record, wanted)
+        except JSONError as error:
+            separator = " " if error.place.startswith("$") else ":"
+            yield f"{name}{separator}{error.place}: not JSON: {error.what}; correct this list"
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield from _record(f"{name}:{number}", strict_json.parse(line.encode()), wanted)
+            except JSONError as error:
+                yield f"{name}:{number}: not JSON: {error.what}; write one whole object here"
+
+
+def _record(place: str, record: object, wanted: Wanted) -> Iterator[Row | str]:
+    try:
+        if not isinstance(record, dict):
+            raise _UnfitError("not an object; write one in braces for each row")
+        if "messages" in record and wanted.input is None:
+            record = _asked(record, wanted)
+        yield from _row(place, record, _choose([*record], wanted))
+    except _UnfitError as reason:
+        yield f"{place}: {reason}"
+
+
+def _asked(record: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
+    """A conversation of one question and one answer as a record with the keys `input` and `output`."""
+    category = wanted.category or CATEGORY
+    _refuse_extra([key for key in record if key not in ("messages", category)], wanted)
+    messages = record["messages"]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise _UnfitError("'messages' is not a list of objects; write role and content of each")
+    roles = [message.get("role") for message in messages]
+    if roles != ["user", "assistant"]:
+        listed = ", ".join(shorten(str(role), 20) for role in roles[:6]) + (", …" if len(roles) > 6 else "")
+        raise _UnfitError(f"a pattern is one user's and one assistant's message, not: {listed or 'none'}; take it out")
+    keys = dict.fromkeys(key for message in messages for key in message if key not in ("role", "content"))
+    _refuse_extra([*keys], wanted)
+    question, answer = (message.get("content") for message in messages)
+    kept = {category: record[category]} if category in record else {}
+    return {"input": question, "output": answer, **kept}

@@ -1,7 +1,8 @@
-"""YAML read safely, with the place of every value and every problem of the text at once.
+"""Read YAML safely, with the place of every value and every problem of the text at once.
 
-Built on PyYAML's event stream: nothing is constructed but mappings, lists and plain scalars, aliases may only
-repeat scalars (so nothing can explode), and nesting, size and duplicate keys are checked on the way.
+Built on PyYAML's events, which carry their places. (`yaml.compose` crashes the process on 20 KB of brackets, and takes
+three times as long.) Only mappings, lists and plain scalars are constructed; aliases may repeat scalars only, so a
+small file can't expand into a large document. Nesting, size and duplicate keys are checked on the way.
 """
 
 from __future__ import annotations
@@ -13,26 +14,31 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from engram.patterns.yaml_places import Place, Places
-from engram.support.errors import readable_errors
-from engram.support.files import read_bytes
+from engram.support.files import reading
 from engram.support.schema import Path
 from engram.support.text import shorten, visible
 
-MAX_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 2**20
 MAX_VALUES = 1_000_000  # of one file, keys not counted
 MAX_DEPTH = 12
-MAX_MESSAGE = 300  # characters: a value or key that is quoted may be a megabyte
-MAX_FAULTS = 1000  # nobody reads more
+MAX_MESSAGE = 300  # characters: a quoted value or key may be a megabyte long
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
-_MEANT = {"", *yaml.SafeLoader.yaml_implicit_resolvers}  # with what unquoted text begins that may mean something else
+_MEANT = {"", *yaml.SafeLoader.yaml_implicit_resolvers}  # first characters of unquoted text that may be no text
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
+_SPLIT = "split it into several files"
+
+
+class Place(NamedTuple):
+    """Line and column, both from 1."""
+
+    line: int
+    column: int
 
 
 class Fault(NamedTuple):
-    """One problem of the YAML text itself."""
+    """One problem of the YAML text."""
 
     place: Place
     path: Path
@@ -41,80 +47,66 @@ class Fault(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The document, the places of its values (a mapping's entry: its key), and the text's own problems.
+    """A document, the places of its values (the key's place for a mapping's entry), and the problems of its text.
 
-    `texts` holds plain scalars that YAML takes for something other than text (`no`, `1.50`), as they are written;
-    `broken` the paths whose value could not be made, a fault says why: what stands there in `document` means nothing.
-    Below `inside`, a path of keys that the file does not have, stands what it has.
+    `texts` holds the plain scalars that YAML reads as something other than text (`no`, `1.50`), as written.
+    `broken` holds the paths whose value couldn't be read; a fault says why, and the value in `document` is a stand-in.
     """
 
     document: Any
-    places: Places
+    places: dict[Path, Place]
     faults: list[Fault]
     texts: dict[Path, str]
     broken: set[Path]
-    inside: Path = ()
 
     def place(self, path: Path) -> Place:
-        """The place of the value at `path`, or of the nearest thing around it."""
-        depth = len(self.inside)
-        if path[:depth] != self.inside:
-            return Place(1, 1)
-        document = self.document
-        for part in self.inside:
-            document = document[part]
-        return self.places.find(document, path[depth:])
+        """The place of the value at `path`, or of the nearest value around it."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, Place(1, 1))
 
 
 class _StopError(Exception):
-    """Reading cannot go on past this fault."""
+    """Reading can't continue after this fault."""
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.message)
-        self.fault = fault
+    def __init__(self, place: Place, message: str, fix: str, path: Path = ()) -> None:
+        super().__init__(message)
+        self.fault = Fault(place, path, message, fix)
 
 
-def parse(content: bytes) -> Source:
-    """Read one YAML document from bytes; never raises, the faults say what is wrong."""
-    reader = _Reader()
-    document: Any = None
+def read(path: FilePath, name: str | None = None) -> Source:
+    """`parse` a file; raises EngramError where it can't be opened."""
+    with reading(path) as file:
+        return parse(file.read(MAX_BYTES + 1), name)
+
+
+def parse(content: bytes, name: str | None = None) -> Source:
+    """Read one YAML document from bytes; never raises, the faults say what is wrong.
+
+    With a `name`, a bare list is read as `{name: …, examples: the list}`, the pattern file's short form.
+    """
+    reader = _Reader(name)
+    text = ""
     try:
         text = _decode(content)
         reader.faults += _character_faults(text)
-        document = reader.read(text) if not reader.faults else None
+        if not reader.faults:
+            reader.read(text)
     except _StopError as stop:
         reader.faults.append(stop.fault)
     except yaml.MarkedYAMLError as error:
         reader.faults.append(_syntax_fault(error, text))
-    return Source(document, reader.places, reader.faults, reader.texts, reader.broken)
-
-
-def read(path: FilePath) -> Source:
-    """`parse` a file; one that is too large is not read at all. Raises EngramError where it cannot be opened."""
-    with readable_errors(path, "read this file"):
-        size = path.stat().st_size
-    if fault := too_large(size):
-        return Source(None, Places(), [fault], {}, set())
-    return parse(read_bytes(path))
-
-
-def too_large(size: int) -> Fault | None:
-    """What is wrong with a file of `size` bytes, None where it is small enough to be read."""
-    if size <= MAX_BYTES:
-        return None
-    message = f"the file has {size / 2**20:.1f} MiB, at most {MAX_BYTES / 2**20:.0f} MiB are read"
-    return Fault(Place(1, 1), (), message, "split it into several files")
+    return Source(reader.document, reader.places, reader.faults, reader.texts, reader.broken)
 
 
 def _decode(content: bytes) -> str:
-    if fault := too_large(len(content)):
-        raise _StopError(fault)
+    if len(content) > MAX_BYTES:
+        raise _StopError(Place(1, 1), f"the file has more than {MAX_BYTES / 2**20:.0f} MiB", _SPLIT)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         place = _place_after(content[: error.start].decode("utf-8-sig"))
-        message = f"not UTF-8: byte 0x{content[error.start]:02x}"
-        raise _StopError(Fault(place, (), message, "save the file as UTF-8")) from error
+        raise _StopError(place, f"not UTF-8: byte 0x{content[error.start]:02x}", "save the file as UTF-8") from error
 
 
 def _place_after(before: str) -> Place:
@@ -129,7 +121,7 @@ def _character_faults(text: str) -> list[Fault]:
     ]
 
 
-_SYNTAX = {  # part of the parser's message: what is wrong, how to put it right
+_SYNTAX = {  # part of the parser's message: what is wrong, how to correct it
     "mapping values are not allowed": ("a second `: ` in one line", "put the text that holds it in quotes"),
     "Unicode character escape": ("an escape of half a character", "write the character itself, or \\U and 8 digits"),
     "found unexpected end of stream": ("the file ends inside a quoted text or a bracket", "close it"),
@@ -160,8 +152,10 @@ def _character_at(text: str, place: Place) -> str:
 class _Reader:
     """Turns the events of one document into plain values."""
 
-    def __init__(self) -> None:
-        self.places = Places()
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self.document: Any = None
+        self.places: dict[Path, Place] = {}
         self.faults: list[Fault] = []
         self.texts: dict[Path, str] = {}
         self.broken: set[Path] = set()
@@ -169,36 +163,36 @@ class _Reader:
         self.values = 0
         self.resolver: Any = yaml.SafeLoader("")
 
-    def read(self, text: str) -> Any:
+    def read(self, text: str) -> None:
         loader = _LOADER(text)
+        self.next = loader.get_event
         try:
-            self.next = loader.get_event
-            return self.documents()
+            documents = 0
+            while not isinstance(event := self.next(), yaml.StreamEndEvent):
+                if isinstance(event, yaml.DocumentStartEvent):
+                    documents += 1
+                    if documents > 1:
+                        message = "a second document starts here (`---`)"
+                        raise _StopError(_place(event), message, "keep one document a file")
+                    self.root(self.next())
         finally:
             loader.dispose()
 
-    def documents(self) -> Any:
-        document: Any = None
-        seen = 0
-        while not isinstance(event := self.next(), yaml.StreamEndEvent):
-            if isinstance(event, yaml.DocumentStartEvent):
-                seen += 1
-                if seen > 1:
-                    message = "a second document starts here (`---`)"
-                    raise _StopError(Fault(_place(event), (), message, "keep one document a file"))
-                self.places.begin(_mark(first := self.next()))
-                document = self.value(first, ())
-        return document
+    def root(self, event: Any) -> None:
+        self.places[()] = _place(event)
+        if self.name is not None and isinstance(event, yaml.SequenceStartEvent):
+            self.document = {"name": self.name, "examples": self.value(event, ("examples",))}
+        else:
+            self.document = self.value(event, ())
 
     def value(self, event: Any, path: Path) -> Any:
         self.values += 1
         if self.values > MAX_VALUES:
-            message = f"more than {MAX_VALUES:,} values in one file"
-            raise _StopError(Fault(_place(event), (), message, "split it into several files"))
+            raise _StopError(_place(event), f"more than {MAX_VALUES:,} values in one file", _SPLIT)
         if (kind := event.__class__) is yaml.AliasEvent:
             return self.alias(event, path)
         if len(path) > MAX_DEPTH:
-            raise _StopError(Fault(_place(event), (), f"nested deeper than {MAX_DEPTH} levels", "flatten it"))
+            raise _StopError(_place(event), f"nested deeper than {MAX_DEPTH} levels", "flatten it")
         if kind is yaml.ScalarEvent:
             value = self.scalar(event, path)
         elif kind is yaml.SequenceStartEvent:
@@ -222,51 +216,43 @@ class _Reader:
     def scalar(self, event: Any, path: Path) -> Any:
         text: str = event.value
         if not event.tag and (not event.implicit[0] or text[:1] not in _MEANT):
-            return text  # in quotes, or nothing but text begins so
-        tag = event.tag or self.resolver.resolve(yaml.ScalarNode, event.value, event.implicit)
-        if tag == "tag:yaml.org,2002:str" or (not event.tag and tag not in _SCALARS):  # `=` and `<<` mean nothing here
-            return event.value
+            return text  # in quotes, or nothing but text begins like this
+        tag = event.tag or self.resolver.resolve(yaml.ScalarNode, text, event.implicit)
+        if tag == "tag:yaml.org,2002:str" or (not event.tag and tag not in _SCALARS):  # `=`, `<<`: plain text here
+            return text
         if tag not in _SCALARS:
             return self.refuse(event, path, f"the tag {tag!r} is not allowed", "take the tag out")
         try:
-            value = self.resolver.construct_object(yaml.ScalarNode(tag, event.value))
+            value = self.resolver.construct_object(yaml.ScalarNode(tag, text))
         except (ValueError, LookupError, OverflowError, yaml.YAMLError, AttributeError):
-            return self.refuse(event, path, f"{event.value!r} is not what its tag or form says", "write it in quotes")
-        self.texts[path] = event.value
+            return self.refuse(event, path, f"{text!r} is not what its tag or form says", "write it in quotes")
+        self.texts[path] = text
         return value
 
     def sequence(self, event: Any, path: Path) -> list[Any]:
         self.check_tag(event, path, "seq")
         items: list[Any] = []
-        marks: list[int] = []
         while not isinstance(child := self.next(), yaml.SequenceEndEvent):
-            marks.append(_mark(child))
-            items.append(self.value(child, (*path, len(items))))
-        self.places.add(items, marks)
+            at = (*path, len(items))
+            self.places[at] = _place(child)
+            items.append(self.value(child, at))
         return items
 
     def mapping(self, event: Any, path: Path) -> dict[str, Any]:
         self.check_tag(event, path, "map")
         found: dict[str, Any] = {}
-        marks: dict[str, int] = {}
         while not isinstance(key_event := self.next(), yaml.MappingEndEvent):
             key = self.key(key_event, path)
-            entry = (*path, key)
+            at = (*path, key)
             if key in found:
-                self.fault(key_event, entry, f"the key {key!r} stands twice", "keep one of them")
-            marks[key] = _mark(key_event)
-            known = len(self.faults)
-            found[key] = self.value(self.next(), entry)
-            if key == "<<" and not getattr(key_event, "style", None):
-                del self.faults[known:], found[key], marks[key]  # what is wrong inside goes away with the key
-                self.refuse(key_event, entry, "merge keys (`<<`) are not allowed", "write the entries out")
-        self.places.add(found, marks.values())
+                self.fault(key_event, at, f"the key {key!r} is used twice", "keep one of them")
+            self.places[at] = _place(key_event)
+            found[key] = self.value(self.next(), at)
         return found
 
     def key(self, event: Any, path: Path) -> str:
         if isinstance(event, yaml.ScalarEvent):
-            if event.tag and event.tag != "tag:yaml.org,2002:str":
-                self.fault(event, path, f"the tag {event.tag!r} is not allowed", "take the tag out")
+            self.check_tag(event, path, "str")
             if event.anchor:
                 self.anchors[event.anchor] = event.value
             return str(event.value)
@@ -274,7 +260,7 @@ class _Reader:
         if isinstance(repeated, str):
             return repeated
         fix = "use text as the key; text that holds { } : or starts with * & needs quotes"
-        raise _StopError(Fault(_place(event), path, "a list, mapping or alias is used as a key", fix))
+        raise _StopError(_place(event), "a list, mapping or alias is used as a key", fix, path)
 
     def check_tag(self, event: Any, path: Path, kind: str) -> None:
         if event.tag and event.tag != f"tag:yaml.org,2002:{kind}":
@@ -286,14 +272,8 @@ class _Reader:
 
     def fault(self, event: Any, path: Path, message: str, fix: str) -> None:
         self.faults.append(Fault(_place(event), path, shorten(message, MAX_MESSAGE), fix))
-        if len(self.faults) >= MAX_FAULTS:
-            raise _StopError(Fault(_place(event), path, "reading stops here: too many problems", fix))
 
 
 def _place(event: Any) -> Place:
-    return Place(event.start_mark.line + 1, event.start_mark.column + 1)
-
-
-def _mark(event: Any) -> int:
-    """The place of an event as one number: line, and in the lower 32 bits column."""
-    return (event.start_mark.line + 1 << 32) + event.start_mark.column + 1  # type: ignore[no-any-return]
+    mark = event.start_mark
+    return Place(mark.line + 1, mark.column + 1)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 RESAMPLES = 10_000
+FEWEST = 5  # patterns of a category below which there is no verdict: no outcome of five pairs is significant either
 Interval = tuple[float, float]
 
 

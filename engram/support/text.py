@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def normalise(text: str) -> str:
@@ -37,29 +35,41 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: max(limit - 1, 0)] + "…"
 
 
+def first(lines: Sequence[str], most: int = 20) -> list[str]:
+    """The first `most` lines, and a line that counts the others."""
+    more = len(lines) - most
+    return [*lines[:most], *([f"… and {more} more"] if more > 0 else [])]
+
+
 def common(one: str, other: str) -> int:
     """With how many characters both texts begin alike."""
     return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
-def near_duplicate(one: str, other: str) -> bool:
-    """Whether two texts say the same but for a character or two: difflib ratio ≥ 0.94, case and punctuation aside."""
-    a, b = folded(one), folded(other)
-    enough = 0.94 * (len(a) + len(b)) / 2  # matching characters; first what is quick to count rules most pairs out
-    if min(len(a), len(b)) < enough or sum((_letters(a) & _letters(b)).values()) < enough:
-        return False
-    return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() >= 0.94
+def near_duplicates(ones: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """The indices of each pair of `ones` and `others` that differ in a character or two, case and punctuation aside.
+
+    Near means an Indel similarity of 94 % or more: twice the longest common subsequence over the sum of the lengths.
+    Pairs come in the order of `ones`, then of `others`.
+    """
+    import numpy as np
+    from rapidfuzz import fuzz, process
+
+    left, right = [*map(_words, ones)], [*map(_words, others)]
+    step = max(_AT_ONCE // max(len(right), 1), 1)
+    for start in range(0, len(left), step):
+        block = left[start : start + step]
+        workers = -1 if len(block) * len(right) > _FEW else 1
+        scores = process.cdist(block, right, scorer=fuzz.ratio, score_cutoff=94, dtype=np.uint8, workers=workers)
+        yield from ((start + int(one), int(other)) for one, other in np.argwhere(scores))
 
 
-@functools.lru_cache(maxsize=65536)
-def folded(text: str) -> str:
+_FEW, _AT_ONCE = 1 << 14, 1 << 25  # pairs: for which one thread is quicker, and that are compared in one call
+
+
+def _words(text: str) -> str:
     """The words of a text in lower case, one blank between them; the text itself where it has no words."""
     return " ".join(re.findall(r"\w+", text.casefold())) or normalise(text)
-
-
-@functools.lru_cache(maxsize=65536)
-def _letters(text: str) -> Counter[str]:
-    return Counter(text)
 
 
 def _visible(character: str, newline: str) -> str:

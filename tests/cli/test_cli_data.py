@@ -53,7 +53,7 @@ def test_validate_refuses_with_every_problem_and_code_2() -> None:
         '  bad.yaml:4:5 $.examples[0].output: is a yes/no value for YAML, not text; write it in quotes: "no"\n'
         "  bad.yaml:5:5 $.examples[1]: 'output' is missing; add `output:`\n"
         f"  bad.yaml:5:16 $.examples[1].outptu: unknown key 'outptu', did you mean 'output'?; {known}\n"
-        "  fix: put these lines right, then run `engram validate` again\n"
+        "  fix: correct these lines, then run `engram validate` again\n"
     )
 
 

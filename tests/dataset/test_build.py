@@ -15,12 +15,13 @@ from packs import by_pattern, pack, pattern, refusal, write_pack
 from engram.dataset import build, phrasing
 from engram.dataset.build import check_data, is_held_out, read_manifest, read_split, split, write_data
 from engram.dataset.leaks import check_leaks
-from engram.dataset.rows import SPLITS, Example
+from engram.dataset.rows import SPLITS, Example, example
 from engram.patterns.loading import Pattern
 from engram.support import files, schema
+from engram.support import text as text_module
 from engram.support.errors import EngramError
 from engram.support.files import sha256
-from engram.support.text import near_duplicate
+from engram.support.text import near_duplicates
 
 Rows = dict[str, list[Example]]
 
@@ -114,8 +115,8 @@ def test_near_twins_are_never_separated() -> None:
 def test_a_chain_of_twins_comes_over_as_a_whole() -> None:
     """Each is a near twin of the next one only, so the last comes over because the one before it did."""
     texts = ["a" * length for length in range(20, 32, 2)]
-    assert all(near_duplicate(*pair) for pair in itertools.pairwise(texts))
-    assert not any(near_duplicate(*pair) for pair in zip(texts, texts[2:]))
+    near = {(i, j) for i, j in near_duplicates(texts, texts) if i < j}
+    assert near == {*itertools.pairwise(range(len(texts)))}
     patterns = [pattern(text, "same") for text in texts]
     seed = next(s for s in range(500) if [is_held_out(p, s) for p in patterns][-3:] == [False, True, True])
     assert taught(patterns, seed) == {p.id for p in patterns}
@@ -141,7 +142,20 @@ def test_patterns_of_one_answer_that_are_no_twins_may_be_separated() -> None:
     ],
 )
 def test_near_means_a_character_or_two(one: str, other: str, near: bool) -> None:
-    assert near_duplicate(one, other) == near_duplicate(other, one) == near
+    assert [*near_duplicates([one], [other])] == [*near_duplicates([other], [one])] == [(0, 0)] * near
+
+
+def test_near_duplicates_are_found_in_any_number_of_texts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(1)
+    families = ["".join(draw.choices("abcdefgh ", k=draw.randint(20, 60))) for _ in range(6)]
+    texts = [f"{draw.choice(families)}{draw.choice('xyz?')}" for _ in range(60)]
+    expected = [
+        (i, j) for i, one in enumerate(texts) for j, two in enumerate(texts) if [*near_duplicates([one], [two])]
+    ]
+    assert len(expected) > 120 and [*near_duplicates(texts, texts)] == expected
+    monkeypatch.setattr(text_module, "_AT_ONCE", 100)
+    monkeypatch.setattr(text_module, "_FEW", 1)
+    assert [*near_duplicates(texts, texts)] == expected
 
 
 def test_an_example_gives_back_its_input_exactly() -> None:
@@ -158,7 +172,7 @@ def test_an_example_gives_back_its_input_exactly() -> None:
     ]
     for text in inputs:
         for name in phrasing.ALL:
-            row = build._example(pattern(text, "b"), name, "train")
+            row = example(pattern(text, "b"), name, "train")
             assert (row.input, row.prompt) == (text, phrasing.ALL[name].replace("{input}", text))
 
 
@@ -274,6 +288,24 @@ def test_a_write_that_fails_leaves_the_good_file_and_says_so(tmp_path: Path, mon
     error = refusal(write_data, pack(), [tmp_path / "colours.yaml"], folder, 0)
     assert "train.jsonl: cannot write this file: No space left on device" in str(error)
     assert contents(folder) == before and read_manifest(folder)
+
+
+def test_a_write_that_breaks_off_in_the_middle_leaves_all_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_pack(tmp_path)
+    before, line = contents(folder), Example.line
+
+    def stop(row: Example) -> str:
+        if row.split_kind == "valid":
+            raise KeyboardInterrupt
+        return line(row)
+
+    monkeypatch.setattr(Example, "line", stop)
+    for place in (folder, tmp_path / "new" / "data"):
+        with pytest.raises(KeyboardInterrupt):
+            write_data(pack(), [tmp_path / "colours.yaml"], place, 1)
+    assert contents(folder) == before and not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
 
 
 def test_an_interrupted_run_is_never_taken_for_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +438,7 @@ def test_a_copy_of_a_test_row_in_training_is_found() -> None:
         rows["train"].append(replace(row, split_kind="train"))
 
     found = plant(change)
-    assert any("has the very prompt of train row" in line for line in found)
+    assert any("has the prompt of train row" in line for line in found)
     assert any("kept for another split" in line for line in found)
 
 
@@ -500,7 +532,7 @@ def test_a_training_prompt_among_the_validation_rows_is_found() -> None:
     def change(rows: Rows) -> None:
         rows["valid"].append(replace(rows["train"][0], split_kind="valid"))
 
-    assert any(line.startswith("valid row") and "has the very prompt of train row" in line for line in plant(change))
+    assert any(line.startswith("valid row") and "has the prompt of train row" in line for line in plant(change))
 
 
 def test_many_leaks_are_cut_and_counted() -> None:
@@ -512,7 +544,7 @@ def test_many_leaks_are_cut_and_counted() -> None:
 
 def test_check_data_proves_it_from_the_files(tmp_path: Path) -> None:
     folder = write_pack(tmp_path)
-    assert {name: len(rows) for name, rows in check_data(folder).items()} == {"train": 56, "valid": 14, "test": 10}
+    assert check_data(folder) == {"train": 56, "valid": 14, "test": 10}
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     row = json.loads((folder / "test.jsonl").read_bytes().splitlines()[0])
     with (folder / "train.jsonl").open("a", encoding="utf-8") as file:

@@ -127,7 +127,7 @@ def test_a_manifest_that_miscounts_is_refused(root: Path) -> None:
     document = json.loads(path.read_text("utf-8"))
     document["counts"]["train"] += 1
     path.write_text(json.dumps(document), "utf-8")
-    assert "the manifest's counts are not those of the rows" in refusal(build.check_data, root / "data").what
+    assert "the manifest's counts differ from the rows" in refusal(build.check_data, root / "data").what
 
 
 def test_data_that_another_run_writes_while_they_are_read_are_refused(root: Path) -> None:

@@ -17,7 +17,7 @@ from engram.models.model import Model, resolve
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan.encoding import load_encoder
 from engram.support.files import BUNDLED, sha256
-from engram.support.text import near_duplicate, normalise
+from engram.support.text import near_duplicates, normalise
 
 
 def test_tiny_brings_its_own_and_others_get_the_bundled_ones(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_no_bundled_pattern_asks_what_a_general_chat_asks(tmp_path: Path) -> Non
     asked = [row.prompt for name in ("tiny", "x") for row in retention.general_set(
         resolve("tiny") if name == "tiny" else Model("other", tmp_path)).of_kind("chat")]  # fmt: skip
     inputs = [pattern.input for pattern in load_patterns(find_files())]
-    assert not [(a, i) for a in asked for i in inputs if normalise(a) == normalise(i) or near_duplicate(a, i)]
+    assert not {*map(normalise, asked)} & {*map(normalise, inputs)} and not [*near_duplicates(asked, inputs)]
 
 
 def test_of_a_chat_the_last_answer_is_scored_and_of_a_text_all_but_its_first_token() -> None:

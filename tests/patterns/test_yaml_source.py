@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from engram.patterns import yaml_source
-from engram.patterns.yaml_places import Place
-from engram.patterns.yaml_source import MAX_DEPTH, parse
+from engram.patterns.yaml_source import MAX_DEPTH, Place, parse
 
 
 def faults(text: str | bytes) -> list[str]:
@@ -60,12 +59,9 @@ REFUSED: dict[str, tuple[str | bytes, list[str]]] = {
     "tag that the text is not": ("a: !!int x\n", [f"1:4 ('a',) 'x' {FORM}"]),
     "empty text with a number's tag": ('a: !!int ""\n', [f"1:4 ('a',) '' {FORM}"]),
     "no such day": ("a: 2024-13-45\n", [f"1:4 ('a',) '2024-13-45' {FORM}"]),
-    "merge key": (
-        "a: &a {x: y}\nb:\n  <<: *a\n  z: w\n",
-        ["3:3 ('b', '<<') merge keys (`<<`) are not allowed; write the entries out"],
-    ),
-    "duplicate key": ("a: 1\nb:\n  c: 1\n  c: 2\n", ["4:3 ('b', 'c') the key 'c' stands twice; keep one of them"]),
-    "duplicate key in other writing": ('a: 1\n"a": 2\n', ["2:1 ('a',) the key 'a' stands twice; keep one of them"]),
+    "merge key": ("a: &a {x: y}\nb:\n  <<: *a\n  z: w\n", [f"3:7 ('b', '<<') the alias *a {WHOLE}"]),
+    "duplicate key": ("a: 1\nb:\n  c: 1\n  c: 2\n", ["4:3 ('b', 'c') the key 'c' is used twice; keep one of them"]),
+    "duplicate key in other writing": ('a: 1\n"a": 2\n', ["2:1 ('a',) the key 'a' is used twice; keep one of them"]),
     "mapping as a key": ("a:\n  - {b: c}: d\n", [f"2:5 ('a', 0) {AS_KEY}"]),
     "list as a key": ("? [a]\n: b\n", [f"1:3 () {AS_KEY}"]),
     "list by alias as a key": ("a: &x [b]\n*x : c\n", [f"2:1 () {AS_KEY}"]),
@@ -142,15 +138,13 @@ def test_nesting_up_to_the_limit_is_read() -> None:
 
 
 def test_faults_do_not_hide_each_other() -> None:
-    assert len(faults("a: !x b\na: *c\nd: 2024-99-99\ne: {<<: 1}\n")) == 5
+    assert len(faults("a: !x b\na: *c\nd: 2024-99-99\n")) == 4
 
 
 def test_a_size_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml_source, "MAX_BYTES", 1024 * 1024)
     assert faults(b"a" * 1024 * 1024) == []
-    assert faults(b"a" * 1572864) == [
-        "1:1 () the file has 1.5 MiB, at most 1 MiB are read; split it into several files"
-    ]
+    assert faults(b"a" * 1572864) == ["1:1 () the file has more than 1 MiB; split it into several files"]
 
 
 @pytest.mark.parametrize(
@@ -163,8 +157,7 @@ def test_a_size_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         ('a: "b\\tc\\n\\x07"\n', {"a": "b\tc\n\x07"}),
         ("a: &x b\nc: *x\n", {"a": "b", "c": "b"}),
         ("&x a: b\nc: *x\n", {"a": "b", "c": "a"}),
-        ("a: =\nb: <<\n", {"a": "=", "b": "<<"}),
-        ('"<<": b\n', {"<<": "b"}),
+        ("a: =\nb: <<\n<<: d\n", {"a": "=", "b": "<<", "<<": "d"}),
         ("1: b\nyes: c\n", {"1": "b", "yes": "c"}),
         ("a: !!str 404\nb: !!seq [c]\n", {"a": "404", "b": ["c"]}),
         ("a: |\n  b\n  c\n", {"a": "b\nc\n"}),
@@ -258,7 +251,6 @@ def test_the_bundled_patterns_are_read_alike_by_both_parsers(monkeypatch: pytest
 
 
 def test_what_would_take_too_much_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(parse(b"a: 1\n" * 5000).faults) == yaml_source.MAX_FAULTS + 1
     (long,) = faults("a: " + "9" * 100_000)
     assert len(long) < 400
     monkeypatch.setattr(yaml_source, "MAX_VALUES", 10)

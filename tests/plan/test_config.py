@@ -126,7 +126,7 @@ def test_a_recipe_files_values_are_checked_too(line: str, problem: str, tmp_path
     [
         ("", ":1:1 not a mapping of settings"),
         ("- rank\n", ":1:1 not a mapping of settings"),
-        ("rank: 8\nrank: 9\n", ":2:1 the key 'rank' stands twice; keep one of them"),
+        ("rank: 8\nrank: 9\n", ":2:1 the key 'rank' is used twice; keep one of them"),
         (
             "rank: !!python/name:os.system x\n",
             ":1:7 the tag 'tag:yaml.org,2002:python/name:os.system' is not allowed; take the tag out",

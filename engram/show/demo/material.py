@@ -132,7 +132,7 @@ def _lesson(example: Example, pattern: Pattern | None) -> Lesson:
     content = read_bytes(Path(match["file"]))
     lines = content.decode("utf-8-sig").splitlines()
     wanted = [int(match["line"])]
-    source, item = yaml_source.parse(content), (match["part"], int(match["index"]))
+    source, item = yaml_source.parse(content, Path(match["file"]).stem), (match["part"], int(match["index"]))
     if match["part"] == "tables":  # what its columns are put into, then the row
         wanted = [source.place((*item, name)).line for name in ("input", "output")] + wanted
     else:

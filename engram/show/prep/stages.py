@@ -11,7 +11,7 @@ from engram.dataset.build import read_manifest, write_data
 from engram.evaluation import verify
 from engram.evaluation.pipeline import DOCUMENTS
 from engram.models import model
-from engram.patterns.loading import find_files, stored_patterns
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan import documents as results
 from engram.plan.documents import differing
 from engram.show.prep import changes
@@ -48,7 +48,7 @@ def data(at: Situation) -> Finding:
     try:
         manifest = read_manifest(at.data)
         files = find_files(at.patterns)
-        patterns = stored_patterns(files)
+        patterns = load_patterns(files)
         with tempfile.TemporaryDirectory() as folder:  # proves on the way that nothing leaks
             fresh = write_data(patterns, files, Path(folder), manifest["seed"])
     except EngramError as error:
