@@ -130,7 +130,7 @@ def test_a_file_in_the_folders_place_is_the_users_mistake() -> None:
 @pytest.mark.parametrize(
     ("arguments", "module", "name"),
     [
-        (("validate", "good.yaml"), loading, "_expand"),
+        (("validate", "good.yaml"), loading, "_load"),
         (("data", "--patterns", "good.yaml"), build, "_described"),
         (("data", "--check"), build, "check_leaks"),
     ],
