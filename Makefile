@@ -24,7 +24,6 @@ YES ?=
 CHECKPOINT ?= 25
 FRESH ?=
 NPROC ?= 1
-HOSTS ?=
 Q ?=
 BESIDE ?= $(if $(filter mlx,$(NAME)),cuda,mlx)
 PYTHON3 ?= python3
@@ -32,7 +31,7 @@ PYTHON3 ?= python3
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)
 BASE_IMAGE ?=
 DOCKER_COMPOSE ?=
-export BACKEND MODEL RECIPE METHOD SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE NPROC HOSTS
+export BACKEND MODEL RECIPE METHOD SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE NPROC
 export SERVICE BASE_IMAGE DOCKER_COMPOSE
 
 # a question is no program of make's: its dollar signs stay
@@ -118,8 +117,7 @@ help: ## this list
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  CHECKPOINT = $(CHECKPOINT)  (training steps between two checkpoints; 0: none)"
 	@echo "  FRESH     = $(FRESH)  (of train: 1 drops the checkpoint of an interrupted run and begins anew)"
-	@echo "  NPROC     = $(NPROC)  (of train: processes on each machine that train as one, on the same curve)"
-	@echo "  HOSTS     = $(HOSTS)  (of train: machines, this one first: HOSTS=first,second; docs/distributed.md)"
+	@echo "  NPROC     = $(NPROC)  (of train: processes on this machine that train as one, on the same curve)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
 	@echo "  FORMAT    = $(FORMAT)  (of export: peft, mlx, fused, gguf, ollama; written to exports/<format>)"
@@ -350,8 +348,7 @@ $(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns/loading.py engra
 .PRECIOUS: $(LORA) $(TRAINED)
 $(LORA): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
 	@$(ENGRAM) train $(STAGE) --checkpoint-every "$$CHECKPOINT" $(if $(FRESH),--fresh) \
-	  $(if $(REPORT_TO),--report-to "$$REPORT_TO") $(if $(filter-out 1,$(NPROC)),--nproc "$$NPROC") \
-	  $(if $(HOSTS),--hosts "$$HOSTS")
+	  $(if $(REPORT_TO),--report-to "$$REPORT_TO") $(if $(filter-out 1,$(NPROC)),--nproc "$$NPROC")
 
 ifneq ($(TRAINED),$(LORA))
 $(TRAINED): $(MANIFEST) $(MODEL_FILE) .make/$(NAME)-$(METHOD).params $(RECIPE_FILE) $(if $(filter both,$(METHOD)),$(LORA)) \

@@ -68,12 +68,18 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of PACK; the pack is next to it."""
     root = tmp_path_factory.mktemp("run")
     (root / "pack.yaml").write_text(PACK)
     files = find_files(str(root / "pack.yaml"))
     write_data(load_patterns(files), files, root / "data", seed=0)
-    model, progress = resolve("tiny"), Quiet()
+    return root / "data"
+
+
+@pytest.fixture(scope="session")
+def run(small_data: Path) -> Iterator[Run]:
+    root, model, progress = small_data.parent, resolve("tiny"), Quiet()
     out = root / "results" / "mlx"
     log = train.train("mlx", model, CONFIG, root / "data", root / "adapter", out / "training.json", progress)
     documents = [

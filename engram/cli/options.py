@@ -57,42 +57,41 @@ set_option = click.option(
 
 
 nproc_option = click.option(
-    "--nproc", default=1, show_default=True, help="Processes on each machine, that train as one (docs/distributed.md)."
-)
-hosts_option = click.option(
-    "--hosts", default="", metavar="HOST,HOST", help="Machines, this one first; the others are reached over ssh."
+    "--nproc",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine that train as one (docs/distributed.md).",
 )
 
 
 def several_processes(command: F) -> F:
-    """The options of a command that can run in several processes: with them it launches itself, once in each."""
+    """Add --nproc to a training command: with it, the command starts itself in several processes."""
 
     @functools.wraps(command)
-    def launched(nproc: int, hosts: str, **others: Any) -> None:
+    def launched(nproc: int, **others: Any) -> None:
         from engram import backends
         from engram.plan import sharding
-        from engram.training import launch, tether
+        from engram.training import processes
 
-        name, named = backends.choose(others["backend"]), launch.hosts_of(hosts)
-        if nproc == 1 and not named:
-            with tether.tethered(sharding.place(name)[0]):
+        name = backends.choose(others["backend"])
+        if nproc == 1:
+            with processes.member(sharding.place(name)[0]):
                 command(**others)
             return
-        launch.run(launch.Launch(name, nproc, named, tuple(_typed(click.get_current_context()))))
+        log = others["results"] / used(name, None, others["method"]) / "training.json"
+        processes.launch(name, nproc, [*_typed(click.get_current_context()), "--backend", name], log)
 
-    return hosts_option(nproc_option(launched))  # type: ignore[return-value]
+    return nproc_option(launched)  # type: ignore[return-value]
 
 
 def _typed(context: click.Context) -> list[str]:
-    """The words of this command as a person typed them, but for how many processes there are and the backend."""
+    """The words of this command as they were typed, without the number of processes and the backend."""
     words = [str(context.info_name)]
     for option in context.command.params:
         name = str(option.name)
-        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in (
-            "nproc",
-            "hosts",
-            "backend",
-        ):
+        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not typed or name in ("nproc", "backend"):
             continue
         value = context.params[name]
         for one in value if option.multiple else (value,):

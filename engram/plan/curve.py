@@ -98,6 +98,7 @@ class Curve:
             state = dataclasses.replace(state, peak_memory_bytes=self._peak(state.peak_memory_bytes))
             self.keeper.write(step, state, self.losses, self.seconds, self.validation)
         if stop:
+            self.ranks.largest(0)  # wait for the first process: a launcher ends the others when one has ended
             kept = bool(self.keeper and self.keeper.every)
             after = "the same command continues from there" if kept else "nothing of it is kept"
             raise signals.Stopped(stop, f"stopped after step {step} of {len(self.batches)}; {after}")

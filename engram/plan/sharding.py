@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engram.plan.encoding import PAD_LENGTH, PAD_TARGETS, Batch, rounded_up
+from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ def _place_of_mlx_launch() -> tuple[int, int, int]:
     nodes = json.loads(Path(file).read_text("utf-8").strip() or "[[]]")
     addresses = {name.rpartition(":")[0] for node in nodes for name in node}
     return int(rank), len(nodes), max(1, len(addresses))
+
+
+def lost_process() -> EngramError:
+    """The error of a process that waits for one that has ended."""
+    fix = "the same command continues from the last checkpoint, if there is one"
+    return EngramError("another process of this run has ended", where="training", fix=fix)
 
 
 def share(batch: Batch, ranks: Ranks) -> Batch:

@@ -1,35 +1,134 @@
-"""Several processes in one training run: all of them the same run, from the same state; the first one writes."""
+"""Several processes in one training run: started by the field's launchers, all with the same run; the first one writes.
+
+`engram train --nproc 2` runs `mlx.launch` (MLX) or `torchrun` (cuda, cpu) on this machine with the same command in it;
+docs/distributed.md shows how to use the launchers directly, for several machines too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engram.plan import checkpoint, documents
 from engram.plan.checkpoint import Keeper
 from engram.plan.sharding import Ranks
+from engram.support import signals
 from engram.support.errors import EngramError
 from engram.support.files import write_bytes
 
 
 class Silent:
-    """Progress of a process that is not the first."""
+    """Progress that shows nothing."""
 
     def start(self, steps: int, losses: Sequence[float] = ()) -> None:
-        """Nothing is shown."""
+        """Before the first step."""
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Nothing is shown."""
+        """After an optimizer step."""
 
     def validation(self, step: int, loss: float) -> None:
-        """Nothing is shown."""
+        """After a validation pass."""
+
+
+def launch(backend: str, processes: int, arguments: Sequence[str], log: Path) -> None:
+    """Run an engram command, given as its `arguments`, in several processes on this machine, and wait for it.
+
+    `log` is the training log that the command writes. mlx.launch ends with 0 even if a process fails, so the run counts
+    as finished only if that file was written. Raises EngramError if a process failed or the launcher is not installed,
+    and Stopped for a signal, which the processes hear too: they finish the current step.
+    """
+    command = [*_launcher(backend, processes), sys.executable, "-m", "engram.cli", *arguments]
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
+    before = _written(log)
+    running = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,  # left open: mlx.launch reads a closed input in a busy loop
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_ignore_interrupts,
+    )
+    try:
+        with signals.patient():
+            _wait(running)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGTERM)
+            running.wait()
+    if number := signals.heard():
+        raise signals.Stopped(number)
+    if running.returncode or _written(log) == before:
+        what, fix = f"training in {processes} processes failed", "the messages above say why"
+        raise EngramError(what, where="NPROC", fix=f"{fix}; the same command continues from the last checkpoint")
+
+
+def _launcher(backend: str, processes: int) -> list[str]:
+    """The start of the launcher's command line; raises EngramError if it is not installed."""
+    mlx = backend == "mlx"
+    name = "mlx.launch" if mlx else "torchrun"
+    script = Path(sys.executable).with_name(name)
+    if not script.is_file():
+        fix = f"make setup BACKEND={backend}, or leave NPROC out"
+        raise EngramError(f"{name} is not installed", where="NPROC", fix=fix)
+    if not mlx:
+        return [str(script), "--standalone", "--nproc-per-node", str(processes), "--no-python"]
+    with socket.socket() as free:  # two runs on one machine need different ports
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return [str(script), "--backend", "ring", "--repeat-hosts", str(processes), "--starting-port", port, "--"]
+
+
+def _wait(running: subprocess.Popen[bytes]) -> None:
+    """Wait for the launcher; pass a signal on once, to the launcher and all that it started."""
+    passed = False
+    while running.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(0.2)
+        if signals.heard() and not passed:
+            passed = True
+            os.killpg(running.pid, signal.SIGINT)
+
+
+def _ignore_interrupts() -> None:
+    """Let mlx.launch survive SIGINT, so that it prints what its processes say last; they listen for it themselves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _written(log: Path) -> tuple[int, int]:
+    """Inode and time of a file, by which a rewritten one differs; zeros if there is none."""
+    try:
+        found = log.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextlib.contextmanager
+def member(rank: int) -> Iterator[None]:
+    """Around the work of one process: all but the first print nothing but their errors, which name the process."""
+    if rank == 0:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            yield
+        except signals.Stopped as stop:
+            raise signals.Stopped(stop.number) from None
+        except EngramError as error:
+            where = f"process {rank}: {error.where}" if error.where else f"process {rank}"
+            raise EngramError(error.what, where=where, problems=error.problems, fix=error.fix) from error
 
 
 def refuse_unlike(ranks: Ranks, identity: Mapping[str, Any]) -> None:
-    """Raise an EngramError, in every process, where they are about to train something else than the first does."""
+    """Raise an EngramError, in every process, if they are about to train something else than the first does."""
     if ranks.size == 1:
         return
     first, *others = [json.loads(content) for content in ranks.gather(json.dumps(identity).encode())]
@@ -38,23 +137,21 @@ def refuse_unlike(ranks: Ranks, identity: Mapping[str, Any]) -> None:
         lines = documents.differing(first, other, sorted({*first, *other}))
         problems += [f"{line} (process 0, and process {rank})" for line in lines]
     if problems:
-        what, fix = (
-            "the processes would not train the same",
-            "the same checkout, packages, MODEL and data on every machine",
-        )
-        raise EngramError(what, where="NPROC, HOSTS", problems=problems[:20], fix=fix)
+        what = "the processes would not train the same"
+        fix = "the same checkout, packages, MODEL and data on every machine"
+        raise EngramError(what, where="NPROC", problems=problems[:20], fix=fix)
 
 
 def lead(ranks: Ranks, keeper: Keeper) -> None:
-    """In the first process: hand the others the checkpoint that the run goes on from, if any."""
+    """In the first process: send the others the checkpoint that the run continues from, if any."""
     if ranks.size > 1:
         ranks.gather(checkpoint.pack(keeper.begun, keeper.identity) if keeper.begun else b"")
 
 
 def follower(ranks: Ranks, identity: Mapping[str, Any], every: int) -> Keeper:
-    """In every other process: the keeper of the same run, which goes on from the first one's checkpoint.
+    """In every other process: the keeper of the same run, which continues from the first one's checkpoint.
 
-    Only the first process writes one, so that its own place is never used.
+    Only the first process writes checkpoints, so this keeper's path is never used.
     """
     content = ranks.gather(b"")[0]
     if not content:

@@ -101,9 +101,7 @@ def train(
 def refuse_several(processes: int) -> None:
     """Raise an EngramError where more than one process would teach a memory."""
     if processes > 1:
-        raise EngramError(
-            "a memory is taught by one process", where="NPROC, HOSTS", fix="leave them out, or METHOD=lora"
-        )
+        raise EngramError("a memory is taught by one process", where="NPROC", fix="leave it out, or METHOD=lora")
 
 
 def fit(at: Desk, placed: Sequence[Placed], config: Config, progress: Progress) -> Fitted:

@@ -33,7 +33,7 @@ from engram.plan import encoding
 from engram.plan.sharding import Ranks
 from engram.show.video import encode, render
 from engram.support.files import write_bytes
-from engram.training import launch
+from engram.training import processes
 from tools.tiny import build
 
 PLACES = (
@@ -256,7 +256,7 @@ def quick() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for owner, name, value in (
             (backends, "get", lambda name: _Backend()),
-            (launch, "run", lambda _: None),
+            (processes, "launch", lambda *_: None),
             (build, "build", lambda *_, **__: None),
             (render, "render", _render),
             (encode, "require", lambda: None),

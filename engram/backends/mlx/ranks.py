@@ -26,7 +26,7 @@ def join() -> Ranks:
     except RuntimeError as error:
         what = f"the {size} processes do not reach each other: {str(error).splitlines()[0]}"
         raise EngramError(
-            what, where="NPROC, HOSTS", fix="docs/distributed.md names the ports that must be open"
+            what, where="NPROC", fix="docs/distributed.md names the ports that must be open"
         ) from error
     return Ranks(rank, size, hosts, _largest, _total, _gather)
 

@@ -11,8 +11,8 @@ from engram.backends import silenced
 from engram.models.conversion import DTYPES
 from engram.models.tensor_file import Tensor
 from engram.plan.checkpoint import State
+from engram.plan.sharding import lost_process
 from engram.support.errors import EngramError
-from engram.training import tether
 
 WEIGHTS, MOMENTS = "adapter.", "optimizer."
 
@@ -55,7 +55,7 @@ def quiet(folder: Path) -> Iterator[None]:
             yield
     except RuntimeError as error:
         if str(error).startswith("[ring]"):
-            raise tether.gone() from error
+            raise lost_process() from error
         if not str(error).startswith(("[write]", "[save_safetensors]")):
             raise
         what = f"cannot write the adapter: {str(error).partition(' ')[2]}"

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from engram.plan.config import Config
-from engram.plan.sharding import Ranks, place, step_seed
+from engram.plan.sharding import Ranks, lost_process, place, step_seed
 from engram.support.errors import EngramError
-from engram.training import tether
 
 PATIENCE = datetime.timedelta(minutes=10)  # the longest that a process waits for the others
 
@@ -26,12 +25,16 @@ def join(name: str) -> Ranks:
     import torch
 
     if name == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= cards:
+            what = f"each process needs a GPU of its own; {cards} can be used here"
+            raise EngramError(what, where="NPROC", fix=f"NPROC={max(1, cards)}, and look at CUDA_VISIBLE_DEVICES")
+        torch.cuda.set_device(local)
     try:
         torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         what = f"the {size} processes do not reach each other: {str(error).splitlines()[0]}"
-        raise EngramError(what, where="NPROC, HOSTS", fix="open the ports that docs/distributed.md names") from error
+        raise EngramError(what, where="NPROC", fix="open the ports that docs/distributed.md names") from error
     device = "cuda" if name == "cuda" else "cpu"
     reduced = functools.partial(_reduced, device)
     return Ranks(rank, size, hosts, lambda n: int(reduced("MAX", n)), lambda n: float(reduced("SUM", n)), _gather)
@@ -51,7 +54,7 @@ def connected(ranks: Ranks) -> Iterator[None]:
         lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
         if ranks.size == 1 or not lost:
             raise
-        raise tether.gone() from error
+        raise lost_process() from error
 
 
 def seed_dropout(config: Config, step: int, ranks: Ranks) -> None:
