@@ -7,22 +7,20 @@ import dataclasses
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engram.patterns import yaml_source
 from engram.patterns.loading import SHOWN_PROBLEMS, Pattern, duplicates, load_patterns, pattern_id, unfit
 from engram.patterns.writing import pattern_file, quoted
-from engram.patterns.yaml_source import MAX_BYTES as MAX_WRITTEN
 from engram.support import strict_json
-from engram.support.errors import EngramError, readable_errors
+from engram.support.errors import EngramError
 from engram.support.files import read_bytes, write_text
 from engram.support.strict_json import JSONError
 from engram.support.text import first, nearest, shorten, visible
 
-MAX_BYTES = 64 * 2**20  # of a file that is read
 TABLES, RECORDS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
 DELIMITERS = (",", ";", "\t", "|")
 INPUTS = ("input", "prompt", "question")
@@ -79,12 +77,15 @@ def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
         raise EngramError("nothing to import: there is no row", where=listed, fix="give files that hold rows")
     sources = quoted(", ".join(file.name for file in files))
     text = pattern_file(out.stem, sources, [row[1:] for row in rows])
-    if len(text.encode()) > MAX_WRITTEN:
-        what = f"as one pattern file, these rows have more than {MAX_WRITTEN / 2**20:.0f} MiB"
+    source = yaml_source.parse(text.encode())
+    if source.faults:  # of its size alone
+        what = f"as one pattern file, {source.faults[0].message}"
         raise EngramError(what, where=listed, fix="import them in parts")
-    written = _read_back(text, out, rows)
+    read = [(entry["input"], entry["output"], entry.get("category")) for entry in source.document["examples"]]
+    if read != [row[1:] for row in rows]:
+        raise RuntimeError(f"{out}: reading the text back gives other pairs")
     write_text(out, text)
-    return written
+    return load_patterns([out])
 
 
 def _refuse_target(out: Path) -> None:
@@ -96,17 +97,6 @@ def _refuse_target(out: Path) -> None:
         raise EngramError(wrong[0], where=str(out), fix="give another name: --out")
 
 
-def _read_back(text: str, out: Path, rows: Sequence[Row]) -> list[Pattern]:
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, out.name)
-        write_text(copy, text)
-        patterns = load_patterns([copy])
-    read = [(pattern.input, pattern.output, pattern.category) for pattern in patterns]
-    if read != [(row.input, row.output, row.category or out.stem) for row in rows]:
-        raise RuntimeError(f"{out}: reading the text back gives other pairs")
-    return patterns
-
-
 # a file's rows
 
 
@@ -116,26 +106,14 @@ def _read(file: Path, wanted: Wanted) -> Iterator[Row | str]:
     if suffix not in (*TABLES, *RECORDS):
         yield f"{name}: no known kind of file; known are {', '.join((*TABLES, *RECORDS))}"
         return
-    with readable_errors(file, "read this file"):
-        size = file.stat().st_size
-    if size > MAX_BYTES:
-        yield f"{name}: {size / 2**20:.0f} MiB, at most {MAX_BYTES // 2**20} are read; split it"
-        return
     content = read_bytes(file)
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        yield from _not_utf8(name, content)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        yield f"{name}:{line}: not UTF-8: byte 0x{content[error.start]:02x}; save the file as UTF-8"
     else:
         yield from _table(name, text, wanted, suffix) if suffix in TABLES else _records(name, text, wanted)
-
-
-def _not_utf8(name: str, content: bytes) -> Iterator[str]:
-    for number, line in enumerate(content.split(b"\n"), 1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield f"{name}:{number}: not UTF-8: byte 0x{line[error.start]:02x}; save the file as UTF-8"
 
 
 def _row(place: str, record: Mapping[str, object], fields: _Fields) -> Iterator[Row | str]:

@@ -21,14 +21,7 @@ def quoted(text: str) -> str:
     JSON's escapes are YAML's as well, and what YAML forbids, folds or takes for a line break is not printable.
     """
     line = json.dumps(text, ensure_ascii=False)
-    return line if line.isprintable() else "".join(map(_escaped, line))
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if character.isprintable():
-        return character
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in line)
 
 
 def pattern_file(name: str, source: str, rows: Iterable[tuple[str, str, str | None]]) -> str:

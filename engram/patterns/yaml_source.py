@@ -167,11 +167,9 @@ class _Reader:
         loader = _LOADER(text)
         self.next = loader.get_event
         try:
-            documents = 0
             while not isinstance(event := self.next(), yaml.StreamEndEvent):
                 if isinstance(event, yaml.DocumentStartEvent):
-                    documents += 1
-                    if documents > 1:
+                    if () in self.places:
                         message = "a second document starts here (`---`)"
                         raise _StopError(_place(event), message, "keep one document a file")
                     self.root(self.next())
@@ -253,12 +251,7 @@ class _Reader:
     def key(self, event: Any, path: Path) -> str:
         if isinstance(event, yaml.ScalarEvent):
             self.check_tag(event, path, "str")
-            if event.anchor:
-                self.anchors[event.anchor] = event.value
             return str(event.value)
-        repeated = self.anchors.get(event.anchor or "") if isinstance(event, yaml.AliasEvent) else None
-        if isinstance(repeated, str):
-            return repeated
         fix = "use text as the key; text that holds { } : or starts with * & needs quotes"
         raise _StopError(_place(event), "a list, mapping or alias is used as a key", fix, path)
 

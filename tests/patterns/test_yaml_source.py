@@ -156,7 +156,6 @@ def test_a_size_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         ("\ufeffa: b\r\nc: d\r\n", {"a": "b", "c": "d"}),
         ('a: "b\\tc\\n\\x07"\n', {"a": "b\tc\n\x07"}),
         ("a: &x b\nc: *x\n", {"a": "b", "c": "b"}),
-        ("&x a: b\nc: *x\n", {"a": "b", "c": "a"}),
         ("a: =\nb: <<\n<<: d\n", {"a": "=", "b": "<<", "<<": "d"}),
         ("1: b\nyes: c\n", {"1": "b", "yes": "c"}),
         ("a: !!str 404\nb: !!seq [c]\n", {"a": "404", "b": ["c"]}),
