@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engram.memory.lookup import Memory
+from engram.memory.table import Opened
 from engram.memory.teach import Teacher
 from engram.models.model import Model
 from engram.plan.checkpoint import Keeper
@@ -70,7 +71,7 @@ class Backend(Protocol):
 
     WEIGHTS: str
 
-    def load(self, model: Model, adapter: Path | None = None, quantize: str = "none") -> Any:
+    def load(self, model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Any:
         """A session: the model in memory, with the adapter, the memory or both that a folder holds, if one is given."""
 
     def teacher(self, model: Model, adapter: Path | None, config: Config) -> Teacher:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engram.memory.facts import Fact, Placed, named
-from engram.memory.index import MISS, build, find
+from engram.memory.lookup import MISS, build, find
 from engram.memory.table import Contents
 from engram.support.errors import EngramError
 

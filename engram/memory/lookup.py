@@ -1,4 +1,7 @@
-"""Which row answers at which token: the longest address that is in the table."""
+"""Find the row that answers at each token: the longest address that is in the table.
+
+The addresses are a hash table of two arrays, which can stay on disk whatever its size.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engram.memory import addresses, index
-from engram.memory.addresses import MOST_ANSWERED, Frame
-from engram.memory.index import MISS
+from engram.memory import addresses
+from engram.memory.addresses import EMPTY, MOST_ANSWERED, Frame
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+MISS = -1
+
 
 @dataclass(frozen=True)
 class Index:
-    """The addresses of a table: `slots` and `numbers` of `index.build`, of `count` addresses, and the numbers of asked
-    tokens that occur in them, `orders`, longest first."""
+    """The addresses of a table: `slots` and `numbers` of `build`, of `count` addresses, and `orders`, the input lengths
+    in tokens that occur in them, longest first."""
 
     slots: NDArray[np.uint64]
     numbers: NDArray[np.uint32]
@@ -28,7 +32,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Memory:
-    """A table ready to be asked: `table` float32 [rows, width] may lie on the disk."""
+    """A table that is ready for lookups; `table` float32 [rows, width] may be on disk."""
 
     index: Index
     frame: Frame
@@ -52,8 +56,8 @@ class Memory:
     ) -> NDArray[np.int64]:
         """The rows of the last `new` tokens; `last` int [sequences] are those of the tokens before, if there are any.
 
-        Every answer's rows begin with its first token's: where one token was a miss, so is the next, unless a new
-        answer begins at it. So a sequence that nothing answers costs a look at its last tokens, and no search.
+        The rows of an answer begin with its first token's: after a miss the next token is a miss too, unless a new
+        answer begins there. So a sequence that nothing answers costs a look at its last tokens, and no search.
         """
         import numpy as np
 
@@ -71,6 +75,51 @@ class Memory:
         return found
 
 
+def build(addresses: NDArray[np.uint64], rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """The slots of a hash table and the row of each slot; the addresses must differ.
+
+    At most half of the slots are taken. Each address is in its home slot or in the next free slot after it.
+    """
+    import numpy as np
+
+    bits = _bits(len(addresses))
+    order = np.argsort(addresses, kind="stable")
+    homes = (addresses[order] >> np.uint64(64 - bits)).astype(np.int64)
+    count = np.arange(len(order))
+    places = np.maximum.accumulate(homes - count) + count if len(order) else homes
+    size = max(1 << bits, int(places[-1]) + 1 if len(order) else 0) + 1  # the last slot is free: every search ends
+    slots, numbers = np.full(size, EMPTY, np.uint64), np.zeros(size, np.uint32)
+    slots[places], numbers[places] = addresses[order], rows[order]
+    return slots, numbers
+
+
+def find(
+    slots: NDArray[np.uint64], numbers: NDArray[np.uint32], count: int, wanted: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """The row of each wanted address in a table of `count` addresses, MISS if it is absent; int64, `wanted`'s shape."""
+    import numpy as np
+
+    flat = wanted.reshape(-1)
+    found = np.full(len(flat), MISS, np.int64)
+    open_, places = np.arange(len(flat)), (flat >> np.uint64(64 - _bits(count))).astype(np.int64)
+    while len(open_):
+        there = slots[places]
+        hit = there == flat[open_]
+        found[open_[hit]] = numbers[places[hit]]
+        more = ~hit & (there != EMPTY)
+        open_, places = open_[more], places[more] + 1
+    return found.reshape(wanted.shape)
+
+
+def fewest(count: int) -> int:
+    """The smallest number of slots of a table of `count` addresses, including the free one at its end."""
+    return (1 << _bits(count)) + 1
+
+
+def _bits(count: int) -> int:
+    return max(4, (2 * count - 1).bit_length()) if count else 4
+
+
 def rows(
     known: Index,
     frame: Frame,
@@ -80,8 +129,8 @@ def rows(
 ) -> NDArray[np.int64]:
     """The row that answers at each token from column `first` on, int64 [sequences, length - first]; MISS is none.
 
-    `tokens` [sequences, length] are whole sequences of ids; each begins at its column of `starts`, what is before it is
-    padding. It depends on nothing else: a token's row is the same in a batch, in a stream and when it is scored.
+    `tokens` [sequences, length] are whole sequences of ids; each begins at its column of `starts`, after padding. The
+    result depends on nothing else: a token's row is the same in a batch, in a stream and in scoring.
     """
     import numpy as np
 
@@ -103,7 +152,7 @@ def rows(
     wanted = addresses.address(asked[which], so_far[:, None])
     there = np.full(wanted.shape, MISS, np.int64)
     may = usable[which] & (column - end < MOST_ANSWERED)[:, None]
-    there[may] = index.find(known.slots, known.numbers, known.count, wanted[may])
+    there[may] = find(known.slots, known.numbers, known.count, wanted[may])
     hit = there != MISS
     longest = hit.argmax(axis=1)
     found[row, column - first] = np.where(hit.any(axis=1), there[np.arange(len(row)), longest], MISS)
@@ -127,7 +176,7 @@ def _headers(tokens: NDArray[np.integer], header: tuple[int, ...], begins: NDArr
 
 
 def _answered(tokens: NDArray[np.integer], places: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The part of an address that the answer so far gives at each token, uint64 [sequences, length]."""
+    """The part of an address from the answer so far, at each token; uint64 [sequences, length]."""
     import numpy as np
 
     count, length = tokens.shape
@@ -147,12 +196,12 @@ def _asked(
     row: NDArray[np.int64],
     end: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """For each message, whose header ends at `end` of a sequence, and each order: its part of the address, and whether
-    so many tokens are there and begin with a word; uint64 and bool [messages, orders]."""
+    """The part of an address from the input, for each message, whose header ends at `end` of a sequence, and each
+    order; and whether that many tokens are there and begin with a word. uint64 and bool [messages, orders]."""
     import numpy as np
 
     longest = known.orders[0]
-    columns = (end - len(frame.header))[:, None] - np.arange(longest + 1)  # one more, to see what comes before
+    columns = (end - len(frame.header))[:, None] - np.arange(longest + 1)  # one more, to see the token before
     inside = columns >= begins[row][:, None]
     ids = np.where(inside, tokens[row[:, None], np.maximum(columns, 0)], 0).astype(np.int64)
     words = frame.opens[ids[:, :-1]] | frame.closes[ids[:, 1:]] | ~inside[:, 1:]

@@ -1,21 +1,24 @@
-"""A memory on the disk: rows and their addresses in one safetensors file, the facts, and what they belong to."""
+"""A memory on disk: rows and their addresses in one safetensors file, the facts, and the model they belong to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engram.memory import index
+from engram.memory import addresses, lookup
 from engram.memory.addresses import EMPTY, VERSION, Frame
 from engram.memory.facts import Fact
 from engram.memory.lookup import Index, Memory
-from engram.models.model import LARGEST_SHARD, tensor_shapes
+from engram.models import adapters
+from engram.models.model import LARGEST_SHARD, Model, tensor_shapes
+from engram.plan.encoding import load_encoder
 from engram.support import schema, strict_json
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, read_bytes, sha256, write_bytes, write_text
+from engram.support.untrusted import refuse_links
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +30,7 @@ FIX = "make train METHOD=memory, or put the files back"
 
 @dataclass(frozen=True)
 class Of:
-    """What a table belongs to: it answers with these alone. `adapter` is the SHA-256 of a LoRA adapter's weights."""
+    """The model, tokenizer, adapter and block that a table works with; `adapter` is the SHA-256 of LoRA weights."""
 
     model: str
     weights_sha256: str
@@ -39,8 +42,8 @@ class Of:
 
 @dataclass(frozen=True)
 class Contents:
-    """A table in memory: `rows` float32 [rows, width] in the order of the facts, `counts` how many each fact has,
-    `ways` how many tokens of what was asked its addresses hold, and each address uint64 with its row uint32."""
+    """A table for editing: `rows` float32 [rows, width] in the order of the facts, `counts` of each fact's rows,
+    `ways`, the input lengths in tokens that each fact's addresses use, and each address uint64 with its row uint32."""
 
     facts: tuple[Fact, ...]
     counts: tuple[int, ...]
@@ -57,20 +60,66 @@ class Contents:
         return np.cumsum((0, *self.counts))[:-1]
 
 
+class Opened(NamedTuple):
+    """A checked folder of `adapters/`: a LoRA adapter (`lora` is its folder), a memory read before block `layer`, or
+    both. `sha256` identifies the weights: the memory's, which names the adapter under it, else the adapter's."""
+
+    folder: Path
+    sha256: str
+    lora: Path | None
+    memory: Memory | None
+    layer: int = 0
+
+
 def is_memory(folder: Path) -> bool:
-    """Whether a table lies in this folder, whole or not."""
+    """Whether the folder holds a table, complete or not."""
     return (folder / SETTINGS).is_file() or (folder / WEIGHTS).is_file()
 
 
+def has_lora(folder: Path) -> bool:
+    """Whether the folder holds the weights of a LoRA adapter."""
+    return any((folder / name).is_file() for name in adapters.LAYOUTS)
+
+
+def opened(folder: Path | Opened, model: Model, preferred: str = "") -> Opened:
+    """Check and open a folder of `adapters/`; the table's arrays stay on disk. An opened folder is returned unchanged.
+
+    `preferred` is the LoRA weights file to use if both layouts are there. Raises EngramError if files are missing or
+    damaged, or a memory belongs to another model, tokenizer or adapter.
+    """
+    if isinstance(folder, Opened):
+        return folder
+    if not is_memory(folder):
+        return Opened(folder, adapters.read_adapter(folder, preferred)[1], folder, None)
+    refuse_links(folder, "copy the files into the folder")
+    known = intact(folder)
+    frame = addresses.frame(load_encoder(model))
+    right = {"weights_sha256": model.weights_sha256, "tokenizer_sha256": frame.sha256, "hash": VERSION}
+    refuse_other(folder, known, right)
+    lora = folder if has_lora(folder) else None
+    under = adapters.read_adapter(folder, preferred)[1] if lora else None
+    if under != known["adapter"]:
+        what = "this memory was fitted with another adapter under it"
+        lines = [f"adapter: {_shown(known['adapter'])} in {SETTINGS}, {_shown(under)} beside it"]
+        raise EngramError(what, where=str(folder), problems=lines, fix="make train METHOD=both")
+    return Opened(folder, known["files"][WEIGHTS], lora, _memory(folder, frame, known), int(known["layer"]))
+
+
+def _memory(folder: Path, frame: Frame, known: Mapping[str, Any]) -> Memory:
+    arrays = _sound(folder / WEIGHTS, known)
+    orders = tuple(sorted(known["orders"], reverse=True))
+    return Memory(Index(arrays["slots"], arrays["numbers"], known["addresses"], orders), frame, arrays["rows"])
+
+
 def of(known: Mapping[str, Any]) -> Of:
-    """What a table belongs to, from its settings."""
+    """The model and adapter that a table belongs to, from its settings."""
     return Of(**{name: known[name] for name in Of.__dataclass_fields__})
 
 
-def write(folder: Path, of: Of, contents: Contents, beside: Sequence[Path] = ()) -> None:
-    """Write a table, whole or not at all, in the place of the one that is there; files of `beside` go with it."""
+def write(folder: Path, of: Of, contents: Contents, lora: Path | None = None) -> None:
+    """Replace the table of a folder, whole or not at all, with a copy of the LoRA adapter in the folder `lora`."""
     with new_folder(folder) as work:
-        for path in beside:
+        for path in lora_files(lora):
             write_bytes(work / path.name, read_bytes(path))
         write_weights(work / WEIGHTS, contents, of)
         lines = [
@@ -78,7 +127,6 @@ def write(folder: Path, of: Of, contents: Contents, beside: Sequence[Path] = ())
             for fact, count, orders in zip(contents.facts, contents.counts, contents.ways)
         ]
         write_text(work / FACTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        files = {name: sha256(work / name, LARGEST_SHARD) for name in (WEIGHTS, FACTS)}
         document = {
             "document": "memory",
             "schema_version": 1,
@@ -88,34 +136,40 @@ def write(folder: Path, of: Of, contents: Contents, beside: Sequence[Path] = ())
             "addresses": len(contents.addresses),
             "rows": len(contents.rows),
             "facts": len(contents.facts),
-            "files": files,
+            "files": {name: sha256(work / name, LARGEST_SHARD) for name in (WEIGHTS, FACTS)},
         }
         schema.check(document, "memory", str(folder / SETTINGS))
         write_text(work / SETTINGS, json.dumps(document, indent=1) + "\n")
 
 
+def lora_files(folder: Path | None) -> list[Path]:
+    """The files of the LoRA adapter in a folder, if there is one."""
+    if folder is None or not has_lora(folder):
+        return []
+    return [folder / name for name in (*adapters.LAYOUTS, adapters.CONFIG) if (folder / name).is_file()]
+
+
 def write_weights(path: Path, contents: Contents, of: Of) -> None:
-    """The arrays as a safetensors file, which says itself what it belongs to."""
+    """Write the arrays as a safetensors file whose metadata say what they belong to."""
     from safetensors.numpy import save
 
-    slots, numbers = index.build(contents.addresses, contents.numbers)
+    slots, numbers = lookup.build(contents.addresses, contents.numbers)
     about = {"of": json.dumps(asdict(of))}  # one entry: safetensors writes several in any order
     write_bytes(path, save({"slots": slots, "numbers": numbers, "rows": contents.rows}, about))
 
 
 def settings(folder: Path) -> dict[str, Any]:
-    """What `memory.json` says; raises EngramError where there is none, or where it is not one."""
+    """The content of `memory.json`; raises EngramError if it is missing or invalid."""
     path = folder / SETTINGS
     if not path.is_file():
         raise EngramError(f"no memory here: {SETTINGS} missing", where=str(folder), fix="make train METHOD=memory")
-    document = strict_json.read(path, FIX)
+    document: dict[str, Any] = strict_json.read(path, FIX)
     schema.check(document, "memory", str(path), FIX)
-    checked: dict[str, Any] = document
-    return checked
+    return document
 
 
 def intact(folder: Path) -> dict[str, Any]:
-    """The settings of a table whose files are as they were written; raises EngramError where one is not."""
+    """The settings of a table whose files are unchanged since they were written; raises EngramError otherwise."""
     known = settings(folder)
     broken = [
         name
@@ -123,7 +177,7 @@ def intact(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file() or sha256(folder / name, LARGEST_SHARD) != digest
     ]
     if not broken:
-        there = json.loads(_header(folder / WEIGHTS).get("__metadata__", {}).get("of", "{}"))
+        there = json.loads(_header(folder / WEIGHTS)[0].get("__metadata__", {}).get("of", "{}"))
         broken = [f"{SETTINGS}: {name}" for name in Of.__dataclass_fields__ if there.get(name) != known[name]]
     if broken:
         what = f"the memory is damaged: {', '.join(broken)} missing or changed since it was written"
@@ -131,52 +185,41 @@ def intact(folder: Path) -> dict[str, Any]:
     return known
 
 
-def refuse_other(folder: Path, known: dict[str, Any], right: Mapping[str, Any]) -> None:
-    """Raise an EngramError, naming each field with both values, where a table does not belong to what is `right`."""
+def refuse_other(folder: Path, known: Mapping[str, Any], right: Mapping[str, Any]) -> None:
+    """Raise an EngramError, with both values of each field, if a table does not belong to the `right` model."""
     differing = {name: value for name, value in right.items() if known[name] != value}
-    lines = [f"{name}: {shown(known[name])} there, {shown(value)} here" for name, value in differing.items()]
+    lines = [f"{name}: {_shown(known[name])} there, {_shown(value)} here" for name, value in differing.items()]
     if lines:
         what = f"this memory is of another model, adapter or layer (it was taught to {known['model']})"
-        raise EngramError(what, where=str(folder), problems=lines, fix="teach it anew: make train METHOD=memory")
+        raise EngramError(what, where=str(folder), problems=lines, fix="teach it again: make train METHOD=memory")
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value of the settings, hashes by their first digits."""
     return value[:12] if isinstance(value, str) else str(value)
 
 
-def opened(folder: Path, frame: Frame, known: dict[str, Any]) -> Memory:
-    """The table with its arrays left on the disk: what is never asked for is never read."""
-    arrays = _sound(folder / WEIGHTS, known)
-    found = Index(arrays["slots"], arrays["numbers"], known["addresses"], tuple(sorted(known["orders"], reverse=True)))
-    return Memory(found, frame, arrays["rows"])
-
-
 def mapped(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file, mapped into memory; raises EngramError where it is not whole."""
+    """The arrays of a safetensors file, mapped into memory; raises EngramError if it is cut short or not a table's."""
     import numpy as np
 
-    tensor_shapes(path)  # its length is what its header says
+    tensor_shapes(path)  # its length is the one that its header says
+    header, start = _header(path)
     kinds = {"U64": np.uint64, "U32": np.uint32, "F32": np.float32}
-    header = _header(path)
-    size = int(header.pop("__size__"))
-    header.pop("__metadata__", None)
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            kind, shape = kinds[entry["dtype"]], tuple(entry["shape"])
-            if begin == end:  # nothing cannot be mapped
-                arrays[name] = np.zeros(shape, kind)
-            else:
-                arrays[name] = np.memmap(path, kind, "r", 8 + size + begin, shape)
+        for name in header.keys() - {"__metadata__"}:
+            (begin, end), kind = header[name]["data_offsets"], kinds[header[name]["dtype"]]
+            shape = tuple(header[name]["shape"])
+            # an empty array cannot be mapped
+            arrays[name] = np.memmap(path, kind, "r", start + begin, shape) if begin < end else np.zeros(shape, kind)
     except (KeyError, ValueError) as error:
         raise EngramError(f"not the arrays of a memory ({error})", where=str(path), fix=FIX) from error
     return arrays
 
 
 def _sound(path: Path, known: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays, in which every search ends and every row number has a row; raises EngramError where not."""
+    """The arrays, if every search in them ends and every row number has a row; raises EngramError otherwise."""
     arrays = mapped(path)
     slots, numbers, rows = (arrays.get(name) for name in ("slots", "numbers", "rows"))
     sound = (
@@ -184,7 +227,7 @@ def _sound(path: Path, known: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         and numbers is not None
         and rows is not None
         and slots.ndim == numbers.ndim == 1
-        and len(slots) == len(numbers) >= index.fewest(known["addresses"])
+        and len(slots) == len(numbers) >= lookup.fewest(known["addresses"])
         and rows.shape == (known["rows"], known["width"])
         and slots[-1] == EMPTY
         and int((slots != EMPTY).sum()) == known["addresses"]
@@ -195,37 +238,36 @@ def _sound(path: Path, known: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header, and how long it is, `__size__`."""
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and the byte at which its arrays begin."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        return {**json.loads(file.read(size)), "__size__": size}
+        return json.loads(file.read(size)), 8 + size
 
 
 def read(folder: Path) -> Contents:
-    """The table as it is edited; raises EngramError where its facts or its arrays cannot be read."""
+    """The table for editing; raises EngramError if its facts or its arrays cannot be read."""
     import numpy as np
 
     arrays = _sound(folder / WEIGHTS, settings(folder))
     lines = list(_facts(folder / FACTS))
     if sum(int(line["rows"]) for line in lines) != len(arrays["rows"]):
         raise EngramError("the facts of this memory do not fit its rows", where=str(folder / FACTS), fix=FIX)
-    slots = np.array(arrays["slots"])
-    taken = slots != EMPTY
-    addresses, numbers = slots[taken], np.array(arrays["numbers"])[taken]
-    order = np.lexsort((addresses, numbers))
+    taken = arrays["slots"] != EMPTY
+    found, numbers = np.array(arrays["slots"])[taken], np.array(arrays["numbers"])[taken]
+    order = np.lexsort((found, numbers))
     return Contents(
         tuple(Fact(line["input"], line["output"]) for line in lines),
         tuple(int(line["rows"]) for line in lines),
         tuple(tuple(map(int, line["orders"])) for line in lines),
         np.array(arrays["rows"]),
-        addresses[order],
+        found[order],
         numbers[order],
     )
 
 
 def facts(folder: Path) -> tuple[list[Fact], list[int]]:
-    """The facts of a table and how many rows each has; raises EngramError where they cannot be read."""
+    """The facts of a table and the number of rows of each; raises EngramError if they cannot be read."""
     lines = [(Fact(line["input"], line["output"]), int(line["rows"])) for line in _facts(folder / FACTS)]
     return [fact for fact, _ in lines], [count for _, count in lines]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from engram import backends
 from engram.backends import Progress
 from engram.dataset.build import read_manifest, read_split
-from engram.memory import adapter_folder, addresses, edit, facts, table, teach
+from engram.memory import addresses, edit, facts, table, teach
 from engram.memory.addresses import Frame
 from engram.memory.facts import Fact, Placed
 from engram.memory.table import Contents, Of
@@ -74,7 +74,7 @@ def train(
             raise EngramError("no pattern is taught", where=str(data / "train.jsonl"), fix="make data")
         fitted = fit(at, placed, config, progress)
         contents = edit.inserted(edit.empty(at.of.width), placed, fitted.rows)
-        table.write(folder, at.of, contents, lora_files(under))
+        table.write(folder, at.of, contents, under)
         digest = table.settings(folder)["files"][table.WEIGHTS]
         document = {
             "document": "training",
@@ -129,7 +129,7 @@ def insert(at: Desk, folder: Path, wanted: Sequence[Fact], config: Config, progr
         placed = facts.place(at.encoder, at.frame, wanted)
         edit.refuse_known(known, placed)
         fitted = fit(at, placed, config, progress)
-        table.write(folder, at.of, edit.inserted(known, placed, fitted.rows), lora_files(folder))
+        table.write(folder, at.of, edit.inserted(known, placed, fitted.rows), folder)
     return fitted
 
 
@@ -138,7 +138,7 @@ def delete(folder: Path, inputs: Sequence[str]) -> int:
     with locks.held(folder, "engram memory delete"):
         known = table.intact(folder)
         left = edit.deleted(table.read(folder), inputs)
-        table.write(folder, table.of(known), left, lora_files(folder))
+        table.write(folder, table.of(known), left, folder)
     return len(left.facts)
 
 
@@ -152,21 +152,14 @@ def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> 
     contents = [table.read(folder) for folder in (one, other)]
     joined = edit.merged(contents[0], contents[1], facts.place(encoder, frame, contents[1].facts))
     with locks.held(out, "engram memory merge"):
-        table.write(out, first, joined, lora_files(one))
+        table.write(out, first, joined, one)
     return len(joined.facts)
-
-
-def lora_files(folder: Path | None) -> list[Path]:
-    """The files of the LoRA adapter in a folder, if there is one."""
-    if folder is None or not adapter_folder.has_lora(folder):
-        return []
-    return [folder / name for name in (*adapters.LAYOUTS, adapters.CONFIG) if (folder / name).is_file()]
 
 
 @contextlib.contextmanager
 def without_memory(folder: Path) -> Iterator[Path | None]:
     """A folder with the LoRA adapter of this one and no memory, for the time being; None where there is no adapter."""
-    files = lora_files(folder)
+    files = table.lora_files(folder)
     if not files:
         yield None
         return

@@ -22,9 +22,8 @@ import numpy as np
 from engram.backends.unsloth import memory as unsloth_memory
 from engram.backends.unsloth import process, training
 from engram.backends.unsloth import teacher as unsloth_teacher
-from engram.memory import addresses, index
-from engram.memory.index import MISS
-from engram.memory.lookup import Index, Memory
+from engram.memory import addresses, lookup
+from engram.memory.lookup import MISS, Index, Memory
 from engram.models import model
 from engram.plan import encoding
 from engram.support.errors import EngramError
@@ -98,7 +97,7 @@ def memory_of(rows: Any) -> Memory:
         found.append(addresses.address(np.array([asked]), answered))
         lengths.add(count)
     numbers = np.concatenate(found)
-    slots = index.build(numbers, np.arange(len(numbers), dtype=np.uint32))
+    slots = lookup.build(numbers, np.arange(len(numbers), dtype=np.uint32))
     return Memory(Index(*slots, len(numbers), tuple(sorted(lengths, reverse=True))), FRAME, rows)
 
 

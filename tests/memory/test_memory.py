@@ -21,8 +21,8 @@ from small_run import CONFIG, Run
 
 from engram import backends
 from engram.cli import main
-from engram.evaluation import attribution, evaluate, seeds, verify
-from engram.memory import adapter_folder, edit, facts, table, teach
+from engram.evaluation import attribution, evaluate, pipeline, verify
+from engram.memory import edit, facts, table, teach
 from engram.memory.facts import Fact
 from engram.models import conversion
 from engram.models.model import Model, resolve
@@ -80,7 +80,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def insert(model: Model, folder: Path, *new: Fact, config: Config = HOW) -> None:
-    under = folder if adapter_folder.has_lora(folder) else None
+    under = folder if table.has_lora(folder) else None
     teach_memory.insert(teach_memory.desk("mlx", model, config, under), folder, new, config, Silent())
 
 
@@ -177,7 +177,7 @@ def test_two_tables_become_one(memory: Taught, copy: Path, tmp_path: Path) -> No
     other = tmp_path / "other"
     insert(memory.model, other, NEW, memory.facts[0])
     encoder = load_encoder(memory.model)
-    frame = adapter_folder.memory(copy, memory.model)[0].frame  # type: ignore[index]
+    frame = table.opened(copy, memory.model).memory.frame  # type: ignore[union-attr]
     assert teach_memory.merge(encoder, frame, copy, other, tmp_path / "both") == len(memory.facts) + 1
     both, one = table.read(tmp_path / "both"), table.read(copy)
     assert both.rows[: len(one.rows)].tobytes() == one.rows.tobytes()
@@ -193,7 +193,7 @@ def test_two_tables_become_one(memory: Taught, copy: Path, tmp_path: Path) -> No
 def test_tables_of_different_layers_are_not_merged(memory: Taught, copy: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     insert(memory.model, other, NEW, config=dataclasses.replace(HOW, memory_blocks=0))
-    frame = adapter_folder.memory(copy, memory.model)[0].frame  # type: ignore[index]
+    frame = table.opened(copy, memory.model).memory.frame  # type: ignore[union-attr]
     with pytest.raises(EngramError, match="another model, adapter or layer") as refused:
         teach_memory.merge(load_encoder(memory.model), frame, copy, other, tmp_path / "never")
     assert any(line.startswith("layer:") for line in refused.value.problems)
@@ -211,7 +211,7 @@ def test_rows_on_top_of_an_adapter(memory: Taught, run: Run, tmp_path: Path) -> 
     asked = [f"Continue: {fact.input}" for fact in memory.facts]
     assert answers(run.model, out, asked) == [fact.output for fact in memory.facts]
     assert digests(run.model, out, PLAIN) == digests(run.model, run.root / "adapter", PLAIN)
-    assert adapter_folder.identity(out) != adapter_folder.identity(run.root / "adapter")
+    assert table.opened(out, run.model).sha256 != table.opened(run.root / "adapter", run.model).sha256
     weights = next(out / name for name in ("adapters.safetensors",))
     flipped = bytearray(weights.read_bytes())
     flipped[-1] ^= 1
@@ -266,7 +266,7 @@ def test_arrays_that_do_not_fit_together_are_refused(memory: Taught, copy: Path,
     document = json.loads(settings.read_text())
     document["files"][table.WEIGHTS] = sha256(weights)
     settings.write_text(json.dumps(document))
-    for look in (lambda: adapter_folder.memory(copy, memory.model), lambda: table.read(copy)):
+    for look in (lambda: table.opened(copy, memory.model), lambda: table.read(copy)):
         with pytest.raises(EngramError, match="do not fit together"):
             look()
 
@@ -275,7 +275,7 @@ def test_a_link_out_of_the_folder_is_refused(memory: Taught, copy: Path, tmp_pat
     shutil.move(copy / table.WEIGHTS, tmp_path / "elsewhere")
     (copy / table.WEIGHTS).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(EngramError, match="link"):
-        adapter_folder.memory(copy, memory.model)
+        table.opened(copy, memory.model)
 
 
 def test_a_table_of_another_model_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_killed_insert_leaves_the_old_table_whole(memory: Taught, copy: Path) 
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert adapter_folder.identity(copy)  # whole
+        assert table.intact(copy)  # whole
         assert list(table.read(copy).facts) in (memory.facts, [*memory.facts, NEW])
         if bytes_of(copy) != before:
             teach_memory.delete(copy, [NEW.input])
@@ -403,18 +403,18 @@ def test_an_empty_table_is_one_too(memory: Taught, tmp_path: Path) -> None:
 
 
 def test_an_adapter_alone_is_no_memory(run: Run) -> None:
-    assert adapter_folder.identity(run.root / "adapter") == run.log["adapter"]["sha256"]
-    assert adapter_folder.memory(run.root / "adapter", run.model) is None
+    opened = table.opened(run.root / "adapter", run.model)
+    assert (opened.sha256, opened.memory) == (run.log["adapter"]["sha256"], None)
 
 
 @pytest.mark.parametrize("method", ["memory", "both"])
 def test_a_whole_run_of_a_method(run: Run, tmp_path: Path, method: str) -> None:
     config = dataclasses.replace(CONFIG, method=method, steps=2, consistency_prompts=1, latency_prompts=1)
     files = find_files(str(run.root / "pack.yaml"))
-    document = seeds.campaign("mlx", run.model, [config], files, tmp_path, lambda _: None)
+    document = pipeline.campaign("mlx", run.model, [config], files, tmp_path, lambda _: None)
     place = tmp_path / f"mlx-{method}" / "0"
     assert document["splits"]["recall"]["after"]["mean"] == 1.0 and document["recipe"]["method"] == method
-    assert adapter_folder.has_lora(place / "adapter") == (method == "both") == (place / "lora").is_dir()
+    assert table.has_lora(place / "adapter") == (method == "both") == (place / "lora").is_dir()
     assert (tmp_path / f"mlx-{method}.json").is_file()
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from engram.dataset import phrasing
-from engram.memory import addresses, facts, index, lookup
+from engram.memory import addresses, facts, lookup
 from engram.memory.addresses import Frame
 from engram.memory.facts import Fact, Placed
-from engram.memory.index import MISS
-from engram.memory.lookup import Index, Memory
+from engram.memory.lookup import MISS, Index, Memory
 from engram.models.model import resolve
 from engram.plan.encoding import Encoder, load_encoder
 from tools.methods import probes
@@ -53,7 +52,7 @@ def table_of(placed: list[Placed], frame: Frame) -> Memory:
     for i, one in enumerate(placed):
         found.append(one.addresses.reshape(-1))
         numbers.append(np.tile(100 * i + np.arange(len(one.tokens)), len(one.asked)))
-    slots, rows = index.build(np.concatenate(found), np.concatenate(numbers).astype(np.uint32))
+    slots, rows = lookup.build(np.concatenate(found), np.concatenate(numbers).astype(np.uint32))
     orders = {count for one in placed for count, _ in one.asked}
     known = Index(slots, rows, sum(map(len, found)), tuple(sorted(orders, reverse=True)))
     return Memory(known, frame, np.zeros((100 * len(placed), 4), np.float32))
@@ -143,18 +142,18 @@ def test_a_table_finds_what_it_was_built_of_and_nothing_else() -> None:
     draw = np.random.default_rng(0)
     for count in (0, 1, 2, 3, 100, 5000):
         known = np.unique(draw.integers(1, 2**62, count, dtype=np.uint64)) * np.uint64(3)
-        slots, numbers = index.build(known, np.arange(len(known), dtype=np.uint32))
-        assert index.find(slots, numbers, len(known), known).tolist() == list(range(len(known)))
+        slots, numbers = lookup.build(known, np.arange(len(known), dtype=np.uint32))
+        assert lookup.find(slots, numbers, len(known), known).tolist() == list(range(len(known)))
         others = known + np.uint64(1)
-        assert (index.find(slots, numbers, len(known), others) == MISS).all()
+        assert (lookup.find(slots, numbers, len(known), others) == MISS).all()
 
 
 def test_addresses_that_share_a_home_are_kept_apart() -> None:
     """The slot is chosen by the highest bits: these all want the last one, and spill over."""
     known = np.uint64(2**64 - 1) - np.arange(50, dtype=np.uint64)
-    slots, numbers = index.build(known, np.arange(50, dtype=np.uint32))
-    assert index.find(slots, numbers, 50, known).tolist() == list(range(50))
-    assert index.find(slots, numbers, 50, known - np.uint64(50)).tolist() == [MISS] * 50
+    slots, numbers = lookup.build(known, np.arange(50, dtype=np.uint32))
+    assert lookup.find(slots, numbers, 50, known).tolist() == list(range(50))
+    assert lookup.find(slots, numbers, 50, known - np.uint64(50)).tolist() == [MISS] * 50
 
 
 @pytest.mark.parametrize(

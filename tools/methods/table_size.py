@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import backends
-from engram.memory import addresses, index
+from engram.memory import addresses, lookup
 from engram.memory.lookup import Index, Memory
 from engram.models import model
 from engram.plan.encoding import load_encoder
@@ -38,7 +38,7 @@ def written(path: Path, size: int) -> None:
 
     draw = np.random.default_rng(0)
     found = np.unique(draw.integers(1, 2**63, size + size // 100 + 10, dtype=np.uint64))[:size] * np.uint64(2)
-    slots, numbers = index.build(np.sort(found), np.arange(size, dtype=np.uint32))
+    slots, numbers = lookup.build(np.sort(found), np.arange(size, dtype=np.uint32))
     path.mkdir()
     np.save(path / "slots.npy", slots)
     np.save(path / "numbers.npy", numbers)

@@ -19,8 +19,9 @@ from engram.backends.mlx import memory as mlx_memory
 from engram.backends.mlx import model as mlx_model
 from engram.backends.mlx import ranks as mlx_ranks
 from engram.backends.mlx import score as mlx_score
-from engram.memory import adapter_folder
+from engram.memory import table
 from engram.memory.lookup import Memory
+from engram.memory.table import Opened
 from engram.models import adapters
 from engram.models.model import Model
 from engram.plan.checkpoint import Keeper
@@ -65,7 +66,7 @@ def join() -> Ranks:
     return mlx_ranks.join()
 
 
-def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
+def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Session:
     """The model, in float32 on a CPU and in its own precision on a GPU, with what the folder `adapter` holds, if given:
     a LoRA adapter in either layout, a memory, or both.
 
@@ -74,10 +75,12 @@ def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> S
     """
     refuse_quantize(quantize, "mlx")
     loaded = mlx_model.load(model)
-    if lora := adapter_folder.lora(adapter):
-        mlx_model.put_on(loaded, lora, model.name)
-    if found := adapter_folder.memory(adapter, model, WEIGHTS):
-        mlx_memory.attach(loaded, *found)
+    if adapter is not None:
+        found = table.opened(adapter, model, WEIGHTS)
+        if found.lora:
+            mlx_model.put_on(loaded, found.lora, model.name)
+        if found.memory:
+            mlx_memory.attach(loaded, found.memory, found.layer)
     loaded.eval()
     mx = mlx_model.core()
     # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw

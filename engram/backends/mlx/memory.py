@@ -11,8 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.memory.index import MISS
-from engram.memory.lookup import Memory
+from engram.memory.lookup import MISS, Memory
 from engram.support.errors import EngramError
 
 if TYPE_CHECKING:

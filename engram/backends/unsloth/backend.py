@@ -28,8 +28,9 @@ from engram.backends.unsloth.process import (
     unsloth,
     with_adapter,
 )
-from engram.memory import adapter_folder
+from engram.memory import table
 from engram.memory.lookup import Memory
+from engram.memory.table import Opened
 from engram.models import adapters, conversion
 from engram.models.model import REGISTRY, Model
 from engram.plan.checkpoint import Keeper
@@ -88,21 +89,20 @@ def join() -> Ranks:
     return ranks.join(chosen())
 
 
-def load(model: Model, adapter: Path | None = None, quantize: str = "none") -> Session:
+def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Session:
     """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with what the folder `adapter` holds, if given: a
     LoRA adapter in either layout, a memory, or both.
 
     Raises EngramError where Unsloth cannot load the model, or what it was taught cannot be read or does not fit it.
     """
-    place = adapter_folder.lora(adapter)
-    lora = conversion.read(place, WEIGHTS) if place is not None else None
-    found = adapter_folder.memory(adapter, model, WEIGHTS)
+    found = table.opened(adapter, model, WEIGHTS) if adapter is not None else None
+    lora = conversion.read(found.lora, WEIGHTS) if found and found.lora else None
     with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
         loaded, tokenizer = load_model(model, model.context, quantize)
         if lora is not None:
-            loaded = with_adapter(loaded, lora, str(adapter), model.name)
-        if found:
-            unsloth_memory.attach(loaded, *found)
+            loaded = with_adapter(loaded, lora, str(found.folder if found else ""), model.name)
+        if found and found.memory:
+            unsloth_memory.attach(loaded, found.memory, found.layer)
         unsloth().FastLanguageModel.for_inference(loaded)
     tokenizer.padding_side = "right"  # for_inference turned it round; engram pads by itself
     return Session(loaded, tokenizer, device())

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.memory.index import MISS
-from engram.memory.lookup import Memory
+from engram.memory.lookup import MISS, Memory
 from engram.support.errors import EngramError
 
 if TYPE_CHECKING:

@@ -10,10 +10,12 @@ from typing import Any
 
 from engram import backends
 from engram.dataset.rows import Example
-from engram.evaluation import reading, scoring
+from engram.evaluation import attribution
+from engram.evaluation import scoring
 from engram.evaluation.evaluate import timed
-from engram.memory import adapter_folder
+from engram.memory import table
 from engram.memory.facts import Fact
+from engram.memory.table import Opened
 from engram.models.model import Model, on_this_disk
 from engram.plan.config import Config
 from engram.plan.encoding import Encoder, load_encoder
@@ -81,7 +83,7 @@ def replayed(
 def stored_answer(row: dict[str, Any], split: Splitter | None = None) -> Shown:
     """An answer as a document has it: typed by its own tokens where they are known, else as `split` makes them."""
     text = row["answer"]
-    if read := tuple(reading.facts_of(row)):
+    if read := tuple(attribution.facts_of(row)):
         steps = _steps_at(text, row["read"]["ends"])
         return Shown(text, row["ended"], steps=steps, read=read[: len(steps)])
     return Shown(text, row["ended"], steps=_steps_of(text, split) if split else ())
@@ -113,8 +115,9 @@ def answer_live(
     report: Callable[[], None] = lambda: None,
 ) -> list[Shown]:
     """One model's answers with their times."""
-    one, answers = speaker(backend, model, adapter, config.quantize), []
-    reader = reading.reader(adapter, model, one.module.WEIGHTS)
+    opened = table.opened(adapter, model, backends.get(backend).WEIGHTS) if adapter else None
+    one, answers = speaker(backend, model, opened, config.quantize), []
+    reader = attribution.reader(opened)
     for prompt in prompts:
         ids = one.encoder.prompt(prompt)
         tokens, first, rest = timed(one.stream(ids, config.max_new_tokens))
@@ -127,7 +130,7 @@ def answer_live(
     return answers
 
 
-def speaker(backend: str, model: Model, adapter: Path | None, quantize: str) -> Speaker:
+def speaker(backend: str, model: Model, adapter: Path | Opened | None, quantize: str) -> Speaker:
     """The model in memory, after a first answer that nobody sees, so that no other pays for warming."""
     module, encoder = backends.get(backend), load_encoder(model)
     one = Speaker(module, encoder, module.load(model, adapter, quantize))
@@ -140,7 +143,7 @@ def refuse_other(model: Model, backend: str, adapter: Path, comparison: dict[str
     if model.weights_sha256 != comparison["model"]["weights_sha256"]:
         what = f"the results are of another model ({comparison['model']['name']})"
         raise EngramError(what, where=model.name, fix="make demo")
-    if adapter_folder.identity(adapter, backends.get(backend).WEIGHTS) != tuned["adapter"]["sha256"]:
+    if table.opened(adapter, model, backends.get(backend).WEIGHTS).sha256 != tuned["adapter"]["sha256"]:
         raise EngramError("the results are of another adapter", where=str(adapter), fix="make demo")
 
 
