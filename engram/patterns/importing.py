@@ -118,16 +118,15 @@ def _read(file: Path, wanted: Wanted) -> Iterator[Row | str]:
 
 def _row(place: str, record: Mapping[str, object], fields: _Fields) -> Iterator[Row | str]:
     parts: dict[str, object] = {name: record.get(name) for name in (*fields.inputs, fields.output)}
-    category = record.get(fields.category) if fields.category is not None else None
-    if category is not None:
-        parts[CATEGORY] = category
+    if fields.category is not None and record.get(fields.category) is not None:
+        parts[fields.category] = record[fields.category]
     texts = {name: value for name, value in parts.items() if isinstance(value, str)}
     if len(texts) < len(parts):
         yield from (f"{place}: {_no_text(name, parts[name])}" for name in parts if name not in texts)
         return
     head, *more = (texts[name] for name in fields.inputs)
     question = "\n".join([head, *filter(None, more)])
-    found = Row(place, question, texts[fields.output], texts.get(CATEGORY) if category else None)
+    found = Row(place, question, texts[fields.output], texts.get(fields.category or "") or None)
     wrong = [unfit(key, text) for key, text in zip(("input", "output", CATEGORY), found[1:]) if text is not None]
     problems: list[Row | str] = [f"{place}: {one[0]}; {one[1]}" for one in wrong if one]
     yield from problems or [found]

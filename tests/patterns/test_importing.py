@@ -125,19 +125,9 @@ def table(rows: list[tuple[str, str, str]], delimiter: str) -> str:
     return text.getvalue()
 
 
-def test_what_is_hostile_to_yaml_comes_through() -> None:
-    rows = [(f"{number}{text}", text, "k") for number, text in enumerate(HOSTILE)]
-    rows += [(f"{text}{number}", f"{text}x", "k") for number, text in enumerate(HOSTILE) if len(text) < 400]
-    write("a.csv", table(rows, ","))
-    write("b.json", json.dumps([{"input": a, "output": b, "category": c} for a, b, c in rows]))
-    for name in ("a.csv", "b.json"):
-        assert bring(name, out=f"{name}.yaml").exit_code == 0
-        assert pairs(f"{name}.yaml") == rows
-
-
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(20))
 def test_whatever_is_taken_comes_back_the_same(seed: int) -> None:
-    """Random pieces of text in random order: every form of file gives the same pairs, or the same refusals."""
+    """Every form of file gives the same pairs, of random pieces of text and of texts that YAML could misread."""
     draw = random.Random(seed)
     pieces = [*HOSTILE[:-1], *(chr(draw.randrange(0x20, 0x2FFF)) for _ in range(30)), "word", " "]
 
@@ -146,6 +136,7 @@ def test_whatever_is_taken_comes_back_the_same(seed: int) -> None:
 
     rows = [(f"{number} {text()}", f"{text()}.", draw.choice(["k", "l"])) for number in range(20)]
     rows = [row for row in rows if len(row[1]) <= 400]
+    rows += [(f"{number}{text}", text, "k") for number, text in enumerate(HOSTILE)]
     records = [{"input": a, "output": b, "category": c} for a, b, c in rows]
     for delimiter in (",", ";", "|"):
         write(f"{ord(delimiter)}.csv", table(rows, delimiter))
@@ -306,8 +297,6 @@ def test_a_delimiter_is_one_character(given: str) -> None:
     assert result.exit_code == 2 and "one character, or tab." in result.stderr
 
 
-def test_no_row_at_all_is_said() -> None:
-    result = bring(write("a.csv", "input,output\n"))
-    assert (result.exit_code, result.stderr) == (
-        2, "engram: a.csv: nothing to import: there is no row\n  fix: give files that hold rows\n"
-    )  # fmt: skip
+def test_a_file_without_rows_is_refused() -> None:
+    said = "engram: a.csv: nothing to import: there is no row\n  fix: give files that hold rows\n"
+    assert bring(write("a.csv", "input,output\n")).stderr == said

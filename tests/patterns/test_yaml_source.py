@@ -98,23 +98,14 @@ def test_every_fault_has_its_message_and_its_place(name: str, loader: str) -> No
     assert faults(text) == expected
 
 
-SYNTAX = (
-    'a: "b\n',
-    "a: 'b\n",
-    "a: [b\n",
-    "a: {b: c\n",
-    "- a\nb: c\n",
-    "a: b\n c: d\n",
-    "%YAML 9.1\n---\na\n",
-    'a: "\\d"\n',
-)
+SYNTAX = ('a: "b', "a: 'b", "a: [b", "a: {b: c", "- a\nb: c", "a: b\n c: d", "%YAML 9.1\n---\na", 'a: "\\d"')
 
 
 @pytest.mark.parametrize("text", SYNTAX)
 def test_a_syntax_error_is_one_fault_with_a_place_and_a_fix(text: str, loader: str) -> None:
-    (fault,) = parse(text.encode()).faults
+    (fault,) = parse(f"{text}\n".encode()).faults
     assert fault.message.startswith("not valid YAML: ") and fault.fix
-    assert 1 <= fault.place.line <= text.count("\n") + 1 and fault.place.column >= 1
+    assert 1 <= fault.place.line <= text.count("\n") + 2 and fault.place.column >= 1
 
 
 def test_half_a_character_in_an_escape_is_refused() -> None:
@@ -191,54 +182,12 @@ def test_broken_values_are_named_so_that_nobody_complains_of_them_twice() -> Non
 
 def test_nothing_makes_the_reader_raise(loader: str) -> None:
     draw = random.Random(7)
-    pieces = [
-        "a",
-        ": ",
-        "- ",
-        "\n",
-        "  ",
-        "\t",
-        "[",
-        "]",
-        "{",
-        "}",
-        "&a ",
-        "*a",
-        "!!int ",
-        "!",
-        "|",
-        ">",
-        '"',
-        "'",
-        "\\",
-    ]
-    pieces += [
-        "%",
-        "---",
-        "...",
-        "<<",
-        "? ",
-        "#",
-        "0x",
-        "2024-01-99",
-        ".inf",
-        "é",
-        "\u2028",
-        "\ufeff",
-        "\x00",
-        "=",
-        "~",
-        ",",
-    ]
+    pieces = [*"a\n\t[]{}!|>\"'\\%#é\u2028\ufeff\x00=~,", ": ", "- ", "  ", "&a ", "*a", "!!int ", "---", "...", "<<"]
+    pieces += ["? ", "0x", "2024-01-99", ".inf"]
     for _ in range(1500):
         text = "".join(draw.choice(pieces) for _ in range(draw.randint(1, 14)))
         for fault in parse(text.encode()).faults:
             assert fault.message and fault.fix and fault.place >= Place(1, 1)
-
-
-def test_random_bytes_are_refused_and_never_raise() -> None:
-    draw = random.Random(11)
-    for _ in range(300):
         assert isinstance(parse(draw.randbytes(draw.randint(1, 40))).faults, list)
 
 
