@@ -2,16 +2,15 @@
 
     python benchmarks/data_scale.py --patterns 1000 10000 100000 1000000 --out FILE.json
 
-Each command runs in a process of its own; its wall clock, processor time and peak memory are what the system says of
-that process, Python's start and imports included. The patterns are made beforehand: random, seeded, three fifths of
-them examples and the others rows of tables, a tenth of them all with one answer, over files of 5,000 each.
+Each command runs in its own process; the system reports its wall clock, processor time and peak memory, Python's start
+and imports included. The patterns are made beforehand: random, seeded, three fifths of them examples and the others
+rows of tables, a tenth of them with the same answer, in files of 5,000 each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 COMMANDS = ("validate", "data", "check")
 PER_FILE = 5000
@@ -150,15 +151,19 @@ def _validate_rows(path: Path) -> dict[str, Any]:
     }
 
 
-def exponent(results: Sequence[dict[str, Any]], command: str, unit: str = "seconds") -> float | None:
-    """The slope of log seconds over log patterns, least squares: 1 is linear; None for fewer than two sizes.
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The slope of log cost over log size, by least squares: 1 is linear."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def growth(results: Sequence[dict[str, Any]], command: str, unit: str = "seconds") -> float | None:
+    """The exponent of a command's seconds over patterns; None for fewer than two sizes.
 
     `unit` may be `processor_seconds`, which other work on the machine changes less.
     """
-    points = [(math.log(one["patterns"]), math.log(one[command][unit])) for one in results]
-    x, y = (sum(column) / len(points) for column in zip(*points))
-    spread = sum((a - x) ** 2 for a, _ in points)
-    return sum((a - x) * (b - y) for a, b in points) / spread if spread else None
+    if len(results) < 2:
+        return None
+    return exponent([one["patterns"] for one in results], [one[command][unit] for one in results])
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -181,12 +186,12 @@ def main() -> None:
         print(_line(results[-1]), flush=True)
         if arguments.out:
             slopes = {
-                unit: {command: exponent(results, command, unit) for command in COMMANDS}
+                unit: {command: growth(results, command, unit) for command in COMMANDS}
                 for unit in ("seconds", "processor_seconds")
             }
             arguments.out.write_text(json.dumps({"sizes": results, "exponents": slopes}, indent=2) + "\n", "utf-8")
     for command in COMMANDS if len(results) > 1 else ():
-        print(f"{command}: seconds grow as patterns to the power of {exponent(results, command):.2f}")
+        print(f"{command}: seconds grow as patterns to the power of {growth(results, command):.2f}")
 
 
 if __name__ == "__main__":

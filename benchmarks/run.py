@@ -96,7 +96,7 @@ def _scaled(place: Place, counts: Sequence[int]) -> dict[str, Any]:
         sizes.append(data_scale.measure(count, place.folder / str(count)))
         show.note(f"{count:,} patterns: {sizes[-1]['data']['seconds']:.1f} s, {sizes[-1]['data']['peak_mib']:.0f} MiB")
     large = [size for size in sizes if size["patterns"] >= 1000]
-    slopes = {name: data_scale.exponent(large, name) for name in data_scale.COMMANDS} if len(large) > 1 else {}
+    slopes = {name: data_scale.growth(large, name) for name in data_scale.COMMANDS} if len(large) > 1 else {}
     return {"sizes": sizes, "exponents": slopes}
 
 

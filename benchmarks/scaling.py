@@ -1,7 +1,4 @@
-"""How cost grows: with the number of patterns, with the size of the model; each with its exponent.
-
-The exponent is the slope of a straight line through the logarithms, by least squares: 1 is proportional.
-"""
+"""How cost grows with the number of patterns and with the size of the model, each with its exponent."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import data_scale
+from data_scale import exponent
 from peers import apart, run
 from training import HERE, profile
 
@@ -19,17 +17,10 @@ from tools.random_model import MEDIUM, SMOLLM, random_model
 SIZES = {"tiny": (None, 20), "30m-random": (MEDIUM, 4), "smollm-135m-random": (SMOLLM, 2)}  # shape, steps
 
 
-def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The slope of log cost over log size."""
-    import numpy as np
-
-    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
-
-
 def models(data: Path, folder: Path, made: Path, note: Callable[[str], None]) -> dict[str, Any]:
-    """A training step on MLX for three sizes of model: 3, 30 and 135 million parameters, the larger ones random.
+    """A training step on MLX for three sizes of model: 3, 30 and 135 million parameters.
 
-    Those lie in the folder `made`, where another part may find them.
+    The larger ones have random weights and are kept in the folder `made` for other parts.
     """
     points = []
     for name, (shape, steps) in SIZES.items():
@@ -45,7 +36,7 @@ def models(data: Path, folder: Path, made: Path, note: Callable[[str], None]) ->
 
 
 def planning(folder: Path, counts: Sequence[int], note: Callable[[str], None]) -> dict[str, Any]:
-    """Seconds to read and encode the rows of so many patterns and to plan their batches, as every training begins."""
+    """Seconds that a training of so many patterns spends on reading and encoding rows and planning batches."""
     points = []
     for count in counts:
         place = folder / f"planned-{count}"

@@ -199,21 +199,18 @@ class _Entries:
 
 def _table_faults(path: schema.Path, table: dict[str, Any]) -> Iterator[Check]:
     columns: list[str] = table["columns"]
-    names = [match[1] for key in ("input", "output") for match in _FIELD.finditer(table[key])]
-    for key in ("input", "output"):
-        for match in _FIELD.finditer(table[key]):
-            name = match[1]
-            if match[0] in ("{", "}"):
-                yield (*path, key), (f"a single {match[0]!r} in a template", "double it to mean the character itself")
-            elif name is not None and name not in columns:
-                hint = nearest(name, columns) or f"; columns are {', '.join(columns)}"
-                fix = "name a column, or double the braces"
-                yield (*path, key), (f"no column {shorten(name, 60)!r}{hint}", fix)
+    fields = [(key, match[0], match[1]) for key in ("input", "output") for match in _FIELD.finditer(table[key])]
+    for key, whole, name in fields:
+        if whole in ("{", "}"):
+            yield (*path, key), (f"a single {whole!r} in a template", "double it to mean the character itself")
+        elif name is not None and name not in columns:
+            hint = nearest(name, columns) or f"; columns are {', '.join(columns)}"
+            yield (*path, key), (f"no column {shorten(name, 60)!r}{hint}", "name a column, or double the braces")
     for column in dict.fromkeys(columns):
         at = (*path, "columns")
         if columns.count(column) > 1:
             yield at, (f"the column {column!r} is named twice", "rename one of them")
-        if column not in names:
+        if column not in {name for *_, name in fields}:
             yield at, (f"the column {column!r} is used in neither template", "use it or take it out")
 
 
