@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from engram.dataset.build import read_manifest, read_split
-from engram.evaluation import compare, compare_runs, reading, scoring, seeds
+from engram.evaluation import attribution, compare, compare_runs, pipeline, scoring
 from engram.models import model
 from engram.plan import documents as results
 from engram.plan.config import Config
-from engram.plan.encoding import learning_rates
 from engram.support import schema
 from engram.support.errors import EngramError
 from engram.support.files import sha256
+from engram.training import methods
 
 NAMES = ("result", "training", "comparison", "comparisons", "seeds", "erased")
 # the checks that look at the disk, beside the document
@@ -110,7 +110,7 @@ def _erased(document: dict[str, Any], path: Path, places: Places) -> Iterator[Fi
 
 
 def _reads(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield from (f"{row['id']}.read: {wrong}" for row in rows if "read" in row and (wrong := reading.problem(row)))
+    yield from (f"{row['id']}.read: {wrong}" for row in rows if "read" in row and (wrong := attribution.problem(row)))
 
 
 def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
@@ -127,7 +127,7 @@ def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[
     wrong += _apart("summary.tokens_per_second", summary["tokens_per_second"], summary["tokens"] / seconds)
     yield Finding("the summary, from the steps", tuple(wrong))
     settings = {key: value for key, value in document["recipe"].items() if key in Config.__dataclass_fields__}
-    rates = results.rounded(learning_rates(Config(**settings), len(steps)))
+    rates = results.rounded(methods.of(settings).rates(Config(**settings), len(steps)))
     lines = [
         f"steps[{i}].learning_rate: {step['learning_rate']!r}, the recipe gives {rate!r}"
         for i, (step, rate) in enumerate(zip(steps, rates, strict=True))
@@ -140,13 +140,13 @@ def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[
 
 
 def _comparison(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]:
-    sources = {stage: path.parent / f"{stage}.json" for stage in compare_runs.STAGES}
+    sources = {stage: path.parent / f"{stage}.json" for stage in compare.STAGES}
     if missing := [file.name for file in sources.values() if not file.is_file()]:
         yield Finding("the documents compared", skipped=f"{', '.join(missing)} not beside it")
         return
     changed = [f"sources.{s}: {f.name} is another file now" for s, f in sources.items() if _changed(document, s, f)]
     yield Finding("the documents compared", tuple(changed))
-    before, after = (results.read(file, "result", "make eval") for file in sources.values())
+    before, after = compare.results(path.parent)
     unlike = [*results.differing(before, after, compare.SAME), *compare.differing_rows(before, after)]
     yield Finding("that they are comparable", tuple(unlike))
     if not unlike:
@@ -175,7 +175,7 @@ def _seeds(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]
     if missing := [folder.name for folder in folders if not (folder / "comparison.json").is_file()]:
         yield Finding("the summary, from its runs", skipped=f"no run of seed {', '.join(missing)} beside it")
         return
-    right = {name: part for name, part in seeds.summarise(folders).items() if name != "provenance"}
+    right = {name: part for name, part in pipeline.summarise(folders).items() if name != "provenance"}
     yield Finding("the summary, from its runs", _differences(right, document))
 
 

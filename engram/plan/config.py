@@ -1,4 +1,4 @@
-"""Every knob in one frozen dataclass, and the named recipes that set them."""
+"""The settings of a run in frozen dataclasses, and the named recipes that set them."""
 
 from __future__ import annotations
 
@@ -18,67 +18,72 @@ SMALL_MODEL = 50_000_000  # parameters; below it `default` means the recipe tune
 
 
 @dataclass(frozen=True)
-class Config:
-    """A complete set of hyperparameters; what both backends must agree on is decided here.
+class LoraSettings:
+    """How a LoRA adapter is trained: on all linear layers of all blocks, with AdamW and bias correction."""
 
-    Training: LoRA of `rank` and `alpha` (scale = alpha / rank) on all linear layers of all blocks, AdamW with
-    bias correction, `steps` optimizer steps of `batch_size` rows (0: as many as `epochs` passes need), learning
-    rate rising over `warmup_steps` and then following `schedule`. `replay` rows of general chat are mixed in for each
-    row of a pass (0: none), so that less of what the model knew is lost. `clip` 0 means no clipping, lengths are in
-    tokens. `quantize` is `none`, or `4bit` where the backend can (cuda). `gradient_checkpointing` is `off`, or `on`
-    to compute activations twice and keep fewer of them (cuda, cpu). `method` is `lora`, `memory` or `both`; a memory's
-    rows are read by the last `memory_blocks` blocks (0: by the head alone), start at `memory_start` and move by
-    `memory_rate` times the size of what they are added to, in at most `memory_passes` passes of one phrasing each, in
-    turn of `memory_phrasings`. Evaluation: greedy answers of at most
-    `max_new_tokens`; `samples` answers at `temperature` for the first `consistency_prompts` test rows;
-    `latency_prompts` rows timed one at a time.
-    """
-
-    name: str = "default"
-    seed: int = 0
     rank: int = 8
-    alpha: float = 16.0
+    alpha: float = 16.0  # the adapter's product is scaled by alpha / rank
     dropout: float = 0.0
     learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 0
-    batch_size: int = 16
+    schedule: str = "cosine"  # of the learning rate after the warm-up; see SCHEDULES
+    warmup_steps: int = 0  # over which the learning rate rises linearly
+    batch_size: int = 16  # rows
     epochs: float = 8.0
-    steps: int = 0
-    replay: float = 0.0
+    steps: int = 0  # optimizer steps; 0: as many as `epochs` need
+    replay: float = 0.0  # rows of general chat mixed in for each row, so that the model forgets less
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
-    clip: float = 0.0
-    max_length: int = 512
-    quantize: str = "none"
-    gradient_checkpointing: str = "off"
-    method: str = "lora"
-    memory_blocks: int = 1
-    memory_start: float = 1.5
-    memory_rate: float = 0.3
-    memory_passes: int = 12
-    memory_phrasings: int = 2
-    validate_every: int = 20
+    clip: float = 0.0  # the largest norm of the gradient; 0: any
+    max_length: int = 512  # tokens of a row
+    quantize: str = "none"  # or `4bit` (cuda)
+    gradient_checkpointing: str = "off"  # or `on`: compute activations twice and keep fewer of them (cuda, cpu)
+    validate_every: int = 20  # steps
     validation_rows: int = 128
+
+    @property
+    def scale(self) -> float:
+        """The factor on the adapter's product: alpha / rank, as in PEFT (MLX takes the factor itself)."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How the rows of a memory are fitted."""
+
+    memory_blocks: int = 1  # the last blocks, which read the rows; 0: only the head does
+    memory_start: float = 1.5  # size of a new row, relative to the hidden state that it is added to
+    memory_rate: float = 0.3  # size of a step, relative to the same
+    memory_passes: int = 12  # at most, each of one phrasing
+    memory_phrasings: int = 2  # which take turns
+
+
+@dataclass(frozen=True)
+class Config(MemorySettings, LoraSettings):
+    """A complete set of hyperparameters; the backends decide none of them.
+
+    The settings of LoRA and of a memory come from the two classes above. Answers are greedy and at most
+    `max_new_tokens` long. To measure consistency, `samples` answers are drawn at `temperature` for the first
+    `consistency_prompts` test rows; `latency_prompts` rows are timed one at a time.
+    """
+
+    name: str = "default"
+    seed: int = 0
+    method: str = "lora"  # see METHODS
     max_new_tokens: int = 32
     samples: int = 5
     temperature: float = 0.7
     consistency_prompts: int = 40
     latency_prompts: int = 10
 
-    @property
-    def scale(self) -> float:
-        """The factor on the adapter's product: alpha / rank, as in PEFT (MLX takes it as it is)."""
-        return self.alpha / self.rank
-
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name, for a result document; those of a memory only where there is one."""
+        """The fields by name, for a result document; the memory's and the method only if it is not LoRA."""
         fields = dataclasses.asdict(self)
-        if self.method != "lora":
-            return fields
-        return {key: value for key, value in fields.items() if key != "method" and not key.startswith("memory_")}
+        if self.method == "lora":
+            unused = {"method", *(field.name for field in dataclasses.fields(MemorySettings))}
+            fields = {key: value for key, value in fields.items() if key not in unused}
+        return {"name": self.name, "seed": self.seed} | fields
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {

@@ -198,12 +198,7 @@ def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int
 
 
 def learning_rates(config: Config, steps: int) -> list[float]:
-    """The learning rate of each step: a linear rise over `warmup_steps`, then constant, linear or cosine to 0.
-
-    Of a memory the one rate of its recipe.
-    """
-    if config.method != "lora":
-        return [config.memory_rate] * steps
+    """The learning rate of each step: a linear rise over `warmup_steps`, then constant, linear or cosine to 0."""
     rates = []
     for step in range(steps):
         if step < config.warmup_steps:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engram import backends
-from engram.backends import Progress
+from engram.backends import Progress, TrainingRun
 from engram.dataset.build import read_manifest, read_split
 from engram.memory import addresses, edit, facts, table, teach
 from engram.memory.addresses import Frame
@@ -19,12 +19,13 @@ from engram.memory.table import Contents, Of
 from engram.memory.teach import Fitted, Teacher
 from engram.models import adapters
 from engram.models.model import Model
-from engram.plan import documents
+from engram.plan import documents, sharding
 from engram.plan.config import Config
 from engram.plan.encoding import Encoder, load_encoder
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes, write_bytes
+from engram.training.train import training_document
 
 
 class Desk(NamedTuple):
@@ -64,6 +65,8 @@ def train(
     whatever the backend refuses.
     """
     started = time.perf_counter()
+    if sharding.place(backend_name)[1] > 1:
+        raise EngramError("a memory is taught by one process", where="NPROC", fix="leave it out, or METHOD=lora")
     known = documents.data_identity(read_manifest(data), data)
     wanted = facts.taught(read_split(data, "train"))
     documents.refuse_changed_data(known, data)
@@ -73,35 +76,19 @@ def train(
         if not placed:
             raise EngramError("no pattern is taught", where=str(data / "train.jsonl"), fix="make data")
         fitted = fit(at, placed, config, progress)
-        contents = edit.inserted(edit.empty(at.of.width), placed, fitted.rows)
-        table.write(folder, at.of, contents, under)
-        digest = table.settings(folder)["files"][table.WEIGHTS]
-        document = {
-            "document": "training",
-            "schema_version": documents.SCHEMA_VERSION,
-            "backend": backend_name,
-            "device": backends.get(backend_name).device(),
-            "model": model.describe(),
-            "data": known,
-            "replay": None,
-            "recipe": config.as_dict() | {"steps": len(fitted.steps)},
-            "adapter": {"sha256": digest, "parameters": int(fitted.rows.size)},
-            "provenance": documents.provenance(),
-            "steps": [
-                {"step": i, "loss": loss, "learning_rate": config.memory_rate, "answer_tokens": count, "seconds": spent}
-                for i, (loss, count, _, spent) in enumerate(fitted.steps, 1)
-            ],
-            "validation": [],
-            "summary": _summary(fitted, len(placed), time.perf_counter() - started, at.teacher.peak_memory()),
-        }
+        table.write(folder, at.of, edit.inserted(edit.empty(at.of.width), placed, fitted.rows), under)
+        losses, answers, reals, seconds = (list(part) for part in zip(*fitted.steps, strict=True))
+        peak, device = at.teacher.peak_memory(), backends.get(backend_name).device()
+        run = TrainingRun(losses, seconds, [], peak, int(fitted.rows.size), device)
+        document = training_document(
+            *(backend_name, model, config, known, run, table.settings(folder)["files"][table.WEIGHTS]),
+            tokens=list(zip(answers, reals)),
+            rates=[config.memory_rate] * len(losses),
+            rows=len(placed),
+            wall_seconds=time.perf_counter() - started,
+        )
         documents.write(log, document, "training")
     return document
-
-
-def refuse_several(processes: int) -> None:
-    """Raise an EngramError where more than one process would teach a memory."""
-    if processes > 1:
-        raise EngramError("a memory is taught by one process", where="NPROC", fix="leave it out, or METHOD=lora")
 
 
 def fit(at: Desk, placed: Sequence[Placed], config: Config, progress: Progress) -> Fitted:
@@ -176,18 +163,3 @@ def _contents(folder: Path, of: Of) -> Contents:
     right = {name: getattr(of, name) for name in ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")}
     table.refuse_other(folder, known, right)
     return table.read(folder)
-
-
-def _summary(fitted: Fitted, count: int, wall: float, peak: int) -> dict[str, Any]:
-    tokens, seconds = sum(step[2] for step in fitted.steps), sum(step[3] for step in fitted.steps)
-    return {
-        "steps": len(fitted.steps),
-        "rows": count,
-        "tokens": tokens,
-        "train_seconds": seconds,
-        "wall_seconds": wall,
-        "tokens_per_second": tokens / seconds,
-        "peak_memory_bytes": peak,
-        "final_loss": fitted.steps[-1][0],
-        "validation_loss": None,
-    }

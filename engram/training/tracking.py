@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from engram.backends import Progress
 from engram.plan.config import Config
-from engram.plan.encoding import learning_rates
 from engram.support.errors import EngramError, readable_errors
+from engram.training.methods import METHODS
 
 SERVICES = ("tensorboard", "wandb")
 # as transformers names them in both services; the learning rate is that of the step, the speed counts real tokens
@@ -39,11 +39,11 @@ class Tracked:
     progress: Progress
     writer: Writer
     config: Config
-    rates: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)  # of each step
 
     def start(self, steps: int, losses: Sequence[float] = ()) -> None:
         """The number of steps is known, and with it the learning rate of each."""
-        self.rates = learning_rates(self.config, steps)
+        self.rates = METHODS[self.config.method].rates(self.config, steps)
         self.progress.start(steps, losses)
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:

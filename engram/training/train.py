@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,21 +79,13 @@ def train(
         processes.lead(ranks, keeper)
         run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
         weights = sha256(work / backend.WEIGHTS)
-        document = {
-            "document": "training",
-            "schema_version": documents.SCHEMA_VERSION,
-            "backend": backend_name,
-            "device": run.device,
-            "model": model.describe(),
-            "data": known,
-            "replay": plan.replay,
-            "recipe": config.as_dict() | {"steps": len(plan.batches)},
-            "adapter": {"sha256": weights, "parameters": run.trainable_parameters},
-            "provenance": documents.provenance(),
-            "steps": _steps(run, plan.batches, config),
-            "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
-            "summary": _summary(run, plan.batches, keeper.wall_seconds),
-        }
+        document = training_document(
+            *(backend_name, model, config, known, run, weights, plan.replay),
+            tokens=[(batch.answer_tokens, batch.real_tokens) for batch in plan.batches],
+            rates=learning_rates(config, len(plan.batches)),
+            rows=sum(len(batch.tokens) for batch in plan.batches),
+            wall_seconds=keeper.wall_seconds,
+        )
         if ranks.size > 1:
             document |= {"world_size": ranks.size, "hosts": ranks.hosts}
         if keeper.resumed_at:
@@ -194,25 +186,52 @@ def _is_finished(run: dict[str, Any], weights: Path, log: Path) -> bool:
         return False
 
 
-def _steps(run: TrainingRun, batches: list[Batch], config: Config) -> list[dict[str, Any]]:
-    rates = learning_rates(config, len(batches))
-    return [
-        {"step": i + 1, "loss": loss, "learning_rate": rate, "answer_tokens": batch.answer_tokens, "seconds": seconds}
-        for i, (loss, rate, batch, seconds) in enumerate(zip(run.losses, rates, batches, run.seconds))
-    ]
+def training_document(
+    backend: str,
+    model: Model,
+    config: Config,
+    data: Mapping[str, Any],
+    run: TrainingRun,
+    weights_sha256: str,
+    replay: Mapping[str, Any] | None = None,
+    *,
+    tokens: Sequence[tuple[int, int]],
+    rates: Sequence[float],
+    rows: int,
+    wall_seconds: float,
+) -> dict[str, Any]:
+    """The training log of any method.
 
-
-def _summary(run: TrainingRun, batches: list[Batch], wall: float) -> dict[str, Any]:
-    tokens = sum(batch.real_tokens for batch in batches)
-    seconds = sum(run.seconds)
+    `tokens` are the answer tokens and all tokens of each step, `rates` its learning rate; `rows` is the number of rows
+    or facts that were trained on.
+    """
+    seconds, total = sum(run.seconds), sum(real for _, real in tokens)
+    steps = zip(run.losses, rates, tokens, run.seconds, strict=True)
     return {
-        "steps": len(batches),
-        "rows": sum(len(batch.tokens) for batch in batches),
-        "tokens": tokens,
-        "train_seconds": seconds,
-        "wall_seconds": wall,
-        "tokens_per_second": tokens / seconds if seconds else 0.0,
-        "peak_memory_bytes": run.peak_memory_bytes,
-        "final_loss": run.losses[-1],
-        "validation_loss": run.validation[-1][1] if run.validation else None,
+        "document": "training",
+        "schema_version": documents.SCHEMA_VERSION,
+        "backend": backend,
+        "device": run.device,
+        "model": model.describe(),
+        "data": data,
+        "replay": replay,
+        "recipe": config.as_dict() | {"steps": len(tokens)},
+        "adapter": {"sha256": weights_sha256, "parameters": run.trainable_parameters},
+        "provenance": documents.provenance(),
+        "steps": [
+            {"step": i, "loss": loss, "learning_rate": rate, "answer_tokens": answer, "seconds": spent}
+            for i, (loss, rate, (answer, _), spent) in enumerate(steps, 1)
+        ],
+        "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
+        "summary": {
+            "steps": len(tokens),
+            "rows": rows,
+            "tokens": total,
+            "train_seconds": seconds,
+            "wall_seconds": wall_seconds,
+            "tokens_per_second": total / seconds if seconds else 0.0,
+            "peak_memory_bytes": run.peak_memory_bytes,
+            "final_loss": run.losses[-1],
+            "validation_loss": run.validation[-1][1] if run.validation else None,
+        },
     }

@@ -418,10 +418,10 @@ def test_a_whole_run_of_a_method(run: Run, tmp_path: Path, method: str) -> None:
     assert (tmp_path / f"mlx-{method}.json").is_file()
 
 
-def test_one_process_teaches_a_memory() -> None:
-    teach_memory.refuse_several(1)
+def test_one_process_teaches_a_memory(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teach_memory.sharding, "place", lambda _: (0, 2, 1))
     with pytest.raises(EngramError, match="one process"):
-        teach_memory.refuse_several(2)
+        teach_memory.train("mlx", run.model, HOW, run.root / "data", tmp_path, tmp_path / "log", Silent())
 
 
 def test_the_command_that_makes_a_run_again() -> None:

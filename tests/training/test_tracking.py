@@ -198,7 +198,7 @@ def test_a_backend_imports_no_wandb_that_nobody_asked_for(backend: str, tmp_path
     pytest.importorskip("wandb")
     pytest.importorskip({"mlx": "mlx_lm", "cpu": "unsloth"}[backend])
     program = (
-        "import sys; from engram import backends, model; found = backends.get(sys.argv[1])\n"
+        "import sys; from engram import backends; from engram.models import model; found = backends.get(sys.argv[1])\n"
         "found.load(model.resolve('tiny')); print('wandb' in sys.modules)"
     )
     command = [sys.executable, "-c", program, backend]

@@ -9,9 +9,10 @@ from engram.dataset.phrasing import TRAIN
 from engram.show.demo import chart, erased, figures, panels, sections
 from engram.show.demo.answers import Shown, Splitter, words
 from engram.show.demo.findings import findings
-from engram.show.demo.material import TAUGHT_WITH, Lesson, Material
+from engram.show.demo.material import Lesson, Material
 from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
 from engram.support.text import visible
+from engram.training import methods
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -95,7 +96,7 @@ def training(stage: Stage, material: Material) -> None:
         stage.hold(HOLDS["training"])
         return
     s = log["summary"]
-    stage.put(row, MARGIN, styled((trained(log), "")))
+    stage.put(row, MARGIN, styled((methods.of(log["recipe"]).describe(log), "")))
     stage.put(row + 1, MARGIN, styled(("loss, nats per answer token", QUIET)))
     row = chart.draw(stage, log, row + 2, 16 if stage.height >= ROOMY else 12)
     speed = (
@@ -104,14 +105,6 @@ def training(stage: Stage, material: Material) -> None:
     memory = f"peak memory {s['peak_memory_bytes'] / 2**20:,.0f} MiB"
     stage.lines(row + 1, [styled((speed, "bold"), (f"  ·  {memory}", QUIET))])
     stage.hold(HOLDS["training"])
-
-
-def trained(log: dict[str, Any]) -> str:
-    """What was trained, in numbers."""
-    own, model = (f"{log[part]['parameters']:,}" for part in ("adapter", "model"))
-    if "method" in log["recipe"]:
-        return f"{log['summary']['rows']:,} facts, {own} numbers in rows beside the model; its {model} stay as they are"
-    return f"LoRA of rank {log['recipe']['rank']}: {own} of {model} parameters are trained"
 
 
 def pairs(stage: Stage, material: Material, given: Sequence[tuple[Shown, Shown]], live: bool) -> None:
@@ -154,7 +147,7 @@ def not_shown(stage: Stage, material: Material) -> None:
     for finding in findings(material.comparison):
         stage.put(row, MARGIN, styled((finding.head, finding.style)))
         row = stage.lines(row, [styled((finding.text, ""))], HEADS) + gap
-    where, method = visible(material.where), material.method
+    where, method = visible(material.where), material.method.name
     flag, variable = ("", "") if method == "lora" else (f" --method {method}", f" METHOD={method}")
     ways = [
         ("every answer", f"{where}/tuned.json, checked by make verify"),
@@ -180,7 +173,7 @@ def _facts(material: Material, live: bool) -> list[tuple[str, str]]:
     size = f"{model['parameters'] / 1e6:,.1f} M parameters"
     machine = f"{hardware['system']}, {hardware['processor']}, {hardware['cores']} cores"
     made = comparison["provenance"]["created"][:10]
-    how = TAUGHT_WITH[material.method]
+    how = material.method.words
     source = "made now, one prompt at a time" if live else f"replayed from {material.where}, {made}"
     return [
         ("model", f"{model['name']}, {size}"),

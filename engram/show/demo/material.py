@@ -16,10 +16,11 @@ from engram.patterns import yaml_source
 from engram.patterns.loading import Pattern, find_files, load_patterns
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes, sha256, sha256_text
+from engram.training import methods
+from engram.training.methods import Method
 
 HELD_OUT_SHOWN = 2
 LESSONS = 3
-TAUGHT_WITH = {"lora": "LoRA", "memory": "a memory", "both": "LoRA and a memory"}  # methods in words
 _PLACE = re.compile(r"(?P<file>.*):(?P<line>\d+):\d+ \$\.(?P<part>examples|tables)\[(?P<index>\d+)\]")
 
 
@@ -53,9 +54,9 @@ class Material:
     erased: dict[str, Any] | None = None
 
     @property
-    def method(self) -> str:
-        """What was taught: `lora`, `memory` or `both`."""
-        return str(self.comparison["recipe"].get("method", "lora"))
+    def method(self) -> Method:
+        """The method of the run."""
+        return methods.of(self.comparison["recipe"])
 
     @property
     def where(self) -> str:

@@ -9,7 +9,7 @@ from engram.evaluation import tables
 from engram.show.demo import reads
 from engram.show.demo.answers import Shown, is_right
 from engram.show.demo.findings import findings
-from engram.show.demo.material import TAUGHT_WITH, Material
+from engram.show.demo.material import Material
 from engram.show.demo.panels import TITLES
 from engram.show.demo.stage import fold
 from engram.support import console as show
@@ -33,7 +33,7 @@ def introduce(console: Console, material: Material) -> None:
     size = f"{model['parameters'] / 1e6:.1f} M parameters"
     device = visible(comparison["device"])
     console.print(f"model {visible(model['name'])} ({size}) · backend {comparison['backend']} · {device}")
-    how = TAUGHT_WITH[material.method]
+    how = material.method.words
     console.print(f"{counts['taught']} patterns taught with {how}, {counts['held_out']} held out and never taught")
     console.print("\nWhat is taught", style="bold")
     for lesson in material.lessons:
