@@ -54,11 +54,18 @@ def launch(backend: str, processes: int, arguments: Sequence[str], log: Path) ->
         stdin=subprocess.PIPE,  # left open: mlx.launch reads a closed input in a busy loop
         env=environment,
         start_new_session=True,
-        preexec_fn=_ignore_interrupts,
+        # mlx.launch survives SIGINT, to print the last messages of its processes; they listen for it themselves
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
+    passed = False
     try:
         with signals.patient():
-            _wait(running)
+            while running.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    running.wait(0.2)
+                if signals.heard() and not passed:
+                    passed = True
+                    os.killpg(running.pid, signal.SIGINT)  # torchrun passes it on
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGTERM)
@@ -86,29 +93,9 @@ def _launcher(backend: str, processes: int) -> list[str]:
     return [str(script), "--backend", "ring", "--repeat-hosts", str(processes), "--starting-port", port, "--"]
 
 
-def _wait(running: subprocess.Popen[bytes]) -> None:
-    """Wait for the launcher; pass a signal on once, to the launcher and all that it started."""
-    passed = False
-    while running.poll() is None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.wait(0.2)
-        if signals.heard() and not passed:
-            passed = True
-            os.killpg(running.pid, signal.SIGINT)
-
-
-def _ignore_interrupts() -> None:
-    """Let mlx.launch survive SIGINT, so that it prints what its processes say last; they listen for it themselves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _written(log: Path) -> tuple[int, int]:
-    """Inode and time of a file, by which a rewritten one differs; zeros if there is none."""
-    try:
-        found = log.stat()
-    except OSError:
-        return 0, 0
-    return found.st_ino, found.st_mtime_ns
+def _written(log: Path) -> int:
+    """The time at which a file was written, in nanoseconds; 0 if there is none."""
+    return log.stat().st_mtime_ns if log.is_file() else 0
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The stage: configuration and data -> an adapter and its training log."""
+"""Train a LoRA adapter: settings and data in, adapter and training log out."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from engram.support.errors import EngramError
 from engram.support.files import new_folder, sha256
 from engram.training import processes
 
-# settings that change no number of a training run
+# settings that do not influence training
 EVALUATION = ("name", "max_new_tokens", "samples", "temperature", "consistency_prompts", "latency_prompts")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # the order of a sum can depend on them
-CURVE = {"losses": "loss", "seconds": "seconds"}  # of a checkpoint, and of a step in the log
+CURVE = {"losses": "loss", "seconds": "seconds"}  # names in a checkpoint, and in a step of the log
 
 
 def train(
@@ -52,11 +52,10 @@ def train(
 ) -> dict[str, Any]:
     """Train an adapter, write it to `adapter` and its log to `log`; return the log.
 
-    Both are written whole or not at all, the adapter last: where it is, the run was finished. A run that was
-    interrupted goes on from its checkpoint, which lies beside `adapter`, and ends with the same bytes as one that was
-    not. Raises EngramError for missing or changed data, rows that are too long, a checkpoint of another run, and
-    whatever the backend refuses. Of several processes that a launcher started the first alone writes; the others
-    compute along and return an empty log.
+    Both are written whole or not at all, the adapter last: an adapter means that the run was finished. An interrupted
+    run continues from its checkpoint, next to `adapter`, and ends with the same bytes. Raises EngramError for missing
+    or changed data, rows that are too long, another run's checkpoint, and whatever the backend refuses. Of several
+    processes that a launcher started, only the first writes; the others compute along and return an empty log.
     """
     backend = backends.get(backend_name)
     ranks = backend.join()
@@ -70,17 +69,15 @@ def train(
         follower = processes.follower(ranks, identity, saving.every)
         backend.train(model, plan.batches, plan.validation, config, adapter, processes.Silent(), follower)
         return {}
-    place, end = checkpoint.path_for(adapter), (adapter / backend.WEIGHTS, log)
     with (
         locks.held(adapter, "engram train"),
-        _kept(place, identity, saving, end) as keeper,
+        _kept(checkpoint.path_for(adapter), identity, saving, adapter / backend.WEIGHTS, log) as keeper,
         new_folder(adapter) as work,
     ):
         processes.lead(ranks, keeper)
         run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
-        weights = sha256(work / backend.WEIGHTS)
         document = training_document(
-            *(backend_name, model, config, known, run, weights, plan.replay),
+            *(backend_name, model, config, known, run, sha256(work / backend.WEIGHTS), plan.replay),
             tokens=[(batch.answer_tokens, batch.real_tokens) for batch in plan.batches],
             rates=learning_rates(config, len(plan.batches)),
             rows=sum(len(batch.tokens) for batch in plan.batches),
@@ -96,7 +93,7 @@ def train(
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a backend trains and validates on, and the rows mixed in from elsewhere, if any."""
+    """The batches of a run, for training and validation, and the general rows mixed in, if any."""
 
     batches: list[Batch]
     validation: list[Batch]
@@ -107,18 +104,18 @@ def planned(model: Model, config: Config, data: Path) -> Plan:
     """The batches of a run, the same for every backend; raises EngramError for missing data and rows too long."""
     encoder = load_encoder(model)
     valid = encode(encoder, read_split(data, "valid"), config.max_length)
-    rows, plan, mixed_in = rows_and_plan(model, encoder, config, data)
+    rows, plan, replay = rows_and_plan(model, encoder, config, data)
     return Plan(
         [make_batch([rows[i] for i in batch], encoder.pad_id) for batch in plan],
         [make_batch([valid[i] for i in batch], encoder.pad_id) for batch in plan_validation(valid, config)],
-        mixed_in,
+        replay,
     )
 
 
 def rows_and_plan(
     model: Model, encoder: Encoder, config: Config, data: Path
 ) -> tuple[list[Encoded], list[list[int]], dict[str, Any] | None]:
-    """All rows that are trained on, the batches as indices into them, and what was mixed in from elsewhere."""
+    """All training rows, the batches as indices into them, and the general rows mixed in, if any."""
     train = encode(encoder, read_split(data, "train"), config.max_length)
     known = retention.replay_set(model) if config.replay else None
     rows, plan = plan_batches(train, config, retention.encode_general(encoder, known.rows) if known else ())
@@ -127,44 +124,43 @@ def rows_and_plan(
 
 
 def _identity(name: str, device: str, model: Model, config: Config, data: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """All that a number of the run depends on; a checkpoint goes on only where all of it is the same."""
-    recipe = {key: value for key, value in config.as_dict().items() if key not in EVALUATION}
-    environment = {key: value for key, value in machine.environment().items() if key in THREADS}
-    about = {"engram": __version__, "layout": checkpoint.LAYOUT}
-    about |= {"packages": machine.packages(), "environment": environment}
-    batches = {"sha256": _digest([*plan.batches, *plan.validation])}
-    identity = {"backend": name, "device": device, "model": model.describe(), "data": data, "replay": plan.replay}
-    whole = identity | {"recipe": recipe, "batches": batches} | about
-    return dict(json.loads(json.dumps(whole)))  # as it is when read again
-
-
-def _digest(batches: Sequence[Batch]) -> str:
-    """One hash of every number and row name of these batches."""
-    digest = hashlib.sha256()
-    for batch in batches:
+    """Everything that the numbers of a run depend on; a checkpoint of a run that differs is refused."""
+    digest = hashlib.sha256()  # of every number and row name
+    for batch in [*plan.batches, *plan.validation]:
         for part in (batch.tokens, batch.positions, batch.targets, batch.weights):
             digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
         digest.update("\0".join(batch.ids).encode())
-    return digest.hexdigest()
+    identity = {
+        "backend": name,
+        "device": device,
+        "model": model.describe(),
+        "data": data,
+        "replay": plan.replay,
+        "recipe": {key: value for key, value in config.as_dict().items() if key not in EVALUATION},
+        "batches": {"sha256": digest.hexdigest()},
+        "engram": __version__,
+        "layout": checkpoint.LAYOUT,
+        "packages": machine.packages(),
+        "environment": {key: value for key, value in machine.environment().items() if key in THREADS},
+    }
+    return dict(json.loads(json.dumps(identity)))  # with the types that reading a checkpoint gives
 
 
 @contextlib.contextmanager
-def _kept(place: Path, identity: dict[str, Any], saving: Saving, end: tuple[Path, Path]) -> Iterator[Keeper]:
-    """The keeper of a run, which goes on from its checkpoint; that is taken away when the block ends without an error.
+def _kept(place: Path, identity: dict[str, Any], saving: Saving, weights: Path, log: Path) -> Iterator[Keeper]:
+    """The keeper of a run, which continues from its checkpoint; that is deleted when the block ends without an error.
 
-    Where the checkpoint's run was finished after all, at its `end`, weights and log, it is taken away at once. Raises
-    EngramError where it is damaged, or of a run that differs, naming each field with both values.
+    A checkpoint whose run was finished, killed before it could delete it, is ignored. Raises EngramError if the
+    checkpoint is damaged, or of a run that differs, naming each field with both values.
     """
     begun = None
     if place.is_file() and not saving.fresh:
         known, tensors, run = checkpoint.read(place)
         known.setdefault("world_size", 1)
-        if not _is_finished(run, *end):
+        if not _is_finished(run, weights, log):
             if lines := documents.differing(known, identity, sorted({*known, *identity})):
-                what = "this checkpoint is of another run (there, and now)"
-                raise EngramError(
-                    what, where=str(place), problems=lines, fix=f"put it back, or {checkpoint.fix(place)}"
-                )
+                what, fix = "this checkpoint is of another run (there, and now)", checkpoint.fix(place)
+                raise EngramError(what, where=str(place), problems=lines, fix=f"put it back, or {fix}")
             begun = checkpoint.made(tensors, run)
     if not begun:
         checkpoint.drop(place)
@@ -173,10 +169,7 @@ def _kept(place: Path, identity: dict[str, Any], saving: Saving, end: tuple[Path
 
 
 def _is_finished(run: dict[str, Any], weights: Path, log: Path) -> bool:
-    """Whether log and adapter are of the checkpoint's own run, ended before it could take the checkpoint away.
-
-    The log has its losses and its seconds then, which no two runs share.
-    """
+    """Whether log and adapter are of the checkpoint's own run: its losses and seconds, which no two runs share."""
     try:
         document = documents.read(log, "training", "make train")
         steps = document["steps"][: run["step"]]

@@ -117,8 +117,8 @@ def fed(writer: Any, steps: range, value: float) -> None:
 
 @needs_tensorboard
 def test_a_run_taken_up_again_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    fed(tracking._TensorBoard(tmp_path, SHORT), range(1, 5), 1.0)
-    fed(tracking._TensorBoard(tmp_path, SHORT), range(3, 6), 2.0)  # it was stopped at 4, its last checkpoint was at 2
+    fed(tracking.TensorBoard(tmp_path, SHORT), range(1, 5), 1.0)
+    fed(tracking.TensorBoard(tmp_path, SHORT), range(3, 6), 2.0)  # it was stopped at 4, its last checkpoint was at 2
     curve = events(tmp_path)
     assert curve[tracking.LOSS] == {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0}
     assert list(curve[tracking.RATE].values()) == pytest.approx(learning_rates(SHORT, 5))
@@ -126,7 +126,7 @@ def test_a_run_taken_up_again_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 @needs_tensorboard
 def test_the_settings_are_in_the_file_and_nothing_personal(tmp_path: Path) -> None:
-    fed(tracking._TensorBoard(tmp_path, SHORT), range(1, 3), 1.0)
+    fed(tracking.TensorBoard(tmp_path, SHORT), range(1, 3), 1.0)
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     for name in Config().as_dict():
@@ -137,7 +137,7 @@ def test_the_settings_are_in_the_file_and_nothing_personal(tmp_path: Path) -> No
 @needs_wandb
 def test_wandb_records_the_same_curve_offline_and_nothing_personal(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    fed(tracking._Wandb(tmp_path, "name", SHORT), range(1, 4), 1.5)
+    fed(tracking.Wandb(tmp_path, SHORT, "name"), range(1, 4), 1.5)
     curve = history(tmp_path)
     assert set(curve) == {tracking.LOSS, tracking.RATE, tracking.SPEED, tracking.CHECK}
     assert curve[tracking.LOSS] == curve[tracking.CHECK] == dict.fromkeys(range(1, 4), 1.5)
