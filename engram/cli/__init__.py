@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from engram import __version__
-from engram.cli import adapter, ask, export, harness, machine, memory, packs, prep, report, results, stages, video
+from engram.cli import export, machine, memory, patterns, show, stages
 from engram.support import signals
 from engram.support.errors import EngramError
 from engram.support.text import shorten, visible
@@ -67,6 +67,6 @@ def main() -> None:
     """Teach a small chat model the patterns that never change, and show honestly what it learned."""
 
 
-for _group in (stages, packs, ask, memory, adapter, export, results, report, video, prep, harness, machine):
+for _group in (patterns, stages, show, memory, export, machine):
     for _command in _group.COMMANDS:
         main.add_command(_command)

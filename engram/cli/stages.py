@@ -1,61 +1,42 @@
-"""The commands of the stages, from patterns to the show."""
+"""The commands of the stages, in their order: data, train, eval, compare; several seeds; and checking documents."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from engram.cli.options import (
-    Work,
-    adapter_option,
-    adapters_option,
-    backend_option,
-    data_option,
-    method_option,
-    model_option,
-    patterns_option,
-    recipe_option,
-    results_option,
-    seed_option,
-    set_option,
-    several_processes,
-    stage_options,
-    used,
-)
+from engram.cli.options import STAGE, Shared, several_processes, shared, value_option
 
 
 @click.command()
-@patterns_option
-@data_option
-@seed_option
+@shared("patterns", "data", "seed")
 @click.option("--check", is_flag=True, help="Prove that the written splits do not leak; write nothing.")
-def data(patterns: str, data: Path, seed: int, check: bool) -> None:
+def data(use: Shared, check: bool) -> None:
     """Write train, valid and test rows and their manifest."""
     from engram.dataset import build
     from engram.patterns.loading import find_files, load_patterns
 
     if check:
-        rows = build.check_data(data)
+        rows = build.check_data(use.data)
         click.echo(f"no leak: {', '.join(f'{count} {name}' for name, count in rows.items())} rows checked")
         return
-    files = find_files(patterns)
-    counts = build.write_data(load_patterns(files), files, data, seed)["counts"]
+    files = find_files(use.patterns)
+    counts = build.write_data(load_patterns(files), files, use.data, use.seed)["counts"]
     click.echo(
-        "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, ".format(**counts),
-        nl=False,
+        "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, "
+        "test {recall} recall + {generalization} generalization".format(**counts)
     )
-    click.echo("test {recall} recall + {generalization} generalization".format(**counts))
 
 
 @click.command()
-@click.option(
-    "--checkpoint-every",
-    type=click.IntRange(min=0),
-    default=25,
-    show_default=True,
+@value_option(
+    "checkpoint-every",
+    25,
+    "Steps between two checkpoints, from which the same command goes on; 0 for none.",
+    click.IntRange(min=0),
     metavar="STEPS",
-    help="Steps between two checkpoints, from which the same command goes on; 0 for none.",
 )
 @click.option("--fresh", is_flag=True, help="Drop the checkpoint of an interrupted run, and begin at the first step.")
 @click.option(
@@ -64,17 +45,9 @@ def data(patterns: str, data: Path, seed: int, check: bool) -> None:
     help="Write the curve for it too, below <results>/<backend>/logs; wandb stays offline unless WANDB_MODE says else.",
 )
 @several_processes
-@stage_options
-def train(
-    work: Work,
-    checkpoint_every: int,
-    fresh: bool,
-    report_to: str | None,
-    data: Path,
-    adapters: Path,
-    results: Path,
-) -> None:
-    """Teach the model the training rows: a LoRA adapter and its log. Interrupted, it goes on where it was.
+@shared(*STAGE)
+def train(use: Shared, checkpoint_every: int, fresh: bool, report_to: str | None) -> None:
+    """Teach the model the training rows: a LoRA adapter and its log. An interrupted run continues.
 
     With --method memory the rows of a memory instead, and with --method both such rows on top of the adapter that is
     there.
@@ -82,58 +55,42 @@ def train(
     from engram.plan import sharding
     from engram.plan.checkpoint import Saving
     from engram.support import console
-    from engram.training import teach_memory, tracking
-    from engram.training import train as stage
+    from engram.training import tracking
+    from engram.training.methods import METHODS
 
-    label = used(work.backend, None, work.config.method)
-    place, first = results / label, sharding.place(work.backend)[0] == 0
-    name = f"{work.backend}-{Path(work.model.name).name}-{work.config.name}-seed{work.config.seed}"
+    use.announce()
+    first = sharding.place(use.backend)[0] == 0
+    name = f"{use.backend}-{Path(use.model.name).name}-{use.config.name}-seed{use.config.seed}"
     with (
         console.TrainingBar() as bar,
-        tracking.tracked(report_to if first else None, bar, work.config, name, place / "logs") as progress,
+        tracking.tracked(report_to if first else None, bar, use.config, name, use.run / "logs") as progress,
     ):
-        if work.config.method != "lora":
-            teach_memory.refuse_several(sharding.place(work.backend)[1])
-            under = adapters / work.backend if work.config.method == "both" else None
-            log = teach_memory.train(*work, data, adapters / label, place / "training.json", progress, under)
-        else:
-            saving = Saving(checkpoint_every, fresh)
-            log = stage.train(*work, data, adapters / label, place / "training.json", progress, saving)
+        log = METHODS[use.config.method].teach(
+            *(use.backend, use.model, use.config, use.data, use.taught, use.run / "training.json", progress),
+            under=use.adapters / use.backend,
+            saving=Saving(checkpoint_every, fresh),
+        )
     if log:  # a process that is not the first has none
         console.training(log)
 
 
 @click.command("eval")
-@click.option(
-    "--stage",
-    type=click.Choice(["both", "baseline", "tuned"]),
-    default="both",
-    show_default=True,
-    help="Which to answer.",
-)
+@value_option("stage", "both", "Which model to ask.", click.Choice(["both", "baseline", "tuned"]))
 @click.option("--fresh-baseline", is_flag=True, help="Measure the baseline, even if it was measured before.")
-@adapter_option
-@stage_options
-def evaluate(
-    work: Work, stage: str, fresh_baseline: bool, adapter: Path | None, data: Path, adapters: Path, results: Path
-) -> None:
+@shared("adapter", *STAGE)
+def evaluate(use: Shared, stage: str, fresh_baseline: bool) -> None:
     """Answer the test set before (baseline) and after (tuned), and score it.
 
-    A baseline that was measured before, of the same model, data, settings, code and packages on this machine, is taken
-    from the cache, and it is said when that was.
+    A baseline of the same model, data, settings, code and packages that was measured on this machine before is taken
+    from the cache, with a note of its date.
     """
-    from engram.evaluation import baselines, tables
-    from engram.evaluation import evaluate as evaluation
+    from engram.evaluation import baselines, compare, pipeline, tables
     from engram.support import console
 
-    name, model, config = work
-    place = results / used(name, adapter, config.method)
-    folder = adapter or adapters / used(name, None, config.method)
-    for one in ("baseline", "tuned") if stage == "both" else (stage,):
-        given = folder if one == "tuned" else None
-        document = evaluation.evaluate(
-            name, model, given, config, data, place / f"{one}.json", console.note, baselines.place(), fresh_baseline
-        )
+    use.announce()
+    at = (use.backend, use.model, use.config, use.data, use.taught, use.run, console.note)
+    stages = compare.STAGES if stage == "both" else (stage,)
+    for document in pipeline.evaluate(*at, stages, baselines.place(), fresh_baseline):
         tables.result(document)
 
 
@@ -141,36 +98,21 @@ def evaluate(
 @click.option("--show", "only_show", is_flag=True, help="Print the comparison that is there; write nothing.")
 @click.option("--quiet", is_flag=True, help="Write it without printing it.")
 @click.option("--categories", is_flag=True, help="Print each category too.")
-@click.option("--across", is_flag=True, help="Print every run beside the others; refuse those that differ.")
-@adapter_option
-@method_option
-@backend_option
-@results_option
-def compare(
-    only_show: bool,
-    quiet: bool,
-    categories: bool,
-    across: bool,
-    adapter: Path | None,
-    method: str,
-    backend: str,
-    results: Path,
-) -> None:
-    """Compare before and after, paired, and the backends with each other; say what is shown and what is not."""
-    from engram import backends
+@click.option("--across", is_flag=True, help="Print every run next to the others; refuse those that differ.")
+@shared("adapter", "method", "backend_name", "results")
+def compare(use: Shared, only_show: bool, quiet: bool, categories: bool, across: bool) -> None:
+    """Compare before and after, paired, and the backends with each other; mark each change as shown or not."""
     from engram.evaluation import compare as comparison
-    from engram.evaluation import compare_runs as platforms
-    from engram.evaluation import tables
+    from engram.evaluation import compare_runs, tables
 
     if across:
-        together = platforms.collect(results)
-        tables.across(together)
-        platforms.refuse_unlike(together, results)
+        runs = compare_runs.collect(use.results)
+        tables.across(runs)
+        compare_runs.refuse_unlike(runs, use.results)
         return
-    place = results / used(backends.choose(backend), adapter, method)
-    document = comparison.stored(place) if only_show else comparison.compare(place)
+    document = comparison.stored(use.run) if only_show else comparison.compare(use.run)
     if not only_show:
-        platforms.collect(results)
+        compare_runs.collect(use.results)
     if not quiet:
         tables.comparison(document)
     if categories:
@@ -178,88 +120,41 @@ def compare(
 
 
 @click.command()
-@click.option("--seeds", "seed_list", default="0,1,2", show_default=True, help="Seeds, as 1,2,3 or 0-4.")
-@model_option
-@backend_option
-@method_option
-@recipe_option
-@set_option
-@patterns_option
-@results_option
-def seeds(
-    seed_list: str,
-    model: str,
-    backend: str,
-    method: str,
-    recipe: str,
-    settings: tuple[str, ...],
-    patterns: str,
-    results: Path,
-) -> None:
+@value_option("seeds", "0,1,2", "Seeds, as 1,2,3 or 0-4.")
+@shared("model_name", "backend_name", "method", "recipe", "settings", "patterns", "results")
+def seeds(use: Shared, seeds: str) -> None:
     """Run every stage for several seeds; write and print their mean and spread."""
-    from engram import backends
-    from engram.evaluation import seeds as several
-    from engram.evaluation import tables
-    from engram.models import model as models
+    from engram.evaluation import pipeline, tables
     from engram.patterns.loading import find_files
-    from engram.plan import config
     from engram.support import console
 
-    chosen, name, numbers = models.resolve(model), backends.choose(backend), several.parse(seed_list)
-    overrides = {**({"method": method} if method != "lora" else {}), **config.parse_overrides(settings)}
-    configs = [config.load_config(recipe, chosen.parameters, seed, overrides) for seed in numbers]
-    files = find_files(patterns)
-    tables.seeds(several.campaign(name, chosen, configs, files, results / "seeds", console.note))
+    configs = [use.configured(seed) for seed in pipeline.parse_seeds(seeds)]
+    files = find_files(use.patterns)
+    tables.seeds(pipeline.campaign(use.backend, use.model, configs, files, use.results / "seeds", console.note))
 
 
-def _speed(_context: click.Context, _option: click.Parameter, value: float) -> float:
-    if value == 0 or 0.5 <= value <= 10:
-        return value
-    raise click.BadParameter(f"{value:g} is neither 0 (no waiting) nor from 0.5 to 10.")
+@click.group()
+def results() -> None:
+    """Look at result documents."""
 
 
-@click.command()
-@click.option("--quick", is_flag=True, help="Replay the stored answers; load no model.")
-@click.option("--pause", is_flag=True, help="Wait for a key after each screen.")
-@click.option("--speed", default=1.0, show_default=True, callback=_speed, help="0.5 to 10; 0 prints without waiting.")
-@click.option("--width", type=click.IntRange(20, 300), help="Draw as on a terminal of so many columns.")
-@click.option("--platforms", metavar="NAME,NAME", help="Show two folders of the results side by side, as mlx,cuda.")
-@adapter_option
-@method_option
-@model_option
-@backend_option
-@patterns_option
-@data_option
-@adapters_option
-@results_option
-def demo(
-    quick: bool,
-    pause: bool,
-    speed: float,
-    width: int | None,
-    platforms: str | None,
-    adapter: Path | None,
-    method: str,
-    model: str,
-    backend: str,
-    patterns: str,
-    data: Path,
-    adapters: Path,
-    results: Path,
-) -> None:
-    """Show before and after side by side, on prompts of the test set."""
-    from engram import backends
-    from engram.models import model as models
-    from engram.show.demo import demo as shown
+@results.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--model", help="Name or folder of the model, where the document's own name is not enough.")
+@shared("data", "adapters", "results")
+def verify(use: Shared, files: tuple[Path, ...], model: str | None) -> None:
+    """Recompute every figure of FILES from their raw answers, and check the hashes of data, model and adapter.
 
-    manner = shown.Manner(speed, width, pause)
-    if platforms is not None:
-        shown.perform_platforms([name.strip() for name in platforms.split(",")], results, manner)
-        return
-    name = backends.choose(backend)
-    folder = adapter or adapters / used(name, None, method)
-    chosen = None if quick else models.resolve(model)
-    shown.perform(name, chosen, folder, data, results / used(name, adapter, method), manner, patterns)
+    Without FILES: every document in the results folder. A check that is impossible here is listed, and is no failure.
+    """
+    from engram.evaluation import tables
+    from engram.evaluation import verify as checks
+
+    places = checks.Places(use.data, use.adapters, model)
+    chosen = files or checks.documents(use.results)
+    passed = [tables.checked(str(file), checks.verify(file, places)) for file in chosen]
+    if not all(passed):
+        sys.exit(2)
 
 
-COMMANDS = (data, train, evaluate, compare, seeds, demo)
+COMMANDS = (data, train, evaluate, compare, seeds, results)

@@ -1,17 +1,94 @@
-"""Why a model with a memory answered as it did: of each token the fact whose row it came from."""
+"""The fact behind each token of an answer: the one whose row the model read there, as the model finds it."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from engram import backends
-from engram.evaluation import reading
+from engram.memory import table
 from engram.memory.facts import Fact
+from engram.memory.lookup import MISS, Memory
+from engram.memory.table import Opened
 from engram.models.model import Model
-from engram.plan.encoding import load_encoder
+from engram.plan.encoding import Encoder, load_encoder
 from engram.support.errors import EngramError
 from engram.training import teach_memory
+
+if TYPE_CHECKING:
+    from engram.backends import Answer
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A memory, its facts, and the number of each fact's first row."""
+
+    memory: Memory
+    facts: Sequence[Fact]
+    firsts: Sequence[int]
+
+    def read(self, prompt: Sequence[int], answer: Answer) -> list[Fact | None]:
+        """The fact that each token of an answer was read from, its end token's last; None is no fact.
+
+        Found as the model finds it, by the ids of prompt and answer.
+        """
+        import numpy as np
+
+        rows = self.memory.rows(np.array([[*prompt, *answer.tokens]]))[0, len(prompt) - 1 :]
+        owners = np.searchsorted(self.firsts, rows, side="right") - 1
+        found = [None if row == MISS else self.facts[owner] for row, owner in zip(rows.tolist(), owners.tolist())]
+        return found if answer.ended else found[:-1]
+
+
+def reader(opened: Opened | None) -> Reader | None:
+    """The reader of a memory that was opened, None if there is none; raises EngramError if its facts are unreadable."""
+    if opened is None or opened.memory is None:
+        return None
+    facts, counts = table.facts(opened.folder)
+    return Reader(opened.memory, facts, [0, *itertools.accumulate(counts[:-1])])
+
+
+def noted(reader: Reader | None, encoder: Encoder, prompt: Sequence[int], answer: Answer) -> dict[str, Any]:
+    """The field `read` of an answer in a result document; empty if no row of the memory was read.
+
+    `ends` is where each token ends in the answer's text, `of` the number of its fact in `facts`, or null.
+    """
+    found = reader.read(prompt, answer) if reader else []
+    facts = list(dict.fromkeys(fact for fact in found if fact))
+    if not facts:
+        return {}
+    of = [facts.index(fact) if fact else None for fact in found]
+    named = [{"input": fact.input, "output": fact.output} for fact in facts]
+    return {"read": {"ends": encoder.ends(answer.tokens), "of": of, "facts": named}}
+
+
+def facts_of(row: dict[str, Any]) -> list[Fact | None]:
+    """The fact of each token, from what `noted` wrote into a row of a document; empty if no row was read.
+
+    Raises EngramError where it does not fit the row's answer.
+    """
+    read = row.get("read")
+    if not read:
+        return []
+    facts = [Fact(**fact) for fact in read["facts"]]
+    if wrong := problem(row):
+        raise EngramError(f"what was read for an answer is not of this answer: {wrong}", fix="make eval METHOD=memory")
+    return [None if number is None else facts[number] for number in read["of"]]
+
+
+def problem(row: dict[str, Any]) -> str:
+    """The fault in the field `read` of a document's row; empty if there is none."""
+    ends, of, count = row["read"]["ends"], row["read"]["of"], len(row["read"]["facts"])
+    if len(of) != len(ends) + row["ended"]:
+        return f"{len(of)} tokens were read, the answer has {len(ends) + row['ended']}"
+    if ends != sorted(ends) or ends[-1:] not in ([], [len(row["answer"])]):
+        return "its tokens do not end where the answer does"
+    if {number for number in of if number is not None} != set(range(count)):
+        return f"not each of its {count} facts was read, or others"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -39,18 +116,19 @@ class Explained:
 def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit: int) -> Explained:
     """Answer a prompt with the memory of a folder and without it; raises EngramError where there is no memory."""
     backend, encoder = backends.get(backend_name), load_encoder(model)
-    reader = reading.reader(folder, model, backend.WEIGHTS)
-    if reader is None:
+    opened = table.opened(folder, model, backend.WEIGHTS) if table.is_memory(folder) else None
+    known = reader(opened)
+    if known is None:
         raise EngramError("no memory here", where=str(folder), fix="make train METHOD=memory")
     asked = encoder.prompt(prompt)
-    session = backend.load(model, folder)
+    session = backend.load(model, opened)
     answer = backend.generate(session, [asked], encoder.stop_ids, limit)[0]
     del session
     with teach_memory.without_memory(folder) as place:
         base = backend.generate(backend.load(model, place), [asked], encoder.stop_ids, limit)[0]
     parts = pieces(encoder.text(answer.tokens), encoder.ends(answer.tokens))
     texts: list[str | None] = [*parts, *([None] if answer.ended else [])]
-    tokens = tuple(Token(text, fact) for text, fact in zip(texts, reader.read(asked, answer), strict=True))
+    tokens = tuple(Token(text, fact) for text, fact in zip(texts, known.read(asked, answer), strict=True))
     return Explained(prompt, tokens, encoder.text(base.tokens))
 
 

@@ -16,6 +16,7 @@ from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.support.statistics import FEWEST, holm, mcnemar, paired_bootstrap, ratio_bootstrap, wilson
 
+STAGES = ("baseline", "tuned")
 # what must be the same on both sides for a difference to mean anything
 SAME = ("backend", "model", "data", "recipe", "scoring")
 ASKED = ("id", "split_kind", "prompt", "expected")
@@ -36,8 +37,8 @@ def compare(place: Path) -> dict[str, Any]:
 
 
 def _compared(place: Path) -> dict[str, Any]:
-    before, after = (documents.read(place / f"{stage}.json", "result", "make eval") for stage in ("baseline", "tuned"))
-    refuse_unlike(before, after, place)
+    before, after = results(place)
+    _refuse_unlike(before, after, place)
     return {
         "document": "comparison",
         "schema_version": documents.SCHEMA_VERSION,
@@ -45,7 +46,7 @@ def _compared(place: Path) -> dict[str, Any]:
         **changes(before, after),
         "baseline": _stage(before),
         "tuned": _stage(after),
-        "sources": {stage: sha256(place / f"{stage}.json") for stage in ("baseline", "tuned")},
+        "sources": {stage: sha256(place / f"{stage}.json") for stage in STAGES},
         "training": _training_summary(place / "training.json", after),
         "provenance": documents.provenance(),
     }
@@ -56,12 +57,23 @@ def stored(place: Path) -> dict[str, Any]:
     return documents.read(place / "comparison.json", "comparison", "make compare")
 
 
+def results(place: Path) -> list[dict[str, Any]]:
+    """The baseline and the tuned result of a run's folder; raises EngramError where one is missing or broken."""
+    return [documents.read(place / f"{stage}.json", "result", "make eval") for stage in STAGES]
+
+
+def pairs(place: Path) -> Pairs:
+    """The answers before and after of a run's folder."""
+    before, after = results(place)
+    return paired(before["answers"], after["answers"])
+
+
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """What changed between two result documents: each split, each category of it, and retention."""
-    pairs = paired(before["answers"], after["answers"])
+    splits = {name: of_split(paired(before["answers"], after["answers"]), name) for name in SPLITS}
     return {
-        "improvement": {name: change(_of(pairs, name)) for name in SPLITS},
-        "categories": {name: _categories(_of(pairs, name)) for name in SPLITS},
+        "improvement": {name: change(found) for name, found in splits.items()},
+        "categories": {name: _categories(found) for name, found in splits.items()},
         "retention": retention(before["general"], after["general"]),
     }
 
@@ -122,18 +134,21 @@ def differing_rows(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return lines
 
 
-def refuse_unlike(before: dict[str, Any], after: dict[str, Any], place: Path) -> None:
-    """Raise an EngramError that names every field in which a baseline and a tuned result are no pair."""
+def refuse(what: str, place: Path, problems: Sequence[str], fix: str) -> None:
+    """Raise an EngramError with these differences, if there are any."""
+    if problems:
+        raise EngramError(what, where=str(place), problems=problems, fix=fix)
+
+
+def _refuse_unlike(before: dict[str, Any], after: dict[str, Any], place: Path) -> None:
     problems = differing(before, after, SAME)
     stages = [document["stage"] for document in (before, after)]
-    if stages != ["baseline", "tuned"]:
+    if stages != [*STAGES]:
         problems.append(f"stage: {stages[0]!r} and {stages[1]!r}")
     if before["adapter"] is not None or after["adapter"] is None:
         problems.append("adapter: a baseline has none, a tuned model has one")
     problems += differing_rows(before, after)
-    if problems:
-        what = "baseline and tuned are not comparable"
-        raise EngramError(what, where=str(place), problems=problems, fix="make eval makes both anew")
+    refuse("baseline and tuned are not comparable", place, problems, "make eval makes both again")
 
 
 def paired(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Pairs:
@@ -142,7 +157,8 @@ def paired(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Pairs:
     return [(row, by_id[row["id"]]) for row in before]
 
 
-def _of(pairs: Pairs, split: str) -> Pairs:
+def of_split(pairs: Pairs, split: str) -> Pairs:
+    """The pairs of one split."""
     return [pair for pair in pairs if pair[0]["split_kind"] == split]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.evaluation.compare import change, differing_rows, paired
+from engram.evaluation.compare import STAGES, change, differing_rows, of_split, paired, refuse, results
 from engram.evaluation.scoring import SPLITS
 from engram.plan import documents
 from engram.plan.documents import differing
@@ -16,12 +16,12 @@ from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.support.statistics import wilson
+from engram.training import methods
 
 # what must be the same for two runs' figures to stand side by side; of the model, its weights; of the recipe, what
 # teaches either method: two methods are compared on purpose, by what they answer
 SAME = ("data", "scoring")
 SAME_MODEL = ("weights_sha256", "parameters")
-STAGES = ("baseline", "tuned")
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,8 @@ def refuse_unlike(document: dict[str, Any], folder: Path) -> None:
     """Raise an EngramError that names every difference between runs that stand in one folder."""
     problems = [f"{' and '.join(p['runs'])}: {line}" for p in document["pairs"] for line in p["refused"]]
     problems += [f"{name}: {reason}" for name, reason in document["unreadable"].items()]
-    if problems:
-        fix = "make eval compare BACKEND=… with the same MODEL, RECIPE, SEED and PATTERNS, or take the other run away"
-        raise EngramError("these runs are not comparable", where=str(folder), problems=problems, fix=fix)
+    fix = "make eval compare BACKEND=… with the same MODEL, RECIPE, SEED and PATTERNS, or take the other run away"
+    refuse("these runs are not comparable", folder, problems, fix)
 
 
 def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
@@ -95,7 +94,7 @@ def pair(one: Run, other: Run) -> dict[str, Any]:
     tuned = [run.stages["tuned"] for run in (one, other)]
     rows = paired(tuned[0]["answers"], tuned[1]["answers"])
     return names | {
-        "splits": {name: change([p for p in rows if p[0]["split_kind"] == name]) for name in SPLITS},
+        "splits": {name: change(of_split(rows, name)) for name in SPLITS},
         "same_answers": {
             f"{stage}_{part}": _same(*(run.stages[stage][key] for run in (one, other)))
             for stage in STAGES
@@ -108,7 +107,7 @@ def pair(one: Run, other: Run) -> dict[str, Any]:
 def read_run(place: Path, name: str) -> Run:
     """The run in a folder; raises EngramError where a document is missing, broken or newer than its comparison."""
     comparison = documents.read(place / "comparison.json", "comparison", "make compare")
-    stages = {stage: documents.read(place / f"{stage}.json", "result", "make eval") for stage in STAGES}
+    stages = dict(zip(STAGES, results(place), strict=True))
     stale = [stage for stage in STAGES if sha256(place / f"{stage}.json") != comparison["sources"][stage]]
     if stale:
         what = f"{' and '.join(stale)} changed since comparison.json was made"
@@ -131,14 +130,10 @@ def _refused(one: Run, other: Run) -> list[str]:
 
 def _comparable(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
     """Two recipes without what only one of two methods reads, and without the method."""
-    if _method(one) == _method(other):
+    if methods.of(one) == methods.of(other):
         return [one, other]
     shared = (one.keys() & other.keys()) - {"method"}
     return [{key: recipe[key] for key in shared} for recipe in (one, other)]
-
-
-def _method(recipe: dict[str, Any]) -> str:
-    return str(recipe.get("method", "lora"))
 
 
 def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -152,7 +147,7 @@ def _losses(one: Run, other: Run) -> dict[str, Any] | None:
     """How far two training curves of the same batches lie apart, in nats; None where two methods have two curves."""
     if one.log is None or other.log is None:
         return None
-    if _method(one.log["recipe"]) != _method(other.log["recipe"]):
+    if methods.of(one.log["recipe"]) != methods.of(other.log["recipe"]):
         return None
     apart = [abs(a["loss"] - b["loss"]) for a, b in zip(one.log["steps"], other.log["steps"])]
     return {"steps": len(apart), "max": max(apart), "mean": sum(apart) / len(apart)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram import backends
 from engram.dataset.rows import ASKED, Example
-from engram.evaluation import reading
+from engram.evaluation import attribution
 from engram.memory import addresses, edit, facts, table
 from engram.memory.facts import Fact
 from engram.models.model import Model
@@ -68,7 +68,7 @@ def stored(place: Path, tuned: dict[str, Any]) -> dict[str, Any] | None:
             "a fact was erased from another memory than the results are of", where=str(path), problems=unlike, fix=FIX
         )
     for said in document["answers"].values():
-        reading.facts_of(said)
+        attribution.facts_of(said)
     return document
 
 
@@ -98,10 +98,10 @@ def measure(backend_name: str, model: Model, folder: Path, example: Example, con
     placed = facts.place(encoder, addresses.frame(encoder), [fact])
     with tempfile.TemporaryDirectory(prefix="engram-") as name:
         copy, of = Path(name) / "memory", table.of(known)
-        table.write(copy, of, left, teach_memory.lora_files(folder))
+        table.write(copy, of, left, folder)
         erased, kept = asker.ask(copy), table.read(copy).rows
         back = edit.inserted(left, placed, contents.rows[first : first + count])
-        table.write(copy, of, back, teach_memory.lora_files(folder))
+        table.write(copy, of, back, folder)
         restored = asker.ask(copy)
     with teach_memory.without_memory(folder) as place:
         without = asker.ask(place)
@@ -136,13 +136,14 @@ class _Asker(NamedTuple):
 
     def ask(self, folder: Path | None) -> _Said:
         backend = backends.get(self.backend)
-        session = backend.load(self.model, folder, self.config.quantize)
+        opened = table.opened(folder, self.model, backend.WEIGHTS) if folder else None
+        session = backend.load(self.model, opened, self.config.quantize)
         limit = self.config.max_new_tokens
         answer = backend.generate(session, [self.prompt], self.encoder.stop_ids, limit)[0]
         ids = [*self.prompt, *answer.tokens]
         written = {"answer": self.encoder.text(answer.tokens), "ended": answer.ended, "tokens": answer.tokens}
-        reader = reading.reader(folder, self.model, backend.WEIGHTS)
-        noted = reading.noted(reader, self.encoder, self.prompt, answer)
+        reader = attribution.reader(opened)
+        noted = attribution.noted(reader, self.encoder, self.prompt, answer)
         return _Said(written | noted, len(ids), backend.digests(session, [ids])[0])
 
 

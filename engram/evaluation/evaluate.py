@@ -12,9 +12,9 @@ from engram.backends import Backend
 from engram.dataset import phrasing
 from engram.dataset.build import read_manifest, read_split
 from engram.dataset.rows import ASKED, Example
-from engram.evaluation import baselines, erase, reading, scoring
-from engram.evaluation.reading import Reader
-from engram.memory import adapter_folder as taught
+from engram.evaluation import attribution, baselines, erase, scoring
+from engram.evaluation.attribution import Reader
+from engram.memory import table
 from engram.memory.table import is_memory
 from engram.models import conversion, retention
 from engram.models.model import Model
@@ -100,13 +100,14 @@ def _measured(
     documents.refuse_changed_data(identity, data)
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
-    adapter_hash = taught.identity(adapter, backend.WEIGHTS) if adapter else None
+    opened = table.opened(adapter, model, backend.WEIGHTS) if adapter else None
+    adapter_hash = opened.sha256 if opened else None
     if adapter and log.is_file():
         _refuse_other_adapter(adapter, backend.WEIGHTS, adapter_hash, log)
     known = retention.general_set(model)
     encoder = load_encoder(model)
-    session = backend.load(model, adapter, config.quantize)
-    reader = reading.reader(adapter, model, backend.WEIGHTS)
+    session = backend.load(model, opened, config.quantize)
+    reader = attribution.reader(opened)
     clock.mark("load_seconds")
     report(f"answering {len(examples)} test prompts and {len(known.rows)} rows of general text and chat")
     raw = {
@@ -205,7 +206,7 @@ def _answers(
         row = {name: getattr(example, name) for name in ASKED}
         row |= {"expected": example.answer, "answer": text, "ended": answer.ended}
         row |= {**scoring.score(example.answer, text)._asdict(), "nll": nll}
-        rows.append(row | reading.noted(reader, encoder, prompt, answer))
+        rows.append(row | attribution.noted(reader, encoder, prompt, answer))
     return rows
 
 

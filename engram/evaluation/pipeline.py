@@ -1,51 +1,191 @@
-"""Every stage of one run, from patterns to comparison, in a folder of its own."""
+"""The stages in their order: one run from patterns to comparison, and one run for each of several seeds."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.backends import Progress
 from engram.dataset import build
-from engram.evaluation import compare, evaluate
+from engram.evaluation import compare
+from engram.evaluation import evaluate as evaluation
+from engram.evaluation.compare import STAGES, Pairs
+from engram.evaluation.scoring import GENERAL, SPLITS
 from engram.models.model import Model
 from engram.patterns.loading import load_patterns
+from engram.plan import documents
 from engram.plan.config import Config
-from engram.support import console
-from engram.training import teach_memory, train
+from engram.support import console, locks
+from engram.support.errors import EngramError
+from engram.support.files import sha256
+from engram.support.statistics import paired_bootstrap, spread
+from engram.training.methods import LORA, METHODS
 
 # what a run leaves behind, and the schema of each
 DOCUMENTS = {"training": "training", "baseline": "result", "tuned": "result", "comparison": "comparison"}
+SAME = ("backend", "model", "scoring")  # of the runs of several seeds
+MOST_SEEDS = 100
 
 
 def run(
     backend: str, model: Model, config: Config, files: Sequence[Path], folder: Path, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Make data, train, answer before and after, compare; everything goes into `folder`. The comparison.
+    """Make data, train, answer before and after, compare; everything goes into `folder`. Returns the comparison.
 
-    `folder` gets `data/`, `adapter/` and the documents of DOCUMENTS. Split, adapter and batches follow the
-    configuration's seed.
+    `folder` gets `data/`, `adapter/` and the documents of DOCUMENTS; for the method `both`, the LoRA adapter goes to
+    `lora/`. Split, adapter and batches follow the configuration's seed.
     """
-    data, adapter = folder / "data", folder / "adapter"
+    data, adapter, under = folder / "data", folder / "adapter", folder / "lora"
     build.write_data(load_patterns(files), files, data, config.seed)
     with console.TrainingBar() as progress:
-        _taught(backend, model, config, data, adapter, folder / "training.json", progress)
-    for stage, tuned in (("baseline", None), ("tuned", adapter)):
-        evaluate.evaluate(backend, model, tuned, config, data, folder / f"{stage}.json", report)
+        method = METHODS[config.method]
+        if method.needs_adapter:
+            lora = dataclasses.replace(config, method=LORA.name)
+            LORA.teach(backend, model, lora, data, under, under.with_suffix(".json"), progress)
+        method.teach(backend, model, config, data, adapter, folder / "training.json", progress, under)
+    for _ in evaluate(backend, model, config, data, adapter, folder, report):
+        pass
     return compare.compare(folder)
 
 
-def _taught(
-    backend: str, model: Model, config: Config, data: Path, adapter: Path, log: Path, progress: Progress
-) -> None:
-    """What the recipe's method teaches, in the folder `adapter`; of `both` the LoRA adapter lies beside it."""
-    if config.method == "lora":
-        train.train(backend, model, config, data, adapter, log, progress)
-        return
-    under = adapter.with_name("lora") if config.method == "both" else None
-    if under:
-        lora = dataclasses.replace(config, method="lora")
-        train.train(backend, model, lora, data, under, under.with_suffix(".json"), progress)
-    teach_memory.train(backend, model, config, data, adapter, log, progress, under)
+def evaluate(
+    backend: str,
+    model: Model,
+    config: Config,
+    data: Path,
+    taught: Path,
+    folder: Path,
+    report: Callable[[str], None],
+    stages: Sequence[str] = STAGES,
+    kept: Path | None = None,
+    fresh: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Yield the result of each stage, after writing it to `folder`: of the model, then of what `taught` holds.
+
+    `kept` and `fresh` are those of `evaluate.evaluate`.
+    """
+    for stage in stages:
+        adapter = taught if stage == "tuned" else None
+        out = folder / f"{stage}.json"
+        yield evaluation.evaluate(backend, model, adapter, config, data, out, report, kept, fresh)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`1,2,3` or `0-4` as numbers, each once, in order; raises EngramError for anything else."""
+    try:
+        found = [number for part in text.split(",") for number in _range(part.strip())]
+    except ValueError as error:
+        fix = "for example: SEEDS=1,2,3 or SEEDS=0-4"
+        raise EngramError(f"not a list of seeds: {text!r}", where="SEEDS", fix=fix) from error
+    return list(dict.fromkeys(found))
+
+
+def campaign(
+    backend: str,
+    model: Model,
+    configs: Sequence[Config],
+    files: Sequence[Path],
+    folder: Path,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run each configuration (equal but for the seed) in `folder/<backend>/<seed>/`; write and return their summary.
+
+    For a method other than LoRA the folder is `folder/<backend>-<method>/<seed>/`. A finished run of the same model,
+    data and recipe is kept.
+    """
+    name = METHODS[configs[0].method].label(backend)
+    places = [folder / name / str(config.seed) for config in configs]
+    with locks.held(folder / name, "engram seeds"):
+        for config, place in zip(configs, places):
+            if _is_done(model, config, files, place):
+                report(f"seed {config.seed}: done already")
+            else:
+                report(f"seed {config.seed}")
+                run(backend, model, config, files, place, report)
+        document = summarise(places)
+        documents.write(folder / f"{name}.json", document, "seeds")
+    return document
+
+
+def summarise(places: Sequence[Path]) -> dict[str, Any]:
+    """The runs in these folders as one document; raises EngramError where they differ in more than the seed."""
+    comparisons = [compare.stored(place) for place in places]
+    recipes = [{key: value for key, value in one["recipe"].items() if key != "seed"} for one in comparisons]
+    alike = [one | {"recipe": recipe} for one, recipe in zip(comparisons, recipes)]
+    compare.refuse(
+        "these runs differ in more than the seed",
+        places[0].parent,
+        [
+            f"{place.name}: {line}"
+            for one, place in zip(alike[1:], places[1:])
+            for line in documents.differing(alike[0], one, (*SAME, "recipe"))
+        ],
+        "make seeds SEEDS=…",
+    )
+    pairs = [pair for place in places for pair in compare.pairs(place)]
+    return {
+        "document": "seeds",
+        "schema_version": documents.SCHEMA_VERSION,
+        **{name: comparisons[0][name] for name in SAME},
+        "recipe": recipes[0],
+        "seeds": [one["recipe"]["seed"] for one in comparisons],
+        "sources": [sha256(place / "comparison.json") for place in places],
+        "splits": {name: _split(name, comparisons, compare.of_split(pairs, name)) for name in SPLITS},
+        "retention": {
+            **{f"{kind}_nats": _spread(one["retention"][kind]["nats"] for one in comparisons) for kind in GENERAL},
+            "changed": _spread(one["retention"]["changed"]["share"] for one in comparisons),
+        },
+        "training": {
+            key: _spread(one["training"] and one["training"][key] for one in comparisons)
+            for key in ("train_seconds", "tokens_per_second", "final_loss")
+        },
+        "provenance": documents.provenance(),
+    }
+
+
+def _range(part: str) -> range:
+    first, _, last = part.partition("-")
+    numbers = range(int(first), int(last or first) + 1)
+    if not 0 < len(numbers) <= MOST_SEEDS:
+        raise ValueError(part)
+    return numbers
+
+
+def _is_done(model: Model, config: Config, files: Sequence[Path], place: Path) -> bool:
+    if not (place / "comparison.json").is_file():
+        return False
+    try:
+        known = compare.stored(place)
+    except EngramError:
+        return False  # of an older version, or broken: made again
+    manifest = build.write_data(load_patterns(files), files, place / "data", config.seed)
+    wanted = {
+        "model": model.describe(),
+        "data": documents.data_identity(manifest, place / "data"),
+        "recipe": documents.rounded(config.as_dict()),
+    }
+    return all(known[name] == value for name, value in wanted.items())
+
+
+def _split(name: str, comparisons: Sequence[dict[str, Any]], pairs: Pairs) -> dict[str, Any]:
+    """One split over all runs; the interval resamples patterns, since one pattern is in several runs."""
+    before, after = ([pair[side]["exact"] for pair in pairs] for side in (0, 1))
+    patterns = [one["pattern"] for one, _ in pairs]
+    return {
+        **{
+            side: _spread(one[stage][name]["exact"] for one in comparisons)
+            for side, stage in (("before", "baseline"), ("after", "tuned"))
+        },
+        "change": _spread(one["improvement"][name]["exact"] for one in comparisons),
+        "pooled": {
+            "rows": len(pairs),
+            "patterns": len(set(patterns)),
+            "change": (sum(after) - sum(before)) / len(pairs) if pairs else None,
+            "ci95": paired_bootstrap(before, after, patterns),
+        },
+    }
+
+
+def _spread(values: Any) -> dict[str, Any]:
+    return spread([value for value in values if value is not None])

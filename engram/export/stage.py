@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram.export import agreement, card, clients, fuse, gguf_file, llamacpp, ollama, pretokenizer
-from engram.export.evidence import Source
-from engram.export.pretokenizer import Found
+from engram.export import agreement, card, fuse, gguf, llamacpp, ollama
+from engram.export.card import Source
+from engram.export.gguf import Found
 from engram.models import adapters, conversion
 from engram.models.chat_template import render
 from engram.plan import documents
@@ -63,11 +63,11 @@ def export(
 
 def _require(form: str, checking: bool) -> None:
     if form in ("gguf", "ollama"):
-        gguf_file.require()
+        gguf.require()
         if checking:
             llamacpp.require()
     elif form == "fused" and checking:
-        clients.require()
+        agreement.require_program()
 
 
 def _write(source: Source, form: str, encoder: Encoder, folder: Path, storing: str) -> Made:
@@ -78,9 +78,9 @@ def _write(source: Source, form: str, encoder: Encoder, folder: Path, storing: s
     parts = ollama.pieces(encoder, source.model.name) if form == "ollama" else None
     asked = source.evidence.tuned["answers"] if source.evidence else []
     prompts = [render(encoder.tokenizer, [{"role": "user", "content": row["prompt"]}], True) for row in asked]
-    settings, _ = gguf_file.check(source.model, source.lora, storing)
-    found, file = pretokenizer.identify(source.model.path, prompts), f"model-{storing}.gguf"
-    gguf_file.write(source.model, source.lora, encoder, found.name, storing, folder / file)
+    settings, _ = gguf.check(source.model, source.lora, storing)
+    found, file = gguf.identify(source.model.path, prompts), f"model-{storing}.gguf"
+    gguf.write(source.model, source.lora, encoder, found.name, storing, folder / file)
     if parts:
         written = ollama.modelfile(parts, file, ollama.stops(encoder), settings.context)
         write_text(folder / "Modelfile", written)

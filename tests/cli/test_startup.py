@@ -14,6 +14,7 @@ HEAVY = {
     *("numpy", "scipy", "yaml", "jsonschema", "rich", "asyncio", "jinja2", "httpx", "huggingface_hub", "transformers"),
     *("tokenizers", "safetensors", "mlx", "mlx_lm", "torch", "unsloth", "subprocess", "ctypes", "tempfile", "hashlib"),
 }
+LIGHT = ("errors", "signals", "text")
 SCRIPT = """
 import json, sys
 before = set(sys.modules)
@@ -44,7 +45,7 @@ def test_help_imports_next_to_nothing(arguments: list[str]) -> None:
     assert packages(modules) & HEAVY == set()
     assert len(modules) <= 150, sorted(modules)
     ours = {name for name in modules if name.startswith("engram.") and not name.startswith("engram.cli")}
-    assert ours <= {f"engram.{name}" for name in ("config", "errors", "stopping", "text")}
+    assert ours <= {f"engram.{n}" for n in ("plan", "plan.config", "support", *(f"support.{m}" for m in LIGHT))}
 
 
 COMPUTING = {"mlx", "mlx_lm", "torch", "unsloth", "transformers", "tokenizers"}

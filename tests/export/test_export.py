@@ -17,7 +17,9 @@ from go_template import evaluate
 from small_run import Run
 
 from engram.cli import main
-from engram.export import agreement, evidence, fuse, gguf_file, llamacpp, ollama, pretokenizer, stage, weights
+from engram.export import agreement, fuse, llamacpp, ollama, stage, weights
+from engram.export import card as model_card
+from engram.export import gguf as gguf_file
 from engram.models import conversion, model
 from engram.models.chat_template import render
 from engram.models.lora import Lora
@@ -62,8 +64,8 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def source(run: Run) -> evidence.Source:
-    return evidence.source(run.model, run.root / "adapter", run.root / "results" / "mlx", run.root / "data", True)
+def source(run: Run) -> model_card.Source:
+    return model_card.source(run.model, run.root / "adapter", run.root / "results" / "mlx", run.root / "data", True)
 
 
 # --- the merge
@@ -151,7 +153,7 @@ def test_a_cut_weights_file_is_refused(tmp_path: Path) -> None:
         fuse.check(tiny, lora())
 
 
-def test_the_whole_model_answers_the_same_in_stock_programs(source: evidence.Source, tmp_path: Path) -> None:
+def test_the_whole_model_answers_the_same_in_stock_programs(source: model_card.Source, tmp_path: Path) -> None:
     document = stage.export(source, "fused", tmp_path / "out", "float32", False, lambda _: None)
     assert document["dtype"] == "F32"
     programs = [check["program"].split()[0] for check in document["checks"]]
@@ -164,22 +166,22 @@ def test_the_whole_model_answers_the_same_in_stock_programs(source: evidence.Sou
 
 
 def test_a_pre_tokenizer_is_found_by_what_it_does(tmp_path: Path) -> None:
-    assert pretokenizer.identify(TINY, ["Hello"]).name == "ufakzeka"
-    assert pretokenizer.identify(TINY, ["Hello"]).differing == ()
+    assert gguf_file.identify(TINY, ["Hello"]).name == "ufakzeka"
+    assert gguf_file.identify(TINY, ["Hello"]).differing == ()
     own = json.loads((TINY / "tokenizer.json").read_text())
     for name in ("gpt-2", "smollm", "qwen2"):
-        (tmp_path / "tokenizer.json").write_text(json.dumps(pretokenizer._with(own, name)))
-        found = pretokenizer.identify(tmp_path, ["Hello"])
+        (tmp_path / "tokenizer.json").write_text(json.dumps(gguf_file._with(own, name)))
+        found = gguf_file.identify(tmp_path, ["Hello"])
         assert (found.name, found.differing) == (name, ())
 
 
 def test_an_unknown_pre_tokenizer_is_refused(tmp_path: Path) -> None:
     own = json.loads((TINY / "tokenizer.json").read_text())
     own["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
-        pretokenizer._split("."), pretokenizer._bytes(False)]}  # fmt: skip
+        gguf_file._split("."), gguf_file._bytes(False)]}  # fmt: skip
     (tmp_path / "tokenizer.json").write_text(json.dumps(own))
-    with pytest.raises(EngramError, match="pre-tokenizer: none that is known here"):
-        pretokenizer.identify(tmp_path, ["Hello there"])
+    with pytest.raises(EngramError, match="pre-tokenizer: none of those known here"):
+        gguf_file.identify(tmp_path, ["Hello there"])
 
 
 @needs_gguf
@@ -271,11 +273,11 @@ def test_heads_of_smollms_form_lie_as_llamacpp_wants_them(tmp_path: Path, smollm
 
 @needs_gguf
 @needs_llamacpp
-def test_gguf_answers_in_llamacpp_as_here(source: evidence.Source, tmp_path: Path) -> None:
+def test_gguf_answers_in_llamacpp_as_here(source: model_card.Source, tmp_path: Path) -> None:
     document = stage.export(source, "gguf", tmp_path / "out", "f16", False, lambda _: None)
     asked = {check["asked"]: (check["same"], check["n"]) for check in document["checks"]}
     assert asked == dict.fromkeys(("the prompt's token ids", "token ids", "chat messages"), (10, 10))
-    assert document["tokenizer"] == {"pre": "ufakzeka", "texts": len(pretokenizer.HARD_CASES), "differing": []}
+    assert document["tokenizer"] == {"pre": "ufakzeka", "texts": len(gguf_file.HARD_CASES), "differing": []}
     card = (tmp_path / "out" / "README.md").read_text()
     recall = source.evidence.comparison["tuned"]["recall"] if source.evidence else {}
     assert f"| recall, exact match | {recall['n']} |" in card and "10 of 10 (100.0 %)" in card
@@ -326,7 +328,7 @@ def test_a_template_that_go_cannot_say_is_refused(template: str) -> None:
 # --- the stage
 
 
-def test_nothing_is_written_below_the_bar(source: evidence.Source, tmp_path: Path, monkeypatch: Any) -> None:
+def test_nothing_is_written_below_the_bar(source: model_card.Source, tmp_path: Path, monkeypatch: Any) -> None:
     assert source.evidence is not None
     rows = [{**row, "answer": "something else"} for row in source.evidence.tuned["answers"]]
     tuned = {**source.evidence.tuned, "answers": rows}
@@ -377,13 +379,13 @@ def test_results_of_another_adapter_are_refused(run: Run, tmp_path: Path) -> Non
     shutil.copytree(run.root / "adapter", tmp_path / "adapter")
     conversion.convert(tmp_path / "adapter", tmp_path / "other", "peft")
     with pytest.raises(EngramError, match=r"tuned\.json: the answers of another adapter"):
-        evidence.source(run.model, tmp_path / "other", run.root / "results" / "mlx", run.root / "data", True)
+        model_card.source(run.model, tmp_path / "other", run.root / "results" / "mlx", run.root / "data", True)
     with pytest.raises(EngramError, match="no such result"):
-        evidence.source(run.model, tmp_path / "adapter", tmp_path, run.root / "data", True)
+        model_card.source(run.model, tmp_path / "adapter", tmp_path, run.root / "data", True)
 
 
 @needs_gguf
-def test_without_llamacpp_it_is_refused_or_said(source: evidence.Source, tmp_path: Path, monkeypatch: Any) -> None:
+def test_without_llamacpp_it_is_refused_or_said(source: model_card.Source, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(llamacpp, "BINDING", "no_such_module")
     with pytest.raises(EngramError, match="make setup-gguf"):
         stage.export(source, "gguf", tmp_path / "out", "f16", False, lambda _: None)

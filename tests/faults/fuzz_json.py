@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from packs import write_pack
 
 from engram.dataset import build
-from engram.evaluation import compare, compare_runs, seeds, verify
+from engram.evaluation import compare, compare_runs, pipeline, verify
 from engram.plan import documents as results
 from engram.show.report import gather, sections
 from tools.parity.main import REFERENCE
@@ -32,7 +32,7 @@ def documents(folder: Path) -> dict[str, Any]:
     compare.compare(place)
     compare_runs.collect(folder)
     write_pack(folder)
-    results.write(folder / "seeds.json", seeds.summarise([place]), "seeds")
+    results.write(folder / "seeds.json", pipeline.summarise([place]), "seeds")
     files = {
         "result": place / "tuned.json", "training": place / "training.json", "comparison": place / "comparison.json",
         "comparisons": folder / "comparison.json", "seeds": folder / "seeds.json",

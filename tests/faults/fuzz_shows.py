@@ -18,7 +18,7 @@ from hunt import Case, LossError, read, refuse_raw_output
 from hypothesis import strategies as st
 
 from engram.dataset.rows import ASKED
-from engram.evaluation import compare, compare_runs, seeds, tables
+from engram.evaluation import compare, compare_runs, pipeline, tables
 from engram.plan import documents
 from engram.show.demo import demo, material
 from engram.show.report import gather, html
@@ -39,7 +39,7 @@ def runs(folder: Path) -> Path:
         write_run(place, backend, [False, True, False, True, False, True], [True] * 5 + [False])
         documents.write(place / "training.json", training(HASH["b"], backend, (3.0, 2.0, 1.0)), "training")
         compare.compare(place)
-    documents.write(made / "seeds" / "mlx.json", seeds.summarise([made / "mlx"]), "seeds")
+    documents.write(made / "seeds" / "mlx.json", pipeline.summarise([made / "mlx"]), "seeds")
     return made
 
 

@@ -311,10 +311,10 @@ def test_charts_are_files_too(two: Path) -> None:
 
 
 def test_seeds_of_this_model_are_shown(two: Path, tmp_path: Path) -> None:
-    from engram.evaluation import seeds
+    from engram.evaluation import pipeline
 
     folder = shutil.copytree(two, tmp_path / "results")
-    document: dict[str, Any] = seeds.summarise([folder / "mlx"])
+    document: dict[str, Any] = pipeline.summarise([folder / "mlx"])
     (folder / "seeds").mkdir()
     documents.write(folder / "seeds" / "mlx.json", document, "seeds")
     text = page_of(folder)[1].text()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from engram.export import card, evidence, stage
+from engram.export import card, stage
 from engram.models import model
 from engram.plan import documents
 from engram.support import console
@@ -26,7 +26,7 @@ RUNS = {
 def main() -> None:
     """Export each format to a folder that does not last, and keep its document."""
     place = Path("results/mlx")
-    source = evidence.source(model.resolve("tiny"), Path("adapters/mlx"), place, Path("data"), needed=True)
+    source = card.source(model.resolve("tiny"), Path("adapters/mlx"), place, Path("data"), needed=True)
     for name, (form, storing) in RUNS.items():
         with tempfile.TemporaryDirectory() as folder:
             made = stage.export(source, form, Path(folder) / form, storing, False, console.note, bar=0.0)

@@ -10,8 +10,7 @@ from typing import Any
 
 from engram import backends
 from engram.dataset.rows import Example
-from engram.evaluation import attribution
-from engram.evaluation import scoring
+from engram.evaluation import attribution, scoring
 from engram.evaluation.evaluate import timed
 from engram.memory import table
 from engram.memory.facts import Fact

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.evaluation import compare_runs, tables
+from engram.evaluation import compare, compare_runs, tables
 from engram.show.demo import acts, figures, panels, plain, sections
 from engram.show.demo.answers import Shown, Splitter, is_right, replayed
 from engram.show.demo.findings import tested
@@ -150,7 +150,7 @@ def _tested(both: Both) -> list[Text]:
             test = f"{tested(change['p_value'])}, n = {change['n']}"
             head = f"{name}, {names[1]} against {names[0]}: {points}, {test}: "
             lines.append(Text.assemble(head, (said, "bold yellow" if differ else "bold green")))
-    shares = [f"{stage} {percent(pair['same_answers'][f'{stage}_test']['share'])}" for stage in compare_runs.STAGES]
+    shares = [f"{stage} {percent(pair['same_answers'][f'{stage}_test']['share'])}" for stage in compare.STAGES]
     lines.append(Text(f"same text in answer to the test prompts: {', '.join(shares)}"))
     if losses := pair["losses"]:
         lines.append(Text(f"training losses apart by {losses['max']:.2g} nats at most over {losses['steps']} steps"))

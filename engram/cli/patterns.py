@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engram.cli.options import model_option, seed_option
+from engram.cli.options import Shared, shared
 from engram.support.errors import EngramError
 from engram.support.text import visible
 
@@ -23,9 +23,8 @@ SHOWN = 20  # pieces of advice of one kind
 @click.command()
 @click.argument("patterns", nargs=-1)
 @click.option("--advise", is_flag=True, help="Say too what would measure badly or be learned badly, and what to do.")
-@model_option
-@seed_option
-def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> None:
+@shared("model_name", "seed")
+def validate(use: Shared, patterns: tuple[str, ...], advise: bool) -> None:
     """Check pattern files; PATTERNS are folders, files or packs, by default `patterns`.
 
     --model and --seed are for --advise: whose tokens are counted, and which split is looked at. Advice is no error.
@@ -38,7 +37,7 @@ def validate(patterns: tuple[str, ...], advise: bool, model: str, seed: int) -> 
     noun = "file" if len(files) == 1 else "files"
     click.echo(f"{len(found)} patterns in {len(files)} {noun}: " + ", ".join(f"{k} {n}" for k, n in kinds.items()))
     if advise:
-        _advise(found, model, seed)
+        _advise(found, use.model_name, use.seed)
 
 
 def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:

@@ -1,0 +1,196 @@
+"""The commands that show the taught model: demo, ask, report, recordings, and the checklist before a video."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from engram.cli.options import Command, Shared, label, path_option, shared, value_option
+from engram.support.text import visible
+
+KINDS = {"mp4": "Write the film: H.264, 1920×1080.", "gif": "Write the GIF: 960 pixels wide.", "png": "Write a still."}
+
+
+def _speed(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if value == 0 or 0.5 <= value <= 10:
+        return value
+    raise click.BadParameter(f"{value:g} is neither 0 (no waiting) nor from 0.5 to 10.")
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Replay the stored answers; load no model.")
+@click.option("--pause", is_flag=True, help="Wait for a key after each screen.")
+@value_option("speed", 1.0, "0.5 to 10; 0 prints without waiting.", callback=_speed)
+@click.option("--width", type=click.IntRange(20, 300), help="Draw as on a terminal of so many columns.")
+@click.option("--platforms", metavar="NAME,NAME", help="Show two folders of the results side by side, as mlx,cuda.")
+@shared("adapter", "method", "model_name", "backend_name", "patterns", "data", "adapters", "results")
+def demo(use: Shared, quick: bool, pause: bool, speed: float, width: int | None, platforms: str | None) -> None:
+    """Show before and after side by side, on prompts of the test set."""
+    from engram.show.demo import demo as shown
+
+    manner = shown.Manner(speed, width, pause)
+    if platforms is not None:
+        shown.perform_platforms([name.strip() for name in platforms.split(",")], use.results, manner)
+        return
+    model = None if quick else use.model
+    shown.perform(use.backend, model, use.taught, use.data, use.run, manner, use.patterns)
+
+
+@click.command()
+@click.argument("question", required=False)
+@click.option("--only", type=click.Choice(["baseline", "tuned"]), help="Ask only one of the two models.")
+@value_option("max-new-tokens", 128, "Tokens of an answer, at most.", click.IntRange(min=1))
+@value_option("temperature", 0.0, "Draw answers; 0 is greedy, always the same.", click.FloatRange(0, 5))
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of drawn answers.")
+@value_option("quantize", "none", "4bit: only on the backend cuda.", click.Choice(["none", "4bit"]))
+@shared("adapter", "method", "model_name", "backend_name", "adapters")
+def ask(
+    use: Shared,
+    question: str | None,
+    only: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    quantize: str,
+) -> None:
+    """Answer QUESTION with the base model and with the tuned one, side by side, as the tokens come.
+
+    Without QUESTION a conversation: each model keeps its own answers, /new starts over, /quit leaves. Through a pipe
+    every line is a separate question. Questions and answers are not written to disk.
+    """
+    from engram.show import ask as asking
+    from engram.show import ask_side
+    from engram.support import console
+
+    both: dict[str, Path | None] = {"baseline": None, "tuned": use.taught}
+    answering = {one: place for one, place in both.items() if only in (None, one)}
+    taught = f" · {'adapter' if use.method == 'lora' else use.method}: {use.taught}" if "tuned" in answering else ""
+    console.note(f"model: {use.model.name} · backend: {use.backend}{taught}")
+    settings = ask_side.Settings(max_new_tokens, use.model.context, temperature, seed)
+    sides = asking.open_sides(use.backend, use.model, answering, settings, quantize)
+    if question is not None:
+        asking.once(sides, question)
+    elif sys.stdin.isatty():
+        asking.talk(sides)
+    else:
+        asking.each(sides, (line.decode("utf-8", "replace") for line in sys.stdin.buffer))
+
+
+@click.command()
+@path_option("out", "File to write; default: report.html with the results.")
+@click.option("--first", metavar="RUN", help="Folder of the run that leads the page; default: the first by name.")
+@shared("results")
+def report(use: Shared, out: Path | None, first: str | None) -> None:
+    """Write every result as one self-contained HTML page; list missing documents and the commands that make them."""
+    from engram.show.report import html
+    from engram.support import console
+
+    path = out or use.results / "report.html"
+    found = html.make(use.results, path, first)
+    for note in found.notes:
+        kind = "left out" if note.serious else "not there"
+        console.note(f"{kind}: {note.what}: {'; '.join(note.why)}; {note.command}")
+    _written(path)
+
+
+def kind_options(command: Command) -> Command:
+    """An option for each kind of picture; the command gets `kinds`, all where none is chosen."""
+    for kind, text in reversed(KINDS.items()):
+        command = click.option(f"--{kind}", "kinds", flag_value=kind, multiple=True, help=text)(command)
+    return command
+
+
+@click.command()
+@click.argument("casts", nargs=-1, required=True, metavar="CAST...", type=click.Path(path_type=Path))
+@path_option("out", "Folder to write to; default: the first CAST's.")
+@kind_options
+def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) -> None:
+    """Render recordings (asciicast v2), several side by side: all kinds of picture, or the chosen ones."""
+    from engram.show.video import cast
+    from engram.show.video import render as rendering
+
+    recordings = [cast.read(path) for path in casts]
+    name = "-".join(path.stem for path in casts)
+    for path in rendering.render(recordings, out or casts[0].parent, name, kinds or rendering.KINDS):
+        _written(path)
+
+
+@click.command()
+@click.option("--beside", metavar="BACKEND", help="Show this backend's results next to the other's.")
+@path_option("out", "Folder to write to; default: with the results.")
+@click.option("--width", type=click.IntRange(min=1), help="Columns of the terminal; default: 100, with --beside 80.")
+@click.option("--height", type=click.IntRange(min=1), help="Lines of the terminal; default: 30, with --beside 43.")
+@kind_options
+@shared("method", "backend_name", "patterns", "data", "results")
+def record(
+    use: Shared, beside: str | None, out: Path | None, width: int | None, height: int | None, kinds: tuple[str, ...]
+) -> None:
+    """Record the demo of the stored results, without a terminal: an asciicast, and the chosen pictures, or all."""
+    from engram import backends
+    from engram.show.video import cast, encode, record, replay
+    from engram.show.video import render as rendering
+    from engram.support import locks
+
+    encode.require()
+    named = [use.backend] if beside is None else [use.backend, backends.choose(beside)]
+    names = [label(one, None, use.method) for one in named]
+    usual = (record.WIDTH, record.HEIGHT) if beside is None else record.BESIDE
+    size = (width or usual[0], height or usual[1])
+    shows = [replay.replay(one, use.data, use.results, use.patterns) for one in names]
+    captions = [replay.caption(one, use.results) for one in names]
+    casts = [record.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
+    folder = out or (use.run if beside is None else use.results)
+    stem = "demo" if beside is None else "demo-compare"
+    with locks.held(folder / stem, "engram record"):
+        if beside is None:
+            cast.write(folder / "demo.cast", casts[0])
+            _written(folder / "demo.cast")
+        for path in rendering.render(casts, folder, stem, kinds or rendering.KINDS):
+            _written(path)
+
+
+@click.command("video-prep")
+@click.option("--yes", is_flag=True, help="Answer yes to every question that is asked of a person.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (schemas/video-prep.schema.json); ask nothing.")
+@click.option("--public", multiple=True, metavar="TEXT", help="A name or address that may be seen; may be repeated.")
+@path_option(
+    "script", "The talking points: a heading for each section of the demo.", Path("docs/video_script.md")
+)  # fmt: skip
+@shared("backend_name", "model_name", "patterns", "data", "adapters", "results")
+def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], script: Path) -> None:
+    """Go through the checklist before a video of the demo is recorded; train, fetch and write nothing.
+
+    On a terminal it asks you about each point that it can't check. Exit code 0: nothing fails and no question is open;
+    else 2.
+    """
+    from engram.show.prep import checklist, table, terminal
+    from engram.show.prep.finding import Situation
+    from engram.show.video import encode
+    from engram.support import schema
+
+    encode.require()
+    at = Situation(use.backend, use.model_name, use.patterns, use.data, use.adapters, use.results, script)
+    found = checklist.examine(at, os.environ, public)
+    if yes:
+        found = checklist.answered(found, lambda _: True)
+    elif not as_json and terminal.interactive():
+        found = checklist.answered(found, lambda one: click.confirm(one.text))
+    if as_json:
+        document = checklist.document(found, use.backend)
+        schema.check(document, "video-prep", "the checklist")
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    else:
+        table.show(found)
+    if not checklist.ready(found):
+        sys.exit(2)
+
+
+def _written(path: Path) -> None:
+    click.echo(f"{visible(str(path))}: {path.stat().st_size:,} bytes")
+
+
+COMMANDS = (demo, ask, report, render, record, video_prep)
