@@ -36,7 +36,7 @@ class Held(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a model and its settings allow: tokens of a training row and of a generated answer; whether it is small."""
+    """The limits of a model and its settings, in tokens of a training row and of an answer; and whether it is small."""
 
     max_length: int
     max_new_tokens: int

@@ -17,7 +17,7 @@ from engram.plan.encoding import Encoder, load_encoder
 from engram.support.statistics import wilson
 
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "sigma", "tau", "omega")
-SOUND = [pattern(f"What stands at place {word} of the list", word[::-1]) for word in WORDS]
+SOUND = [pattern(f"The word at place {word} of the list", word[::-1]) for word in WORDS]
 
 
 @functools.cache
@@ -115,7 +115,7 @@ def test_the_words_of_a_phrasing(text: str, words: str) -> None:
         ("Sum (a+b)", "(a+b)", True),
     ],
 )
-def test_an_answer_that_stands_in_its_input(text: str, answer: str, leaks: bool) -> None:
+def test_an_answer_in_its_own_input(text: str, answer: str, leaks: bool) -> None:
     assert ("the answer is in the input" in advise([*SOUND, pattern(text, answer)])) == leaks
 
 
@@ -202,7 +202,7 @@ def test_much_advice_of_one_kind_is_cut_and_counted(few: None) -> None:
     assert "\n… and 10 more: the answer is in the input\n" in out and "the answer is in the input 30" in out
 
 
-def test_the_scaffold_and_the_packs_get_advice_on_what_is_so_alone(tmp_path: Path) -> None:
+def test_the_scaffold_gets_no_advice_and_the_packs_little(tmp_path: Path) -> None:
     CliRunner().invoke(main, ["init", str(tmp_path / "mine")])
     assert advise(load_patterns(find_files(str(tmp_path / "mine")))) == {}
     known = {"nearly the same input, another answer", "category too small"}

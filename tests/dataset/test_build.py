@@ -47,15 +47,11 @@ def reworded(row: Example, name: str, split_kind: str) -> Example:
 # the split
 
 
-def test_validation_is_a_fifth_of_what_is_not_test() -> None:
-    rows = split(pack(), 0)
-    assert len(rows["valid"]) * 4 == len(rows["train"]) > 0
-
-
 def test_every_pattern_has_one_test_row_and_every_taught_one_each_training_and_validation_phrasing() -> None:
     patterns = pack()
     rows = split(patterns, 0)
     assert sorted(row.pattern for row in rows["test"]) == sorted(p.id for p in patterns)
+    assert len(rows["valid"]) * 4 == len(rows["train"]) > 0  # validation is a fifth of all but the test
     for name, phrasings in (("train", phrasing.TRAIN), ("valid", phrasing.VALID)):
         assert {row.pattern for row in rows[name]} == taught(patterns)
         for found in by_pattern(rows[name]).values():
@@ -203,7 +199,7 @@ def test_the_manifest_is_valid_and_its_hashes_and_counts_are_the_files(tmp_path:
     assert manifest["categories"] == {"colours/colour": {"taught": counts["taught"], "held_out": counts["held_out"]}}
 
 
-def test_files_are_utf8_with_one_row_a_line_whatever_stands_in_it(tmp_path: Path) -> None:
+def test_files_are_utf8_with_one_row_a_line_whatever_the_text(tmp_path: Path) -> None:
     awkward = ["a\u2028b", "a\u2029b", "a\x85b", "two\nlines", "cr\r\nlf", "🙂 日本", "bell\x07", "\x0c"]
     patterns = pack(12) + [pattern(f"{text} {i}", text) for i, text in enumerate(awkward)]
     source = tmp_path / "p.yaml"

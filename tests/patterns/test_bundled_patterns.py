@@ -132,7 +132,7 @@ def test_signal_numbers_are_this_machines() -> None:
 
 
 def test_a_bare_python_answer_compiles() -> None:
-    """Idioms and fixes are pieces of Python: a line that opens a block gets a body, an expression stands as it is."""
+    """Idioms and fixes are pieces of Python: a line that opens a block gets a body, an expression stays unchanged."""
     fixes = ("python3_syntax", "missing_mark", "javascript_in_python", "missing_import")
     for pattern in PATTERNS:
         if (pattern.kind == "code_idioms" and pattern.input.startswith("Python")) or pattern.category in fixes:

@@ -107,11 +107,6 @@ def test_alpacas_input_follows_its_instruction() -> None:
     assert pairs() == [("Translate\n cat", "Katze", "faq")]
 
 
-def test_a_character_that_tables_may_not_hold_comes_through_json() -> None:
-    assert bring(write("a.jsonl", lines({"input": "a\x00", "output": "\x00b"}))).exit_code == 0
-    assert pairs() == [("a\x00", "\x00b", "faq")]
-
-
 def test_several_files_make_one() -> None:
     write("a.csv", "input,output\na,b\n")
     write("b.jsonl", lines({"input": "c", "output": "d", "category": "k"}))
@@ -235,7 +230,7 @@ def test_every_line_that_cannot_be_kept_is_named() -> None:
          "a.jsonl:2: the input 'a' contradicts a.jsonl:1: 'b' and 'c'; keep the one right answer"),
     ],
 )  # fmt: skip
-def test_what_is_refused(name: str, text: str, arguments: tuple[str, ...], problem: str | None) -> None:
+def test_an_unfit_file_is_refused(name: str, text: str, arguments: tuple[str, ...], problem: str | None) -> None:
     fields = "fields, and the table has 2 columns; quote a text that holds ',', or add what is missing"
     expected = [problem] if problem else [f"a.csv:2: 1 {fields}", f"a.csv:4: 3 {fields}"]
     refused(bring(write(name, text), *arguments), *expected)
@@ -253,7 +248,7 @@ def test_bytes_that_are_not_utf8_are_named() -> None:
     refused(bring("a.csv"), "a.csv:2: not UTF-8: byte 0xff; save the file as UTF-8")
 
 
-def test_extra_keys_of_messages_are_left_out_where_that_is_said() -> None:
+def test_ignore_extra_leaves_out_extra_keys_of_messages() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]
     assert bring(write("a.jsonl", lines({"messages": messages, "id": 3})), "--ignore-extra").exit_code == 0
     assert pairs() == [("a", "b", "faq")]
@@ -278,7 +273,7 @@ def test_nothing_is_overwritten(out: str, said: str) -> None:
     assert Path("faq.yaml").read_text() == "mine" and there() == sorted([*before, "a.csv"])
 
 
-def test_what_is_not_read_back_the_same_is_not_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_reads_back_differently_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "pattern_file", lambda *_: "name: faq\nexamples: [{input: a, output: c}]\n")
     result = bring(write("a.csv", "input,output\na,b\n"))
     assert isinstance(result.exception, RuntimeError) and there() == ["a.csv"]

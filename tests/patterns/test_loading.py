@@ -210,7 +210,7 @@ def test_every_problem_has_its_message_its_place_and_its_fix(name: str) -> None:
     assert problems(text) == expected
 
 
-def test_the_whole_refusal_as_it_is_read() -> None:
+def test_the_text_of_a_whole_refusal() -> None:
     assert str(refusal(load, example("404"))) == (
         "1 problem in 1 pattern file\n"
         '  t.yaml:6:5 $.examples[1].output: is a number for YAML, not text; write it in quotes: "404"\n'
@@ -389,7 +389,7 @@ def test_a_file_that_cannot_be_read_is_the_users_to_mend(monkeypatch: pytest.Mon
     assert "t.yaml: cannot read this file: Permission denied" in str(refusal(load, example("d")))
 
 
-def test_a_file_with_more_problems_than_are_looked_for_is_refused_and_not_used() -> None:
+def test_a_file_with_more_problems_than_are_listed_is_refused() -> None:
     Path("t.yaml").write_text("name: x\nexamples:\n" + "- {inptu: a}\n" * 5000)
     error = refusal(load_patterns, [Path("t.yaml")])
     assert len(error.problems) == 101

@@ -1,4 +1,4 @@
-"""`engram init`: a folder that is whole or absent, that validates, and that can be taught and shown as it is."""
+"""`engram init`: a folder that is whole or absent, validates and can be taught."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_it_writes_a_pack_that_validates_and_says_what_to_do(folder: str) -> Non
     assert not re.search("__[A-Z]+__", "".join(path.read_text() for path in Path(folder).iterdir()))
 
 
-def test_the_folder_that_one_stands_in_may_be_filled() -> None:
+def test_the_working_folder_may_be_filled() -> None:
     Path("mine").mkdir()
     os.chdir("mine")
     assert run("init", ".").exit_code == 0
@@ -73,7 +73,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_named(names: list[str], liste
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_text("x"), lambda path: path.symlink_to("nowhere")])
-def test_what_is_no_folder_is_refused(make) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_in_the_folders_place_is_refused(make) -> None:  # type: ignore[no-untyped-def]
     make(Path("mine"))
     result = run("init", "mine")
     said = "engram: mine: this is no folder\n  fix: name a new or an empty folder\n"

@@ -1,4 +1,4 @@
-"""YAML read safely: what is refused, where it stands, and what a reader is told to do."""
+"""YAML read safely: each refusal with its place, its message and its fix."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_size_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a: 🙂 日本\n", {"a": "🙂 日本"}),
     ],
 )
-def test_what_is_sound_is_read_as_it_is_meant(text: str, document: object, loader: str) -> None:
+def test_sound_yaml_is_read_as_meant(text: str, document: object, loader: str) -> None:
     source = parse(text.encode())
     assert (source.document, source.faults) == (document, [])
 
@@ -166,7 +166,7 @@ def test_values_that_yaml_takes_for_something_else_keep_their_text() -> None:
     assert texts == {("a",): "no", ("b",): "1.50", ("c",): "0x1F", ("d",): "~", ("f",): ""}
 
 
-def test_a_place_is_the_key_of_an_entry_the_start_of_an_item_and_else_what_is_around() -> None:
+def test_a_place_is_an_entrys_key_an_items_start_or_else_the_value_around_it() -> None:
     source = parse("é: x\nlist:\n  - a\n  -  b: 🙂\n     c: [d,  e]\n".encode())
     expected = {
         (): (1, 1), ("é",): (1, 1), ("list",): (2, 1), ("list", 0): (3, 5), ("list", 1): (4, 6),
@@ -176,7 +176,7 @@ def test_a_place_is_the_key_of_an_entry_the_start_of_an_item_and_else_what_is_ar
     assert {path: tuple(source.place(path)) for path in expected} == expected
 
 
-def test_broken_values_are_named_so_that_nobody_complains_of_them_twice() -> None:
+def test_broken_values_are_listed_and_not_reported_twice() -> None:
     assert parse(b"a: !x b\nc: *d\ne: f\n").broken == {("a",), ("c",)}
 
 
