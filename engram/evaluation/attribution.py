@@ -47,8 +47,9 @@ def reader(opened: Opened | None) -> Reader | None:
     """The reader of a memory that was opened, None if there is none; raises EngramError if its facts are unreadable."""
     if opened is None or opened.memory is None:
         return None
-    facts, counts = table.facts(opened.folder)
-    return Reader(opened.memory, facts, [0, *itertools.accumulate(counts[:-1])])
+    entries = list(table.facts(opened.folder))
+    firsts = [0, *itertools.accumulate(one.rows for one in entries[:-1])]
+    return Reader(opened.memory, [one.fact for one in entries], firsts)
 
 
 def noted(reader: Reader | None, encoder: Encoder, prompt: Sequence[int], answer: Answer) -> dict[str, Any]:

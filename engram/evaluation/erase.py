@@ -76,7 +76,7 @@ def missing(folder: Path, example: Example) -> str:
     """Why a question's fact cannot be erased from the memory of this folder; nothing where it can."""
     if (folder / table.WEIGHTS).stat().st_size > LARGEST:
         return f"the table is larger than {LARGEST >> 20} MiB, and would be copied"
-    known = table.facts(folder)[0]
+    known = [one.fact for one in table.facts(folder)]
     return "" if any(_is_of(fact, example) for fact in known) else "the memory does not have the fact that is asked for"
 
 
@@ -93,7 +93,7 @@ def measure(backend_name: str, model: Model, folder: Path, example: Example, con
     known, whole = table.intact(folder), asker.ask(folder)
     contents = table.read(folder)
     at = next(i for i, fact in enumerate(contents.facts) if _is_of(fact, example))
-    fact, first, count = contents.facts[at], int(contents.firsts[at]), contents.counts[at]
+    fact, first, count = contents.facts[at], int(contents.firsts[at]), contents.entries[at].rows
     left = edit.deleted(contents, [fact.input])
     placed = facts.place(encoder, addresses.frame(encoder), [fact])
     with tempfile.TemporaryDirectory(prefix="engram-") as name:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from engram.backends import Progress
 from engram.dataset import build
 from engram.evaluation import compare
 from engram.evaluation import evaluate as evaluation
 from engram.evaluation.compare import STAGES, Pairs
 from engram.evaluation.scoring import GENERAL, SPLITS
 from engram.models.model import Model
-from engram.patterns.loading import load_patterns
+from engram.patterns.loading import Pattern, load_patterns
 from engram.plan import documents
 from engram.plan.config import Config
 from engram.support import console, locks
@@ -36,17 +37,29 @@ def run(
     `folder` gets `data/`, `adapter/` and the documents of DOCUMENTS; for the method `both`, the LoRA adapter goes to
     `lora/`. Split, adapter and batches follow the configuration's seed.
     """
-    data, adapter, under = folder / "data", folder / "adapter", folder / "lora"
-    build.write_data(load_patterns(files), files, data, config.seed)
     with console.TrainingBar() as progress:
-        method = METHODS[config.method]
-        if method.needs_adapter:
-            lora = dataclasses.replace(config, method=LORA.name)
-            LORA.teach(backend, model, lora, data, under, under.with_suffix(".json"), progress)
-        method.teach(backend, model, config, data, adapter, folder / "training.json", progress, under)
-    for _ in evaluate(backend, model, config, data, adapter, folder, report):
+        teach(backend, model, config, load_patterns(files), files, folder, progress)
+    for _ in evaluate(backend, model, config, folder / "data", folder / "adapter", folder, report):
         pass
     return compare.compare(folder)
+
+
+def teach(
+    backend: str,
+    model: Model,
+    config: Config,
+    patterns: Sequence[Pattern],
+    files: Sequence[Path],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The first half of `run`, from the patterns of `files` to an adapter or a memory; returns the training log."""
+    data, under, method = folder / "data", folder / "lora", METHODS[config.method]
+    build.write_data(patterns, files, data, config.seed)
+    if method.needs_adapter:
+        lora = dataclasses.replace(config, method=LORA.name)
+        LORA.teach(backend, model, lora, data, under, under.with_suffix(".json"), progress)
+    return method.teach(backend, model, config, data, folder / "adapter", folder / "training.json", progress, under)
 
 
 def evaluate(

@@ -232,7 +232,7 @@ def facts(known: dict[str, Any], contents: Contents, containing: str) -> None:
     console = make_console()
     table = make_table(console, "input", "output", "rows")
     shown = 0
-    for fact, count in zip(contents.facts, contents.counts):
+    for fact, count in ((one.fact, one.rows) for one in contents.entries):
         if containing in fact.input or containing in fact.output:
             table.add_row(visible(fact.input), visible(fact.output), str(count))
             shown += 1
