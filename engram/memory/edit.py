@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engram.memory.facts import Fact, Placed, named
 from engram.memory.lookup import MISS, build, find
-from engram.memory.table import Contents
+from engram.memory.table import Contents, Entry
 from engram.support.errors import EngramError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def empty(width: int) -> Contents:
     import numpy as np
 
     none = np.zeros(0, np.uint64)
-    return Contents((), (), (), np.zeros((0, width), np.float32), none, none.astype(np.uint32))
+    return Contents((), np.zeros((0, width), np.float32), none, none.astype(np.uint32))
 
 
 def inserted(known: Contents, placed: Sequence[Placed], rows: NDArray[np.float32]) -> Contents:
@@ -41,9 +41,7 @@ def inserted(known: Contents, placed: Sequence[Placed], rows: NDArray[np.float32
     if len(np.unique(addresses)) != len(addresses):
         raise EngramError("two addresses have one number", where="memory", fix="change a word of one of the inputs")
     return Contents(
-        (*known.facts, *(one.fact for one in placed)),
-        (*known.counts, *(len(one.tokens) for one in placed)),
-        (*known.ways, *(tuple(sorted({count for count, _ in one.asked})) for one in placed)),
+        (*known.entries, *(_entry(one) for one in placed)),
         np.concatenate([known.rows, rows]),
         addresses,
         np.concatenate(numbers),
@@ -59,12 +57,16 @@ def refuse_known(known: Contents, placed: Sequence[Placed]) -> None:
     for one in placed:
         rows = find(slots, numbers, len(known.addresses), one.addresses[:, 0])
         if (rows != MISS).any():
-            there = known.facts[int(np.searchsorted(known.firsts, rows.max(), side="right")) - 1]
+            there = known.entries[int(np.searchsorted(known.firsts, rows.max(), side="right")) - 1].fact
             same = there.output == one.fact.output
             problems.append(f"{named(one.fact)}: {'is there already' if same else f'contradicts {named(there)}'}")
     if problems:
         what = f"{len(problems)} facts are refused, and nothing is changed"
         raise EngramError(what, where="memory", problems=problems[:20], fix="engram memory delete the old one first")
+
+
+def _entry(one: Placed) -> Entry:
+    return Entry(one.fact, len(one.tokens), tuple(sorted({count for count, _ in one.asked})))
 
 
 def deleted(known: Contents, inputs: Sequence[str]) -> Contents:
@@ -76,15 +78,12 @@ def deleted(known: Contents, inputs: Sequence[str]) -> Contents:
         problems = sorted(missing)[:20]
         raise EngramError("no such fact", where="memory", problems=problems, fix="engram memory list shows the inputs")
     keep = [i for i, fact in enumerate(known.facts) if fact.input.lstrip() not in wanted]
-    counts = np.array(known.counts, np.int64)
-    owner = np.repeat(np.arange(len(counts)), counts)
+    owner = np.repeat(np.arange(len(known.entries)), [one.rows for one in known.entries])
     kept = np.isin(owner, keep)
     moved = np.cumsum(kept) - 1
     stay = kept[known.numbers] if len(known.numbers) else np.zeros(0, bool)
     return Contents(
-        tuple(known.facts[i] for i in keep),
-        tuple(known.counts[i] for i in keep),
-        tuple(known.ways[i] for i in keep),
+        tuple(known.entries[i] for i in keep),
         known.rows[kept],
         known.addresses[stay],
         moved[known.numbers[stay]].astype(np.uint32),
@@ -101,6 +100,6 @@ def merged(one: Contents, other: Contents, placed: Sequence[Placed]) -> Contents
     known: set[Fact] = set(one.facts)
     new = [i for i, fact in enumerate(other.facts) if fact not in known]
     firsts = other.firsts
-    rows = [other.rows[firsts[i] : firsts[i] + other.counts[i]] for i in new]
+    rows = [other.rows[firsts[i] : firsts[i] + other.entries[i].rows] for i in new]
     width = one.rows.shape[1]
     return inserted(one, [placed[i] for i in new], np.concatenate([np.zeros((0, width), np.float32), *rows]))

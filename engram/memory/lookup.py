@@ -20,21 +20,17 @@ MISS = -1
 
 
 @dataclass(frozen=True)
-class Index:
-    """The addresses of a table: `slots` and `numbers` of `build`, of `count` addresses, and `orders`, the input lengths
-    in tokens that occur in them, longest first."""
+class Memory:
+    """A table that is ready for lookups; its arrays may be on disk.
+
+    `slots` and `numbers` are those of `build`, of `count` addresses; `orders` the input lengths in tokens that occur in
+    them, longest first; `table` float32 [rows, width].
+    """
 
     slots: NDArray[np.uint64]
     numbers: NDArray[np.uint32]
     count: int
     orders: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """A table that is ready for lookups; `table` float32 [rows, width] may be on disk."""
-
-    index: Index
     frame: Frame
     table: NDArray[np.float32]
 
@@ -43,9 +39,42 @@ class Memory:
         """Numbers in a row."""
         return int(self.table.shape[1])
 
-    def rows(self, tokens: NDArray[np.integer], starts: Sequence[int] | None = None) -> NDArray[np.int64]:
-        """The row of every token; see `rows` of this module."""
-        return rows(self.index, self.frame, tokens, starts)
+    def rows(
+        self,
+        tokens: NDArray[np.integer],
+        starts: Sequence[int] | NDArray[np.integer] | None = None,
+        first: int = 0,
+    ) -> NDArray[np.int64]:
+        """The row that answers at each token from column `first` on, int64 [sequences, length - first]; MISS is none.
+
+        `tokens` [sequences, length] are whole sequences of ids; each begins at its column of `starts`, after padding.
+        The result depends on nothing else: a token's row is the same in a batch, in a stream and in scoring.
+        """
+        import numpy as np
+
+        count, length = tokens.shape
+        found = np.full((count, length - first), MISS, np.int64)
+        begins = np.zeros(count, np.int64) if starts is None else np.asarray(starts, np.int64)
+        ends = _headers(tokens, self.frame.header, begins)
+        places = np.maximum.accumulate(np.where(ends, np.arange(length), -1), axis=1)  # of the last header's last token
+        row, column = np.nonzero(places[:, first:] >= 0)
+        if not len(row) or not self.orders:
+            return found
+        column += first
+        end = places[row, column]
+        so_far = _answered(tokens, places)[row, column]
+        keys = row * length + end  # in order: the tokens of one answer follow each other
+        new = np.append(True, keys[1:] != keys[:-1])
+        which = np.cumsum(new) - 1
+        asked, usable = _asked(self, tokens, begins, row[new], end[new])
+        wanted = addresses.address(asked[which], so_far[:, None])
+        there = np.full(wanted.shape, MISS, np.int64)
+        may = usable[which] & (column - end < MOST_ANSWERED)[:, None]
+        there[may] = find(self.slots, self.numbers, self.count, wanted[may])
+        hit = there != MISS
+        longest = hit.argmax(axis=1)
+        found[row, column - first] = np.where(hit.any(axis=1), there[np.arange(len(row)), longest], MISS)
+        return found
 
     def following(
         self,
@@ -63,7 +92,7 @@ class Memory:
 
         first = tokens.shape[1] - new
         if new > 1 or last is None:
-            return rows(self.index, self.frame, tokens, starts, first)
+            return self.rows(tokens, starts, first)
         size = len(self.frame.header)
         live = last != MISS
         if tokens.shape[1] >= size:
@@ -71,7 +100,7 @@ class Memory:
         found = np.full((len(tokens), 1), MISS, np.int64)
         if live.any():
             begins = None if starts is None else np.asarray(starts)[live]
-            found[live] = rows(self.index, self.frame, tokens[live], begins, first)
+            found[live] = self.rows(tokens[live], begins, first)
         return found
 
 
@@ -120,45 +149,6 @@ def _bits(count: int) -> int:
     return max(4, (2 * count - 1).bit_length()) if count else 4
 
 
-def rows(
-    known: Index,
-    frame: Frame,
-    tokens: NDArray[np.integer],
-    starts: Sequence[int] | NDArray[np.integer] | None = None,
-    first: int = 0,
-) -> NDArray[np.int64]:
-    """The row that answers at each token from column `first` on, int64 [sequences, length - first]; MISS is none.
-
-    `tokens` [sequences, length] are whole sequences of ids; each begins at its column of `starts`, after padding. The
-    result depends on nothing else: a token's row is the same in a batch, in a stream and in scoring.
-    """
-    import numpy as np
-
-    count, length = tokens.shape
-    found = np.full((count, length - first), MISS, np.int64)
-    begins = np.zeros(count, np.int64) if starts is None else np.asarray(starts, np.int64)
-    ends = _headers(tokens, frame.header, begins)
-    places = np.maximum.accumulate(np.where(ends, np.arange(length), -1), axis=1)  # of the last header's last token
-    row, column = np.nonzero(places[:, first:] >= 0)
-    if not len(row) or not known.orders:
-        return found
-    column += first
-    end = places[row, column]
-    so_far = _answered(tokens, places)[row, column]
-    keys = row * length + end  # in order: the tokens of one answer follow each other
-    new = np.append(True, keys[1:] != keys[:-1])
-    which = np.cumsum(new) - 1
-    asked, usable = _asked(known, frame, tokens, begins, row[new], end[new])
-    wanted = addresses.address(asked[which], so_far[:, None])
-    there = np.full(wanted.shape, MISS, np.int64)
-    may = usable[which] & (column - end < MOST_ANSWERED)[:, None]
-    there[may] = find(known.slots, known.numbers, known.count, wanted[may])
-    hit = there != MISS
-    longest = hit.argmax(axis=1)
-    found[row, column - first] = np.where(hit.any(axis=1), there[np.arange(len(row)), longest], MISS)
-    return found
-
-
 def _headers(tokens: NDArray[np.integer], header: tuple[int, ...], begins: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a header ends at each token, bool [sequences, length]."""
     import numpy as np
@@ -189,8 +179,7 @@ def _answered(tokens: NDArray[np.integer], places: NDArray[np.int64]) -> NDArray
 
 
 def _asked(
-    known: Index,
-    frame: Frame,
+    memory: Memory,
     tokens: NDArray[np.integer],
     begins: NDArray[np.int64],
     row: NDArray[np.int64],
@@ -200,10 +189,10 @@ def _asked(
     order; and whether that many tokens are there and begin with a word. uint64 and bool [messages, orders]."""
     import numpy as np
 
-    longest = known.orders[0]
-    columns = (end - len(frame.header))[:, None] - np.arange(longest + 1)  # one more, to see the token before
+    longest = memory.orders[0]
+    columns = (end - len(memory.frame.header))[:, None] - np.arange(longest + 1)  # one more, to see the token before
     inside = columns >= begins[row][:, None]
     ids = np.where(inside, tokens[row[:, None], np.maximum(columns, 0)], 0).astype(np.int64)
-    words = frame.opens[ids[:, :-1]] | frame.closes[ids[:, 1:]] | ~inside[:, 1:]
-    chosen = np.array(known.orders) - 1
-    return addresses.asked(ids[:, :-1], frame)[:, chosen], (inside[:, :-1] & words)[:, chosen]
+    words = memory.frame.opens[ids[:, :-1]] | memory.frame.closes[ids[:, 1:]] | ~inside[:, 1:]
+    chosen = np.array(memory.orders) - 1
+    return addresses.asked(ids[:, :-1], memory.frame)[:, chosen], (inside[:, :-1] & words)[:, chosen]

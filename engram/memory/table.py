@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.memory import addresses, lookup
-from engram.memory.addresses import EMPTY, VERSION, Frame
+from engram.memory.addresses import EMPTY, VERSION
 from engram.memory.facts import Fact
-from engram.memory.lookup import Index, Memory
+from engram.memory.lookup import Memory
 from engram.models import adapters
 from engram.models.model import LARGEST_SHARD, Model, tensor_shapes
 from engram.plan.encoding import load_encoder
@@ -40,24 +40,35 @@ class Of:
     width: int
 
 
+class Entry(NamedTuple):
+    """A fact in a table: how many rows it has, and the input lengths in tokens that its addresses use."""
+
+    fact: Fact
+    rows: int
+    orders: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Contents:
-    """A table for editing: `rows` float32 [rows, width] in the order of the facts, `counts` of each fact's rows,
-    `ways`, the input lengths in tokens that each fact's addresses use, and each address uint64 with its row uint32."""
+    """A table for editing: `rows` float32 [rows, width] in the order of the `entries`, and each address uint64 with its
+    row uint32 in `numbers`."""
 
-    facts: tuple[Fact, ...]
-    counts: tuple[int, ...]
-    ways: tuple[tuple[int, ...], ...]
+    entries: tuple[Entry, ...]
     rows: NDArray[np.float32]
     addresses: NDArray[np.uint64]
     numbers: NDArray[np.uint32]
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The facts."""
+        return [one.fact for one in self.entries]
 
     @property
     def firsts(self) -> NDArray[np.int64]:
         """The first row of each fact."""
         import numpy as np
 
-        return np.cumsum((0, *self.counts))[:-1]
+        return np.cumsum((0, *(one.rows for one in self.entries)))[:-1]
 
 
 class Opened(NamedTuple):
@@ -102,13 +113,9 @@ def opened(folder: Path | Opened, model: Model, preferred: str = "") -> Opened:
         what = "this memory was fitted with another adapter under it"
         lines = [f"adapter: {_shown(known['adapter'])} in {SETTINGS}, {_shown(under)} beside it"]
         raise EngramError(what, where=str(folder), problems=lines, fix="make train METHOD=both")
-    return Opened(folder, known["files"][WEIGHTS], lora, _memory(folder, frame, known), int(known["layer"]))
-
-
-def _memory(folder: Path, frame: Frame, known: Mapping[str, Any]) -> Memory:
-    arrays = _sound(folder / WEIGHTS, known)
-    orders = tuple(sorted(known["orders"], reverse=True))
-    return Memory(Index(arrays["slots"], arrays["numbers"], known["addresses"], orders), frame, arrays["rows"])
+    arrays, orders = _sound(folder / WEIGHTS, known), tuple(sorted(known["orders"], reverse=True))
+    memory = Memory(arrays["slots"], arrays["numbers"], known["addresses"], orders, frame, arrays["rows"])
+    return Opened(folder, known["files"][WEIGHTS], lora, memory, int(known["layer"]))
 
 
 def of(known: Mapping[str, Any]) -> Of:
@@ -118,13 +125,17 @@ def of(known: Mapping[str, Any]) -> Of:
 
 def write(folder: Path, of: Of, contents: Contents, lora: Path | None = None) -> None:
     """Replace the table of a folder, whole or not at all, with a copy of the LoRA adapter in the folder `lora`."""
+    from safetensors.numpy import save
+
     with new_folder(folder) as work:
         for path in lora_files(lora):
             write_bytes(work / path.name, read_bytes(path))
-        write_weights(work / WEIGHTS, contents, of)
+        slots, numbers = lookup.build(contents.addresses, contents.numbers)
+        about = {"of": json.dumps(asdict(of))}  # one entry: safetensors writes several in any order
+        write_bytes(work / WEIGHTS, save({"slots": slots, "numbers": numbers, "rows": contents.rows}, about))
         lines = [
-            {"input": fact.input, "output": fact.output, "rows": count, "orders": list(orders)}
-            for fact, count, orders in zip(contents.facts, contents.counts, contents.ways)
+            {"input": one.fact.input, "output": one.fact.output, "rows": one.rows, "orders": list(one.orders)}
+            for one in contents.entries
         ]
         write_text(work / FACTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         document = {
@@ -132,10 +143,10 @@ def write(folder: Path, of: Of, contents: Contents, lora: Path | None = None) ->
             "schema_version": 1,
             "hash": VERSION,
             **asdict(of),
-            "orders": sorted({order for orders in contents.ways for order in orders}),
+            "orders": sorted({order for one in contents.entries for order in one.orders}),
             "addresses": len(contents.addresses),
             "rows": len(contents.rows),
-            "facts": len(contents.facts),
+            "facts": len(contents.entries),
             "files": {name: sha256(work / name, LARGEST_SHARD) for name in (WEIGHTS, FACTS)},
         }
         schema.check(document, "memory", str(folder / SETTINGS))
@@ -147,15 +158,6 @@ def lora_files(folder: Path | None) -> list[Path]:
     if folder is None or not has_lora(folder):
         return []
     return [folder / name for name in (*adapters.LAYOUTS, adapters.CONFIG) if (folder / name).is_file()]
-
-
-def write_weights(path: Path, contents: Contents, of: Of) -> None:
-    """Write the arrays as a safetensors file whose metadata say what they belong to."""
-    from safetensors.numpy import save
-
-    slots, numbers = lookup.build(contents.addresses, contents.numbers)
-    about = {"of": json.dumps(asdict(of))}  # one entry: safetensors writes several in any order
-    write_bytes(path, save({"slots": slots, "numbers": numbers, "rows": contents.rows}, about))
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -250,34 +252,23 @@ def read(folder: Path) -> Contents:
     import numpy as np
 
     arrays = _sound(folder / WEIGHTS, settings(folder))
-    lines = list(_facts(folder / FACTS))
-    if sum(int(line["rows"]) for line in lines) != len(arrays["rows"]):
+    entries = list(facts(folder))
+    if sum(one.rows for one in entries) != len(arrays["rows"]):
         raise EngramError("the facts of this memory do not fit its rows", where=str(folder / FACTS), fix=FIX)
     taken = arrays["slots"] != EMPTY
     found, numbers = np.array(arrays["slots"])[taken], np.array(arrays["numbers"])[taken]
     order = np.lexsort((found, numbers))
-    return Contents(
-        tuple(Fact(line["input"], line["output"]) for line in lines),
-        tuple(int(line["rows"]) for line in lines),
-        tuple(tuple(map(int, line["orders"])) for line in lines),
-        np.array(arrays["rows"]),
-        found[order],
-        numbers[order],
-    )
+    return Contents(tuple(entries), np.array(arrays["rows"]), found[order], numbers[order])
 
 
-def facts(folder: Path) -> tuple[list[Fact], list[int]]:
-    """The facts of a table and the number of rows of each; raises EngramError if they cannot be read."""
-    lines = [(Fact(line["input"], line["output"]), int(line["rows"])) for line in _facts(folder / FACTS)]
-    return [fact for fact, _ in lines], [count for _, count in lines]
-
-
-def _facts(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(read_bytes(path).splitlines(), 1):
+def facts(folder: Path) -> Iterator[Entry]:
+    """The facts of a table; raises EngramError if they cannot be read."""
+    for number, line in enumerate(read_bytes(folder / FACTS).splitlines(), 1):
         try:
-            document = strict_json.parse(line)
-            if not isinstance(document["input"], str) or not isinstance(document["output"], str):
+            known = strict_json.parse(line)
+            if not isinstance(known["input"], str) or not isinstance(known["output"], str):
                 raise ValueError("input and output must be text")
-            yield document
+            yield Entry(Fact(known["input"], known["output"]), int(known["rows"]), tuple(map(int, known["orders"])))
         except (ValueError, KeyError, TypeError) as error:
-            raise EngramError(f"a fact cannot be read: {error}", where=f"{path}:{number}", fix=FIX) from error
+            where = f"{folder / FACTS}:{number}"
+            raise EngramError(f"a fact cannot be read: {error}", where=where, fix=FIX) from error

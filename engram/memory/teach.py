@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engram.memory import facts
 from engram.memory.facts import Placed
-from engram.plan.config import Config
+from engram.plan.config import MemorySettings
 from engram.plan.encoding import Batch, Encoder, make_batch
 
 if TYPE_CHECKING:
@@ -76,19 +76,18 @@ def fit(
     teacher: Teacher,
     encoder: Encoder,
     placed: Sequence[Placed],
-    config: Config,
-    report: Callable[[float, int, float], None] = lambda _loss, _done, _rate: None,
+    config: MemorySettings,
+    report: Callable[[int, float, float], None] = lambda _step, _loss, _rate: None,
 ) -> Fitted:
-    """Fit a row to every answer token of every fact.
-
-    `report` hears after every step its loss, how many facts are learned, and answer tokens a second.
-    """
+    """Fit a row to every answer token of every fact; after each step `report` gets its number, loss and tokens/s."""
     import numpy as np
 
     fitted = Fitted(np.zeros((0, teacher.width), np.float32))
     parts = []
     for start in range(0, len(placed), PORTION):
-        parts.append(_portion(teacher, encoder, placed[start : start + PORTION], start, config, fitted, report))
+        rows, unsettled = _portion(teacher, encoder, placed[start : start + PORTION], config, fitted.steps, report)
+        parts.append(rows)
+        fitted.unsettled += [start + i for i in unsettled]
     fitted.rows = np.concatenate([fitted.rows, *parts])
     return fitted
 
@@ -97,11 +96,11 @@ def _portion(
     teacher: Teacher,
     encoder: Encoder,
     placed: Sequence[Placed],
-    before: int,
-    config: Config,
-    fitted: Fitted,
-    report: Callable[[float, int, float], None],
-) -> NDArray[np.float32]:
+    config: MemorySettings,
+    steps: list[tuple[float, int, int, float]],
+    report: Callable[[int, float, float], None],
+) -> tuple[NDArray[np.float32], list[int]]:
+    """The rows of some facts, and the numbers of those that were not learned; the steps taken are added to `steps`."""
     import numpy as np
 
     names = PHRASINGS[: config.memory_phrasings]
@@ -135,12 +134,11 @@ def _portion(
             move /= np.sqrt(second[mine] / (1 - BETA2 ** visits[mine])) + EPSILON
             rows[mine] -= config.memory_rate * scale * move
             spent = time.perf_counter() - begun
-            fitted.steps.append((float(losses.mean()), count, group.batch.real_tokens, spent))
-            report(fitted.steps[-1][0], before + int(settled.sum()), count / spent)
+            steps.append((float(losses.mean()), count, group.batch.real_tokens, spent))
+            report(len(steps), steps[-1][0], count / spent)
         if settled.all():
             break
-    fitted.unsettled += [before + int(i) for i in np.nonzero(~settled)[0]]
-    return rows
+    return rows, np.nonzero(~settled)[0].tolist()
 
 
 def _groups(encoder: Encoder, placed: Sequence[Placed], name: str) -> list[_Group]:

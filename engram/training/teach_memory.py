@@ -92,17 +92,9 @@ def train(
 
 
 def fit(at: Desk, placed: Sequence[Placed], config: Config, progress: Progress) -> Fitted:
-    """Fit rows to facts; `progress` hears every step, of as many as there are at most."""
-    batches = -(-len(placed) // teach.BATCH)
-    progress.start(batches * config.memory_passes)
-    done = 0
-
-    def report(loss: float, _settled: int, rate: float) -> None:
-        nonlocal done
-        done += 1
-        progress.step(done, loss, rate)
-
-    return teach.fit(at.teacher, at.encoder, placed, config, report)
+    """Fit rows to facts; `progress` hears every step, and first the largest number of steps."""
+    progress.start(-(-len(placed) // teach.BATCH) * config.memory_passes)
+    return teach.fit(at.teacher, at.encoder, placed, config, progress.step)
 
 
 def insert(at: Desk, folder: Path, wanted: Sequence[Fact], config: Config, progress: Progress) -> Fitted:

@@ -23,7 +23,7 @@ from engram.backends.unsloth import memory as unsloth_memory
 from engram.backends.unsloth import process, training
 from engram.backends.unsloth import teacher as unsloth_teacher
 from engram.memory import addresses, lookup
-from engram.memory.lookup import MISS, Index, Memory
+from engram.memory.lookup import MISS, Memory
 from engram.models import model
 from engram.plan import encoding
 from engram.support.errors import EngramError
@@ -98,7 +98,7 @@ def memory_of(rows: Any) -> Memory:
         lengths.add(count)
     numbers = np.concatenate(found)
     slots = lookup.build(numbers, np.arange(len(numbers), dtype=np.uint32))
-    return Memory(Index(*slots, len(numbers), tuple(sorted(lengths, reverse=True))), FRAME, rows)
+    return Memory(*slots, len(numbers), tuple(sorted(lengths, reverse=True)), FRAME, rows)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from engram.dataset import phrasing
 from engram.memory import addresses, facts, lookup
 from engram.memory.addresses import Frame
 from engram.memory.facts import Fact, Placed
-from engram.memory.lookup import MISS, Index, Memory
+from engram.memory.lookup import MISS, Memory
 from engram.models.model import resolve
 from engram.plan.encoding import Encoder, load_encoder
 from tools.methods import probes
@@ -54,8 +54,8 @@ def table_of(placed: list[Placed], frame: Frame) -> Memory:
         numbers.append(np.tile(100 * i + np.arange(len(one.tokens)), len(one.asked)))
     slots, rows = lookup.build(np.concatenate(found), np.concatenate(numbers).astype(np.uint32))
     orders = {count for one in placed for count, _ in one.asked}
-    known = Index(slots, rows, sum(map(len, found)), tuple(sorted(orders, reverse=True)))
-    return Memory(known, frame, np.zeros((100 * len(placed), 4), np.float32))
+    lengths = tuple(sorted(orders, reverse=True))
+    return Memory(slots, rows, sum(map(len, found)), lengths, frame, np.zeros((100 * len(placed), 4), np.float32))
 
 
 def first_rows(memory: Memory, encoder: Encoder, prompt: str) -> int:
@@ -201,7 +201,7 @@ def test_the_hash_is_the_same_everywhere(memory: Memory, placed: list[Placed]) -
     frame = Frame("", (9,), np.arange(10), np.zeros(10, bool), np.zeros(10, bool), np.zeros(10, bool))
     parts = addresses.asked(tails, frame)
     assert addresses.address(parts[0], addresses.answered([7])[1]).tolist() == GOLDEN
-    assert lookup.rows(memory.index, memory.frame, np.zeros((1, 0), np.int32)).shape == (1, 0)
+    assert memory.rows(np.zeros((1, 0), np.int32)).shape == (1, 0)
 
 
 GOLDEN = [77632896437890307, 10054575928379525603, 13583003011978127688]

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,12 +67,8 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    (root / "pack.yaml").write_text(PACK)
-    files = find_files(str(root / "pack.yaml"))
-    write_data(load_patterns(files), files, root / "data", seed=0)
-    return root / "data"
+def data(small_data: Path) -> Path:
+    return small_data
 
 
 def run(
@@ -144,16 +139,14 @@ def left(content: bytes, place: Path) -> Place:
     return found
 
 
-CHANGED: Sequence[tuple[dict[str, Any], str]] = [
-    ({"rank": 4}, "recipe.rank: 8 and 4"),
-    ({"learning_rate": 0.02}, "recipe.learning_rate: 0.01 and 0.02"),
-    ({"seed": 1}, "recipe.seed: 0 and 1"),
-    ({"validate_every": 3}, "recipe.validate_every: 4 and 3"),
-    ({"replay": 0.5}, "replay: None and {'name': 'tiny/replay.jsonl'"),
-]
-
-
-@pytest.mark.parametrize(("change", "line"), CHANGED)
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"learning_rate": 0.02, "seed": 1}, "recipe.learning_rate: 0.01 and 0.02\n  recipe.seed: 0 and 1"),
+        ({"validate_every": 3}, "recipe.validate_every: 4 and 3"),
+        ({"replay": 0.5}, "replay: None and {'name': 'tiny/replay.jsonl'"),
+    ],
+)
 def test_a_checkpoint_of_another_recipe_is_refused(
     cut: bytes, data: Path, tmp_path: Path, change: dict[str, Any], line: str
 ) -> None:
@@ -161,9 +154,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     error = refusal(run, "mlx", data, tmp_path, dataclasses.replace(SHORT, **change))
     assert f"{place.checkpoint}: this checkpoint is of another run" in str(error)
     assert f"\n  {line}" in str(error)
-    assert str(error).endswith(
-        f"fix: put it back, or drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}"
-    )
+    assert error.fix == f"put it back, or drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}"
     assert place.checkpoint.read_bytes() == cut
 
 
@@ -191,8 +182,8 @@ def test_a_checkpoint_of_other_data_is_refused(cut: bytes, tmp_path: Path) -> No
     assert lines == ["batches.sha256", "data.manifest_sha256"]
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("unsloth"), reason="no unsloth")
 def test_a_checkpoint_of_another_backend_is_refused(cut: bytes, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("unsloth")
     left(cut, tmp_path)
     lines = [line.split(":")[0] for line in refusal(run, "cpu", data, tmp_path).problems]
     assert lines[:2] == ["backend", "device"]
@@ -211,24 +202,16 @@ def test_fresh_drops_the_checkpoint(cut: bytes, data: Path, tmp_path: Path) -> N
     assert not place.checkpoint.exists()
 
 
-def damaged(content: bytes) -> Iterator[tuple[str, bytes]]:
-    yield "empty", b""
-    for share in (0.01, 0.5, 0.999):
-        yield f"cut at {share}", content[: int(len(content) * share)]
-    yield "longer", content + b"\0"
-    for share in (0.0, 0.001, 0.01, 0.3, 0.7, 0.9999):
-        at = int(len(content) * share)
-        yield f"flipped at {share}", content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
-    at = content.index(b'"sha256":"') + 10
-    yield "another hash", content[:at] + b"0" * 64 + content[at + 64 :]
-
-
 def test_a_damaged_checkpoint_is_refused(cut: bytes, data: Path, tmp_path: Path) -> None:
-    place = left(cut, tmp_path)
-    for what, content in damaged(cut):
+    place, at = left(cut, tmp_path), cut.index(b'"sha256":"') + 10
+    broken = [b"", cut + b"\0", cut[:at] + b"0" * 64 + cut[at + 64 :]]
+    broken += [cut[: int(len(cut) * share)] for share in (0.01, 0.5, 0.999)]
+    flipped = [int(len(cut) * share) for share in (0.0, 0.001, 0.01, 0.3, 0.7, 0.9999)]
+    broken += [cut[:at] + bytes([cut[at] ^ 4]) + cut[at + 1 :] for at in flipped]
+    for content in broken:
         place.checkpoint.write_bytes(content)
         error = refusal(checkpoint.read, place.checkpoint)
-        assert "this checkpoint is damaged" in str(error), what
+        assert "this checkpoint is damaged" in str(error)
         assert str(error).endswith(f"fix: drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}")
     assert "this checkpoint is damaged" in str(refusal(run, "mlx", data, tmp_path))
 
@@ -336,23 +319,26 @@ def test_a_signal_waits_for_the_end_of_the_step(data: Path, tmp_path: Path, numb
     assert run("mlx", data, tmp_path)["resumed_at"] == [3]
 
 
-def test_a_signal_at_the_last_step_lets_the_run_end(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("at", "times", "every", "message", "kept"),
+    [
+        (STEPS, 1, 5, None, None),  # the run was finished anyway
+        (7, 2, 5, "", 5),  # a second signal does not wait
+        (7, 1, 0, f"stopped after step 7 of {STEPS}; nothing of it is kept", None),
+    ],
+)
+def test_a_signal_at_the_end_twice_and_without_checkpoints(
+    data: Path, tmp_path: Path, at: int, times: int, every: int, message: str | None, kept: int | None
+) -> None:
+    said = None
     with signals.listening():
-        log = run("mlx", data, tmp_path, progress=Signalled(signal.SIGTERM, STEPS))
-    assert log["summary"]["steps"] == STEPS
-
-
-def test_a_second_signal_does_not_wait(data: Path, tmp_path: Path) -> None:
-    with signals.listening(), pytest.raises(signals.Stopped) as caught:
-        run("mlx", data, tmp_path, progress=Signalled(signal.SIGINT, 7, times=2))
-    assert str(caught.value) == ""
-    assert checkpoint.read(Place(tmp_path).checkpoint)[2]["step"] == 5
-
-
-def test_without_checkpoints_a_signal_says_that_nothing_is_kept(data: Path, tmp_path: Path) -> None:
-    with signals.listening(), pytest.raises(signals.Stopped, match="nothing of it is kept"):
-        run("mlx", data, tmp_path, progress=Signalled(signal.SIGINT, 7), saving=Saving(every=0))
-    assert not Place(tmp_path).checkpoint.exists()
+        try:
+            run("mlx", data, tmp_path, progress=Signalled(signal.SIGINT, at, times), saving=Saving(every=every))
+        except signals.Stopped as stop:
+            said = str(stop)
+    place = Place(tmp_path)
+    found = checkpoint.read(place.checkpoint)[2]["step"] if place.checkpoint.exists() else None
+    assert (said, found, place.adapter.exists()) == (message, kept, message is None)
 
 
 def test_outside_training_a_signal_ends_a_command_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

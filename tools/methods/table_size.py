@@ -14,7 +14,7 @@ from typing import Any
 
 from engram import backends
 from engram.memory import addresses, lookup
-from engram.memory.lookup import Index, Memory
+from engram.memory.lookup import Memory
 from engram.models import model
 from engram.plan.encoding import load_encoder
 from tools.methods import probes
@@ -58,7 +58,7 @@ def _measured(backend: str, path: Path, size: int) -> dict[str, Any]:
     prompts = encoder.prompts(list(probes.PLAIN))
     own, mapped = _resident()
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in ("slots", "numbers", "rows")}
-    memory = Memory(Index(arrays["slots"], arrays["numbers"], size, ORDERS), frame, arrays["rows"])
+    memory = Memory(arrays["slots"], arrays["numbers"], size, ORDERS, frame, arrays["rows"])
     module.let_read(with_table, memory, LAYER)
     hit, miss = _lookups(memory, prompts)
     rates = [
