@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engram.patterns import yaml_source
-from engram.patterns.loading import SHOWN_PROBLEMS, Pattern, duplicates, load_patterns, pattern_id, unfit
+from engram.patterns.loading import SHOWN_PROBLEMS, Pattern, counted, duplicates, pattern_id, unfit
 from engram.patterns.writing import pattern_file, quoted
 from engram.support import strict_json
 from engram.support.errors import EngramError
@@ -58,7 +58,7 @@ class _UnfitError(ValueError):
 
 
 def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
-    """Write the pairs of `files` to the new pattern file `out`; return its patterns as they are read back.
+    """Write the pairs of `files` to the new pattern file `out`; return its patterns.
 
     Raises EngramError, and writes nothing, where `out` exists, with every line that a pattern file can't hold, and
     with every input that comes twice. The file is written only after its text was read back to the same pairs.
@@ -66,13 +66,15 @@ def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
     _refuse_target(out)
     found = [one for file in files for one in _read(file, wanted)]
     rows = [one for one in found if isinstance(one, Row)]
-    patterns = [Pattern(pattern_id(row.input), row.input, row.output, "", "", row.place) for row in rows]
+    patterns = [
+        Pattern(pattern_id(row.input), row.input, row.output, out.stem, row.category or out.stem, row.place)
+        for row in rows
+    ]
     problems = [one for one in found if isinstance(one, str)] + [*duplicates(patterns)]
     listed = ", ".join(visible(str(file)) for file in files)
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        fix = "correct these lines, or take them out; nothing was written"
-        raise EngramError(f"{count} in {listed}", problems=first(problems, SHOWN_PROBLEMS), fix=fix)
+        what, fix = counted(len(problems), "problem"), "correct these lines, or take them out; nothing was written"
+        raise EngramError(f"{what} in {listed}", problems=first(problems, SHOWN_PROBLEMS), fix=fix)
     if not rows:
         raise EngramError("nothing to import: there is no row", where=listed, fix="give files that hold rows")
     sources = quoted(", ".join(file.name for file in files))
@@ -85,7 +87,7 @@ def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
     if read != [row[1:] for row in rows]:
         raise RuntimeError(f"{out}: reading the text back gives other pairs")
     write_text(out, text)
-    return load_patterns([out])
+    return patterns
 
 
 def _refuse_target(out: Path) -> None:
@@ -122,7 +124,11 @@ def _row(place: str, record: Mapping[str, object], fields: _Fields) -> Iterator[
         parts[fields.category] = record[fields.category]
     texts = {name: value for name, value in parts.items() if isinstance(value, str)}
     if len(texts) < len(parts):
-        yield from (f"{place}: {_no_text(name, parts[name])}" for name in parts if name not in texts)
+        for name in (name for name in parts if name not in texts):
+            if parts[name] is None:
+                yield f"{place}: {name!r} is missing or empty; write some text or take the entry out"
+            else:
+                yield f"{place}: {name!r} is {shorten(json.dumps(parts[name]), 40)}, not text; write it in quotes"
         return
     head, *more = (texts[name] for name in fields.inputs)
     question = "\n".join([head, *filter(None, more)])
@@ -130,12 +136,6 @@ def _row(place: str, record: Mapping[str, object], fields: _Fields) -> Iterator[
     wrong = [unfit(key, text) for key, text in zip(("input", "output", CATEGORY), found[1:]) if text is not None]
     problems: list[Row | str] = [f"{place}: {one[0]}; {one[1]}" for one in wrong if one]
     yield from problems or [found]
-
-
-def _no_text(name: str, value: object) -> str:
-    if value is None:
-        return f"{name!r} is missing or empty; write some text or take the entry out"
-    return f"{name!r} is {shorten(json.dumps(value), 40)}, not text; write it in quotes"
 
 
 # which columns or keys hold what

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import unicodedata
@@ -108,14 +107,15 @@ def load_patterns(files: Sequence[Path]) -> list[Pattern]:
     problems += duplicates(patterns)
     if problems:
         raise EngramError(
-            f"{_counted(len(problems), 'problem')} in {_counted(len(files), 'pattern file')}",
+            f"{counted(len(problems), 'problem')} in {counted(len(files), 'pattern file')}",
             problems=first(problems, SHOWN_PROBLEMS),
             fix="correct these lines, then run `engram validate` again",
         )
     return patterns
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """`1 problem`, `2 problems`."""
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
@@ -158,7 +158,7 @@ class _Entries:
         self._file, self._source, self._bad = file, source, bad
         document = source.document
         self._name: str = document["name"] if "name" in document and ("name",) not in bad else stem
-        self._fit([(("name",), _unfit_label("name", self._name))])
+        self._fit([(("name",), unfit("name", self._name))])
         for path, example in self._sound(document, ("examples",)):
             self._add((*path, "input"), (*path, "output"), example, self._category(path, example))
         for path, table in self._sound(document, ("tables",)):
@@ -178,7 +178,7 @@ class _Entries:
     def _category(self, path: schema.Path, entry: dict[str, Any]) -> str:
         category: str = entry.get("category", self._name)
         if "category" in entry:
-            self._fit([((*path, "category"), _unfit_label("category", category))])
+            self._fit([((*path, "category"), unfit("category", category))])
         return category
 
     def _add(self, asked: schema.Path, answered: schema.Path, texts: dict[str, str], category: str) -> None:
@@ -248,9 +248,6 @@ def unfit(key: str, text: str) -> tuple[str, str] | None:
     if limit == MAX_LABEL and visible(text) != text:
         return f"the {key} holds a control or invisible character", "write plain text in one line"
     return None
-
-
-_unfit_label = functools.lru_cache(maxsize=1024)(unfit)  # many patterns share a category
 
 
 def duplicates(patterns: Sequence[Pattern]) -> Iterator[str]:
