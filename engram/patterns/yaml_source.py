@@ -268,5 +268,4 @@ class _Reader:
 
 
 def _place(event: Any) -> Place:
-    mark = event.start_mark
-    return Place(mark.line + 1, mark.column + 1)
+    return Place(event.start_mark.line + 1, event.start_mark.column + 1)

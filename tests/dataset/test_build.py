@@ -155,15 +155,12 @@ def test_near_duplicates_are_found_in_any_number_of_texts_at_once(monkeypatch: p
     assert [*near_duplicates(texts, texts)] == expected
 
 
-def test_an_example_gives_back_its_input_exactly() -> None:
+def test_an_example_gives_back_its_input_exactly_and_no_other_phrasings() -> None:
     inputs = ["plain", " a", "a ", "two\nlines\n", "{input}", "Complete: {input}", "\u2028", "🙂", "\nAnswer:"]
     for text in inputs:
         for name in phrasing.ALL:
             row = example(pattern(text, "b"), name, "train")
             assert (row.input, row.prompt) == (text, phrasing.ALL[name].replace("{input}", text))
-
-
-def test_a_prompt_of_another_phrasing_has_no_input() -> None:
     assert phrasing.unphrase("complete", "Continue: x") is None
     assert phrasing.unphrase("answer_after", "\nAnswer") is None
     assert phrasing.unphrase("complete", "Complete: ") == ""
