@@ -1,1 +1,1 @@
-"""The table of rows that a frozen model reads."""
+"""A memory: a table of rows that a frozen model reads at taught answers."""

@@ -1,9 +1,8 @@
 """The address of a row: the words that a message ends with, and the answer so far, as one 64-bit number.
 
-Tokens of the chat template are no part of it: an address begins with a word of what was asked and reaches to the token
-that is to be answered, and what the template puts between the two is skipped. Of the first token, and of that alone,
-leading white space does not count, so that an address is the same at the start of a message and behind other words.
-`docs/memory.md` defines it on a page.
+It covers the tokens from a word of the input up to the token to be answered, without those of the chat template.
+Leading white space of the first token does not count, so that an address is the same at the start of a message and
+after other words. docs/memory.md has the definition.
 """
 
 from __future__ import annotations
@@ -11,30 +10,28 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram.plan.encoding import Encoder
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-VERSION = "multilinear-64/1"  # of the hash: a table of another one is refused
+VERSION = "multilinear-64/1"  # of the hash; tables of another version are refused
 MOST_ASKED = 128  # tokens of an input
-MOST_ANSWERED = 256  # tokens of an answer, its end token included
+MOST_ANSWERED = 256  # tokens of an answer, with its end token
 SPACES = "ĠĊĉč▁ \n\t\r"  # white space in the vocabularies of byte-level and of SentencePiece tokenizers
 EMPTY = 0  # no address has this number
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What has to be known of a tokenizer and its chat template to find addresses in token ids.
+    """The properties of a tokenizer and its chat template that addresses depend on.
 
-    `header` is what the template puts between a message and its answer, `sha256` of all that is here and the
-    vocabulary. For each id: `folded` int64 is the one that it counts as where it comes first, `opens` whether it begins
-    with white space, `closes` whether a word may begin after it, `special` whether it stands for no text.
+    `header` are the ids between a message and its answer; `sha256` covers all fields and the vocabulary. For each id:
+    `folded` int64 is the id that it counts as at the start of an address, `opens` whether it begins with white space,
+    `closes` whether a word may begin after it, `special` whether it has no text.
     """
 
     sha256: str
@@ -46,15 +43,13 @@ class Frame:
 
 
 def frame(encoder: Encoder) -> Frame:
-    """The frame of a model's tokenizer; raises EngramError where its chat template ends no message."""
-    import numpy as np
-
+    """The frame of a model's tokenizer; raises EngramError if its chat template does not end messages."""
     one, other = encoder.prompt("one question"), encoder.prompt("7")
     count = 0
     while count < min(len(one), len(other)) and one[-1 - count] == other[-1 - count]:
         count += 1
     if not count:
-        what = "nothing in this model's chat template says where an answer begins, so no memory can be addressed"
+        what = "nothing in this model's chat template says where an answer begins, so a memory cannot be addressed"
         raise EngramError(what, where="MODEL", fix="take another MODEL, or METHOD=lora")
     tokenizer = encoder.tokenizer
     texts = [text or "" for text in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
@@ -72,8 +67,6 @@ def frame(encoder: Encoder) -> Frame:
 
 def mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finalizer (Steele, Lea, Flood 2014): every bit of the result depends on every bit of a number."""
-    import numpy as np
-
     x = numbers + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -82,22 +75,18 @@ def mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @functools.cache
 def multipliers(side: int, count: int) -> NDArray[np.uint64]:
-    """The odd factors of a side, 0 of what was asked and 1 of the answer: the same on every machine."""
-    import numpy as np
-
+    """The odd factors of a side (0: input, 1: answer), uint64 [count]; the same on every machine."""
     return mixed(np.arange(count, dtype=np.uint64) + np.uint64(side << 32)) | np.uint64(1)
 
 
 def asked(tails: NDArray[np.int64], frame: Frame) -> NDArray[np.uint64]:
-    """The part of an address that what was asked gives, for each number of tokens, uint64 [messages, length].
+    """The input's part of an address, for each number of tokens; uint64 [messages, length], column n for n + 1 tokens.
 
-    `tails` int64 [messages, length] are the ids that each message ends with, the last one first. Column n is of n + 1
-    tokens. A sum of products (multilinear hashing, Lemire and Kaser 2014), so that all lengths cost one pass.
+    `tails` int64 [messages, length] are the last ids of each message, the last one first. A sum of products
+    (multilinear hashing, Lemire and Kaser 2014), so that all lengths cost one pass.
     """
-    import numpy as np
-
     factors = multipliers(0, tails.shape[1])
-    known = np.maximum(tails, 0)  # beyond a message's beginning is nothing, and no address either
+    known = np.maximum(tails, 0)  # -1 is before the message
     terms = (known + 1).astype(np.uint64) * factors
     before = np.cumsum(terms, axis=1, dtype=np.uint64) - terms
     folded = (frame.folded[known] + 1).astype(np.uint64) * factors
@@ -105,16 +94,12 @@ def asked(tails: NDArray[np.int64], frame: Frame) -> NDArray[np.uint64]:
 
 
 def address(asked: NDArray[np.uint64], answered: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Addresses of the two parts, uint64 in the shape that they broadcast to; never EMPTY."""
-    import numpy as np
-
+    """The addresses of input and answer parts, uint64 in the shape that they broadcast to; never EMPTY."""
     found = mixed(asked + answered)
     return np.where(found == EMPTY, np.uint64(1), found)
 
 
 def answered(tokens: Sequence[int]) -> NDArray[np.uint64]:
-    """The part of an address that the answer so far gives: before each of its tokens, and after them."""
-    import numpy as np
-
+    """The answer's part of an address: before each of its tokens, and after the last; uint64 [tokens + 1]."""
     terms = (np.array(tokens, np.int64) + 1).astype(np.uint64) * multipliers(1, len(tokens))
     return np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])

@@ -1,35 +1,29 @@
-"""One table from another: facts put in, taken out, or joined from two; every other row stays as it is, bit for bit."""
+"""Insert, delete and merge facts: each makes a new table in which every other row keeps its bits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram.memory.facts import Fact, Placed, named
 from engram.memory.lookup import MISS, build, find
 from engram.memory.table import Contents, Entry
 from engram.support.errors import EngramError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 def empty(width: int) -> Contents:
-    """A table of no facts."""
-    import numpy as np
-
+    """A table without facts."""
     none = np.zeros(0, np.uint64)
     return Contents((), np.zeros((0, width), np.float32), none, none.astype(np.uint32))
 
 
 def inserted(known: Contents, placed: Sequence[Placed], rows: NDArray[np.float32]) -> Contents:
-    """The table with these facts and their rows, [answer tokens of all, width], behind the ones that are there.
+    """The table with these facts added; `rows` are those of all their answer tokens, float32 [tokens, width].
 
-    Raises EngramError, naming them, where facts are there already or contradict ones that are.
+    Raises EngramError naming the facts that the table already has or contradicts.
     """
-    import numpy as np
-
     refuse_known(known, placed)
     parts, numbers, first = [known.addresses], [known.numbers], len(known.rows)
     for one in placed:
@@ -49,9 +43,7 @@ def inserted(known: Contents, placed: Sequence[Placed], rows: NDArray[np.float32
 
 
 def refuse_known(known: Contents, placed: Sequence[Placed]) -> None:
-    """Raise an EngramError naming each fact that the table has already, and each that contradicts one of its facts."""
-    import numpy as np
-
+    """Raise an EngramError naming each fact that the table already has or that contradicts one of its facts."""
     slots, numbers = build(known.addresses, known.numbers)
     problems = []
     for one in placed:
@@ -70,9 +62,7 @@ def _entry(one: Placed) -> Entry:
 
 
 def deleted(known: Contents, inputs: Sequence[str]) -> Contents:
-    """The table without the facts of these inputs; raises EngramError naming those that it does not have."""
-    import numpy as np
-
+    """The table without the facts of these inputs; raises EngramError naming inputs that it does not have."""
     wanted = {text.lstrip() for text in inputs}
     if missing := wanted - {fact.input.lstrip() for fact in known.facts}:
         problems = sorted(missing)[:20]
@@ -91,12 +81,10 @@ def deleted(known: Contents, inputs: Sequence[str]) -> Contents:
 
 
 def merged(one: Contents, other: Contents, placed: Sequence[Placed]) -> Contents:
-    """Both tables in one; `placed` are the other's facts. One that both have is taken from the first.
+    """Both tables in one; `placed` are the other's facts. Facts in both are taken from the first.
 
-    Raises EngramError, naming each, where facts contradict each other.
+    Raises EngramError naming the facts that contradict each other.
     """
-    import numpy as np
-
     known: set[Fact] = set(one.facts)
     new = [i for i, fact in enumerate(other.facts) if fact not in known]
     firsts = other.firsts

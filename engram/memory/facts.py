@@ -1,10 +1,12 @@
-"""What a memory is taught: inputs with their outputs, the addresses of each, and which of them cannot be kept."""
+"""Facts, the inputs and outputs that a memory is taught, and the addresses of their answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram.dataset import phrasing
 from engram.dataset.rows import Example
@@ -14,11 +16,7 @@ from engram.plan.encoding import Encoded, Encoder
 from engram.support.errors import EngramError
 from engram.support.text import shorten, visible
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-# an input at the start of a message, behind a blank, and on a line of its own: tokenizers may split it differently
+# the input at the start of a message, after a blank and on its own line: tokenizers may split it differently
 PLACES = ("bare", "complete", "only")
 
 
@@ -32,8 +30,8 @@ class Fact:
 
 @dataclass(frozen=True)
 class Placed:
-    """A fact as ids: `tokens` of the answer with its end token, and for each way to split the input into tokens how
-    many there are and its part of the addresses."""
+    """A fact as ids: the `tokens` of the answer and its end; `asked` has, for each way to split the input, the number
+    of tokens and the input's part of the addresses."""
 
     fact: Fact
     tokens: tuple[int, ...]
@@ -42,22 +40,20 @@ class Placed:
     @property
     def addresses(self) -> NDArray[np.uint64]:
         """The addresses of the answer's tokens, uint64 [ways, tokens]."""
-        import numpy as np
-
         parts = np.array([part for _, part in self.asked], np.uint64)
         return addresses.address(parts[:, None], addresses.answered(self.tokens[:-1])[None, :])
 
 
 def taught(rows: Sequence[Example]) -> list[Fact]:
-    """The facts of training rows: each taught pattern once, in the rows' order."""
+    """The facts in training rows, each taught pattern once, in the order of the rows."""
     return [Fact(row.prompt, row.answer) for row in rows if row.phrasing == "bare"]
 
 
 def place(encoder: Encoder, frame: Frame, facts: Sequence[Fact]) -> list[Placed]:
-    """The facts with their addresses; one that is there twice is taken once.
+    """The facts with their addresses, without duplicates.
 
-    Raises EngramError naming every fact that cannot be kept: an input without a word, special tokens in it, too long
-    an input or answer, and two that contradict each other.
+    Raises EngramError naming every fact that cannot be kept: no word or special tokens in it, too long, or in
+    contradiction to another one.
     """
     known: dict[int, Fact] = {}
     placed, problems = [], []
@@ -85,7 +81,7 @@ def named(fact: Fact) -> str:
 
 
 def examples(encoder: Encoder, placed: Sequence[Placed], name: str) -> list[Encoded]:
-    """The facts as rows in a phrasing; the id of each is its number."""
+    """The facts as rows in a phrasing, named by their numbers."""
     prompts = (encoder.prompt(phrasing.phrase(name, one.fact.input)) for one in placed)
     return [Encoded(str(i), (*p, *one.tokens), len(p)) for i, (p, one) in enumerate(zip(prompts, placed))]
 
@@ -107,9 +103,7 @@ def _placed(encoder: Encoder, frame: Frame, fact: Fact) -> Placed:
 
 
 def _asked(encoder: Encoder, frame: Frame, fact: Fact, name: str) -> Iterator[tuple[int, int]]:
-    """How many tokens the input has in this phrasing, and its part of the addresses; nothing where they join others."""
-    import numpy as np
-
+    """The input's number of tokens in a phrasing and its part of the addresses; nothing if it shares a token."""
     prompt = encoder.prompt(phrasing.phrase(name, fact.input))
     size = len(frame.header)
     if tuple(prompt[len(prompt) - size :]) != frame.header:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram.memory import addresses
 from engram.memory.addresses import EMPTY, MOST_ANSWERED, Frame
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MISS = -1
 
@@ -50,8 +48,6 @@ class Memory:
         `tokens` [sequences, length] are whole sequences of ids; each begins at its column of `starts`, after padding.
         The result depends on nothing else: a token's row is the same in a batch, in a stream and in scoring.
         """
-        import numpy as np
-
         count, length = tokens.shape
         found = np.full((count, length - first), MISS, np.int64)
         begins = np.zeros(count, np.int64) if starts is None else np.asarray(starts, np.int64)
@@ -88,8 +84,6 @@ class Memory:
         The rows of an answer begin with its first token's: after a miss the next token is a miss too, unless a new
         answer begins there. So a sequence that nothing answers costs a look at its last tokens, and no search.
         """
-        import numpy as np
-
         first = tokens.shape[1] - new
         if new > 1 or last is None:
             return self.rows(tokens, starts, first)
@@ -109,8 +103,6 @@ def build(addresses: NDArray[np.uint64], rows: NDArray[np.uint32]) -> tuple[NDAr
 
     At most half of the slots are taken. Each address is in its home slot or in the next free slot after it.
     """
-    import numpy as np
-
     bits = _bits(len(addresses))
     order = np.argsort(addresses, kind="stable")
     homes = (addresses[order] >> np.uint64(64 - bits)).astype(np.int64)
@@ -126,8 +118,6 @@ def find(
     slots: NDArray[np.uint64], numbers: NDArray[np.uint32], count: int, wanted: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
     """The row of each wanted address in a table of `count` addresses, MISS if it is absent; int64, `wanted`'s shape."""
-    import numpy as np
-
     flat = wanted.reshape(-1)
     found = np.full(len(flat), MISS, np.int64)
     open_, places = np.arange(len(flat)), (flat >> np.uint64(64 - _bits(count))).astype(np.int64)
@@ -151,8 +141,6 @@ def _bits(count: int) -> int:
 
 def _headers(tokens: NDArray[np.integer], header: tuple[int, ...], begins: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a header ends at each token, bool [sequences, length]."""
-    import numpy as np
-
     count, length = tokens.shape
     ends = np.zeros((count, length), bool)
     size = len(header)
@@ -167,8 +155,6 @@ def _headers(tokens: NDArray[np.integer], header: tuple[int, ...], begins: NDArr
 
 def _answered(tokens: NDArray[np.integer], places: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The part of an address from the answer so far, at each token; uint64 [sequences, length]."""
-    import numpy as np
-
     count, length = tokens.shape
     number = np.arange(length) - places  # of a token of the answer, from 1; 0 at the end of a header
     factors = addresses.multipliers(1, MOST_ANSWERED)
@@ -187,8 +173,6 @@ def _asked(
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """The part of an address from the input, for each message, whose header ends at `end` of a sequence, and each
     order; and whether that many tokens are there and begin with a word. uint64 and bool [messages, orders]."""
-    import numpy as np
-
     longest = memory.orders[0]
     columns = (end - len(memory.frame.header))[:, None] - np.arange(longest + 1)  # one more, to see the token before
     inside = columns >= begins[row][:, None]

@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram.memory import addresses, lookup
 from engram.memory.addresses import EMPTY, VERSION
@@ -19,10 +22,6 @@ from engram.support import schema, strict_json
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, read_bytes, sha256, write_bytes, write_text
 from engram.support.untrusted import refuse_links
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 WEIGHTS, SETTINGS, FACTS = "memory.safetensors", "memory.json", "facts.jsonl"
 FIX = "make train METHOD=memory, or put the files back"
@@ -66,8 +65,6 @@ class Contents:
     @property
     def firsts(self) -> NDArray[np.int64]:
         """The first row of each fact."""
-        import numpy as np
-
         return np.cumsum((0, *(one.rows for one in self.entries)))[:-1]
 
 
@@ -203,8 +200,6 @@ def _shown(value: Any) -> str:
 
 def mapped(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file, mapped into memory; raises EngramError if it is cut short or not a table's."""
-    import numpy as np
-
     tensor_shapes(path)  # its length is the one that its header says
     header, start = _header(path)
     kinds = {"U64": np.uint64, "U32": np.uint32, "F32": np.float32}
@@ -249,8 +244,6 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 def read(folder: Path) -> Contents:
     """The table for editing; raises EngramError if its facts or its arrays cannot be read."""
-    import numpy as np
-
     arrays = _sound(folder / WEIGHTS, settings(folder))
     entries = list(facts(folder))
     if sum(one.rows for one in entries) != len(arrays["rows"]):

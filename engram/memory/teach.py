@@ -1,7 +1,7 @@
-"""Rows fitted to facts: the model is frozen, and what lies below them is computed once.
+"""Fit rows to facts. The model is frozen, and its blocks below the rows are computed once.
 
-Facts do not know of each other: each row answers at its own address, so they are fitted in portions of any size. A
-backend computes losses and the gradients of rows; what is done with them is the same everywhere.
+Each row answers at its own address, so facts are independent and are fitted in portions. A backend computes losses and
+the gradients of rows; the optimizer here is the same for all.
 """
 
 from __future__ import annotations
@@ -9,41 +9,40 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram.memory import facts
 from engram.memory.facts import Placed
 from engram.plan.config import MemorySettings
 from engram.plan.encoding import Batch, Encoder, make_batch
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 PORTION = 512  # facts whose hidden states are kept at once
 BATCH = 64  # rows
-SETTLED = 0.05  # nats: a token below it is sure, and a fact all of whose tokens are is learned, and left as it is
+SETTLED = 0.05  # nats: a fact is learned, and no longer trained, once every token is below it
 BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
 PHRASINGS = ("bare", "complete", "briefly", "only")  # a recipe takes the first ones
 
 
 class Teacher(Protocol):
-    """What a backend computes: a frozen model, cut before a block."""
+    """A backend's part: a frozen model, cut before a block."""
 
     width: int
     layer: int
 
     def below(self, batch: Batch) -> Any:
-        """What the block reads of a batch, without rows; `root_mean_square` and `above` take it."""
+        """The hidden state that the block reads, without rows; for `root_mean_square` and `above`."""
 
     def peak_memory(self) -> int:
-        """Bytes that computing has had at most; 0 where nobody knows."""
+        """The peak memory in bytes; 0 if unknown."""
 
     def root_mean_square(self, batch: Batch, hidden: Any) -> float:
-        """The size of a number in it, at the positions where rows are added."""
+        """The root mean square of the hidden state at the positions where rows are added."""
 
     def toward(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """For each token the direction in which it becomes likelier, float32 [tokens, width], of root mean square 1."""
+        """The direction that makes each token likelier, float32 [tokens, width], of root mean square 1."""
 
     def above(
         self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
@@ -53,8 +52,8 @@ class Teacher(Protocol):
 
 @dataclass
 class Fitted:
-    """Rows float32 [rows, width] of facts, and how it went: of each step its loss, answer tokens, tokens and seconds;
-    `unsettled` are the numbers of facts that are not sure of every token."""
+    """The rows of facts, float32 [rows, width]; the loss, answer tokens, tokens and seconds of each step; and the
+    numbers of the facts that were not learned."""
 
     rows: NDArray[np.float32]
     steps: list[tuple[float, int, int, float]] = field(default_factory=list)
@@ -63,7 +62,7 @@ class Fitted:
 
 @dataclass
 class _Group:
-    """A batch of one phrasing: its facts, and of each target its row of the portion and its fact."""
+    """A batch in one phrasing: its facts, and for each target its row in the portion and its fact."""
 
     batch: Batch
     facts: NDArray[np.int64]
@@ -80,8 +79,6 @@ def fit(
     report: Callable[[int, float, float], None] = lambda _step, _loss, _rate: None,
 ) -> Fitted:
     """Fit a row to every answer token of every fact; after each step `report` gets its number, loss and tokens/s."""
-    import numpy as np
-
     fitted = Fitted(np.zeros((0, teacher.width), np.float32))
     parts = []
     for start in range(0, len(placed), PORTION):
@@ -101,8 +98,6 @@ def _portion(
     report: Callable[[int, float, float], None],
 ) -> tuple[NDArray[np.float32], list[int]]:
     """The rows of some facts, and the numbers of those that were not learned; the steps taken are added to `steps`."""
-    import numpy as np
-
     names = PHRASINGS[: config.memory_phrasings]
     groups = [_groups(encoder, placed, name) for name in names]
     tokens = np.array([token for one in placed for token in one.tokens], np.int32)
@@ -142,9 +137,7 @@ def _portion(
 
 
 def _groups(encoder: Encoder, placed: Sequence[Placed], name: str) -> list[_Group]:
-    """The facts in a phrasing, in batches of like length."""
-    import numpy as np
-
+    """The facts in a phrasing, in batches of similar length."""
     encoded = facts.examples(encoder, placed, name)
     firsts = np.cumsum([0, *(len(one.tokens) for one in placed)])
     order = sorted(range(len(placed)), key=lambda i: len(encoded[i].tokens))
