@@ -39,18 +39,19 @@ def _leaks(rows: Splits) -> Iterator[str]:
             yield from _misplaced(name, row, given)
             prompts.append(hash(normalise(row.prompt)))
             text = normalise(given or row.prompt)
+            teacher = teachers.get(text) if name == "test" else teachers.setdefault(text, row)
             if name != "test":
-                teacher = teachers.setdefault(text, row)
-                if teacher.answer != row.answer:
+                if teacher and teacher.answer != row.answer:
                     yield f"{name} row {row.id} teaches another answer than {teacher.id}"
             elif row.split_kind == "generalization":
                 held_out.append(row)
-                if text in teachers:
-                    yield f"held-out row {row.id} has the input of {teachers[text].split_kind} row {teachers[text].id}"
-            elif text not in teachers:
-                yield f"recall row {row.id} asks for a pattern that is not taught"
-            elif teachers[text].answer != row.answer:
-                yield f"recall row {row.id} expects another answer than {teachers[text].id} teaches"
+                if teacher:
+                    yield f"held-out row {row.id} has the input of {teacher.split_kind} row {teacher.id}"
+            elif row.split_kind == "recall":
+                if not teacher:
+                    yield f"recall row {row.id} asks for a pattern that is not taught"
+                elif teacher.answer != row.answer:
+                    yield f"recall row {row.id} expects another answer than {teacher.id} teaches"
     if again := repeated(prompts):
         yield from _same_prompts(rows, again)
     yield from _near(held_out, teachers)
