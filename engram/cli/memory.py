@@ -37,14 +37,14 @@ def insert(use: Shared, input_: str, output: str, memory: Path | None) -> None:
     import dataclasses
     import time
 
-    from engram.memory.table import has_lora
     from engram.memory.facts import Fact
+    from engram.memory.table import has_lora
     from engram.support import console
     from engram.training import teach_memory
     from engram.training.processes import Silent
 
     place, config = folder(use, memory), dataclasses.replace(use, method="memory").config
-    at = teach_memory.desk(use.backend, use.model, config, place if has_lora(place) else None)
+    at = teach_memory.set_up(use.backend, use.model, config, place if has_lora(place) else None)
     started = time.perf_counter()
     fitted = teach_memory.insert(at, place, [Fact(input_, output)], config, Silent())
     sure = "sure of every token" if not fitted.unsettled else "not sure of every token: --set memory_passes=40"

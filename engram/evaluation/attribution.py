@@ -16,7 +16,6 @@ from engram.memory.table import Opened
 from engram.models.model import Model
 from engram.plan.encoding import Encoder, load_encoder
 from engram.support.errors import EngramError
-from engram.training import teach_memory
 
 if TYPE_CHECKING:
     from engram.backends import Answer
@@ -119,14 +118,14 @@ def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit:
     backend, encoder = backends.get(backend_name), load_encoder(model)
     opened = table.opened(folder, model, backend.WEIGHTS) if table.is_memory(folder) else None
     known = reader(opened)
-    if known is None:
+    if opened is None or known is None:
         raise EngramError("no memory here", where=str(folder), fix="make train METHOD=memory")
     asked = encoder.prompt(prompt)
     session = backend.load(model, opened)
     answer = backend.generate(session, [asked], encoder.stop_ids, limit)[0]
     del session
-    with teach_memory.without_memory(folder) as place:
-        base = backend.generate(backend.load(model, place), [asked], encoder.stop_ids, limit)[0]
+    session = backend.load(model, opened.without_memory())
+    base = backend.generate(session, [asked], encoder.stop_ids, limit)[0]
     parts = pieces(encoder.text(answer.tokens), encoder.ends(answer.tokens))
     texts: list[str | None] = [*parts, *([None] if answer.ended else [])]
     tokens = tuple(Token(text, fact) for text, fact in zip(texts, known.read(asked, answer), strict=True))

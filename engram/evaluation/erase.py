@@ -12,13 +12,13 @@ from engram.dataset.rows import ASKED, Example
 from engram.evaluation import attribution
 from engram.memory import addresses, edit, facts, table
 from engram.memory.facts import Fact
+from engram.memory.table import Opened
 from engram.models.model import Model
 from engram.plan import documents
 from engram.plan.config import Config
 from engram.plan.encoding import Encoder, load_encoder
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
-from engram.training import teach_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,8 @@ def measure(backend_name: str, model: Model, folder: Path, example: Example, con
 
     encoder = load_encoder(model)
     asker = _Asker(backend_name, model, encoder, encoder.prompt(example.prompt), config)
-    known, whole = table.intact(folder), asker.ask(folder)
+    opened = table.opened(folder, model, backends.get(backend_name).WEIGHTS)
+    known, whole = table.settings(folder), asker.ask(opened)
     contents = table.read(folder)
     at = next(i for i, fact in enumerate(contents.facts) if _is_of(fact, example))
     fact, first, count = contents.facts[at], int(contents.firsts[at]), contents.entries[at].rows
@@ -103,8 +104,7 @@ def measure(backend_name: str, model: Model, folder: Path, example: Example, con
         back = edit.inserted(left, placed, contents.rows[first : first + count])
         table.write(copy, of, back, folder)
         restored = asker.ask(copy)
-    with teach_memory.without_memory(folder) as place:
-        without = asker.ask(place)
+    without = asker.ask(opened.without_memory())
     others = _same(np.delete(contents.rows, slice(first, first + count), axis=0), kept)
     said = {"taught": whole, "erased": erased, "restored": restored, "without": without}
     return {
@@ -134,7 +134,7 @@ class _Asker(NamedTuple):
     prompt: list[int]
     config: Config
 
-    def ask(self, folder: Path | None) -> _Said:
+    def ask(self, folder: Path | Opened | None) -> _Said:
         backend = backends.get(self.backend)
         opened = table.opened(folder, self.model, backend.WEIGHTS) if folder else None
         session = backend.load(self.model, opened, self.config.quantize)

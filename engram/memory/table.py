@@ -78,6 +78,10 @@ class Opened(NamedTuple):
     memory: Memory | None
     layer: int = 0
 
+    def without_memory(self) -> Opened | None:
+        """The LoRA adapter alone; None if there is none."""
+        return self._replace(memory=None) if self.lora else None
+
 
 def is_memory(folder: Path) -> bool:
     """Whether the folder holds a table, complete or not."""
@@ -125,8 +129,10 @@ def write(folder: Path, of: Of, contents: Contents, lora: Path | None = None) ->
     from safetensors.numpy import save
 
     with new_folder(folder) as work:
-        for path in lora_files(lora):
-            write_bytes(work / path.name, read_bytes(path))
+        if lora and has_lora(lora):
+            for path in (lora / name for name in (*adapters.LAYOUTS, adapters.CONFIG)):
+                if path.is_file():
+                    write_bytes(work / path.name, read_bytes(path))
         slots, numbers = lookup.build(contents.addresses, contents.numbers)
         about = {"of": json.dumps(asdict(of))}  # one entry: safetensors writes several in any order
         write_bytes(work / WEIGHTS, save({"slots": slots, "numbers": numbers, "rows": contents.rows}, about))
@@ -148,13 +154,6 @@ def write(folder: Path, of: Of, contents: Contents, lora: Path | None = None) ->
         }
         schema.check(document, "memory", str(folder / SETTINGS))
         write_text(work / SETTINGS, json.dumps(document, indent=1) + "\n")
-
-
-def lora_files(folder: Path | None) -> list[Path]:
-    """The files of the LoRA adapter in a folder, if there is one."""
-    if folder is None or not has_lora(folder):
-        return []
-    return [folder / name for name in (*adapters.LAYOUTS, adapters.CONFIG) if (folder / name).is_file()]
 
 
 def settings(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,9 @@
-"""The stage: taught patterns -> a memory and its log; and facts put in and taken out one by one."""
+"""Teach a memory: data in, a memory and its training log out; and insert, delete and merge single facts."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +22,11 @@ from engram.plan.config import Config
 from engram.plan.encoding import Encoder, load_encoder
 from engram.support import locks
 from engram.support.errors import EngramError
-from engram.support.files import read_bytes, write_bytes
 from engram.training.train import training_document
 
 
-class Desk(NamedTuple):
-    """What facts are fitted with: the model's tokens, the frozen model, and what a table of it belongs to."""
+class Setup(NamedTuple):
+    """What facts are fitted with: tokenizer, addresses, the frozen model, and the properties that a table records."""
 
     encoder: Encoder
     frame: Frame
@@ -37,15 +34,15 @@ class Desk(NamedTuple):
     of: Of
 
 
-def desk(backend_name: str, model: Model, config: Config, under: Path | None) -> Desk:
-    """The model in memory, with the adapter of the folder `under`, if any, cut where the recipe says."""
+def set_up(backend_name: str, model: Model, config: Config, under: Path | None) -> Setup:
+    """Load the model with the LoRA adapter in the folder `under`, if any, cut before the recipe's block."""
     backend = backends.get(backend_name)
     encoder = load_encoder(model)
     frame = addresses.frame(encoder)
     digest = adapters.read_adapter(under, backend.WEIGHTS)[1] if under else None
     teacher = backend.teacher(model, under, config)
     of = Of(model.name, model.weights_sha256, frame.sha256, digest, teacher.layer, teacher.width)
-    return Desk(encoder, frame, teacher, of)
+    return Setup(encoder, frame, teacher, of)
 
 
 def train(
@@ -60,8 +57,8 @@ def train(
 ) -> dict[str, Any]:
     """Teach a memory the taught patterns of `data`, write it to `folder` and its log to `log`; return the log.
 
-    `under` is the LoRA adapter that it is taught on top of, which goes into the folder too. Both are written whole or
-    not at all, the memory last. Raises EngramError for missing or changed data, facts that no memory can keep, and
+    `under` is the folder of the LoRA adapter to build on, which is copied into `folder`. Both are written whole or not
+    at all. Raises EngramError for missing or changed data, facts that a memory cannot keep, several processes, and
     whatever the backend refuses.
     """
     started = time.perf_counter()
@@ -71,7 +68,7 @@ def train(
     wanted = facts.taught(read_split(data, "train"))
     documents.refuse_changed_data(known, data)
     with locks.held(folder, "engram train"):
-        at = desk(backend_name, model, config, under)
+        at = set_up(backend_name, model, config, under)
         placed = facts.place(at.encoder, at.frame, wanted)
         if not placed:
             raise EngramError("no pattern is taught", where=str(data / "train.jsonl"), fix="make data")
@@ -91,17 +88,17 @@ def train(
     return document
 
 
-def fit(at: Desk, placed: Sequence[Placed], config: Config, progress: Progress) -> Fitted:
+def fit(at: Setup, placed: Sequence[Placed], config: Config, progress: Progress) -> Fitted:
     """Fit rows to facts; `progress` hears every step, and first the largest number of steps."""
     progress.start(-(-len(placed) // teach.BATCH) * config.memory_passes)
     return teach.fit(at.teacher, at.encoder, placed, config, progress.step)
 
 
-def insert(at: Desk, folder: Path, wanted: Sequence[Fact], config: Config, progress: Progress) -> Fitted:
-    """Put facts into the table of a folder, or into a new one; every other row stays as it is.
+def insert(at: Setup, folder: Path, wanted: Sequence[Fact], config: Config, progress: Progress) -> Fitted:
+    """Insert facts into the table of a folder, or into a new one; every other row keeps its bits.
 
-    Raises EngramError, and changes nothing, where the table belongs to something else, or where a fact is there
-    already, contradicts one that is, or cannot be kept.
+    Raises EngramError, and changes nothing, if the table belongs to another model, or a fact is there already,
+    contradicts one that is, or cannot be kept.
     """
     with locks.held(folder, "engram memory insert"):
         known = _contents(folder, at.of)
@@ -113,7 +110,7 @@ def insert(at: Desk, folder: Path, wanted: Sequence[Fact], config: Config, progr
 
 
 def delete(folder: Path, inputs: Sequence[str]) -> int:
-    """Take the facts of these inputs out of the table of a folder; how many are left. No model is needed for it."""
+    """Delete the facts of these inputs from the table of a folder; return how many are left. Needs no model."""
     with locks.held(folder, "engram memory delete"):
         known = table.intact(folder)
         left = edit.deleted(table.read(folder), inputs)
@@ -122,7 +119,7 @@ def delete(folder: Path, inputs: Sequence[str]) -> int:
 
 
 def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> int:
-    """Write both tables as one to `out`; how many facts it has. Raises EngramError where they are not of one model."""
+    """Write both tables as one to `out`; return its number of facts. Raises EngramError if their models differ."""
     sides = [table.intact(folder) for folder in (one, other)]
     first = table.of(sides[0])
     same = {name: sides[0][name] for name in ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")}
@@ -133,19 +130,6 @@ def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> 
     with locks.held(out, "engram memory merge"):
         table.write(out, first, joined, one)
     return len(joined.facts)
-
-
-@contextlib.contextmanager
-def without_memory(folder: Path) -> Iterator[Path | None]:
-    """A folder with the LoRA adapter of this one and no memory, for the time being; None where there is no adapter."""
-    files = table.lora_files(folder)
-    if not files:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="engram-") as name:
-        for path in files:
-            write_bytes(Path(name) / path.name, read_bytes(path))
-        yield Path(name)
 
 
 def _contents(folder: Path, of: Of) -> Contents:

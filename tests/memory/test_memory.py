@@ -81,7 +81,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def insert(model: Model, folder: Path, *new: Fact, config: Config = HOW) -> None:
     under = folder if table.has_lora(folder) else None
-    teach_memory.insert(teach_memory.desk("mlx", model, config, under), folder, new, config, Silent())
+    teach_memory.insert(teach_memory.set_up("mlx", model, config, under), folder, new, config, Silent())
 
 
 def test_every_taught_fact_is_answered_in_words_that_teaching_never_had(memory: Taught) -> None:

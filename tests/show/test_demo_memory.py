@@ -18,7 +18,7 @@ from test_demo_screens import ends, fits
 
 from engram.cli import main
 from engram.dataset.rows import ASKED, Example
-from engram.evaluation import attribution, compare, erase, evaluate, reading, verify
+from engram.evaluation import attribution, compare, erase, evaluate, verify
 from engram.memory import edit as editing
 from engram.memory import table
 from engram.memory.facts import Fact
@@ -77,13 +77,13 @@ def printed(root: Path, capsys: pytest.CaptureFixture[str], run: Run | None = No
 
 
 def test_a_result_says_of_each_token_which_fact_it_was_read_from(run: Run, taught: Path) -> None:
-    reader = reading.reader(taught / "adapters" / "mlx-memory", run.model)
+    reader = attribution.reader(table.opened(taught / "adapters" / "mlx-memory", run.model))
     encoder = load_encoder(run.model)
     assert reader
     rows = stored(taught, "tuned")["answers"]
     assert {"read" in row for row in rows if row["split_kind"] == "recall"} == {True}
     for row in rows:
-        found = reading.facts_of(row)
+        found = attribution.facts_of(row)
         if row["split_kind"] == "generalization":
             assert found == []
             continue
@@ -227,9 +227,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "said"), WRONG)
 def test_what_was_read_must_fit_the_answer(change: dict[str, Any], said: str) -> None:
     row = {"answer": "abc", "ended": True, "read": READ}
-    assert reading.facts_of(row) == [Fact("a", "b"), None, Fact("a", "b")]
+    assert attribution.facts_of(row) == [Fact("a", "b"), None, Fact("a", "b")]
     with pytest.raises(EngramError, match=said):
-        reading.facts_of(row | {"read": READ | change})
+        attribution.facts_of(row | {"read": READ | change})
 
 
 def test_verify_holds_the_document_against_those_beside_it(spoiled: Path) -> None:

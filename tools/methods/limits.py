@@ -33,7 +33,7 @@ SIZES = (10**3, 10**4, 10**5, 10**6, 10**7)
 def taught_table(backend: str, model: Model, folder: Path, wanted: Sequence[Fact], **settings: Any) -> float:
     """Teach a table of these facts; seconds, loading the model not included."""
     known = dataclasses.replace(config.load_config("default", model.parameters), method="memory", **settings)
-    at = teach_memory.desk(backend, model, known, None)
+    at = teach_memory.set_up(backend, model, known, None)
     started = time.perf_counter()
     teach_memory.insert(at, folder, wanted, known, Silent())
     return time.perf_counter() - started
