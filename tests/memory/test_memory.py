@@ -22,7 +22,7 @@ from small_run import CONFIG, Run
 from engram import backends
 from engram.cli import main
 from engram.evaluation import attribution, evaluate, pipeline, verify
-from engram.memory import edit, facts, table, teach
+from engram.memory import addresses, edit, facts, table, teach
 from engram.memory.facts import Fact
 from engram.models import conversion
 from engram.models.model import Model, resolve
@@ -221,34 +221,37 @@ def test_rows_on_top_of_an_adapter(memory: Taught, run: Run, tmp_path: Path) -> 
     assert conversion.read(run.root / "adapter").rank == CONFIG.rank
 
 
-@pytest.mark.parametrize("spoil", ["cut", "flip", "facts", "layer", "gone", "settings", "model", "width"])
-def test_a_spoiled_table_is_refused_by_name(memory: Taught, copy: Path, spoil: str) -> None:
-    weights, settings = copy / table.WEIGHTS, copy / table.SETTINGS
-    content, document = weights.read_bytes(), json.loads(settings.read_text())
-    if spoil == "cut":
-        weights.write_bytes(content[:-100])
-    elif spoil == "flip":
-        weights.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
-    elif spoil == "facts":
-        (copy / table.FACTS).write_text("")
-    elif spoil == "gone":
-        weights.unlink()
-    elif spoil == "settings":
-        settings.write_text("{}")
-    else:
-        change = {"layer": 3, "model": "other", "width": 7}[spoil]
-        settings.write_text(json.dumps(document | {spoil: change}))
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        (table.WEIGHTS, lambda content: content[:-100]),
+        (table.WEIGHTS, lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]),
+        (table.WEIGHTS, None),
+        (table.FACTS, lambda _: b""),
+        (table.SETTINGS, lambda _: b"{}"),
+        *((table.SETTINGS, lambda content, c=change: json.dumps(json.loads(content) | c).encode()) for change in (
+            {"layer": 3}, {"model": "other"}, {"width": 7},
+        )),
+    ],
+)  # fmt: skip
+def test_a_spoiled_table_is_refused_by_name(memory: Taught, copy: Path, name: str, spoil: Any) -> None:
+    content = (copy / name).read_bytes()
+    (copy / name).unlink()
+    if spoil:
+        (copy / name).write_bytes(spoil(content))
     spoiled = bytes_of(copy)
-    with pytest.raises(EngramError, match=r"damaged|schema|missing|memory\.json"):
-        answers(memory.model, copy, ["Hello"])
-    with pytest.raises(EngramError, match=r"damaged|schema|missing|memory\.json"):
-        teach_memory.delete(copy, [memory.facts[0].input])
+    for use in (
+        lambda: answers(memory.model, copy, ["Hello"]),
+        lambda: teach_memory.delete(copy, [memory.facts[0].input]),
+    ):
+        with pytest.raises(EngramError, match=r"damaged|schema|missing|memory\.json"):
+            use()
     assert bytes_of(copy) == spoiled
 
 
 @pytest.mark.parametrize("spoil", ["numbers", "slots", "rows", "short", "names"])
 def test_arrays_that_do_not_fit_together_are_refused(memory: Taught, copy: Path, spoil: str) -> None:
-    """Of one who wrote the hashes anew: no row that is not there is read, and no search goes on for ever."""
+    """With hashes that fit: a row that is not there is never read, and every search ends."""
     weights, settings = copy / table.WEIGHTS, copy / table.SETTINGS
     arrays = {name: np.array(array) for name, array in table.mapped(weights).items()}
     of = {"of": json.dumps(dataclasses.asdict(table.of(table.settings(copy))))}
@@ -278,25 +281,21 @@ def test_a_link_out_of_the_folder_is_refused(memory: Taught, copy: Path, tmp_pat
         table.opened(copy, memory.model)
 
 
-def test_a_table_of_another_model_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:
-    shutil.copytree(memory.model.path, tmp_path / "other")
-    weights = tmp_path / "other" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(bytes(content))
+@pytest.mark.parametrize("changed", ["weights_sha256", "tokenizer_sha256"])
+def test_a_table_of_another_model_is_refused(memory: Taught, copy: Path, tmp_path: Path, changed: str) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(memory.model.path, other)
+    if changed == "weights_sha256":
+        content = bytearray((other / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (other / "model.safetensors").write_bytes(bytes(content))
+    else:
+        names = ("chat_template.jinja", "tokenizer_config.json")
+        path = next(other / name for name in names if (other / name).is_file())
+        path.write_text(path.read_text().replace("assistant", "helper"))
     with pytest.raises(EngramError, match="another model") as refused:
-        backends.get("mlx").load(resolve(str(tmp_path / "other")), copy)
-    assert [line.split(":")[0] for line in refused.value.problems] == ["weights_sha256"]
-
-
-def test_a_table_of_another_tokenizer_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:
-    shutil.copytree(memory.model.path, tmp_path / "other")
-    path = tmp_path / "other" / "chat_template.jinja"
-    place = path if path.is_file() else tmp_path / "other" / "tokenizer_config.json"
-    place.write_text(place.read_text().replace("assistant", "helper"))
-    with pytest.raises(EngramError, match="another model") as refused:
-        backends.get("mlx").load(resolve(str(tmp_path / "other")), copy)
-    assert [line.split(":")[0] for line in refused.value.problems] == ["tokenizer_sha256"]
+        backends.get("mlx").load(resolve(str(other)), copy)
+    assert [line.split(":")[0] for line in refused.value.problems] == [changed]
 
 
 def test_a_killed_insert_leaves_the_old_table_whole(memory: Taught, copy: Path) -> None:
@@ -379,7 +378,7 @@ class Slow:
 
 def test_facts_that_are_sure_are_left_alone_and_others_are_told() -> None:
     encoder = load_encoder(resolve("tiny"))
-    frame = addresses_frame(encoder)
+    frame = addresses.frame(encoder)
     placed = facts.place(encoder, frame, [Fact(f"fact number {i}", f"answer {i}") for i in range(teach.PORTION + 70)])
     fitted = teach.fit(Slow(), encoder, placed, dataclasses.replace(HOW, memory_passes=40))
     assert fitted.unsettled == [] and len(fitted.rows) == sum(len(one.tokens) for one in placed)
@@ -388,12 +387,6 @@ def test_facts_that_are_sure_are_left_alone_and_others_are_told() -> None:
     assert len(fitted.steps) < 40 * batches
     short = teach.fit(Slow(), encoder, placed, dataclasses.replace(HOW, memory_passes=1))
     assert short.unsettled == list(range(len(placed)))
-
-
-def addresses_frame(encoder: Any) -> Any:
-    from engram.memory import addresses
-
-    return addresses.frame(encoder)
 
 
 def test_an_empty_table_is_one_too(memory: Taught, tmp_path: Path) -> None:
