@@ -43,44 +43,29 @@ def evaluate(
     """Answer the whole test set and the general rows, score them, and write the result document; return it.
 
     `adapter` None is the baseline. `report` receives a line at each part. A baseline is kept in the folder `kept`, if
-    one is given, and taken from it where it was measured before, unless `fresh`. Raises EngramError for missing or
-    changed data, a model or adapter that cannot be used, an adapter that is not the one of the training log beside
-    `out`, and an empty test set. Beside the result of a memory stands what erasing a fact does (`erase.write`).
+    one is given, and taken from it if it was measured before, unless `fresh`. Next to the result of a memory goes the
+    measurement of an erased fact (`erase.write`). Raises EngramError for missing or changed data, a model or adapter
+    that cannot be used, an adapter that is not the one of the training log next to `out`, and an empty test set.
     """
     with locks.held(out, "engram eval"):
-        log = out.with_name("training.json")
+        identity = documents.data_identity(read_manifest(data), data)
+        known = retention.general_set(model)
+        name, document = "", None
         if adapter is None and kept is not None:
-            document = _baseline(backend_name, model, config, data, log, report, kept, fresh)
+            device, scored = backends.get(backend_name).device(), scoring_identity(config, known)
+            name = baselines.key(backend_name, device, model, identity, scored, config)
+            document = None if fresh else baselines.find(kept, name, config)
+        if document:
+            when = document["provenance"]["created"]
+            report(f"baseline taken from the cache, measured {when}; --fresh-baseline measures it again")
         else:
-            document = _measured(backend_name, model, adapter, config, data, log, report)
+            log = out.with_name("training.json")
+            document = _measured(backend_name, model, adapter, config, data, identity, known, log, report)
+            if kept is not None and name:
+                baselines.keep(kept, name, document)
         documents.write(out, document, "result")
         if adapter and is_memory(adapter):
             erase.write(model, adapter, document, config, out.with_name(erase.NAME), report)
-    return document
-
-
-def _baseline(
-    backend_name: str,
-    model: Model,
-    config: Config,
-    data: Path,
-    log: Path,
-    report: Callable[[str], None],
-    kept: Path,
-    fresh: bool,
-) -> dict[str, Any]:
-    """The baseline as it was measured before, where all that it depends on is the same; else measured, and kept."""
-    device = backends.get(backend_name).device()
-    identity = documents.data_identity(read_manifest(data), data)
-    known = scoring_identity(config, retention.general_set(model))
-    name = baselines.key(backend_name, device, model, identity, known, config)
-    if not fresh and (found := baselines.find(kept, name, config)):
-        when = found["provenance"]["created"]
-        report(f"baseline taken from the cache, measured {when}; --fresh-baseline measures it anew")
-        return found
-    document = _measured(backend_name, model, None, config, data, log, report)
-    if document["data"] == identity:
-        baselines.keep(kept, name, document)
     return document
 
 
@@ -90,12 +75,13 @@ def _measured(
     adapter: Path | None,
     config: Config,
     data: Path,
+    identity: dict[str, Any],
+    known: GeneralSet,
     log: Path,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     clock = _Clock()
     backend = backends.get(backend_name)
-    identity = documents.data_identity(read_manifest(data), data)
     examples = read_split(data, "test")
     documents.refuse_changed_data(identity, data)
     if not examples:
@@ -104,7 +90,6 @@ def _measured(
     adapter_hash = opened.sha256 if opened else None
     if adapter and log.is_file():
         _refuse_other_adapter(adapter, backend.WEIGHTS, adapter_hash, log)
-    known = retention.general_set(model)
     encoder = load_encoder(model)
     session = backend.load(model, opened, config.quantize)
     reader = attribution.reader(opened)

@@ -9,7 +9,7 @@ from pathlib import Path
 from engram.dataset.build import read_manifest, read_split
 from engram.dataset.leaks import KINDS
 from engram.dataset.rows import Example
-from engram.evaluation import harness_task, scoring
+from engram.evaluation import scoring
 from engram.models.chat_template import asks_for_the_day
 from engram.models.model import Model
 from engram.plan import documents
@@ -17,9 +17,10 @@ from engram.plan.config import Config
 from engram.plan.encoding import load_encoder
 from engram.support import checksums, locks
 from engram.support.errors import EngramError
-from engram.support.files import new_folder, read_bytes, write_bytes, write_text
+from engram.support.files import BUNDLED, new_folder, read_bytes, write_bytes, write_text
 
 TASK = "engram"
+CODE = BUNDLED / "lm_eval_task.py"  # copied into an export
 
 
 def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
@@ -52,7 +53,7 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
         for kind, found in splits.items():
             write_text(folder / f"{kind}.jsonl", "".join(_row(example) for example in found))
             write_text(folder / f"{TASK}_{kind}.yaml", _task(kind, identity, stops, config.max_new_tokens))
-        write_bytes(folder / "utils.py", read_bytes(Path(harness_task.__file__)))
+        write_bytes(folder / "utils.py", read_bytes(CODE))
         write_text(folder / "README.md", _readme(splits, identity, model, config.max_new_tokens))
         names = checksums.write(folder)
     return [out / name for name in names]

@@ -13,17 +13,6 @@ from report_runs import two_runs
 
 from engram import cli
 
-HEAVY = ("mlx", "mlx_lm", "transformers", "torch", "numpy", "scipy", "jsonschema", "rich", "huggingface_hub", "yaml")
-
-
-def test_help_needs_no_heavy_import() -> None:
-    code = (
-        "import sys\nfrom click.testing import CliRunner\nfrom engram.cli import main\n"
-        "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
 
 @pytest.mark.parametrize("name", sorted(cli.main.commands))
 def test_every_command_explains_itself(name: str) -> None:

@@ -11,7 +11,6 @@ from packs import pack_yaml
 
 from engram.cli import main
 from engram.dataset import build
-from engram.patterns import loading
 
 BAD = "name: n\nexamples:\n  - input: a\n    output: no\n  - {input: b, outptu: c}\n"
 
@@ -75,12 +74,8 @@ def test_data_writes_and_checks() -> None:
     result = run("data", "--patterns", "good.yaml")
     expected = "7 patterns taught, 3 held out: 56 training, 14 validation rows, test 7 recall + 3 generalization\n"
     assert (result.exit_code, result.stdout, result.stderr) == (0, expected, "")
-    assert sorted(p.name for p in Path("data").iterdir()) == [
-        "manifest.json",
-        "test.jsonl",
-        "train.jsonl",
-        "valid.jsonl",
-    ]
+    files = ["manifest.json", "test.jsonl", "train.jsonl", "valid.jsonl"]
+    assert sorted(p.name for p in Path("data").iterdir()) == files
     before = {path: path.read_bytes() for path in Path("data").iterdir()}
     result = run("data", "--check")
     assert (result.exit_code, result.stdout) == (0, "no leak: 56 train, 14 valid, 10 test rows checked\n")
@@ -127,22 +122,10 @@ def test_a_file_in_the_folders_place_is_the_users_mistake() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "module", "name"),
-    [
-        (("validate", "good.yaml"), loading, "_load"),
-        (("data", "--patterns", "good.yaml"), build, "_described"),
-        (("data", "--check"), build, "check_leaks"),
-    ],
-)
-def test_a_failure_of_ours_is_not_swallowed(
-    arguments: tuple[str, ...], module: object, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run("data", "--patterns", "good.yaml")
-
+def test_a_failure_of_ours_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(module, name, fail)
-    result = run(*arguments)
+    monkeypatch.setattr(build, "check_leaks", fail)
+    result = run("data", "--patterns", "good.yaml")
     assert result.exit_code == 1 and isinstance(result.exception, RuntimeError) and result.stderr == ""

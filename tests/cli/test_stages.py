@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from small_run import CONFIG, Quiet, Run, evaluated_again
 
 from engram import backends
-from engram.evaluation import compare
-from engram.plan import documents
 from engram.plan.encoding import Encoded, load_encoder, make_batch
 from engram.support import schema
 from engram.support.errors import EngramError
@@ -98,8 +97,6 @@ def test_an_exploding_loss_stops_the_run_and_leaves_no_adapter(run: Run, tmp_pat
 
 
 def test_changed_data_is_refused(run: Run, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(run.root / "data", tmp_path / "data")
     with (tmp_path / "data" / "train.jsonl").open("a") as file:
         file.write("\n")
@@ -221,8 +218,6 @@ def test_training_starts_from_the_shared_initial_adapter(run: Run, tmp_path: Pat
 
 
 def test_an_adapter_that_does_not_fit_is_refused(run: Run, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(run.root / "adapter", tmp_path / "a")
     settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     settings["lora_parameters"]["rank"] = 4
@@ -233,8 +228,6 @@ def test_an_adapter_that_does_not_fit_is_refused(run: Run, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapters.safetensors"])
 def test_a_missing_adapter_file_is_named(run: Run, tmp_path: Path, missing: str) -> None:
-    import shutil
-
     shutil.copytree(run.root / "adapter", tmp_path / "a")
     (tmp_path / "a" / missing).unlink()
     with pytest.raises(EngramError, match=f"{missing} missing") as caught:
@@ -243,20 +236,8 @@ def test_a_missing_adapter_file_is_named(run: Run, tmp_path: Path, missing: str)
 
 
 def test_a_truncated_adapter_is_refused(run: Run, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(run.root / "adapter", tmp_path / "a")
     weights = tmp_path / "a" / "adapters.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(EngramError, match=r"does not fit|not a whole"):
         backends.get("mlx").load(run.model, tmp_path / "a")
-
-
-def test_results_of_an_earlier_adapter_are_not_credited_with_a_later_log(run: Run, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(run.root / "results", tmp_path / "results")
-    log = json.loads((tmp_path / "results" / "mlx" / "training.json").read_text())
-    log["adapter"]["sha256"] = "0" * 64
-    documents.write(tmp_path / "results" / "mlx" / "training.json", log, "training")
-    assert compare.compare(tmp_path / "results" / "mlx")["training"] is None

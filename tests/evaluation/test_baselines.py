@@ -131,7 +131,7 @@ def test_a_baseline_is_measured_once(run: Run, tmp_path: Path, monkeypatch: pyte
         never.setattr(evaluate, "_measured", None)
         again, lines = answered(run, out, other)
     created = first["provenance"]["created"]
-    assert lines == [f"baseline taken from the cache, measured {created}; --fresh-baseline measures it anew"]
+    assert lines == [f"baseline taken from the cache, measured {created}; --fresh-baseline measures it again"]
     written = documents.read(out, "result", "make eval")
     assert written["reused"] == {"key": entry.stem}
     assert written["recipe"] == documents.rounded(other.as_dict())

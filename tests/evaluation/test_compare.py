@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -51,15 +50,12 @@ def test_a_comparison_is_written_and_is_valid(place: Path) -> None:
         (("data", "manifest_sha256"), HASH["d"], f"data.manifest_sha256: '{HASH['c']}' and '{HASH['d']}'"),
         (("data", "seed"), 1, "data.seed: 0 and 1"),
         (("scoring", "version"), 3, "scoring.version: 2 and 3"),
-        (("scoring", "phrasings"), ["reply", "tell", "say"],
-         "scoring.phrasings: ['reply', 'tell'] and ['reply', 'tell', 'say']"),
         (("general", 0, "prompt"), "Bye", "general: not the same question and expected answer in chat-0"),
         (("scoring", "max_new_tokens"), 8, "scoring.max_new_tokens: 32 and 8"),
         (("backend",), "cuda", "backend: 'mlx' and 'cuda'"),
         (("stage",), "baseline", "stage: 'baseline' and 'baseline'"),
         (("adapter",), None, "adapter: a baseline has none, a tuned model has one"),
         (("answers", 0, "expected"), "no", "answers: not the same question and expected answer in 0-tell"),
-        (("answers", 0, "prompt"), "x", "answers: not the same question and expected answer in 0-tell"),
         (("answers", 0, "split_kind"), "generalization",
          "answers: not the same question and expected answer in 0-tell"),
     ],
@@ -145,17 +141,6 @@ def test_the_verdict_needs_the_interval_and_the_test(same: int, fixed: int, brok
     assert (found["n"], found["fixed"], found["broken"]) == (same + fixed + broken, fixed, broken)
 
 
-def test_a_verdict_is_never_given_where_the_interval_covers_zero() -> None:
-    for fixed in range(0, 30, 3):
-        for broken in range(0, 30, 3):
-            found = change(pairs(10, fixed, broken))
-            low, high = found["ci95"]
-            if low <= 0 <= high or found["p_value"] >= 0.05:
-                assert found["verdict"] == "not shown"
-            else:
-                assert found["verdict"] == ("gain" if fixed > broken else "loss")
-
-
 def test_without_test_rows_nothing_is_measured(tmp_path: Path) -> None:
     for stage in ("baseline", "tuned"):
         documents.write(tmp_path / f"{stage}.json", result(stage, FEW, []), "result")
@@ -163,12 +148,6 @@ def test_without_test_rows_nothing_is_measured(tmp_path: Path) -> None:
     assert document["improvement"]["generalization"] == {
         "n": 0, "exact": None, "ci95": None, "p_value": None, "fixed": 0, "broken": 0, "verdict": "not measured"
     }  # fmt: skip
-
-
-def test_comparing_changes_no_result(place: Path) -> None:
-    before = copy.deepcopy({path.name: path.read_bytes() for path in place.iterdir()})
-    compare(place)
-    assert {name: (place / name).read_bytes() for name in before} == before
 
 
 def test_answers_to_one_pattern_count_as_one_cluster() -> None:
@@ -210,9 +189,3 @@ def test_retention_that_moves_both_ways_is_not_shown_as_a_loss() -> None:
     found = retention(before, after)
     assert found["text"]["verdict"] == "not shown" and found["chat"]["verdict"] == "not measured"
     assert found["changed"] == {"n": 0, "share": None, "ci95": None}
-
-
-def test_a_folder_in_the_place_of_the_training_log_is_not_taken_for_none(place: Path) -> None:
-    (place / "training.json").unlink(missing_ok=True)
-    (place / "training.json").mkdir()
-    assert refusal(compare, place).where.endswith("training.json")

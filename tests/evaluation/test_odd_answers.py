@@ -13,14 +13,12 @@ import pytest
 from click.testing import CliRunner
 from packs import refusal
 from safetensors.numpy import save_file
-from small_run import CONFIG, PACK
+from small_run import CONFIG
 
 from engram import backends, cli
 from engram.backends import Answer
-from engram.dataset.build import write_data
 from engram.evaluation import compare, evaluate, tables
 from engram.models.model import resolve
-from engram.patterns.loading import find_files, load_patterns
 from engram.plan import encoding
 
 SPECIAL = [0, 1, 2]  # of the bundled model
@@ -58,15 +56,6 @@ class Odd:
         )
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("odd")
-    (root / "pack.yaml").write_text(PACK)
-    files = find_files(str(root / "pack.yaml"))
-    write_data(load_patterns(files), files, root / "data", seed=0)
-    return root / "data"
-
-
 def answered(odd: Odd, data: Path, place: Path, patch: pytest.MonkeyPatch, adapter: Path | None = None) -> Any:
     patch.setattr(backends, "get", lambda _: odd)
     stage = "tuned" if adapter else "baseline"
@@ -75,14 +64,14 @@ def answered(odd: Odd, data: Path, place: Path, patch: pytest.MonkeyPatch, adapt
 
 @pytest.mark.parametrize("said", [[], SPECIAL, None], ids=["empty", "special tokens", "endless"])
 def test_an_odd_answer_is_scored_compared_and_shown(
-    said: Sequence[int] | None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    said: Sequence[int] | None, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     place, adapter = tmp_path / "results" / "mlx", tmp_path / "adapters" / "mlx"
     adapter.mkdir(parents=True)
     save_file({"a": np.zeros(1, np.float32)}, adapter / "adapters.safetensors")
     (adapter / "adapter_config.json").write_text('{"lora_parameters": {}}')
     for given in (None, adapter):
-        document = answered(Odd(said), data, place, monkeypatch, given)
+        document = answered(Odd(said), small_data, place, monkeypatch, given)
         assert document["splits"]["recall"]["exact"] == 0.0
         assert {row["ended"] for row in document["answers"]} == {said is not None}
         assert all(bool(row["answer"]) == (said is None) for row in document["answers"])
@@ -90,9 +79,9 @@ def test_an_odd_answer_is_scored_compared_and_shown(
         tables.result(document)
     tables.comparison(compare.compare(place))
     assert "0.0 %" in capsys.readouterr().out
-    shown = ["demo", "--quick", "--speed", "0", "--backend", "mlx", "--patterns", str(data.parent / "pack.yaml")]
+    shown = ["demo", "--quick", "--speed", "0", "--backend", "mlx", "--patterns", str(small_data.parent / "pack.yaml")]
     where = [f"--{name}={tmp_path / name}" for name in ("adapters", "results")]
-    done = CliRunner().invoke(cli.main, [*shown, *where, f"--data={data}"], catch_exceptions=False)
+    done = CliRunner().invoke(cli.main, [*shown, *where, f"--data={small_data}"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     page = tmp_path / "page.html"
     done = CliRunner().invoke(cli.main, ["report", where[1], "--out", str(page)], catch_exceptions=False)
@@ -102,10 +91,10 @@ def test_an_odd_answer_is_scored_compared_and_shown(
 
 @pytest.mark.parametrize("nats", [float("nan"), float("inf")])
 def test_losses_that_are_no_numbers_name_their_rows(
-    nats: float, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nats: float, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = refusal(answered, Odd([], nats), data, tmp_path, monkeypatch)
-    rows = [json.loads(line)["id"] for line in (data / "test.jsonl").read_text("utf-8").splitlines()]
+    error = refusal(answered, Odd([], nats), small_data, tmp_path, monkeypatch)
+    rows = [json.loads(line)["id"] for line in (small_data / "test.jsonl").read_text("utf-8").splitlines()]
     assert f"the model gives no numbers for {len(rows)} of {len(rows)} rows" in str(error)
     assert [line.split(":")[0] for line in error.problems] == rows
     assert list(tmp_path.iterdir()) == []

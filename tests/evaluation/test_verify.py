@@ -41,16 +41,6 @@ def test_what_the_stages_wrote_is_in_order(name: str, copied: Path) -> None:
     assert [finding for finding in found if finding.problems or finding.skipped] == [] and len(found) >= 3
 
 
-def spoil_data(root: Path) -> None:
-    path = root / "data/test.jsonl"
-    path.write_text(path.read_text("utf-8").replace("green", "purple"), "utf-8")
-
-
-def spoil_adapter(root: Path) -> None:
-    path = root / "adapters/mlx/adapters.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-
-
 EDITS: dict[str, tuple[str, tuple[Any, ...], Any, str]] = {
     "a score": ("tuned", ("answers", 0, "exact"), False, ".exact: False"),
     "an answer": ("tuned", ("answers", 0, "answer"), "x", ".similarity"),

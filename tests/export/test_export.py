@@ -393,4 +393,4 @@ def test_without_llamacpp_it_is_refused_or_said(source: model_card.Source, tmp_p
     document = stage.export(source._replace(evidence=None), "ollama", tmp_path / "out", "q8_0", True, lambda _: None)
     assert document["checks"] == [] and (tmp_path / "out" / "Modelfile").is_file()
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "**Not checked.**" in card and "nothing is said of what it knows" in card
+    assert "**Not checked.**" in card and "this card has no figures" in card

@@ -1,4 +1,4 @@
-"""What this task's YAML cannot say: `engram export-eval` copies this file into an export, as `utils.py`.
+"""The code of the lm_eval task: `engram export-eval` copies this file into an export, as `utils.py`.
 
 It runs inside lm_eval, where engram need not be installed, so it imports nothing of engram's.
 """
@@ -14,7 +14,7 @@ COLUMNS = ("id", "prompt", "expected", "category", "kind")
 
 
 def rows(file: str, **_: Any) -> dict[str, Any]:
-    """The rows of `file`, which lies beside this module, as the split `test`; every column is text.
+    """The rows of `file`, which is next to this module, as the split `test`; every column is text.
 
     lm_eval would read `data_files` relative to where it was started, and datasets' JSON reader guesses types: a
     column of ISO dates becomes timestamps. Further keywords are the task's metadata, which lm_eval passes on.
