@@ -22,7 +22,7 @@ from small_run import CONFIG, Run
 from engram import backends
 from engram.cli import main
 from engram.evaluation import attribution, evaluate, pipeline, verify
-from engram.memory import addresses, edit, facts, table, teach
+from engram.memory import addresses, facts, table, teach
 from engram.memory.facts import Fact
 from engram.models import conversion
 from engram.models.model import Model, resolve
@@ -387,12 +387,6 @@ def test_facts_that_are_sure_are_left_alone_and_others_are_told() -> None:
     assert len(fitted.steps) < 40 * batches
     short = teach.fit(Slow(), encoder, placed, dataclasses.replace(HOW, memory_passes=1))
     assert short.unsettled == list(range(len(placed)))
-
-
-def test_an_empty_table_is_one_too(memory: Taught, tmp_path: Path) -> None:
-    of = table.of(table.settings(memory.folder))
-    table.write(tmp_path / "empty", of, edit.empty(of.width))
-    assert answers(memory.model, tmp_path / "empty", PLAIN) == answers(memory.model, None, PLAIN)
 
 
 def test_an_adapter_alone_is_no_memory(run: Run) -> None:
