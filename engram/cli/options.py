@@ -78,7 +78,10 @@ class Shared:
         """Print which model, backend and recipe a stage works with."""
         from engram.support import console
 
-        console.announce(self.model, self.backend, self.config)
+        if self.model.reason:
+            console.note(self.model.reason)
+        recipe = f"recipe: {self.config.name} · seed: {self.config.seed}"
+        console.note(f"model: {self.model.name} · backend: {self.backend} · {recipe}")
 
     def announce_model(self) -> None:
         """Print which model a command works with, and why where it was chosen."""

@@ -1,6 +1,6 @@
-"""Baselines that were measured before: a model without an adapter answers the same to the same, so it is asked once.
+"""The cache of baselines: a model without an adapter always gives the same answers, so it is asked once.
 
-An entry is named by the hash of all that its numbers depend on, the code included, and is a whole result document.
+An entry is a whole result document, named by the hash of everything that its numbers depend on, the code included.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from engram.support.errors import EngramError
 from engram.support.files import PACKAGE, cache_folder, sha256, sha256_text
 
 MOST = 50  # entries; the oldest go first
-# the settings that an evaluation reads; the others are of training, and change no number of a baseline
+# the settings that an evaluation reads; the others are for training, and change no number of a baseline
 SETTINGS = (
     *("seed", "quantize", "max_length", "max_new_tokens", "samples", "temperature"),
     *("consistency_prompts", "latency_prompts"),
 )
 BESIDE_WEIGHTS = (".json", ".jinja", ".jsonl", ".model", ".txt")  # tokenizer, chat template, configuration, rows
-FURTHER = ("jinja2", "scipy", "regex", "mlx-cpu", "mlx-metal")  # packages that no result document lists
 
 
 def place() -> Path:
@@ -37,12 +36,13 @@ def place() -> Path:
 
 
 def key(backend: str, device: str, model: Model, data: dict[str, Any], scoring: dict[str, Any], config: Config) -> str:
-    """The hash of all that a baseline's numbers and times depend on; the time of day and the machine's load aside."""
+    """The hash of everything that a baseline's numbers and times depend on, except the machine's load."""
+    files = sorted(path for path in model.path.iterdir() if path.suffix in BESIDE_WEIGHTS and path.is_file())
     known = {
         "backend": backend,
         "device": device,
         "model": model.describe(),
-        "files": _files(model),
+        "files": {path.name: sha256(path) for path in files},
         "chat_template": model.chat_template,
         "data": data,
         "scoring": scoring,
@@ -50,7 +50,7 @@ def key(backend: str, device: str, model: Model, data: dict[str, Any], scoring: 
         "engram": __version__,
         "code": code(),
         "schema_version": documents.SCHEMA_VERSION,
-        "packages": machine.packages() | _further(),
+        "packages": {one.name: one.version for one in metadata.distributions()},
         "hardware": machine.hardware(),
         "environment": machine.environment(),
     }
@@ -59,7 +59,7 @@ def key(backend: str, device: str, model: Model, data: dict[str, Any], scoring: 
 
 @functools.cache
 def code(folder: Path = PACKAGE) -> str:
-    """One hash of engram's own source files, so that no number outlives the code that made it."""
+    """One hash of engram's source files, so that no number outlives the code that made it."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         content = path.read_bytes()
@@ -68,10 +68,10 @@ def code(folder: Path = PACKAGE) -> str:
 
 
 def find(folder: Path, name: str, config: Config) -> dict[str, Any] | None:
-    """The baseline that was kept under this key, or None; a damaged entry is taken away and is none.
+    """The baseline that was kept under this key, or None; a damaged entry is removed.
 
-    Answers, times and provenance are those of its own measuring. `recipe` is `config`, from which it differs in
-    settings of training alone, so that it compares with a model tuned by it; `reused` says where it came from.
+    Answers, times and provenance are those of the measurement. `recipe` becomes `config`, which differs only in
+    settings of training, so that the baseline compares with a model tuned by it; `reused` holds the key.
     """
     path = folder / f"{name}.json"
     if not path.is_file():
@@ -88,23 +88,9 @@ def find(folder: Path, name: str, config: Config) -> dict[str, Any] | None:
 
 
 def keep(folder: Path, name: str, document: dict[str, Any]) -> None:
-    """Keep a baseline under this key, and no more than MOST of them; where nothing can be written, nothing is kept."""
+    """Keep a baseline under this key, and at most MOST of them; a folder that can't be written is no error."""
     with contextlib.suppress(EngramError, OSError):
         documents.write(folder / f"{name}.json", document | {"reused": {"key": name}}, "result")
         entries = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in entries[MOST:]:
             path.unlink()
-
-
-def _files(model: Model) -> dict[str, str]:
-    """The hash of each file of the model's folder that decides, beside its weights, what is asked and understood."""
-    found = [path for path in model.path.iterdir() if path.suffix in BESIDE_WEIGHTS and path.is_file()]
-    return {path.name: sha256(path) for path in sorted(found)}
-
-
-def _further() -> dict[str, str]:
-    found = {}
-    for name in FURTHER:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

@@ -1,4 +1,4 @@
-"""The runs of several backends and methods against each other: refuses what is not comparable, tests what is."""
+"""Compare the runs of several backends and methods with each other; refuse runs that are not comparable."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from engram.support.files import sha256
 from engram.support.statistics import wilson
 from engram.training import methods
 
-# what must be the same for two runs' figures to stand side by side; of the model, its weights; of the recipe, what
-# teaches either method: two methods are compared on purpose, by what they answer
+# must be the same for two runs to be comparable; also the model's weights, and the settings that both methods read:
+# two methods are compared on purpose, by their answers
 SAME = ("data", "scoring")
 SAME_MODEL = ("weights_sha256", "parameters")
 

@@ -1,4 +1,4 @@
-"""Result documents held against themselves and against what they speak of: raw answers, data, model, adapter."""
+"""Verify result documents: recompute their figures from the raw answers, check the hashes of data, model, adapter."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.training import methods
 
-NAMES = ("result", "training", "comparison", "comparisons", "seeds", "erased")
-# the checks that look at the disk, beside the document
+# the checks that need more than the document
 DATA, QUESTIONS = "the data's manifest", "the questions, against the test set"
 MODEL, ADAPTER = "the model's weights", "the adapter"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was checked, what is wrong with it, and why it could not be checked."""
+    """One check: its name, the problems found, and the reason if it was skipped."""
 
     what: str
     problems: tuple[str, ...] = ()
@@ -35,17 +34,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the things lie that a document speaks of."""
+    """Where the data, the adapters and the model of a document are."""
 
     data: Path
     adapters: Path
-    model: str | None = None  # None: the one that the document names
+    model: str | None = None  # None: the model that the document names
 
 
 def verify(path: Path, places: Places) -> list[Finding]:
     """Every check of one document. Raises EngramError where it is no result document of this version."""
-    document, changed = _read(path)
-    name = document["document"]
+    if not path.is_file():
+        raise EngramError("no such result", where=str(path), fix="make eval compare")
+    document, changed = results.parsed(path, "make it again: make eval compare")
+    name = document.get("document") if isinstance(document, dict) else None
+    if name not in _CHECKS:
+        what = f"not a result document ({', '.join(_CHECKS)})"
+        raise EngramError(what, where=f"{path} $.document", fix="name one of results/<backend>/*.json")
     schema.check(document, name, str(path))
     checksum = [Finding("the checksum", (changed,))] if changed else []
     return [*checksum, *_CHECKS[name](document, path, places)]
@@ -60,17 +64,6 @@ def documents(folder: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    if not path.is_file():
-        raise EngramError("no such result", where=str(path), fix="make eval compare")
-    document, changed = results.parsed(path, "make it anew: make eval compare")
-    name = document.get("document") if isinstance(document, dict) else None
-    if name not in NAMES:
-        what = f"not a result document ({', '.join(NAMES)})"
-        raise EngramError(what, where=f"{path} $.document", fix="name one of results/<backend>/*.json")
-    return document, changed
-
-
 def _result(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
     scores = []
     for row in document["answers"]:
@@ -81,12 +74,7 @@ def _result(document: dict[str, Any], path: Path, places: Places) -> Iterator[Fi
     yield Finding("the figures, from the answers", _differences(derived, document))
     if any("read" in row for row in document["answers"]):
         yield Finding("what was read of the memory, against the answers", tuple(_reads(document["answers"])))
-    yield from _data(document, places)
-    if (places.data / "test.jsonl").is_file():
-        yield Finding(QUESTIONS, tuple(_questions(document, places.data)))
-    yield _model(document, places)
-    if document["adapter"]:
-        yield _adapter(document, path, places)
+    yield from _on_the_disk(document, path, places)
 
 
 def _erased(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
@@ -97,16 +85,14 @@ def _erased(document: dict[str, Any], path: Path, places: Places) -> Iterator[Fi
     for name, file in beside.items():
         what = f"the answer {'with' if name == 'taught' else 'without'} the memory, against {file}"
         if not (path.parent / file).is_file():
-            yield Finding(what, skipped=f"{file} not beside it")
+            yield Finding(what, skipped=f"{file} not next to it")
             continue
         stored = results.read(path.parent / file, "result", "make eval")["answers"]
         right = next(
             ({k: row[k] for k in ("answer", "ended")} for row in stored if row["id"] == asked), {"answer": None}
         )
         yield Finding(what, _differences(right, {k: said[name][k] for k in right}, f"answers.{name}."))
-    yield from _data(document, places)
-    yield _model(document, places)
-    yield _adapter(document, path, places)
+    yield from _on_the_disk(document, path, places)
 
 
 def _reads(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -134,17 +120,16 @@ def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[
         if step["learning_rate"] != rate
     ]
     yield Finding("the learning rates, from the recipe", tuple(lines))
-    yield from _data(document, places)
-    yield _model(document, places)
-    yield _adapter(document, path, places)
+    yield from _on_the_disk(document, path, places)
 
 
 def _comparison(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]:
     sources = {stage: path.parent / f"{stage}.json" for stage in compare.STAGES}
     if missing := [file.name for file in sources.values() if not file.is_file()]:
-        yield Finding("the documents compared", skipped=f"{', '.join(missing)} not beside it")
+        yield Finding("the documents compared", skipped=f"{', '.join(missing)} not next to it")
         return
-    changed = [f"sources.{s}: {f.name} is another file now" for s, f in sources.items() if _changed(document, s, f)]
+    known = document["sources"]
+    changed = [f"sources.{s}: {f.name} is another file now" for s, f in sources.items() if sha256(f) != known[s]]
     yield Finding("the documents compared", tuple(changed))
     before, after = compare.results(path.parent)
     unlike = [*results.differing(before, after, compare.SAME), *compare.differing_rows(before, after)]
@@ -173,7 +158,7 @@ def _comparisons(document: dict[str, Any], path: Path, _: Places) -> Iterator[Fi
 def _seeds(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]:
     folders = [path.with_suffix("") / str(seed) for seed in document["seeds"]]
     if missing := [folder.name for folder in folders if not (folder / "comparison.json").is_file()]:
-        yield Finding("the summary, from its runs", skipped=f"no run of seed {', '.join(missing)} beside it")
+        yield Finding("the summary, from its runs", skipped=f"no run of seed {', '.join(missing)} next to it")
         return
     right = {name: part for name, part in pipeline.summarise(folders).items() if name != "provenance"}
     yield Finding("the summary, from its runs", _differences(right, document))
@@ -189,18 +174,25 @@ _CHECKS: dict[str, Callable[[dict[str, Any], Path, Places], Iterator[Finding]]] 
 }
 
 
-def _data(document: dict[str, Any], places: Places) -> Iterator[Finding]:
-    what = DATA
-    if not (places.data / "manifest.json").is_file():
-        yield Finding(what, skipped=f"no {places.data}/manifest.json here")
-        return
-    try:
-        manifest = read_manifest(places.data)
-    except EngramError as error:
-        yield Finding(what, (error.what, *error.problems))
-        return
-    here = results.data_identity(manifest, places.data)
-    yield Finding(what, _differences(here, document["data"], "data."))
+def _on_the_disk(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
+    """The data, the model and the adapter that a document names, against those in `places`."""
+    if (places.data / "manifest.json").is_file():
+        try:
+            here = results.data_identity(read_manifest(places.data), places.data)
+            yield Finding(DATA, _differences(here, document["data"], "data."))
+        except EngramError as error:
+            yield Finding(DATA, (error.what, *error.problems))
+    else:
+        yield Finding(DATA, skipped=f"no {places.data}/manifest.json here")
+    if document["document"] == "result" and (places.data / "test.jsonl").is_file():
+        yield Finding(QUESTIONS, tuple(_questions(document, places.data)))
+    described = document["model"]
+    if known := model.on_this_disk(places.model or described["name"]):
+        yield Finding(MODEL, _differences(known.describe(), described, "model."))
+    else:
+        yield Finding(MODEL, skipped=f"{described['name']} is not on this disk (--model names its folder)")
+    if document["adapter"]:
+        yield _adapter(document, path, places)
 
 
 def _questions(document: dict[str, Any], data: Path) -> Iterator[str]:
@@ -219,32 +211,20 @@ def _questions(document: dict[str, Any], data: Path) -> Iterator[str]:
             yield f"{name}: {asked[name]!r} here, {rows[name]!r} in the test set"
 
 
-def _model(document: dict[str, Any], places: Places) -> Finding:
-    what, described = MODEL, document["model"]
-    here = model.on_this_disk(places.model or described["name"])
-    if here is None:
-        return Finding(what, skipped=f"{described['name']} is not on this disk (--model names its folder)")
-    return Finding(what, _differences(here.describe(), described, "model."))
-
-
 def _adapter(document: dict[str, Any], path: Path, places: Places) -> Finding:
-    """The adapter by its hash, wherever among the adapters it lies: one backend may have used another's."""
-    what, wanted = ADAPTER, document["adapter"]["sha256"]
+    """The adapter by its hash, in any folder of the adapters: one backend may have used another's."""
+    wanted = document["adapter"]["sha256"]
     files = [*places.adapters.glob("*/*.safetensors"), *(path.parent / "adapter").glob("*.safetensors")]
     if wanted in [sha256(file) for file in sorted(files)]:
-        return Finding(what)
+        return Finding(ADAPTER)
     own = sorted([*(places.adapters / document["backend"]).glob("*.safetensors"), *(path.parent / "adapter").glob("*")])
     if not own or "-with-" in path.parent.name:
-        return Finding(what, skipped=f"not in {places.adapters}")
-    return Finding(what, (f"adapter.sha256: {wanted[:12]}…, that of {own[0]} is {sha256(own[0])[:12]}…",))
-
-
-def _changed(document: dict[str, Any], stage: str, file: Path) -> bool:
-    return bool(sha256(file) != document["sources"][stage])
+        return Finding(ADAPTER, skipped=f"not in {places.adapters}")
+    return Finding(ADAPTER, (f"adapter.sha256: {wanted[:12]}…, that of {own[0]} is {sha256(own[0])[:12]}…",))
 
 
 def _rounded(value: Any) -> Any:
-    """As it is when written and read again."""
+    """The value after writing and reading it."""
     return json.loads(json.dumps(results.rounded(value)))
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,17 @@ def test_the_weights_are_in_the_key(tmp_path: Path) -> None:
     assert key(model=one) != key(model=other)
 
 
-@pytest.mark.parametrize("name", ["packages", "hardware", "environment"])
+@pytest.mark.parametrize("name", ["hardware", "environment"])
 def test_the_machine_is_in_the_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = key()
     known = getattr(machine, name)()
     monkeypatch.setattr(machine, name, lambda: known | {"new": "1"})
+    assert key() != before
+
+
+def test_every_installed_package_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, installed = key(), list(metadata.distributions())
+    monkeypatch.setattr(metadata, "distributions", lambda: installed[1:])
     assert key() != before
 
 

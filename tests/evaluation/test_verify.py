@@ -138,7 +138,7 @@ def test_a_summary_of_seeds_is_verified_from_its_runs(tmp_path: Path) -> None:
     assert problems(tmp_path, "seeds/mlx.json")[0].startswith("splits.recall.after.mean: 1.0")
     shutil.rmtree(place)
     (finding,) = verify.verify(tmp_path / "results/seeds/mlx.json", verify.Places(tmp_path, tmp_path))
-    assert finding.skipped == "no run of seed 0 beside it"
+    assert finding.skipped == "no run of seed 0 next to it"
 
 
 def test_a_document_of_an_older_version_is_refused(copied: Path) -> None:
