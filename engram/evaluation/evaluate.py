@@ -25,6 +25,7 @@ from engram.plan.encoding import Encoder, encode, load_encoder
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
+from engram.training import methods
 
 Rows = list[dict[str, Any]]
 
@@ -125,7 +126,7 @@ def _refuse_other_adapter(adapter: Path, weights: str, found: str | None, log: P
     trained = documents.read(log, "training", "make train")
     recipe = trained["recipe"]
     sides: dict[str, tuple[Any, Any]] = {"weights": (str(found)[:12], trained["adapter"]["sha256"][:12])}
-    if "method" not in recipe and not is_memory(adapter):
+    if methods.of(recipe) is methods.LORA and not is_memory(adapter):
         lora = conversion.read(adapter, weights)
         sides["rank"] = lora.rank, recipe["rank"]
         sides["scale"] = documents.rounded(lora.scale), documents.rounded(recipe["alpha"] / recipe["rank"])
