@@ -12,9 +12,9 @@ from typing import Any
 from engram.support.errors import EngramError
 from engram.support.text import nearest, shorten
 
-MAX_SEED = 2**63 - 1  # what fits into the 64 bits that every generator takes
+MAX_SEED = 2**63 - 1  # every generator takes 64 bits
 MAX_STEPS = 1_000_000  # of one training
-SMALL_MODEL = 50_000_000  # parameters; below it `default` means the recipe tuned on the bundled model
+SMALL_MODEL = 50_000_000  # parameters; `default` is the recipe tuned on the bundled model below it
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Config(MemorySettings, LoraSettings):
 
     name: str = "default"
     seed: int = 0
-    method: str = "lora"  # see METHODS
+    method: str = "lora"  # or `memory` or `both`; see engram/training/methods.py
     max_new_tokens: int = 32
     samples: int = 5
     temperature: float = 0.7
@@ -94,10 +94,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
     # usual LoRA settings for 100 M parameters and more
     "default-large": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 4.0},
-    # the plan's own: 100 iterations, learning rate 1e-5, rank 8, batch 4
+    # as in the original plan: 100 iterations, learning rate 1e-5, rank 8, batch 4
     "seed": {"learning_rate": 1e-5, "rank": 8, "alpha": 160.0, "batch_size": 4, "steps": 100, "schedule": "constant"},
 }
-# the most of each setting: far beyond any use, and not so far that planning or memory gives way
+# the largest value of each setting: far beyond any use, but planning still ends and fits into memory
 _MOST = {
     **{"rank": 4096, "alpha": 1e6, "learning_rate": 100, "warmup_steps": 10**6, "batch_size": 65536, "epochs": 10_000},
     **{"steps": MAX_STEPS, "replay": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6, "max_length": 10**6},
@@ -112,9 +112,8 @@ _ABOVE_ZERO = (
 _TYPES = {int: "a whole number", float: "a number", str: "text"}
 _SHOWN = 20  # problems in one refusal
 SCHEDULES = ("constant", "linear", "cosine")
-METHODS = ("lora", "memory", "both")
 _CHOICES = {
-    "method": METHODS,
+    "method": ("lora", "memory", "both"),
     "schedule": SCHEDULES,
     "quantize": ("none", "4bit"),
     "gradient_checkpointing": ("off", "on"),
@@ -132,10 +131,10 @@ def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[
     known = {
         field.name: type(field.default) for field in dataclasses.fields(Config) if field.name not in ("name", "seed")
     }
-    problems: list[tuple[str, str]] = []  # of which setting, and what
+    problems: list[tuple[str, str]] = []  # setting and message
     values: dict[str, Any] = {}
     for key, value in merged.items():
-        if len(problems) > _SHOWN:  # to look for the nearest name of each of a million takes minutes
+        if len(problems) > _SHOWN:  # the nearest names of a million keys take minutes
             break
         if key not in known:
             problems.append((key, f"unknown setting {_shown(key)}{_hint(key, known)}"))
@@ -168,7 +167,7 @@ def _shown(value: object) -> str:
 
 
 def _recipe(recipe: str, parameters: int) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """The recipe's name, its settings, and of those in a file the place of each."""
+    """The recipe's name, its settings, and the places of settings that come from a file."""
     if recipe == "default":
         recipe = "default-small" if parameters < SMALL_MODEL else "default-large"
     if recipe in RECIPES:
@@ -214,7 +213,7 @@ def _convert(value: Any, kind: type) -> Any:
 
 
 def _range_problems(config: Config) -> list[tuple[str, str]]:
-    """Each setting that cannot be used, with the reason."""
+    """The settings that cannot be used, each with its reason."""
     problems = []
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)

@@ -13,7 +13,7 @@ from engram.dataset.build import read_manifest, read_split
 from engram.memory import addresses, edit, facts, table, teach
 from engram.memory.addresses import Frame
 from engram.memory.facts import Fact, Placed
-from engram.memory.table import Contents, Of
+from engram.memory.table import Of
 from engram.memory.teach import Fitted, Teacher
 from engram.models import adapters
 from engram.models.model import Model
@@ -23,6 +23,8 @@ from engram.plan.encoding import Encoder, load_encoder
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.training.train import training_document
+
+SAME = ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")  # of tables that can be joined
 
 
 class Setup(NamedTuple):
@@ -101,7 +103,11 @@ def insert(at: Setup, folder: Path, wanted: Sequence[Fact], config: Config, prog
     contradicts one that is, or cannot be kept.
     """
     with locks.held(folder, "engram memory insert"):
-        known = _contents(folder, at.of)
+        known = edit.empty(at.of.width)
+        if table.is_memory(folder):
+            right = {name: getattr(at.of, name) for name in SAME}
+            table.refuse_other(folder, table.intact(folder), right)
+            known = table.read(folder)
         placed = facts.place(at.encoder, at.frame, wanted)
         edit.refuse_known(known, placed)
         fitted = fit(at, placed, config, progress)
@@ -122,7 +128,7 @@ def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> 
     """Write both tables as one to `out`; return its number of facts. Raises EngramError if their models differ."""
     sides = [table.intact(folder) for folder in (one, other)]
     first = table.of(sides[0])
-    same = {name: sides[0][name] for name in ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")}
+    same = {name: sides[0][name] for name in SAME}
     table.refuse_other(other, sides[1], same)
     table.refuse_other(one, sides[0], {"tokenizer_sha256": frame.sha256})
     contents = [table.read(folder) for folder in (one, other)]
@@ -130,12 +136,3 @@ def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> 
     with locks.held(out, "engram memory merge"):
         table.write(out, first, joined, one)
     return len(joined.facts)
-
-
-def _contents(folder: Path, of: Of) -> Contents:
-    if not table.is_memory(folder):
-        return edit.empty(of.width)
-    known = table.intact(folder)
-    right = {name: getattr(of, name) for name in ("weights_sha256", "tokenizer_sha256", "adapter", "layer", "width")}
-    table.refuse_other(folder, known, right)
-    return table.read(folder)
