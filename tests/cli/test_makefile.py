@@ -38,14 +38,17 @@ esac
 """
 
 
+SOURCES = ("patterns/loading", "dataset/phrasing", "dataset/build")  # that the data depend on
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
     """A checkout with a stub in place of the installed `engram`."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in (*REQUIREMENTS, "pyproject.toml"):
         (tmp_path / name).touch()
-    for name in ("pattern_files", "patterns", "dataset", "phrasing"):
-        (tmp_path / "engram").mkdir(exist_ok=True)
+    for name in SOURCES:
+        (tmp_path / "engram" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "engram" / f"{name}.py").touch()
     (tmp_path / "patterns").mkdir()
     (tmp_path / "patterns" / "facts.yaml").touch()
@@ -375,7 +378,7 @@ def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) ->
     make(house, "clean")
     left = {str(path.relative_to(house)) for path in house.rglob("*") if path.is_file() and ".venv" not in path.parts}
     kept = {"Makefile", "calls", "pyproject.toml", *REQUIREMENTS, "patterns/facts.yaml"}
-    kept |= {f"engram/{name}.py" for name in ("pattern_files", "patterns", "dataset", "phrasing")}
+    kept |= {f"engram/{name}.py" for name in SOURCES}
     assert left - {"calls"} == (kept | {"results/reference/kept.json"}) - {"calls"}
     make(house, "distclean")
     assert not (house / ".venv").exists()
