@@ -1,16 +1,18 @@
-"""Training, evaluation and comparison on the bundled model, small but real."""
+"""The MLX backend on the bundled model, in one small run of the stages: training, answers, scores, adapters."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_run import CONFIG, Quiet, Run, evaluated_again
 
 from engram import backends
+from engram.evaluation import pipeline
 from engram.plan.encoding import Encoded, load_encoder, make_batch
 from engram.support import schema
 from engram.support.errors import EngramError
@@ -36,12 +38,7 @@ def test_log_has_every_step_and_its_figures(run: Run) -> None:
 
 
 def test_documents_on_disk_are_valid_and_impersonal(run: Run) -> None:
-    for path, name in (
-        ("training", "training"),
-        ("baseline", "result"),
-        ("tuned", "result"),
-        ("comparison", "comparison"),
-    ):
+    for path, name in pipeline.DOCUMENTS.items():
         text = (run.root / "results" / "mlx" / f"{path}.json").read_text("utf-8")
         assert schema.problems(json.loads(text), name) == []
         for secret in (str(run.root), str(Path.home()) + "/"):
@@ -217,27 +214,28 @@ def test_training_starts_from_the_shared_initial_adapter(run: Run, tmp_path: Pat
             assert value == pytest.approx(expected, abs=1e-9)
 
 
-def test_an_adapter_that_does_not_fit_is_refused(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.root / "adapter", tmp_path / "a")
-    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+def of_rank_4(adapter: Path) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
     settings["lora_parameters"]["rank"] = 4
-    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings))
-    with pytest.raises(EngramError, match="the adapter does not fit tiny"):
-        backends.get("mlx").load(run.model, tmp_path / "a")
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
 
 
-@pytest.mark.parametrize("missing", ["adapter_config.json", "adapters.safetensors"])
-def test_a_missing_adapter_file_is_named(run: Run, tmp_path: Path, missing: str) -> None:
-    shutil.copytree(run.root / "adapter", tmp_path / "a")
-    (tmp_path / "a" / missing).unlink()
-    with pytest.raises(EngramError, match=f"{missing} missing") as caught:
-        backends.get("mlx").load(run.model, tmp_path / "a")
-    assert caught.value.fix == "make train"
-
-
-def test_a_truncated_adapter_is_refused(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.root / "adapter", tmp_path / "a")
-    weights = tmp_path / "a" / "adapters.safetensors"
+def cut_short(adapter: Path) -> None:
+    weights = adapter / "adapters.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(EngramError, match=r"does not fit|not a whole"):
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (of_rank_4, "the adapter does not fit tiny"),
+        (cut_short, "does not fit|not a whole"),
+        (lambda adapter: (adapter / "adapter_config.json").unlink(), "adapter_config.json missing"),
+        (lambda adapter: (adapter / "adapters.safetensors").unlink(), "adapters.safetensors missing"),
+    ],
+)
+def test_a_spoiled_adapter_is_refused(spoil: Callable[[Path], None], said: str, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.root / "adapter", tmp_path / "a")
+    spoil(tmp_path / "a")
+    with pytest.raises(EngramError, match=said):
         backends.get("mlx").load(run.model, tmp_path / "a")
