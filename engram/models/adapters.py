@@ -11,7 +11,7 @@ from engram.models.model import tensor_shapes
 from engram.plan.config import Config
 from engram.support import strict_json
 from engram.support.errors import EngramError
-from engram.support.files import sha256, sha256_text, sweep
+from engram.support.files import recover, sha256, sha256_text
 from engram.support.untrusted import refuse_links
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def weights_file(folder: Path, preferred: str = "") -> str:
     the folder.
     """
     if not folder.exists():
-        sweep(folder)
+        recover(folder)
     refuse_links(folder, "copy the files into the folder")
     present = [name for name in LAYOUTS if (folder / name).is_file()]
     if preferred in present:

@@ -18,7 +18,7 @@ from typing import Any
 from engram.models import tensor_file
 from engram.models.tensor_file import Tensor
 from engram.support.errors import EngramError, readable_errors
-from engram.support.files import read_bytes, sweep, write_bytes
+from engram.support.files import read_bytes, recover, write_bytes
 
 LAYOUT = 2  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
 EVERY = 25  # steps between two checkpoints where nobody says otherwise
@@ -85,7 +85,7 @@ class Keeper:
         validation: Sequence[tuple[int, float]],
     ) -> None:
         """Replace the checkpoint by one after `step` steps; raises EngramError where a weight is no number any more."""
-        if wrong := [name for name, tensor in state.tensors.items() if not _is_finite(tensor)]:
+        if wrong := [name for name, tensor in state.tensors.items() if not tensor_file.is_finite(tensor)]:
             what = f"{len(wrong)} tensors are no numbers after step {step}, {wrong[0]} the first of them"
             raise EngramError(what, where="training", problems=self.about(), fix="a lower learning_rate, FRESH=1")
         found = Checkpoint(step, state, losses, seconds, validation, self.wall_seconds, self.resumed_at)
@@ -106,7 +106,7 @@ def drop(path: Path) -> None:
     """Take a checkpoint away, and what a killed writer of it left beside it."""
     with readable_errors(path, "take this checkpoint away"):
         path.unlink(missing_ok=True)
-    sweep(path)
+    recover(path, parts=True)
 
 
 def pack(found: Checkpoint, identity: Mapping[str, Any]) -> bytes:
@@ -147,12 +147,3 @@ def fix(path: Path) -> str:
 
 def _sealed(content: bytes, seal: str) -> bytes:
     return content[:_SEAL_AT] + seal.encode() + content[_SEAL_AT + len(_SEAL) :]
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether no number in it is NaN or infinite; a bfloat16 is the upper half of a float32."""
-    import numpy as np
-
-    if tensor.dtype == "BF16":
-        return bool(np.isfinite((np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")).all())
-    return bool(np.isfinite(np.frombuffer(tensor.data, {"F32": "<f4", "F16": "<f2"}[tensor.dtype])).all())

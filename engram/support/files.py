@@ -1,21 +1,19 @@
-"""Files and folders that are whole or absent, their hashes, and where the bundled folders lie."""
+"""Write files and folders whole or not at all, hash them, and find the bundled folders."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from engram.support.errors import readable_errors
-from engram.support.sink import Sink
 
 PACKAGE = Path(__file__).resolve().parents[1]
 BUNDLED = PACKAGE / "bundled"
@@ -58,11 +56,29 @@ def write_texts(texts: Mapping[Path, str]) -> None:
     _write_all({path: text.encode("utf-8") for path, text in texts.items()})
 
 
+class Sink:
+    """A working file that is written piece by piece, its SHA-256 computed on the way."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file, self._digest = path, file, hashlib.sha256()
+
+    def write(self, content: bytes) -> None:
+        """Append `content`; raises EngramError when the disk is full."""
+        self._digest.update(content)
+        with readable_errors(self._path, "write this file"):
+            self._file.write(content)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of everything written so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
 @contextlib.contextmanager
 def writing_together(paths: Iterable[Path]) -> Iterator[list[Sink]]:
     """Files that take their places when the block ends without an error, none before all of them are on the disk."""
     with contextlib.ExitStack() as stack:
-        works = {path: _beside(path, stack) for path in paths}
+        works = {path: stack.enter_context(_working_file(path)) for path in paths}
         files = {path: stack.enter_context(work.open("wb", 1 << 20)) for path, work in works.items()}
         yield [Sink(path, file) for path, file in files.items()]
         for path, work in works.items():
@@ -77,32 +93,30 @@ def writing_together(paths: Iterable[Path]) -> Iterator[list[Sink]]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A file for others to write, which takes the place of `path` when the block ends without an error."""
-    with contextlib.ExitStack() as stack:
-        work = _beside(path, stack)
-        with readable_errors(path, "write this file"):
-            yield work
-            _flush(work)
-            work.replace(path)
-            _flush(path.parent)
+    """A working file for another program to fill; it takes the place of `path` when the block ends without an error."""
+    with _working_file(path) as work, readable_errors(path, "write this file"):
+        yield work
+        _flush(work)
+        work.replace(path)
+        _flush(path.parent)
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder beside `path` that takes its place, flushed to disk, when the block ends without an error.
+    """A fresh folder that takes the place of `path`, flushed to disk, when the block ends without an error.
 
-    Where `path` is a link, the folder that it leads to is replaced. Old and new change places in one step where
-    system and filesystem can do that; where they cannot, `sweep` puts back what a killed writer had moved away.
-    Raises EngramError where a file stands there.
+    If `path` is a link, the folder it leads to is replaced. The old folder is moved away first; `recover` puts it back
+    if the writer is killed before the new one is in place. Raises EngramError if `path` is a file.
     """
     path = Path(os.path.realpath(path))
-    with contextlib.ExitStack() as stack:
-        with readable_errors(path, "write this folder"):
-            if os.path.lexists(path) and not path.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "a file stands where the folder goes")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            work = stack.enter_context(_working(path, _make_folder))
-            work.chmod(0o777 & ~_umask())
+    with readable_errors(path, "write this folder"):
+        recover(path)
+        if os.path.lexists(path) and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file stands where the folder goes")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        work.chmod(0o777 & ~_umask())
         yield work
         with readable_errors(path, "replace this folder"):
             for folder, _, names in os.walk(work):
@@ -110,43 +124,23 @@ def new_folder(path: Path) -> Iterator[Path]:
                     _flush(Path(folder, name))
             _replace_folder(work, path)
             _flush(path.parent)
+    finally:
+        _remove(work)
 
 
-def sweep(path: Path) -> None:
-    """Take away what killed writers left beside `path`, and put back a folder that one had moved out of its place.
+def recover(path: Path, *, parts: bool = False) -> None:
+    """Put back a folder that a killed writer moved out of its place; with `parts` also delete its working files.
 
-    A living writer's files are left alone: it holds a lock on them. So is everything where there are no locks.
+    Only a process that holds the lock on `path` may ask for `parts`: another writer's files would go too.
     """
     with contextlib.suppress(OSError):
-        for left in [one for one in path.parent.iterdir() if _is_left_over(one.name, path.name)]:
-            with contextlib.suppress(OSError), _opened(left) as descriptor:
-                alone = lock(descriptor)
-                if left.suffix == ".old" and alone is not False and not os.path.lexists(path):
+        for left in list(path.parent.iterdir()):
+            kind = _left_over(left.name, path.name)
+            with contextlib.suppress(OSError):
+                if kind == "old" and not os.path.lexists(path):
                     left.rename(path)
-                elif alone and is_open_at(descriptor, left):
+                elif kind == "old" or (kind and parts):
                     _remove(left)
-
-
-def lock(descriptor: int) -> bool | None:
-    """Lock an open file for this process until it is closed; False where another has it, None where none can be had.
-
-    The kernel gives a lock back when its process ends, however that may be.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network filesystems
-        return None
-    return True
-
-
-def is_open_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one at `path`: between opening and locking it, another may take it away."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
 
 
 def _write_all(contents: Mapping[Path, bytes]) -> None:
@@ -155,102 +149,58 @@ def _write_all(contents: Mapping[Path, bytes]) -> None:
             sink.write(content)
 
 
-def _beside(path: Path, stack: contextlib.ExitStack) -> Path:
-    """An empty working file beside `path`, taken away at the stack's end unless it was moved into place."""
+@contextlib.contextmanager
+def _working_file(path: Path) -> Iterator[Path]:
+    """An empty file next to `path`, deleted when the block ends unless it was moved into place."""
     with readable_errors(path, "write this file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and not path.is_symlink():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        work = stack.enter_context(_working(path, _make_file))
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(descriptor)
+    work = Path(name)
+    try:
         work.chmod(0o666 & ~_umask())
-    return work
-
-
-def _make_file(path: Path) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(descriptor)
-    return Path(name)
-
-
-def _make_folder(path: Path) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-
-
-@contextlib.contextmanager
-def _working(path: Path, make: Callable[[Path], Path]) -> Iterator[Path]:
-    """What `make` makes beside `path`, locked as long as the block lasts, and taken away at its end."""
-    sweep(path)
-    while True:
-        work = make(path)
-        with contextlib.ExitStack() as stack:
-            stack.callback(_remove, work)
-            try:
-                descriptor = stack.enter_context(_opened(work))
-            except FileNotFoundError:  # swept by another before it was locked
-                continue
-            lock(descriptor)
-            if is_open_at(descriptor, work):
-                yield work
-                return
+        yield work
+    finally:
+        _remove(work)
 
 
 def _replace_folder(work: Path, path: Path) -> None:
-    if not path.exists():
-        work.rename(path)
-    elif not _exchange(work, path):
-        old = work.with_suffix(".old")
-        with _opened(path) as descriptor:
-            lock(descriptor)  # so that nobody takes it for a killed writer's
-            path.rename(old)
-            try:
-                work.rename(path)
-            except BaseException:  # an interrupt too must not cost the old folder
-                if not path.exists():
-                    old.rename(path)
-                raise
-            _remove(old)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step: Linux, macOS; False where system or filesystem cannot."""
-    import ctypes
-
-    system = ctypes.CDLL(None)
-    names = os.fsencode(one), os.fsencode(other)
-    if hasattr(system, "renameat2"):
-        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-        return bool(system.renameat2(here, names[0], here, names[1], exchange) == 0)
-    swap = 2  # RENAME_SWAP
-    return hasattr(system, "renamex_np") and bool(system.renamex_np(*names, swap) == 0)
-
-
-def _is_left_over(name: str, of: str) -> bool:
-    """Whether a file's name is that of working files for `of`."""
-    return bool(re.fullmatch(rf"\.{re.escape(of)}\.[a-z0-9_]{{8}}\.(part|old)", name))
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
+    old = work.with_suffix(".old")
     try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        if path.exists():
+            path.rename(old)
+        work.rename(path)
+    except BaseException:  # an interrupt must not cost the old folder either
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    _remove(old)
+
+
+def _left_over(name: str, of: str) -> str:
+    """`part` or `old` if a file's name is that of a working file for `of`, else nothing."""
+    found = re.fullmatch(rf"\.{re.escape(of)}\.[a-z0-9_]{{8}}\.(part|old)", name)
+    return found.group(1) if found else ""
 
 
 def _flush(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, reach the disk; a folder's where the filesystem can."""
+    """Write a file's content, or a folder's list of names, to the disk; a folder's only if the filesystem can."""
     folder = path.is_dir()
     try:
-        with _opened(path) as descriptor:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
             raise
 
 
 def _remove(path: Path) -> None:
-    """Take a file or folder away, if it is there."""
+    """Delete a file or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

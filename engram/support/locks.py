@@ -1,4 +1,4 @@
-"""Two runs at once are kept apart: one writes a place, the other is told who does."""
+"""Keep two runs from writing the same place at once."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from engram.support.errors import EngramError, readable_errors
-from engram.support.files import is_open_at, lock, sweep
+from engram.support.files import recover
 from engram.support.text import shorten, visible
 
-_held: set[Path] = set()  # by this process, which may enter a place of its own again
+_held: set[Path] = set()  # by this process, which may enter its own places again
 
 
 @contextlib.contextmanager
 def held(path: Path, command: str) -> Iterator[None]:
-    """Keep every other process from writing `path`, a file or folder, as long as the block lasts.
+    """Keep every other process from writing `path`, a file or folder, while the block runs.
 
-    What killed writers left there is taken away first. `command` is what others are told. The lock lies beside `path`
-    while it is held; the kernel gives it back when its process ends, even if that is killed. On a filesystem without
-    locks the block runs all the same. Raises EngramError, at once, where another process holds the place.
+    Whatever a killed writer left there is cleared away first. `command` is named to a second process, which gets an
+    EngramError at once. The lock file lies next to `path`; the kernel releases the lock when its process ends.
     """
     path = Path(os.path.realpath(path))
     if path in _held:
@@ -31,33 +32,24 @@ def held(path: Path, command: str) -> Iterator[None]:
     made = [folder for folder in path.parents if not folder.exists()]
     with readable_errors(path, "write here"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _taken(file, path)
+        lock = FileLock(file, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            holder = visible(shorten(file.read_text("utf-8", "replace"), 120)) if file.is_file() else ""
+            who = f"another engram ({holder})" if holder else "another engram"
+            raise EngramError(f"{who} is writing here", where=str(path), fix="wait for it, or stop it") from error
     try:
-        with contextlib.suppress(OSError):  # on a full disk it locks as well without a name
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"pid {os.getpid()}, `{command}`, since {time.strftime('%Y-%m-%d %H:%M')}".encode())
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
+            file.write_text(f"pid {os.getpid()}, `{command}`, since {time.strftime('%Y-%m-%d %H:%M')}", "utf-8")
         _held.add(path)
-        sweep(path)
+        recover(path, parts=True)
         yield
     finally:
         _held.discard(path)
         with contextlib.suppress(OSError):
             file.unlink()
-        os.close(descriptor)
-        with contextlib.suppress(OSError):  # folders in which nothing was written go again
+        lock.release()
+        with contextlib.suppress(OSError):  # remove the folders if nothing was written in them
             for folder in made:
                 folder.rmdir()
-
-
-def _taken(file: Path, path: Path) -> int:
-    """The open lock file; it is one's own only if it still lies there once it is locked."""
-    while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        free = lock(descriptor)
-        if free is None or (free and is_open_at(descriptor, file)):
-            return descriptor
-        holder = visible(shorten(os.read(descriptor, 200).decode("utf-8", "replace"), 120))
-        os.close(descriptor)
-        if not free:
-            who = f"another engram ({holder})" if holder else "another engram"
-            raise EngramError(f"{who} is writing here", where=str(path), fix="wait for it, or stop it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import stat
@@ -16,8 +15,6 @@ from packs import refusal
 from engram.support import files
 from engram.support.errors import EngramError
 from engram.support.files import bundled, new_folder, read_bytes, sha256, sha256_text, write_bytes, write_text, writing
-
-MAKE = files._make_file
 
 
 def names(folder: Path) -> list[str]:
@@ -118,7 +115,6 @@ def test_a_replacement_that_fails_half_way_puts_the_old_folder_back(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
-    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     with pytest.raises(EngramError if isinstance(error, OSError) else KeyboardInterrupt):
         make(tmp_path / "a")
     assert names(tmp_path) == ["a"] and (tmp_path / "a/inside").read_text() == "old"
@@ -127,11 +123,9 @@ def test_a_replacement_that_fails_half_way_puts_the_old_folder_back(
 DEATHS = {
     "while it is written": "with files.new_folder(path) as work: (work / 'inside').write_text('new'); die()",
     "before it takes its place": "files._replace_folder = die; make()",
-    "before two change places": "files._exchange = die; make()",
-    "after two changed places": "change = files._exchange; files._exchange = lambda *a: change(*a) and die(); make()",
-    "before the old one goes": "files._exchange = lambda *_: False; files.Path.rename = die; make()",
-    "after the old one went": "files._exchange = lambda *_: False; rename = files.Path.rename\n"
-    "files.Path.rename = lambda *a: (rename(*a), die()); make()",
+    "before the old one goes": "files.Path.rename = die; make()",
+    "after the old one went": "files.Path.rename = lambda *a: (rename(*a), die()); make()",
+    "after the new one came": "files._remove = die; make()",
 }
 
 
@@ -141,7 +135,8 @@ def test_a_killed_writer_costs_no_folder_and_leaves_nothing_for_long(death: str,
     program = f"""
 import os, signal
 from pathlib import Path
-from engram import files
+from engram.support import files
+rename = files.Path.rename
 path = Path({str(tmp_path / "a")!r})
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def make():
@@ -150,44 +145,28 @@ def make():
 """
     done = subprocess.run([sys.executable, "-c", program], check=False)
     assert done.returncode == -signal.SIGKILL and len(names(tmp_path)) == 2
-    files.sweep(tmp_path / "a")
-    wanted = "new" if death == "after two changed places" else "old"
+    files.recover(tmp_path / "a", parts=True)
+    wanted = "new" if death == "after the new one came" else "old"
     assert names(tmp_path) == ["a"] and (tmp_path / "a/inside").read_text() == wanted
 
 
-def test_what_a_living_writer_works_on_is_left_alone(tmp_path: Path) -> None:
+def test_another_writers_files_are_left_alone(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a") as work, writing(tmp_path / "b") as file:
         file.write_text("b")
         (work / "inside").write_text("new")
-        files.sweep(tmp_path / "a")
-        files.sweep(tmp_path / "b")
+        files.recover(tmp_path / "a")
         write_text(tmp_path / "b", "another's")
         make(tmp_path / "a", "another's")
     assert names(tmp_path) == ["a", "b"] and (tmp_path / "b").read_text() == "b"
     assert (tmp_path / "a/inside").read_text() == "new"
 
 
-def test_only_the_left_overs_of_this_name_are_swept(tmp_path: Path) -> None:
+def test_only_the_left_overs_of_this_name_are_deleted(tmp_path: Path) -> None:
     kept = [".ab.12345678.part", ".a.1234567.part", ".a.12345678.txt", "a.12345678.part", ".a.b.12345678.part"]
     for name in (*kept, ".a.12345678.part"):
         (tmp_path / name).write_text("x")
-    files.sweep(tmp_path / "a")
+    files.recover(tmp_path / "a", parts=True)
     assert names(tmp_path) == sorted(kept)
-
-
-def test_without_locks_nothing_is_swept_but_a_folder_is_put_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(files.fcntl, "flock", refused)
-    (tmp_path / ".a.12345678.old").mkdir()
-    (tmp_path / ".a.12345678.part").mkdir()
-    files.sweep(tmp_path / "a")
-    assert names(tmp_path) == [".a.12345678.part", "a"]
-    make(tmp_path / "a")
-    assert (tmp_path / "a/inside").read_text() == "new"
 
 
 @pytest.mark.parametrize("step", ["open", "fsync", "replace"])
@@ -206,8 +185,11 @@ def test_of_several_files_none_is_changed_where_one_cannot_be_written(
         (tmp_path / "b").unlink()
         (tmp_path / "b").mkdir()
     elif step == "open":
+        make_file = files.tempfile.mkstemp
         monkeypatch.setattr(
-            files, "_make_file", lambda path: full(tmp_path / ".b.") if path.name == "b" else MAKE(path)
+            files.tempfile,
+            "mkstemp",
+            lambda prefix, **how: full(Path(prefix)) if prefix == ".b." else make_file(prefix=prefix, **how),
         )
     else:
         monkeypatch.setattr(files, "_flush", full)
