@@ -1,4 +1,4 @@
-"""Before and after on one backend, paired; refuses what is not comparable."""
+"""Compare before and after on one backend, paired; refuse results that are not comparable."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ Pairs = Sequence[tuple[dict[str, Any], dict[str, Any]]]
 def compare(place: Path) -> dict[str, Any]:
     """Compare `baseline.json` and `tuned.json` of a run's folder; write and return its `comparison.json`.
 
-    Raises EngramError, naming each differing field, where the two documents do not speak of the same model, data,
-    recipe and scoring.
+    Raises EngramError, naming each differing field, for two documents that differ in model, data, recipe or scoring.
     """
     with locks.held(place / "comparison.json", "engram compare"):
         document = _compared(place)
@@ -69,7 +68,7 @@ def pairs(place: Path) -> Pairs:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What changed between two result documents: each split, each category of it, and retention."""
+    """The changes between two result documents: each split, each of its categories, and retention."""
     splits = {name: of_split(paired(before["answers"], after["answers"]), name) for name in SPLITS}
     return {
         "improvement": {name: change(found) for name, found in splits.items()},
@@ -79,10 +78,10 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 
 
 def change(pairs: Pairs) -> dict[str, Any]:
-    """What changed between paired answers: the difference, its interval and p-value, and the verdict.
+    """The change between paired answers: the difference, its interval and p-value, and the verdict.
 
-    A gain or loss is said only where the paired bootstrap interval, clustered by pattern, does not cover zero *and*
-    the exact McNemar test gives p < 0.05; else it is "not shown".
+    The verdict is a gain or a loss only if the paired bootstrap interval, clustered by pattern, does not cover zero
+    *and* the exact McNemar test gives p < 0.05; else "not shown".
     """
     before, after, n = [b["exact"] for b, _ in pairs], [a["exact"] for _, a in pairs], len(pairs)
     interval = paired_bootstrap(before, after, [b["pattern"] for b, _ in pairs])
@@ -108,7 +107,7 @@ def verdict(interval: Sequence[float] | None, p_value: float | None) -> str:
 
 
 def retention(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
-    """What became of what the model could do: perplexity on general text and chat, and the share of changed answers.
+    """How much of its former abilities the model kept: perplexity on general text and chat, share of changed answers.
 
     `nats` is the change of nats per token with its bootstrap interval over rows; a perplexity that grows by a
     factor f is one of ln f nats. `changed` is the share of general prompts with another greedy answer (Wilson).

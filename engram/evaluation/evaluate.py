@@ -1,4 +1,4 @@
-"""The stage: model (and adapter) + test set -> result document."""
+"""The evaluation stage: a model, with or without its adapter, and the test set → a result document."""
 
 from __future__ import annotations
 
@@ -81,8 +81,7 @@ def _measured(
     log: Path,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    clock = _Clock()
-    backend = backends.get(backend_name)
+    started, backend = time.perf_counter(), backends.get(backend_name)
     examples = read_split(data, "test")
     documents.refuse_changed_data(identity, data)
     if not examples:
@@ -94,14 +93,19 @@ def _measured(
     encoder = load_encoder(model)
     session = backend.load(model, opened, config.quantize)
     reader = attribution.reader(opened)
-    clock.mark("load_seconds")
     report(f"answering {len(examples)} test prompts and {len(known.rows)} rows of general text and chat")
-    raw = {
-        "answers": clock.timed("answer_seconds", _answers(backend, session, encoder, examples, config, reader)),
-        "repeats": clock.timed("consistency_seconds", _repeats(backend, session, encoder, examples, config)),
-        "general": clock.timed("retention_seconds", _general(backend, session, encoder, known, config)),
-        "timed": clock.timed("latency_seconds", _timed(backend, session, encoder, examples, config)),
-    }
+    at = (backend, session, encoder)
+    raw, seconds = dict[str, Any](), {"load_seconds": time.perf_counter() - started}
+    parts: tuple[tuple[str, str, Callable[[], Rows]], ...] = (
+        ("answers", "answer_seconds", lambda: _answers(*at, examples, config, reader)),
+        ("repeats", "consistency_seconds", lambda: _repeats(*at, examples, config)),
+        ("general", "retention_seconds", lambda: _general(*at, known, config)),
+        ("timed", "latency_seconds", lambda: _timed(*at, examples, config)),
+    )
+    for part, name, measure in parts:
+        started = time.perf_counter()
+        raw[part] = measure()
+        seconds[name] = time.perf_counter() - started
     raw = documents.rounded(raw)  # the figures follow from what is written, to the last digit
     return {
         "document": "result",
@@ -116,13 +120,13 @@ def _measured(
         "scoring": scoring_identity(config, known),
         "provenance": documents.provenance(),
         **scoring.derived(raw),
-        "timings": clock.parts,
+        "timings": seconds,
         **raw,
     }
 
 
 def _refuse_other_adapter(adapter: Path, weights: str, found: str | None, log: Path) -> None:
-    """The only notice of damage that leaves numbers behind: neither of an adapter's files has a checksum of its own."""
+    """Notice damage that leaves readable numbers: an adapter's files carry no checksum."""
     trained = documents.read(log, "training", "make train")
     recipe = trained["recipe"]
     sides: dict[str, tuple[Any, Any]] = {"weights": (str(found)[:12], trained["adapter"]["sha256"][:12])}
@@ -156,23 +160,6 @@ def timed(tokens: Iterator[int]) -> tuple[list[int], float, float]:
     return ([] if first is None else [first, *rest]), middle - started, time.perf_counter() - middle
 
 
-class _Clock:
-    """Seconds of each part of a stage."""
-
-    def __init__(self) -> None:
-        self.last = time.perf_counter()
-        self.parts: dict[str, float] = {}
-
-    def mark(self, name: str) -> None:
-        now = time.perf_counter()
-        self.parts[name], self.last = now - self.last, now
-
-    def timed(self, name: str, rows: Rows) -> Rows:
-        """The rows, which have just been made, with the time that they took marked."""
-        self.mark(name)
-        return rows
-
-
 def _answers(
     backend: Backend,
     session: Any,
@@ -181,8 +168,8 @@ def _answers(
     config: Config,
     reader: Reader | None,
 ) -> Rows:
-    """Each test row's greedy answer, its scores, the mean nats per token of the expected one, and what was read of a
-    memory for the answer."""
+    """Each test row's greedy answer, its scores, the mean nats per token of the expected answer, and the facts whose
+    rows were read for it."""
     prompts = encoder.prompts([example.prompt for example in examples])
     generated = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)
     nats = backend.score(session, encode(encoder, examples, config.max_length), encoder)

@@ -1,4 +1,4 @@
-"""Result documents as tables: every figure with its n and interval, retention wherever accuracy stands."""
+"""Result documents as tables: every figure with its n and interval, retention next to accuracy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def result(document: dict[str, Any]) -> None:
 
 
 def comparison(document: dict[str, Any]) -> None:
-    """Before and after with n, intervals and the verdict, and the figures beside them."""
+    """Before and after with n, intervals and the verdict, then the secondary figures."""
     console = make_console()
     columns = ("", "n", "before", "after", "change", "p", "verdict")
     table = make_table(console, *columns, title="Exact match (points) and perplexity (nats per token), 95 % intervals")
@@ -42,7 +42,7 @@ def comparison(document: dict[str, Any]) -> None:
 
 
 def comparison_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The cells of a comparison: each split, and retention beside it."""
+    """The cells of a comparison: a row for each split, then retention."""
     rows = []
     for name, change in document["improvement"].items():
         sides = [document[stage][name] for stage in ("baseline", "tuned")]
@@ -78,7 +78,7 @@ def categories(document: dict[str, Any]) -> None:
 
 
 def across(document: dict[str, Any]) -> None:
-    """Every run beside the others: accuracy, retention, speed and memory; then each two of them, tested."""
+    """The runs in columns: accuracy, retention, speed and memory; then each two of them, tested."""
     console = make_console()
     runs = document["runs"]
     table = make_table(console, "", *map(visible, runs), title="Each run, tuned, 95 % intervals")
@@ -120,7 +120,7 @@ def mean_spread(found: dict[str, Any], scale: float, form: str) -> str:
 
 
 def _show_pair(console: Console, pair: dict[str, Any]) -> None:
-    """Two runs against each other, or why they cannot be."""
+    """Two runs compared, or the reasons why they are not comparable."""
     one, other = map(visible, pair["runs"])
     if pair["refused"]:
         console.print(f"{one} and {other} are not comparable:")
@@ -163,7 +163,7 @@ def number(value: float | None) -> str:
 
 
 def bounds(limits: Sequence[float] | None) -> str:
-    """The interval of a quantity that is no share, signed."""
+    """An interval of a quantity other than a share, signed."""
     return "–" if limits is None else f"[{limits[0]:+.2f}, {limits[1]:+.2f}]"
 
 
@@ -228,7 +228,7 @@ def checked(name: str, found: Sequence[Finding]) -> bool:
 
 
 def facts(known: dict[str, Any], contents: Contents, containing: str) -> None:
-    """The facts of a memory that contain a text, and what it belongs to."""
+    """The facts of a memory that contain a text, and the model that the memory belongs to."""
     console = make_console()
     table = make_table(console, "input", "output", "rows")
     shown = 0
