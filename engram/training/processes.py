@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -81,16 +82,17 @@ def _launcher(backend: str, processes: int) -> list[str]:
     """The start of the launcher's command line; raises EngramError if it is not installed."""
     mlx = backend == "mlx"
     name = "mlx.launch" if mlx else "torchrun"
-    script = Path(sys.executable).with_name(name)
-    if not script.is_file():
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    script = shutil.which(name, path=folders)
+    if not script:
         fix = f"make setup BACKEND={backend}, or leave NPROC out"
         raise EngramError(f"{name} is not installed", where="NPROC", fix=fix)
     if not mlx:
-        return [str(script), "--standalone", "--nproc-per-node", str(processes), "--no-python"]
+        return [script, "--standalone", "--nproc-per-node", str(processes), "--no-python"]
     with socket.socket() as free:  # two runs on one machine need different ports
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    return [str(script), "--backend", "ring", "--repeat-hosts", str(processes), "--starting-port", port, "--"]
+    return [script, "--backend", "ring", "--repeat-hosts", str(processes), "--starting-port", port, "--"]
 
 
 def _written(log: Path) -> int:

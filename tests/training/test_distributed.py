@@ -185,14 +185,14 @@ def test_the_death_of_one_process_ends_the_command(backend: str, small_data: Pat
 
 
 def test_the_launchers_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes.Path, "is_file", lambda _: True)
+    monkeypatch.setattr(processes.shutil, "which", lambda name, path: f"{path.split(os.pathsep)[0]}/{name}")
     folder = str(Path(sys.executable).parent)
     assert processes._launcher("cuda", 4) == [
         *(f"{folder}/torchrun", "--standalone", "--nproc-per-node", "4", "--no-python"),
     ]
     command = processes._launcher("mlx", 2)
     assert command[:5] == [f"{folder}/mlx.launch", "--backend", "ring", "--repeat-hosts", "2"] and command[-1] == "--"
-    monkeypatch.setattr(processes.Path, "is_file", lambda _: False)
+    monkeypatch.setattr(processes.shutil, "which", lambda name, path: None)
     assert refusal(processes._launcher, "mlx", 2).what == "mlx.launch is not installed"
     assert refusal(processes._launcher, "cpu", 2).fix == "make setup BACKEND=cpu, or leave NPROC out"
 
