@@ -1,4 +1,4 @@
-"""Whether an export answers as the model here does: greedy answers to the whole test set, side by side."""
+"""Check that an export answers as the model here does: greedy answers to the whole test set, compared one by one."""
 
 from __future__ import annotations
 
@@ -20,21 +20,66 @@ from engram.support.text import normalise
 
 BAR = 0.99  # the least share of equal answers that an export needs
 SHOWN = 5
+PROGRAMS = ("mlx_lm", "torch")
+BATCH = 32  # prompts that transformers answers at once
 Rows = Sequence[dict[str, Any]]  # `id`, `prompt` and `answer` of a tuned result's rows
 
 
+def require_program() -> None:
+    """Raise an EngramError where no program is installed that loads a whole model."""
+    if not any(importlib.util.find_spec(module) for module in PROGRAMS):
+        fix = "make setup; or export with --unchecked, and the card says so"
+        raise EngramError("neither mlx-lm nor torch is here to check the model with", where="--format fused", fix=fix)
+
+
 def with_clients(folder: Path, rows: Rows, encoder: Encoder, limit: int) -> list[dict[str, Any]]:
-    """A check for each stock program that is installed, asked with engram's token ids."""
+    """A check for each installed stock program (mlx-lm, transformers), asked with token ids."""
     prompts = encoder.prompts([row["prompt"] for row in rows])
-    return [
-        check(program, "token ids", rows, given) for program, given in program_answers(folder, prompts, encoder, limit)
-    ]
+    checks = []
+    if importlib.util.find_spec("mlx_lm"):
+        backend = backends.get("mlx")
+        answers = backend.generate(backend.load(Model(folder.name, folder)), prompts, encoder.stop_ids, limit)
+        texts = [encoder.text(answer.tokens) for answer in answers]
+        checks.append(check(f"mlx-lm {version('mlx-lm')}", "token ids", rows, texts))
+    if importlib.util.find_spec("torch"):
+        texts = [encoder.text(tokens) for tokens in _transformers(folder, prompts, encoder, limit)]
+        checks.append(check(f"transformers {version('transformers')}", "token ids", rows, texts))
+    return checks
+
+
+def _transformers(folder: Path, prompts: Sequence[Sequence[int]], encoder: Encoder, limit: int) -> Iterator[list[int]]:
+    """In float32; rows padded on the left, the end token and what follows it taken off."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    ).eval()
+    for start in range(0, len(prompts), BATCH):
+        rows = prompts[start : start + BATCH]
+        width = max(len(row) for row in rows)
+        padded = torch.tensor([[encoder.pad_id] * (width - len(row)) + list(row) for row in rows])
+        real = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        with torch.inference_mode():
+            made = model.generate(
+                padded,
+                attention_mask=real,
+                max_new_tokens=limit,
+                do_sample=False,
+                eos_token_id=sorted(encoder.stop_ids),
+                pad_token_id=encoder.pad_id,
+            )
+        for row in made[:, width:].tolist():
+            end = next((place for place, token in enumerate(row) if token in encoder.stop_ids), len(row))
+            yield row[:end]
 
 
 def with_llamacpp(file: Path, rows: Rows, encoder: Encoder, limit: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """What llama.cpp makes of a GGUF file: its own prompts, its answers to our ids and to chat messages.
+    """Checks of a GGUF file in llama.cpp: its prompts, its answers to our ids and to chat messages.
 
-    Beside the checks, the hard cases that its tokenizer splits otherwise than the model's own.
+    Also the hard cases that its tokenizer splits differently from the model's own.
     """
     prompts = encoder.prompts([row["prompt"] for row in rows])
     longest = max((len(ids) for ids in prompts), default=0)
@@ -84,57 +129,3 @@ def refuse_unlike(checks: Sequence[dict[str, Any]], form: str, bar: float) -> No
         finer = "--dtype float32" if form == "fused" else "--quantize f16"
         fix = f"store it finer ({finer}); --unchecked writes it all the same, and the card says so"
         raise EngramError(what, where=f"--format {form}", problems=problems, fix=fix)
-
-
-PROGRAMS = ("mlx_lm", "torch")
-BATCH = 32  # prompts that transformers answers at once
-
-
-def require_program() -> None:
-    """Raise an EngramError where no program is installed that loads a whole model."""
-    if not any(importlib.util.find_spec(module) for module in PROGRAMS):
-        fix = "make setup; or export with --unchecked, and the card says so"
-        raise EngramError("neither mlx-lm nor torch is here to check the model with", where="--format fused", fix=fix)
-
-
-def program_answers(
-    folder: Path, prompts: Sequence[Sequence[int]], encoder: Encoder, limit: int
-) -> Iterator[tuple[str, list[str]]]:
-    """Each installed program's name and its greedy answers to these prompts, computed as on its own device."""
-    if importlib.util.find_spec("mlx_lm"):
-        backend = backends.get("mlx")
-        session = backend.load(Model(folder.name, folder))
-        given = backend.generate(session, prompts, encoder.stop_ids, limit)
-        yield f"mlx-lm {version('mlx-lm')}", [encoder.text(answer.tokens) for answer in given]
-    if importlib.util.find_spec("torch"):
-        ids = _transformers(folder, prompts, encoder, limit)
-        yield f"transformers {version('transformers')}", [encoder.text(tokens) for tokens in ids]
-
-
-def _transformers(folder: Path, prompts: Sequence[Sequence[int]], encoder: Encoder, limit: int) -> Iterator[list[int]]:
-    """In float32; rows padded on the left, the end token and what follows it taken off."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    ).eval()
-    for start in range(0, len(prompts), BATCH):
-        rows = prompts[start : start + BATCH]
-        width = max(len(row) for row in rows)
-        padded = torch.tensor([[encoder.pad_id] * (width - len(row)) + list(row) for row in rows])
-        real = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        with torch.inference_mode():
-            made = model.generate(
-                padded,
-                attention_mask=real,
-                max_new_tokens=limit,
-                do_sample=False,
-                eos_token_id=sorted(encoder.stop_ids),
-                pad_token_id=encoder.pad_id,
-            )
-        for row in made[:, width:].tolist():
-            end = next((place for place, token in enumerate(row) if token in encoder.stop_ids), len(row))
-            yield row[:end]

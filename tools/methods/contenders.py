@@ -16,7 +16,7 @@ from engram.memory import facts
 from engram.models.model import Model
 from engram.plan.config import Config
 from engram.plan.encoding import Encoder, load_encoder
-from engram.training import teach_memory, train
+from engram.training.methods import METHODS
 from engram.training.processes import Silent
 from tools.methods.probes import tails
 
@@ -91,17 +91,15 @@ def _answered(at: Ground, session: Any, asked: Sequence[Sequence[int]]) -> list[
 
 def _teach(name: str, at: Ground, folder: Path) -> float:
     """Seconds of the whole stage, loading the model included; of `both` those of its LoRA adapter too."""
-    log = folder.with_suffix(".json")
+    log, under = folder.with_suffix(".json"), at.work / "LoRA-r8"
+    settings: dict[str, Any] = {"method": name}
     if name in LORA:
-        rank, alpha = LORA[name]
-        config = dataclasses.replace(at.config, rank=rank, alpha=alpha)
-        document = train.train(at.backend_name, at.model, config, at.data, folder, log, Silent())
-        return float(document["summary"]["wall_seconds"])
-    config = dataclasses.replace(at.config, method=name)
-    under = at.work / "LoRA-r8" if name == "both" else None
-    document = teach_memory.train(at.backend_name, at.model, config, at.data, folder, log, Silent(), under)
-    before = json.loads(under.with_suffix(".json").read_text("utf-8"))["summary"]["wall_seconds"] if under else 0.0
-    return float(document["summary"]["wall_seconds"] + before)
+        settings = dict(zip(("rank", "alpha"), LORA[name]))
+    config = dataclasses.replace(at.config, **settings)
+    method = METHODS[config.method]
+    document = method.teach(at.backend_name, at.model, config, at.data, folder, log, Silent(), under)
+    logs = [document, *([json.loads(under.with_suffix(".json").read_text("utf-8"))] if method.needs_adapter else [])]
+    return float(sum(one["summary"]["wall_seconds"] for one in logs))
 
 
 def _dictionary(at: Ground) -> Contender:
