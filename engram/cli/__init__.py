@@ -25,8 +25,8 @@ SYSTEM = (
 class Commands(click.Group):
     """A user's mistake is printed without a traceback, exit code 2; a failure of ours keeps its own, exit code 1.
 
-    So is what the system refuses wherever it does, in a library's temporary folder too: see SYSTEM. Ctrl-C and SIGTERM
-    end a command with the shell's exit codes for them, 130 and 143.
+    An error of the system (SYSTEM), in a library's temporary folder too, counts as the user's. Ctrl-C and SIGTERM end a
+    command with the shell's exit codes for them, 130 and 143.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

@@ -102,7 +102,7 @@ def merge(use: Shared, first: Path, second: Path, out: Path) -> None:
     A fact that both have is taken from FIRST; facts that contradict each other are refused.
     """
     from engram.memory import addresses
-    from engram.plan.encoding import load_encoder
+    from engram.models.tokenizer import load_encoder
     from engram.support import console
     from engram.training import teach_memory
 

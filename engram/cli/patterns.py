@@ -22,7 +22,11 @@ SHOWN = 20  # pieces of advice of one kind
 
 @click.command()
 @click.argument("patterns", nargs=-1)
-@click.option("--advise", is_flag=True, help="Say too what would measure badly or be learned badly, and what to do.")
+@click.option(
+    "--advise",
+    is_flag=True,
+    help="Also list patterns that are hard to measure or to learn, with a remedy.",
+)
 @shared("model_name", "seed")
 def validate(use: Shared, patterns: tuple[str, ...], advise: bool) -> None:
     """Check pattern files; PATTERNS are folders, files or packs, by default `patterns`.
@@ -43,8 +47,8 @@ def validate(use: Shared, patterns: tuple[str, ...], advise: bool) -> None:
 def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
     from engram.dataset import advice
     from engram.models import model as models
+    from engram.models.tokenizer import load_encoder
     from engram.plan.config import SMALL_MODEL, load_config
-    from engram.plan.encoding import load_encoder
 
     model = models.on_this_disk(spec)
     if model is None:
@@ -122,8 +126,8 @@ def bring_in(
 ) -> None:
     """Make a pattern file of FILEs: CSV, TSV, JSON Lines or a JSON list.
 
-    Nothing is changed or dropped on the way: what a pattern file cannot hold is refused, every line at once, and
-    what is written is read back and compared before it takes its place. See docs/packs.md.
+    Nothing is changed or dropped: rows that a pattern file cannot hold are refused, all at once, and the new file is
+    read back and compared before it takes its place. See docs/packs.md.
     """
     from engram.patterns import importing
     from engram.patterns.importing import Wanted

@@ -14,7 +14,7 @@ from engram.memory.facts import Fact
 from engram.memory.lookup import MISS, Memory
 from engram.memory.table import Opened
 from engram.models.model import Model
-from engram.plan.encoding import Encoder, load_encoder
+from engram.models.tokenizer import Encoder, load_encoder
 from engram.support.errors import EngramError
 
 if TYPE_CHECKING:

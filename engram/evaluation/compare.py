@@ -17,7 +17,7 @@ from engram.support.files import sha256
 from engram.support.statistics import FEWEST, holm, mcnemar, paired_bootstrap, ratio_bootstrap, wilson
 
 STAGES = ("baseline", "tuned")
-# what must be the same on both sides for a difference to mean anything
+# must be the same on both sides for a difference to mean anything
 SAME = ("backend", "model", "data", "recipe", "scoring")
 ASKED = ("id", "split_kind", "prompt", "expected")
 ALPHA = 0.05

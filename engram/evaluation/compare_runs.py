@@ -67,7 +67,7 @@ def stored(folder: Path) -> dict[str, Any]:
 
 
 def refuse_unlike(document: dict[str, Any], folder: Path) -> None:
-    """Raise an EngramError that names every difference between runs that stand in one folder."""
+    """Raise an EngramError that names every difference between the runs in one folder."""
     problems = [f"{' and '.join(p['runs'])}: {line}" for p in document["pairs"] for line in p["refused"]]
     problems += [f"{name}: {reason}" for name, reason in document["unreadable"].items()]
     fix = "make eval compare BACKEND=… with the same MODEL, RECIPE, SEED and PATTERNS, or take the other run away"
@@ -129,7 +129,7 @@ def _refused(one: Run, other: Run) -> list[str]:
 
 
 def _comparable(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
-    """Two recipes without what only one of two methods reads, and without the method."""
+    """Two recipes without the settings that only one of two methods reads, and without the method."""
     if methods.of(one) == methods.of(other):
         return [one, other]
     shared = (one.keys() & other.keys()) - {"method"}
@@ -144,7 +144,7 @@ def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dic
 
 
 def _losses(one: Run, other: Run) -> dict[str, Any] | None:
-    """How far two training curves of the same batches lie apart, in nats; None where two methods have two curves."""
+    """The distance of two training curves of the same batches, in nats; None for two methods."""
     if one.log is None or other.log is None:
         return None
     if methods.of(one.log["recipe"]) != methods.of(other.log["recipe"]):

@@ -14,9 +14,9 @@ from engram.memory import addresses, edit, facts, table
 from engram.memory.facts import Fact
 from engram.memory.table import Opened
 from engram.models.model import Model
+from engram.models.tokenizer import load_encoder
 from engram.plan import documents
 from engram.plan.config import Config
-from engram.plan.encoding import load_encoder
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 

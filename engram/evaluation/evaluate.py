@@ -19,9 +19,10 @@ from engram.memory.table import is_memory
 from engram.models import conversion, retention
 from engram.models.model import Model
 from engram.models.retention import GeneralSet
+from engram.models.tokenizer import Encoder, load_encoder
 from engram.plan import documents
 from engram.plan.config import Config
-from engram.plan.encoding import Encoder, encode, load_encoder
+from engram.plan.batches import encode
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
@@ -106,7 +107,7 @@ def _measured(
         started = time.perf_counter()
         raw[part] = measure()
         seconds[name] = time.perf_counter() - started
-    raw = documents.rounded(raw)  # the figures follow from what is written, to the last digit
+    raw = documents.rounded(raw)  # the figures follow from the written numbers, to the last digit
     return {
         "document": "result",
         "schema_version": documents.SCHEMA_VERSION,

@@ -12,9 +12,9 @@ from engram.dataset.rows import Example
 from engram.evaluation import scoring
 from engram.models.chat_template import asks_for_the_day
 from engram.models.model import Model
+from engram.models.tokenizer import load_encoder
 from engram.plan import documents
 from engram.plan.config import Config
-from engram.plan.encoding import load_encoder
 from engram.support import checksums, locks
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, new_folder, read_bytes, write_bytes, write_text

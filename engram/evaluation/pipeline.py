@@ -23,7 +23,7 @@ from engram.support.files import sha256
 from engram.support.statistics import paired_bootstrap, spread
 from engram.training.methods import LORA, METHODS
 
-# what a run leaves behind, and the schema of each
+# the documents of a run, and the schema of each
 DOCUMENTS = {"training": "training", "baseline": "result", "tuned": "result", "comparison": "comparison"}
 SAME = ("backend", "model", "scoring")  # of the runs of several seeds
 MOST_SEEDS = 100
@@ -74,7 +74,7 @@ def evaluate(
     kept: Path | None = None,
     fresh: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the result of each stage, after writing it to `folder`: of the model, then of what `taught` holds.
+    """Yield the result of each stage, written to `folder`: of the model, then with what the folder `taught` holds.
 
     `kept` and `fresh` are those of `evaluate.evaluate`.
     """

@@ -73,14 +73,14 @@ def _result(document: dict[str, Any], path: Path, places: Places) -> Iterator[Fi
     derived = results.rounded(scoring.derived(document))
     yield Finding("the figures, from the answers", _differences(derived, document))
     if any("read" in row for row in document["answers"]):
-        yield Finding("what was read of the memory, against the answers", tuple(_reads(document["answers"])))
+        yield Finding("the facts read from the memory, against the answers", tuple(_reads(document["answers"])))
     yield from _on_the_disk(document, path, places)
 
 
 def _erased(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
     said, asked = document["answers"], document["asked"]["id"]
     rows = [{"id": name, **answer} for name, answer in said.items()]
-    yield Finding("what was read of the memory, against the answers", tuple(_reads(rows)))
+    yield Finding("the facts read from the memory, against the answers", tuple(_reads(rows)))
     beside = {"taught": "tuned.json"} | ({} if document["under"] else {"without": "baseline.json"})
     for name, file in beside.items():
         what = f"the answer {'with' if name == 'taught' else 'without'} the memory, against {file}"
@@ -220,7 +220,7 @@ def _adapter(document: dict[str, Any], path: Path, places: Places) -> Finding:
     own = sorted([*(places.adapters / document["backend"]).glob("*.safetensors"), *(path.parent / "adapter").glob("*")])
     if not own or "-with-" in path.parent.name:
         return Finding(ADAPTER, skipped=f"not in {places.adapters}")
-    return Finding(ADAPTER, (f"adapter.sha256: {wanted[:12]}…, that of {own[0]} is {sha256(own[0])[:12]}…",))
+    return Finding(ADAPTER, (f"adapter.sha256: {wanted[:12]}…, {own[0]} has {sha256(own[0])[:12]}…",))
 
 
 def _rounded(value: Any) -> Any:
@@ -237,7 +237,7 @@ def _differences(right: Any, stored: Any, place: str = "") -> tuple[str, ...]:
     """A line for each value in `right` that `stored` does not have in the same place."""
     right = _rounded(right)
     if isinstance(right, dict) and isinstance(stored, dict):
-        extra = [f"{place}{key}: not among what the answers give" for key in stored if key not in right and place]
+        extra = [f"{place}{key}: not derived from the answers" for key in stored if key not in right and place]
         return (*extra, *(line for k, v in right.items() for line in _differences(v, stored.get(k), f"{place}{k}.")))
     if isinstance(right, list) and isinstance(stored, list) and len(right) == len(stored):
         return tuple(line for i, v in enumerate(right) for line in _differences(v, stored[i], f"{place}{i}."))

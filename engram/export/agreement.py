@@ -12,8 +12,8 @@ from engram import backends
 from engram.export import llamacpp
 from engram.export.gguf import HARD_CASES
 from engram.models.model import Model
+from engram.models.tokenizer import Encoder
 from engram.plan.config import SMALL_MODEL
-from engram.plan.encoding import Encoder
 from engram.support.errors import EngramError
 from engram.support.statistics import wilson
 from engram.support.text import normalise
@@ -48,7 +48,7 @@ def with_clients(folder: Path, rows: Rows, encoder: Encoder, limit: int) -> list
 
 
 def _transformers(folder: Path, prompts: Sequence[Sequence[int]], encoder: Encoder, limit: int) -> Iterator[list[int]]:
-    """In float32; rows padded on the left, the end token and what follows it taken off."""
+    """Greedy answers in float32; rows padded on the left, cut before the end token."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging

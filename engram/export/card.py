@@ -1,4 +1,4 @@
-"""The model card of an export: what it is made from, its measured figures, and how to use it."""
+"""The model card of an export: its sources, its measured figures, and how to use it."""
 
 # ruff: noqa: E501 - a row of a Markdown table is one line
 
@@ -15,8 +15,8 @@ from engram.memory.table import is_memory
 from engram.models import adapters, conversion
 from engram.models.lora import Lora
 from engram.models.model import REGISTRY, Model
+from engram.models.tokenizer import Encoder
 from engram.plan import documents
-from engram.plan.encoding import Encoder
 from engram.support import console
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes, sha256
@@ -94,7 +94,7 @@ def text(source: Source, document: Mapping[str, Any], encoder: Encoder) -> str:
         f"# {name}, taught with engram ({form})",
         CONTENTS[form].format(dtype=document["dtype"]),
         "## Does it answer as the model that was measured?\n\n" + _checks(document),
-        "## What it was taught, and what was measured\n\n" + figures,
+        "## Taught patterns and measured figures\n\n" + figures,
         "## Licences\n\n" + _licences(source.model),
         "## Use\n\n" + usage(form, document, base(source.model), encoder),
     ]
@@ -117,7 +117,7 @@ def licence(model: Model) -> str:
 
 
 def row(check: Mapping[str, Any]) -> str:
-    """One check as a row of a table: program, what it was asked with, agreement, interval."""
+    """One check as a row of a table: program, kind of question, agreement, interval."""
     share = f"{check['same']} of {check['n']} ({console.percent(check['share'])})"
     return f"| {check['program']} | {check['asked']} | {share} | {console.interval(check['ci95'])} |"
 

@@ -1,4 +1,4 @@
-"""The adapter merged into its model: W + scale · B·A in float32, tensor by tensor, whatever backend trained it."""
+"""Merge the adapter into its model: W + scale · B·A in float32, tensor by tensor, whatever backend trained it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# what a model folder holds beside its weights
+# the files of a model folder other than its weights
 COPIED = (
     *("config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer.model"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),

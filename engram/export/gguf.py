@@ -20,7 +20,7 @@ from engram.export import fuse
 from engram.export.weights import Entry
 from engram.models.lora import Lora, listed
 from engram.models.model import Model
-from engram.plan.encoding import Encoder
+from engram.models.tokenizer import Encoder
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes
 
@@ -273,9 +273,9 @@ CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "llama-bpe": [_split(_CONTRACTIONS + _WORDS + r"\p{N}{1,3}" + _REST), _bytes(False)],
     "ufakzeka": [_split(_WORDS + r"\p{N}" + _REST), _bytes(False)],
 }
-WHOLE_WORDS = "llama-bpe"  # llama.cpp takes a word that is a token as it is, with this split alone
+WHOLE_WORDS = "llama-bpe"  # with this split alone, llama.cpp keeps a word that is a token whole
 
-# what splits differ in: contractions, numbers, blanks, line ends, scripts, marks, symbols
+# splits differ in contractions, numbers, blanks, line ends, scripts, marks, symbols
 HARD_CASES = (
     *("it's", "IT'S", "we'll we've we're I'm he'd don't", "o'reilly", "'static' x'static'", "rock'n'roll d'accord"),
     *("7", "42", "1234567", "3.14159", "a1b2c3", " 42", "  42", "x  1", "1  2", "20 %", "$1,234.56", "0x1F", "１２３", "½"),

@@ -1,4 +1,4 @@
-"""A GGUF file run by llama.cpp itself: its tokenizer, its chat templates, its arithmetic, through its own server."""
+"""Run a GGUF file in llama.cpp's own server: its tokenizer, its chat templates, its arithmetic."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def serving(file: Path, context: int, small: bool) -> Iterator[Server]:
     settings.use_jinja, settings.warmup, settings.offline, settings.verbosity = True, False, True, -1
     try:
         server = xllamacpp.Server(settings)
-    except Exception as error:  # the binding says it in a class of its own
+    except Exception as error:  # the binding raises its own class
         raise EngramError(f"llama.cpp does not load the file: {error}", where=file.name, fix=_LOAD_FIX) from error
     try:
         yield Server(server.listening_address, key)

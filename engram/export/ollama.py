@@ -1,7 +1,7 @@
 """A Modelfile for ollama: the chat template as a Go template, its default system message, and the end of an answer.
 
-A Go template cannot run Jinja. What a template writes around each message is found by rendering marked messages; where
-those pieces do not write whole conversations as the template does, the template is refused.
+A Go template cannot run Jinja. The text around each message is found by rendering marked messages; a template whose
+parts do not reproduce whole conversations is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from engram.models.chat_template import render
-from engram.plan.encoding import Encoder
+from engram.models.tokenizer import Encoder
 from engram.support.errors import EngramError
 
 Messages = Sequence[Mapping[str, str]]
@@ -19,7 +19,7 @@ _S, _U, _A, _V = "SYSTEMMARK", "USERMARK", "ANSWERMARK", "SECONDMARK"
 
 
 class Pieces(NamedTuple):
-    """What stands around the text of each role, what asks for an answer, and the system message by default."""
+    """The text before and after each role's message, the prompt for an answer, and the default system message."""
 
     system: tuple[str, str]
     user: tuple[str, str]
@@ -29,18 +29,18 @@ class Pieces(NamedTuple):
 
 
 def pieces(encoder: Encoder, name: str) -> Pieces:
-    """The model's chat template in pieces; raises EngramError where it is none that they can say."""
+    """The model's chat template in pieces; raises EngramError if it cannot be split so."""
     try:
         found = _pieces(encoder)
     except (ValueError, TypeError) as error:
-        raise _refused(name, f"its parts do not stand beside each other ({error})") from error
+        raise _refused(name, f"it does not render message after message ({error})") from error
     except Exception as error:  # a template is a program of the model's author: it may raise anything
         raise _refused(name, f"it does not take these messages ({error})") from error
     for messages in _CONVERSATIONS:
         if rendered(found, messages) != render(encoder.tokenizer, messages, True):
             raise _refused(name, f"{len(messages)} messages are not rendered by their parts")
     if any("{{" in text or "}}" in text or '"""' in text for text in _texts(found)):
-        raise _refused(name, "its text holds what a Modelfile reads as its own")
+        raise _refused(name, "its text holds a Modelfile's own syntax")
     return found
 
 
@@ -54,7 +54,7 @@ def rendered(parts: Pieces, messages: Messages) -> str:
 
 
 def modelfile(parts: Pieces, file: str, stops: Sequence[str], context: int) -> str:
-    """The Modelfile beside the GGUF file named `file`: greedy answers, as engram measures them."""
+    """The Modelfile of the GGUF file named `file`: greedy answers, as engram measures them."""
     lines = [f"FROM ./{file}", f'TEMPLATE """{template(parts)}"""']
     if parts.default is not None:
         lines.append(f'SYSTEM """{parts.default}"""')
@@ -114,5 +114,5 @@ def _texts(parts: Pieces) -> list[str]:
 def _refused(name: str, reason: str) -> EngramError:
     fix = "export --format gguf: llama.cpp renders the template itself"
     return EngramError(
-        f"{name}'s chat template cannot be said in a Modelfile: {reason}", where="--format ollama", fix=fix
+        f"{name}'s chat template cannot be written as a Modelfile: {reason}", where="--format ollama", fix=fix
     )

@@ -1,4 +1,4 @@
-"""The stage: model and adapter → a folder to take away, checked by the program that will run it, whole or absent."""
+"""The export stage: model and adapter → a folder for another program, checked there, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from engram.export.card import Source
 from engram.export.gguf import Found
 from engram.models import adapters, conversion
 from engram.models.chat_template import render
+from engram.models.tokenizer import Encoder, load_encoder
 from engram.plan import documents
-from engram.plan.encoding import Encoder, load_encoder
 from engram.support import checksums
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, read_bytes, write_bytes, write_text
@@ -40,7 +40,7 @@ def export(
 ) -> dict[str, Any]:
     """Write the export in the format `form` to the folder `out`; return its document, `export.json`.
 
-    `storing` is how numbers are stored: `base` or `float32` (fused), one of `gguf_file.QUANTIZE` (gguf, ollama); an
+    `storing` is how numbers are stored: `base` or `float32` (fused), one of `gguf.QUANTIZE` (gguf, ollama); an
     adapter's are stored as they are.
     A whole model is asked the whole test set first, unless `unchecked`. Raises EngramError, and writes nothing, where
     the format cannot hold model or adapter, the program that checks it is not installed, a check is below

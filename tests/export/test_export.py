@@ -24,7 +24,7 @@ from engram.models import conversion, model
 from engram.models.chat_template import render
 from engram.models.lora import Lora
 from engram.models.tensor_file import Tensor
-from engram.plan.encoding import load_encoder
+from engram.models.tokenizer import load_encoder
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, sha256
 
@@ -321,7 +321,7 @@ def test_the_go_template_writes_the_chat_templates_prompts(default: str, run: Ru
 def test_a_template_that_go_cannot_say_is_refused(template: str) -> None:
     encoder = load_encoder(model.resolve("tiny"))
     encoder.tokenizer.chat_template = template
-    with pytest.raises(EngramError, match="tiny's chat template cannot be said in a Modelfile"):
+    with pytest.raises(EngramError, match="tiny's chat template cannot be written as a Modelfile"):
         ollama.pieces(encoder, "tiny")
 
 
