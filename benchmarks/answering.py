@@ -21,7 +21,7 @@ from training import _product_rate
 
 from engram import backends
 from engram.models.model import resolve
-from engram.plan.encoding import load_encoder
+from engram.models.tokenizer import load_encoder
 
 HERE = Path(__file__).resolve()
 LOOP = "mlx_lm"  # the peer whose answers are held against engram's

@@ -211,7 +211,7 @@ def work(name: str, stage: str, folder: Path) -> None:
 
 def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[str], _: Path) -> Answering:
     from engram import backends
-    from engram.plan.encoding import load_encoder
+    from engram.models.tokenizer import load_encoder
 
     backend = backends.get(name.split(" ")[1])
     encoder = load_encoder(model)

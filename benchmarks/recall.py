@@ -9,8 +9,8 @@ from engram import backends
 from engram.dataset.build import read_split
 from engram.evaluation import scoring
 from engram.models.model import Model
+from engram.models.tokenizer import load_encoder
 from engram.plan.config import Config
-from engram.plan.encoding import load_encoder
 
 ENOUGH = 0.95
 

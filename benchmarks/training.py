@@ -19,9 +19,10 @@ from peers import apart, done, run
 from engram import backends
 from engram.models.model import Model, resolve
 from engram.plan import config
+from engram.plan.batches import Batch
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
-from engram.plan.encoding import Batch, learning_rates
+from engram.plan.learning_rates import learning_rates
 from engram.training import train
 from tools.worker import Silent
 

@@ -20,9 +20,10 @@ from typing import Any
 
 from engram import backends
 from engram.dataset import build
-from engram.models import adapters, model
+from engram.models import adapters, model, tokenizer
 from engram.patterns.loading import find_files, load_patterns
-from engram.plan import config, documents, encoding
+from engram.plan import batches as encoding
+from engram.plan import config, documents
 from engram.plan.config import Config
 from engram.support import console as show
 from engram.support import gpu, locks, machine
@@ -126,7 +127,7 @@ def work(order: dict[str, Any]) -> None:
     chosen = model.resolve("tiny") if which == "tiny" else random_model(which, SMOLLM, folder / "smollm")
     settled = config.load_config("default", chosen.parameters)
     settled = dataclasses.replace(settled, steps=steps, batch_size=batch_size, validate_every=steps + 1)
-    encoder = encoding.load_encoder(chosen)
+    encoder = tokenizer.load_encoder(chosen)
     rows, plan, _ = train.rows_and_plan(chosen, encoder, settled, folder / "data")
     batches = [encoding.make_batch([rows[i] for i in numbers], encoder.pad_id) for numbers in plan]
     test = build.read_split(folder / "data", "test")[:prompts]

@@ -20,9 +20,10 @@ from engram.memory.lookup import Memory
 from engram.memory.table import Opened
 from engram.memory.teach import Teacher
 from engram.models.model import Model
+from engram.models.tokenizer import Encoded, Encoder
+from engram.plan.batches import Batch
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
-from engram.plan.encoding import Batch, Encoded, Encoder
 from engram.plan.sharding import Ranks
 from engram.support.errors import EngramError
 from engram.support.machine import nvidia_gpu

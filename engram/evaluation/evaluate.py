@@ -21,8 +21,8 @@ from engram.models.model import Model
 from engram.models.retention import GeneralSet
 from engram.models.tokenizer import Encoder, load_encoder
 from engram.plan import documents
-from engram.plan.config import Config
 from engram.plan.batches import encode
+from engram.plan.config import Config
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text

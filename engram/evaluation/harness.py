@@ -10,9 +10,8 @@ from engram.dataset.build import read_manifest, read_split
 from engram.dataset.leaks import KINDS
 from engram.dataset.rows import Example
 from engram.evaluation import scoring
-from engram.models.chat_template import asks_for_the_day
 from engram.models.model import Model
-from engram.models.tokenizer import load_encoder
+from engram.models.tokenizer import asks_for_the_day, load_encoder
 from engram.plan import documents
 from engram.plan.config import Config
 from engram.support import checksums, locks

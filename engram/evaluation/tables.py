@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram.evaluation.scoring import GENERAL
 from engram.evaluation.verify import Finding
-from engram.support.console import interval, make_console, make_table, percent
+from engram.support.console import bounds, interval, make_console, make_table, mean_spread, number, p_value, percent
 from engram.support.text import visible
 
 if TYPE_CHECKING:
@@ -111,14 +111,6 @@ def seeds(document: dict[str, Any]) -> None:
     console.print(table)
 
 
-def mean_spread(found: dict[str, Any], scale: float, form: str) -> str:
-    """Mean ± sample standard deviation of several runs' figures, times `scale`, or a dash."""
-    if found["mean"] is None:
-        return "–"
-    deviation = "" if found["sd"] is None else f" ± {scale * found['sd']:.2g}"
-    return form.format(scale * found["mean"]) + deviation
-
-
 def _show_pair(console: Console, pair: dict[str, Any]) -> None:
     """Two runs compared, or the reasons why they are not comparable."""
     one, other = map(visible, pair["runs"])
@@ -150,21 +142,6 @@ def change_cells(change: dict[str, Any]) -> tuple[str, str, str]:
         return "–", "–", "not measured"
     difference = f"{100 * change['exact']:+.1f}\n{interval(change['ci95'], points=True)}"
     return difference, p_value(change["p_value"]), change["verdict"]
-
-
-def p_value(value: float | None) -> str:
-    """A p-value to two digits, or a dash."""
-    return "–" if value is None else "< 1e-6" if value < 1e-6 else f"{value:.2g}"
-
-
-def number(value: float | None) -> str:
-    """A figure to three digits, or a dash."""
-    return "–" if value is None else f"{value:.3g}"
-
-
-def bounds(limits: Sequence[float] | None) -> str:
-    """An interval of a quantity other than a share, signed."""
-    return "–" if limits is None else f"[{limits[0]:+.2f}, {limits[1]:+.2f}]"
 
 
 def _exact(name: str) -> Callable[[dict[str, Any]], str]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engram.evaluation import tables
 from engram.memory.table import is_memory
 from engram.models import adapters, conversion
 from engram.models.lora import Lora
@@ -181,7 +180,7 @@ def _figures(found: Evidence) -> str:
     kept = comparison["retention"]
     for kind in ("text", "chat"):
         one = kept[kind]
-        cells = f"{tables.number(one['before'])} | {tables.number(one['after'])} | nats {tables.bounds(one['ci95'])}"
+        cells = f"{console.number(one['before'])} | {console.number(one['after'])} | nats {console.bounds(one['ci95'])}"
         lines.append(f"| perplexity, general {kind} | {one['n']} | {cells} | {one['verdict']} |")
     changed = kept["changed"]
     cells = f"| {console.percent(changed['share'])} | {console.interval(changed['ci95'])} |"

@@ -10,8 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from engram.models.chat_template import render
-from engram.models.tokenizer import Encoder
+from engram.models.tokenizer import Encoder, render
 from engram.support.errors import EngramError
 
 Messages = Sequence[Mapping[str, str]]

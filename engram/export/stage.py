@@ -10,8 +10,7 @@ from engram.export import agreement, card, fuse, gguf, llamacpp, ollama
 from engram.export.card import Source
 from engram.export.gguf import Found
 from engram.models import adapters, conversion
-from engram.models.chat_template import render
-from engram.models.tokenizer import Encoder, load_encoder
+from engram.models.tokenizer import Encoder, load_encoder, render
 from engram.plan import documents
 from engram.support import checksums
 from engram.support.errors import EngramError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.plan.encoding import Encoder
+from engram.models.tokenizer import Encoder
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 

@@ -12,7 +12,7 @@ from engram.dataset import phrasing
 from engram.dataset.rows import Example
 from engram.memory import addresses
 from engram.memory.addresses import MOST_ANSWERED, MOST_ASKED, Frame
-from engram.plan.encoding import Encoded, Encoder
+from engram.models.tokenizer import Encoded, Encoder
 from engram.support.errors import EngramError
 from engram.support.text import shorten, visible
 

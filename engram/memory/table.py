@@ -17,7 +17,7 @@ from engram.memory.facts import Fact
 from engram.memory.lookup import Memory
 from engram.models import adapters
 from engram.models.model import LARGEST_SHARD, Model, tensor_shapes
-from engram.plan.encoding import load_encoder
+from engram.models.tokenizer import load_encoder
 from engram.support import schema, strict_json
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, read_bytes, sha256, write_bytes, write_text

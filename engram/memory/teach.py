@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from engram.memory import facts
 from engram.memory.facts import Placed
+from engram.models.tokenizer import Encoder
+from engram.plan.batches import Batch, make_batch
 from engram.plan.config import MemorySettings
-from engram.plan.encoding import Batch, Encoder, make_batch
 
 PORTION = 512  # facts whose hidden states are kept at once
 BATCH = 64  # rows

@@ -1,32 +1,31 @@
-"""The model hub and its cache on this disk: whole models or none, and every wait bounded."""
+"""The model hub and its cache on this disk: whole models or none, and a bounded wait for each."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
+import queue
 import re
-import subprocess
-import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from engram.models import hub_worker
 from engram.support.errors import EngramError, readable_errors
 from engram.support.text import visible
 from engram.support.untrusted import missing_files
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+SECONDS = 4.0  # for each answer of the hub
+CHUNK = 1 << 16  # bytes written at once
 FIX = "check the name and the connection, or use MODEL=tiny, which needs neither"
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a download may bring less than this many bytes before it is given up."""
+    """Give up on a download that brings fewer than `least` bytes in so many `seconds`."""
 
     seconds: float
     least: int
@@ -37,7 +36,7 @@ HASTY = Patience(5.0, 1_000_000)  # where the bundled model is as good an answer
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids to ask the hub."""
+    """Whether HF_HUB_OFFLINE forbids asking the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
@@ -55,72 +54,68 @@ def cached(hub_id: str) -> Path | None:
 def fetch(hub_id: str, patience: Patience = PATIENT) -> Path:
     """Download a model into the cache, and check each new file against the hash that the hub names; its folder there.
 
-    Whole files of an earlier attempt are not fetched again. Raises EngramError where the hub does not answer, refuses,
-    sends something else or less than `patience` asks for, and where the cache cannot be written.
+    Complete files of an earlier attempt are not fetched again. Raises EngramError if the hub does not answer, refuses,
+    sends something else or less than `patience` asks for, and if the cache cannot be written.
     """
     folder = _folder(hub_id)
     before = {path.name for path in _blobs(folder)}
-    answer = _watched(hub_id, folder, patience)
-    if "path" not in answer:
-        raise _refusal(hub_id, answer)
+    path = _watched(hub_id, folder, patience)
     _check(hub_id, [path for path in _blobs(folder) if path.name not in before])
-    return Path(answer["path"])
+    return path
 
 
-def _watched(hub_id: str, folder: Path, patience: Patience) -> dict[str, Any]:
-    """What the worker says; it is ended where the cache does not grow for too long."""
-    process = _started(hub_id)
-    try:
-        seen, since = _size(folder), time.monotonic()
-        while True:
-            try:
-                out, _ = process.communicate(timeout=0.2)
+def _watched(hub_id: str, folder: Path, patience: Patience) -> Path:
+    """Download in a thread, and give up on it when the cache does not grow for too long.
+
+    The client's own time-outs bound each answer, but not a hub that asks to wait (`Retry-After`) or drips bytes.
+    """
+    done: queue.Queue[Path | Exception] = queue.Queue()
+    threading.Thread(target=lambda: done.put(_download(hub_id)), daemon=True).start()
+    seen, since = _size(folder), time.monotonic()
+    while True:
+        try:
+            found = done.get(timeout=0.2)
+            break
+        except queue.Empty:
+            size, now = _size(folder), time.monotonic()
+            if size - seen >= patience.least:
+                seen, since = size, now
+            elif now - since > patience.seconds:
+                found = TimeoutError(f"it sent {size - seen:,} bytes in {patience.seconds:g} seconds")
                 break
-            except subprocess.TimeoutExpired:
-                size, now = _size(folder), time.monotonic()
-                if size - seen >= patience.least:
-                    seen, since = size, now
-                elif now - since > patience.seconds:
-                    return {"error": f"it sent {size - seen:,} bytes in {patience.seconds:g} seconds"}
-    finally:
-        process.kill()
-        process.communicate()
+    if isinstance(found, Exception):
         for part in folder.glob("blobs/*.incomplete"):  # each attempt names its own, so no other would go on with it
             part.unlink(missing_ok=True)
+        raise _refusal(hub_id, found)
+    return found
+
+
+def _download(hub_id: str) -> Path | Exception:
+    """The model's folder, or the error: the library raises a dozen classes."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    # plain HTTP in small pieces: a file grows as it comes, which is how progress is seen
+    constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET = CHUNK, True
+    constants.HF_HUB_DOWNLOAD_TIMEOUT = int(SECONDS)
     try:
-        answer: dict[str, Any] = json.loads(out)
-    except ValueError:
-        return {"error": f"the download ended with {process.returncode}"}
-    return answer
+        HfApi().model_info(hub_id, timeout=SECONDS)  # a hub that does not answer is reported at once
+        return Path(snapshot_download(hub_id, allow_patterns=FILES, etag_timeout=SECONDS))
+    except Exception as error:
+        return error
 
 
-def _started(hub_id: str) -> subprocess.Popen[bytes]:
-    from huggingface_hub import constants
-
-    command = [sys.executable, "-I", str(Path(hub_worker.__file__).resolve()), hub_id, *FILES]
-    settings = {
-        "HF_ENDPOINT": constants.ENDPOINT,
-        "HF_HUB_CACHE": str(constants.HF_HUB_CACHE),
-        "HF_HUB_DOWNLOAD_TIMEOUT": str(int(hub_worker.SECONDS)),
-        "HF_HUB_DISABLE_XET": "1",  # plain HTTP grows a file as it comes, which is what is watched
-    }
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **settings}, bufsize=0)
-    assert process.stdout
-    process.stdout.readline()  # it has started: what takes time from here on is the hub
-    return process
-
-
-def _refusal(hub_id: str, answer: dict[str, Any]) -> EngramError:
-    if answer.get("errno") in UNWRITABLE:
-        what = f"the hub's cache cannot be written: {visible(str(answer['reason']))}"
+def _refusal(hub_id: str, error: Exception) -> EngramError:
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        what = f"the hub's cache cannot be written: {visible(str(error.strerror))}"
         fix = "make it writable, free disk space, or set HF_HOME to another folder"
-        return EngramError(what, where=visible(str(answer.get("file") or "HF_HOME")), fix=fix)
-    reason = visible(str(answer.get("error"))[:200])
+        return EngramError(what, where=visible(str(error.filename or "HF_HOME")), fix=fix)
+    said = str(error).strip().split("\n")[0]
+    reason = visible((said if isinstance(error, TimeoutError) else f"{type(error).__name__}: {said}")[:200])
     return EngramError(f"{visible(hub_id)} cannot be had from the hub ({reason})", where="MODEL", fix=FIX)
 
 
 def _check(hub_id: str, blobs: list[Path]) -> None:
-    """Take away what is not what its name says: SHA-256 of a large file, git's SHA-1 of a small one."""
+    """Delete files that don't have the hash in their name: SHA-256 of a large file, git's SHA-1 of a small one."""
     wrong = [blob for blob in blobs if _hash(blob) not in (None, blob.name)]
     for blob in wrong:
         blob.unlink()

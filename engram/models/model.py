@@ -129,30 +129,6 @@ def weight_files(path: Path) -> list[Path]:
     return [path / name for name in (shards(path) if (path / INDEX).is_file() else ["model.safetensors"])]
 
 
-def load_tokenizer(model: Model) -> Any:
-    """The model's own tokenizer (transformers), with a chat template.
-
-    Raises EngramError where the files cannot be read or no chat template is there.
-    """
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds; all mean that these files are not usable
-        reason = visible(str(error).split("\n")[0][:200])
-        raise EngramError(
-            f"the tokenizer cannot be loaded: {reason}", where=model.name, fix="take another MODEL"
-        ) from error
-    if model.chat_template:
-        tokenizer.chat_template = model.chat_template
-    if not tokenizer.chat_template:
-        raise EngramError(
-            "this model has no chat template", where=model.name, fix="take an instruct model (MODEL=smollm-135m)"
-        )
-    return tokenizer
-
-
 def _auto() -> Model:
     hub_id = REGISTRY[DEFAULT]
     if found := hub.cached(hub_id):

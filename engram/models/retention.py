@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.models.model import Model
-from engram.plan.encoding import Encoded, Encoder
+from engram.models.tokenizer import Encoded, Encoder
 from engram.support import strict_json
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, read_bytes, sha256

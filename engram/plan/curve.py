@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from engram.backends import Progress, TrainingRun
+from engram.plan.batches import Batch
 from engram.plan.checkpoint import Keeper, State
 from engram.plan.config import Config
-from engram.plan.encoding import Batch
 from engram.plan.sharding import Ranks
 from engram.support import signals
 from engram.support.errors import EngramError

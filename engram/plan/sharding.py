@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engram.plan.encoding import PAD_LENGTH, PAD_TARGETS, Batch, rounded_up
+from engram.plan.batches import PAD_LENGTH, PAD_TARGETS, Batch, rounded_up
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from engram.models.model import Model
-from engram.plan.config import Config
 from engram.support.text import visible
 
 if TYPE_CHECKING:
@@ -77,13 +75,6 @@ def note(text: str) -> None:
     make_console().print(visible(text), style="dim")
 
 
-def announce(model: Model, backend: str, config: Config) -> None:
-    """Which model, backend and recipe a stage works with."""
-    if model.reason:
-        note(model.reason)
-    note(f"model: {model.name} · backend: {backend} · recipe: {config.name} · seed: {config.seed}")
-
-
 def percent(value: float | None) -> str:
     """A share as `95.1 %`, or a dash."""
     return "–" if value is None else f"{100 * value:.1f} %"
@@ -95,6 +86,29 @@ def interval(bounds: Sequence[float] | None, *, points: bool = False) -> str:
         return "–"
     low, high = (f"{100 * bound:+.1f}" if points else f"{100 * bound:.1f}" for bound in bounds)
     return f"[{low}, {high}]"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to two digits, or a dash."""
+    return "–" if value is None else "< 1e-6" if value < 1e-6 else f"{value:.2g}"
+
+
+def number(value: float | None) -> str:
+    """A figure to three digits, or a dash."""
+    return "–" if value is None else f"{value:.3g}"
+
+
+def bounds(limits: Sequence[float] | None) -> str:
+    """An interval of a quantity other than a share, signed."""
+    return "–" if limits is None else f"[{limits[0]:+.2f}, {limits[1]:+.2f}]"
+
+
+def mean_spread(found: dict[str, Any], scale: float, form: str) -> str:
+    """Mean ± sample standard deviation of several runs' figures, times `scale`, or a dash."""
+    if found["mean"] is None:
+        return "–"
+    deviation = "" if found["sd"] is None else f" ± {scale * found['sd']:.2g}"
+    return form.format(scale * found["mean"]) + deviation
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

@@ -11,7 +11,7 @@ from engram.backends import Progress
 from engram.models.model import Model
 from engram.plan.checkpoint import Saving
 from engram.plan.config import Config
-from engram.plan.encoding import learning_rates
+from engram.plan.learning_rates import learning_rates
 from engram.training import teach_memory, train
 
 

@@ -17,9 +17,9 @@ from engram.memory.table import Of
 from engram.memory.teach import Fitted, Teacher
 from engram.models import adapters
 from engram.models.model import Model
+from engram.models.tokenizer import Encoder, load_encoder
 from engram.plan import documents, sharding
 from engram.plan.config import Config
-from engram.plan.encoding import Encoder, load_encoder
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.training.train import training_document

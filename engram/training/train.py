@@ -15,20 +15,12 @@ from engram.backends import Progress, TrainingRun
 from engram.dataset.build import read_manifest, read_split
 from engram.models import retention
 from engram.models.model import Model
+from engram.models.tokenizer import Encoded, Encoder, load_encoder
 from engram.plan import checkpoint, documents
+from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_validation
 from engram.plan.checkpoint import Keeper, Saving
 from engram.plan.config import Config
-from engram.plan.encoding import (
-    Batch,
-    Encoded,
-    Encoder,
-    encode,
-    learning_rates,
-    load_encoder,
-    make_batch,
-    plan_batches,
-    plan_validation,
-)
+from engram.plan.learning_rates import learning_rates
 from engram.support import locks, machine
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, sha256

@@ -21,7 +21,7 @@ from engram.export import agreement, fuse, llamacpp, ollama, stage, weights
 from engram.export import card as model_card
 from engram.export import gguf as gguf_file
 from engram.models import conversion, model
-from engram.models.chat_template import render
+from engram.models.tokenizer import render
 from engram.models.lora import Lora
 from engram.models.tensor_file import Tensor
 from engram.models.tokenizer import load_encoder

@@ -15,21 +15,12 @@ import pytest
 from engram.dataset.build import split
 from engram.dataset.rows import Example
 from engram.models import retention
-from engram.models.chat_template import TOGETHER
 from engram.models.model import resolve
+from engram.models.tokenizer import IGNORED, TOGETHER, Encoded, Encoder, load_encoder
 from engram.patterns.loading import find_files, load_patterns
+from engram.plan.batches import encode, make_batch, plan_batches, plan_validation
 from engram.plan.config import Config
-from engram.plan.encoding import (
-    IGNORED,
-    Encoded,
-    Encoder,
-    encode,
-    learning_rates,
-    load_encoder,
-    make_batch,
-    plan_batches,
-    plan_validation,
-)
+from engram.plan.learning_rates import learning_rates
 from engram.support.errors import EngramError
 
 

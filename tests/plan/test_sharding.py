@@ -9,8 +9,9 @@ import pytest
 from packs import refusal
 
 from engram.backends.unsloth.training import attention_mask
+from engram.models.tokenizer import Encoded
 from engram.plan import sharding
-from engram.plan.encoding import PAD_LENGTH, PAD_TARGETS, Batch, Encoded, make_batch
+from engram.plan.batches import PAD_LENGTH, PAD_TARGETS, Batch, make_batch
 from engram.plan.sharding import Ranks, share
 from engram.training import processes
 

@@ -90,12 +90,12 @@ def results_table() -> str:
 def _split_cell(found: dict[str, Any], split: str) -> str:
     before, after, change = found["baseline"][split], found["tuned"][split], found["improvement"][split]
     shares = f"{show.percent(before['exact'])} → **{show.percent(after['exact'])}** {show.interval(after['ci95'])}"
-    return f"{shares}, n = {change['n']}, p {tables.p_value(change['p_value'])}: {change['verdict']}"
+    return f"{shares}, n = {change['n']}, p {show.p_value(change['p_value'])}: {change['verdict']}"
 
 
 def _retention_cells(found: dict[str, Any]) -> list[str]:
     kept = found["retention"]
-    shown = [f"{tables.number(kept[k]['before'])} → {tables.number(kept[k]['after'])}" for k in ("text", "chat")]
+    shown = [f"{show.number(kept[k]['before'])} → {show.number(kept[k]['after'])}" for k in ("text", "chat")]
     return [*shown, f"{show.percent(kept['changed']['share'])} {show.interval(kept['changed']['ci95'])}"]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engram.evaluation import compare_runs, tables
+from engram.evaluation import compare_runs
 from engram.plan import documents
 from engram.show.report import charts, sections
-from engram.support.console import interval, percent
+from engram.support.console import interval, p_value, percent
 from engram.support.text import visible
 
 LEAD = "default-0"  # the run that is shown in detail
@@ -44,7 +44,7 @@ def categories_table(comparison: dict[str, Any]) -> str:
         for name, row in categories.items():
             sides = [f"{percent(row[side]['exact'])} {interval(row[side]['ci95'])}" for side in ("before", "after")]
             change = sections.points(row["change"])
-            cells = [str(row["n"]), *sides, change, tables.p_value(row["p_holm"]), row["verdict"]]
+            cells = [str(row["n"]), *sides, change, p_value(row["p_holm"]), row["verdict"]]
             found.rows.append([f"`{visible(name)}`", split, *cells])
     return table(found)
 

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engram.evaluation.tables import number
 from engram.show.demo import demo, sections
 from engram.show.demo.answers import is_right, replayed
 from engram.show.demo.findings import findings
 from engram.show.demo.material import Material, asked, choose_rows
 from engram.show.video.record import record
-from engram.support.console import interval, percent
+from engram.support.console import interval, number, percent
 
 
 def parts(comparison: dict[str, Any], stages: dict[str, dict[str, Any]], log: dict[str, Any]) -> dict[str, str]:

@@ -14,8 +14,8 @@ from engram import backends
 from engram.dataset.build import read_split
 from engram.memory import facts
 from engram.models.model import Model
+from engram.models.tokenizer import Encoder, load_encoder
 from engram.plan.config import Config
-from engram.plan.encoding import Encoder, load_encoder
 from engram.training.methods import METHODS
 from engram.training.processes import Silent
 from tools.methods.probes import tails

@@ -17,9 +17,9 @@ from engram.dataset.build import read_split, write_data
 from engram.memory import facts, table
 from engram.memory.facts import Fact
 from engram.models.model import Model
+from engram.models.tokenizer import load_encoder
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import config
-from engram.plan.encoding import load_encoder
 from engram.training import teach_memory
 from engram.training.processes import Silent
 from tools.methods import probes, table_size

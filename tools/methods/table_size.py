@@ -16,7 +16,7 @@ from engram import backends
 from engram.memory import addresses, lookup
 from engram.memory.lookup import Memory
 from engram.models import model
-from engram.plan.encoding import load_encoder
+from engram.models.tokenizer import load_encoder
 from tools.methods import probes
 
 WIDTH, LAYER = 192, 5

@@ -9,8 +9,8 @@ from typing import Any
 from unittest import mock
 
 from engram.models import adapters
+from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.config import Config
-from engram.plan.encoding import Encoded, Encoder
 
 SETTINGS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "scale-20": lambda config: {"alpha": 20.0 * config.rank},

@@ -13,8 +13,9 @@ from unittest import mock
 
 from engram import backends
 from engram.dataset import build
-from engram.models import model
-from engram.plan import config, encoding
+from engram.models import model, tokenizer
+from engram.plan import batches as encoding
+from engram.plan import config, learning_rates
 from engram.plan.config import Config
 from engram.support.files import write_text
 from engram.training import train
@@ -70,7 +71,7 @@ def work(order: Order) -> None:
     started = time.perf_counter()
     backend = backends.get(order.backend)  # before transformers, which Unsloth changes
     chosen = model.resolve("tiny")
-    encoder = encoding.load_encoder(chosen)
+    encoder = tokenizer.load_encoder(chosen)
     settled = recipe(order.recipe, chosen.parameters, order.seed)
     settled = dataclasses.replace(settled, steps=order.steps or settled.steps)
     rows, planned, _ = train.rows_and_plan(chosen, encoder, settled, Path(order.data))
@@ -109,7 +110,7 @@ def _answers(
 @contextlib.contextmanager
 def _rates_of(steps: int) -> Iterator[None]:
     """The learning rates of a run of `steps` steps, also where it ends earlier."""
-    whole = encoding.learning_rates
+    whole = learning_rates.learning_rates
 
     def rates(settled: Config, taken: int) -> list[float]:
         return whole(settled, max(steps, taken))[:taken]

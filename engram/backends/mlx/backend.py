@@ -24,10 +24,12 @@ from engram.memory.lookup import Memory
 from engram.memory.table import Opened
 from engram.models import adapters
 from engram.models.model import Model
+from engram.models.tokenizer import Encoded, Encoder
+from engram.plan.batches import Batch, mean_losses, padded
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Curve
-from engram.plan.encoding import Batch, Encoded, Encoder, learning_rates, mean_losses, padded
+from engram.plan.learning_rates import learning_rates
 from engram.plan.sharding import Ranks
 from engram.support.errors import EngramError
 from engram.support.files import write_text

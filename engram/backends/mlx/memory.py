@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engram.plan.encoding import Batch
+    from engram.plan.batches import Batch
 
 
 PILE = 64  # tokens that a cache's arrays may be behind

@@ -11,8 +11,8 @@ from engram.backends.mlx import blas, host
 from engram.backends.mlx import numerics as mlx_numerics
 from engram.models import adapters, conversion
 from engram.models.model import Model
+from engram.plan.batches import Batch
 from engram.plan.config import Config
-from engram.plan.encoding import Batch
 from engram.support.errors import EngramError
 
 

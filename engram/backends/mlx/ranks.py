@@ -7,8 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from engram.plan.batches import Batch
 from engram.plan.config import Config
-from engram.plan.encoding import Batch
 from engram.plan.sharding import Ranks, place, share, step_seed
 from engram.support.errors import EngramError
 
@@ -25,9 +25,7 @@ def join() -> Ranks:
         mx.distributed.init(strict=True, backend="ring")
     except RuntimeError as error:
         what = f"the {size} processes do not reach each other: {str(error).splitlines()[0]}"
-        raise EngramError(
-            what, where="NPROC", fix="docs/distributed.md names the ports that must be open"
-        ) from error
+        raise EngramError(what, where="NPROC", fix="docs/distributed.md names the ports that must be open") from error
     return Ranks(rank, size, hosts, _largest, _total, _gather)
 
 

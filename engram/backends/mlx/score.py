@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from engram.backends.mlx import cache
-from engram.plan.encoding import Batch
+from engram.plan.batches import Batch
 
 FEWEST = 8  # tokens; what is shorter is not worth a pass of its own
 

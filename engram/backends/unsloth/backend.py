@@ -33,10 +33,11 @@ from engram.memory.lookup import Memory
 from engram.memory.table import Opened
 from engram.models import adapters, conversion
 from engram.models.model import REGISTRY, Model
+from engram.models.tokenizer import Encoded, Encoder
+from engram.plan.batches import Batch, mean_losses, padded
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Curve
-from engram.plan.encoding import Batch, Encoded, Encoder, mean_losses, padded
 from engram.plan.sharding import Ranks
 from engram.support import gpu
 from engram.support.errors import EngramError

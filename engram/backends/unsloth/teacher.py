@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from engram.backends.unsloth import memory
-from engram.plan.encoding import Batch
+from engram.plan.batches import Batch
 
 if TYPE_CHECKING:
     import numpy as np

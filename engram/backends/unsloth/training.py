@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from engram.backends.unsloth import ranks as unsloth_ranks
 from engram.backends.unsloth import state as unsloth_state
 from engram.models import adapters
+from engram.models.tokenizer import IGNORED
+from engram.plan.batches import Batch
 from engram.plan.checkpoint import State
 from engram.plan.config import Config
 from engram.plan.curve import Curve
-from engram.plan.encoding import IGNORED, Batch, learning_rates
+from engram.plan.learning_rates import learning_rates
 from engram.plan.sharding import Ranks, share
 from engram.support.files import cache_folder
 

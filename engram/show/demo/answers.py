@@ -16,8 +16,8 @@ from engram.memory import table
 from engram.memory.facts import Fact
 from engram.memory.table import Opened
 from engram.models.model import Model, on_this_disk
+from engram.models.tokenizer import Encoder, load_encoder
 from engram.plan.config import Config
-from engram.plan.encoding import Encoder, load_encoder
 from engram.support.errors import EngramError
 from engram.support.text import common, normalise, visible
 

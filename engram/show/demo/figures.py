@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engram.evaluation.scoring import GENERAL
-from engram.evaluation.tables import bounds, number
 from engram.show.demo import sections
 from engram.show.demo.findings import tested
 from engram.show.demo.stage import MARGIN, QUIET, Stage, styled
-from engram.support.console import interval, percent
+from engram.support.console import bounds, interval, number, percent
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from engram.evaluation.tables import bounds, number, p_value
-from engram.support.console import interval, percent
+from engram.support.console import bounds, interval, number, p_value, percent
 
 STYLES = {"Lost": "bold red", "Not shown": "bold yellow", "Still wrong": "bold yellow", "Changed": "bold yellow"}
 OF = {"recall": "taught patterns in other words", "generalization": "patterns never taught"}

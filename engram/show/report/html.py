@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.evaluation import tables
 from engram.show.report import answers, charts, gather, player, sections
 from engram.support import console, locks
 from engram.support.files import PACKAGE, write_text
@@ -57,8 +56,7 @@ def environment() -> Environment:
 
     made = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, finalize=shown, undefined=StrictUndefined)
     made.globals |= {
-        **{name: getattr(tables, name) for name in ("p_value", "number", "bounds")},
-        **{name: getattr(console, name) for name in ("percent", "interval")},
+        **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
         **{name: getattr(sections, name) for name in ("points", "signed", "millions", "level", "facts")},
         **{name: getattr(sections, name) for name in ("pair_table", "pair_lines", "seed_table")},
         **{name: getattr(charts, name) for name in ("strip", "scale", "levels")},

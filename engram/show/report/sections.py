@@ -9,7 +9,7 @@ from engram.evaluation import tables
 from engram.evaluation.compare_runs import Run
 from engram.evaluation.scoring import GENERAL
 from engram.show.report import charts
-from engram.support.console import interval, percent
+from engram.support.console import interval, mean_spread, number, p_value, percent
 
 ABOUT = {
     "recall": "Taught patterns, asked for in words that training never used.",
@@ -68,7 +68,7 @@ def pair_table(pair: dict[str, Any]) -> Table:
             found = "a difference" if change["verdict"] in ("gain", "loss") else "no difference shown"
             counted = [str(change[key]) for key in ("n", "broken", "fixed")]
             apart = f"{points(change['exact'])} {interval(change['ci95'], points=True)}"
-            rows.append([name, *counted, apart, tables.p_value(change["p_value"]), found])
+            rows.append([name, *counted, apart, p_value(change["p_value"]), found])
     return Table(columns, rows)
 
 
@@ -88,7 +88,7 @@ def seed_table(document: dict[str, Any]) -> Table:
     """Mean and standard deviation over seeds, and the pooled change with its interval over patterns."""
     rows = []
     for name, split in document["splits"].items():
-        sides = [tables.mean_spread(split[side], 100, "{:.1f}") for side in ("before", "after")]
+        sides = [mean_spread(split[side], 100, "{:.1f}") for side in ("before", "after")]
         pooled = split["pooled"]
         change = (
             f"{points(pooled['change'])} {interval(pooled['ci95'], points=True)} over {pooled['patterns']} patterns"
@@ -96,9 +96,9 @@ def seed_table(document: dict[str, Any]) -> Table:
         rows.append([f"{name}, %", *sides, change])
     kept = document["retention"]
     for kind in GENERAL:
-        rows.append([f"perplexity, {kind}, nats", "", "", tables.mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}")])
-    rows.append(["general answers changed, %", "", tables.mean_spread(kept["changed"], 100, "{:.1f}"), ""])
-    rows.append(["training, s", "", tables.mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), ""])
+        rows.append([f"perplexity, {kind}, nats", "", "", mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}")])
+    rows.append(["general answers changed, %", "", mean_spread(kept["changed"], 100, "{:.1f}"), ""])
+    rows.append(["training, s", "", mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), ""])
     return Table(["", "Before", "After", "Change"], rows)
 
 
@@ -108,7 +108,7 @@ def parity_section(document: dict[str, Any]) -> dict[str, Any]:
     for target in document["targets"]:
         name, measured = target["name"], target["measured"]
         shown = percent(measured) if name == "same_answers" else f"{measured:.1e}"
-        limit, met = tables.number(target["limit"]), "met" if target["met"] else "missed"
+        limit, met = number(target["limit"]), "met" if target["met"] else "missed"
         rows.append([TARGETS[name], target["recipe"], limit, shown, met])
     lead = (
         f"MLX and Unsloth ({document['backend']}) on {document['model']['name']}, from the same adapter and batches: "

@@ -1,49 +1,25 @@
-"""Chat template -> token ids and labels, and the batch plan: the same for every backend."""
+"""The batch plan: which rows are in which batch, in which order, as which arrays; the same for every backend."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engram.dataset.rows import Example
-from engram.models.chat_template import render, render_all
-from engram.models.model import Model, load_tokenizer
+from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.config import MAX_STEPS, Config
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
-from engram.support.text import common, shorten, visible
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-IGNORED = -100  # the label of a token that is not learned, as in torch and transformers
 PAD_LENGTH = 4  # row lengths are padded to a multiple of this, so that few shapes occur: a GPU prepares each anew
 WINDOW = 16  # batches whose rows are sorted by length together; more pad less, but put rows of one family together
-TEXTS = 1024  # texts that the tokenizer is given at once
 PAD_TARGETS = 16  # and the number of learned positions to a multiple of this
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One example as token ids: prompt, answer and end token; the first `prompt_length` ids are not learned."""
-
-    id: str
-    tokens: tuple[int, ...]
-    prompt_length: int
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The tokens, with IGNORED where nothing is learned."""
-        return (IGNORED,) * self.prompt_length + self.tokens[self.prompt_length :]
-
-    @property
-    def answer_length(self) -> int:
-        """Learned tokens: the answer and its end token."""
-        return len(self.tokens) - self.prompt_length
 
 
 @dataclass(frozen=True)
@@ -64,93 +40,6 @@ class Batch:
     real_tokens: int
     answer_tokens: int
     ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """A model's tokenizer and chat template, and the token that ends an answer."""
-
-    tokenizer: Any
-    end_id: int
-    stop_ids: frozenset[int]
-    pad_id: int
-
-    def prompt(self, text: str) -> list[int]:
-        """The ids that ask for an answer to one user message."""
-        return self.prompts([text])[0]
-
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids that ask for an answer to each of many user messages; quicker than one by one."""
-        return self._chats([({"role": "user", "content": text},) for text in texts])
-
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids that ask for an answer to a conversation, whose last message is the user's."""
-        return self._chats([messages])[0]
-
-    def example(self, prompt: str, answer: str, name: str = "") -> Encoded:
-        """Prompt, answer and end token as they are generated, so that training and use see the same ids."""
-        messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
-        return self.conversation(messages, name)
-
-    def examples(self, rows: Sequence[Example]) -> list[Encoded]:
-        """Many rows, each as `example` gives it, named by its id."""
-        asked, answered = self.prompts([row.prompt for row in rows]), self._ids([row.answer for row in rows])
-        return [self._joined(row.id, *ids) for row, *ids in zip(rows, asked, answered, strict=True)]
-
-    def conversation(self, messages: Sequence[Mapping[str, str]], name: str = "") -> Encoded:
-        """A conversation whose last message is the answer: what asks for it, the answer and its end token."""
-        return self._joined(name, self.chat(messages[:-1]), self._ids([messages[-1]["content"]])[0])
-
-    def plain(self, text: str) -> tuple[int, ...]:
-        """The ids of a text that is no chat."""
-        return tuple(self._ids([text])[0])
-
-    def _chats(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
-        return self._ids(render_all(self.tokenizer, conversations, True))
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts as they stand: no special token is put before or behind."""
-        found: list[list[int]] = []
-        for i in range(0, len(texts), TEXTS):
-            portion = list(texts[i : i + TEXTS])
-            found += self.tokenizer(portion, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return found
-
-    def _joined(self, name: str, asked: Sequence[int], answered: Sequence[int]) -> Encoded:
-        return Encoded(name, (*asked, *answered, self.end_id), len(asked))
-
-    def ends(self, ids: Sequence[int]) -> list[int]:
-        """How many characters of the ids' text are there after each of them; half a character is none yet."""
-        whole = self.text(ids)
-        begun = (self.text(ids[:n]).rstrip("\ufffd") for n in range(1, len(ids)))
-        risen = itertools.accumulate((common(part, whole) for part in begun), max)
-        return [*risen, len(whole)] if ids else []
-
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def load_encoder(model: Model) -> Encoder:
-    """The encoder of a model; raises EngramError where its tokenizer or chat template is not usable."""
-    tokenizer = load_tokenizer(model)
-    try:
-        encoder = _encoder(tokenizer, model.name)
-        encoder.prompt("Hello")
-    except EngramError:
-        raise
-    except Exception as error:  # settings that are loaded without a look, and fail in many ways when they are used
-        reason = visible(shorten(f"{type(error).__name__}: {error}", 200))
-        what = f"the tokenizer cannot be used ({reason})"
-        raise EngramError(what, where=model.name, fix="take another MODEL") from error
-    return encoder
-
-
-def _encoder(tokenizer: Any, name: str) -> Encoder:
-    end_id = _end_token(tokenizer, name)
-    stops = {end_id} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_id
-    return Encoder(tokenizer, end_id, frozenset(stops), pad)
 
 
 def encode(encoder: Encoder, examples: Sequence[Example], max_length: int) -> list[Encoded]:
@@ -195,20 +84,6 @@ def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int
     chosen = sorted(range(len(encoded)), key=lambda i: _key(config.seed, "valid", encoded[i].id))
     chosen = sorted(chosen[: config.validation_rows], key=lambda i: (len(encoded[i].tokens), encoded[i].id))
     return [chosen[i : i + config.batch_size] for i in range(0, len(chosen), config.batch_size)]
-
-
-def learning_rates(config: Config, steps: int) -> list[float]:
-    """The learning rate of each step: a linear rise over `warmup_steps`, then constant, linear or cosine to 0."""
-    rates = []
-    for step in range(steps):
-        if step < config.warmup_steps:
-            factor = (step + 1) / (config.warmup_steps + 1)
-        else:
-            done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-            shapes = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-            factor = shapes[config.schedule]
-        rates.append(config.learning_rate * factor)
-    return rates
 
 
 def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
@@ -296,20 +171,3 @@ def _key(seed: int, epoch: int | str, name: str) -> str:
 def rounded_up(number: int, step: int) -> int:
     """The least multiple of `step` that is no less than the number."""
     return -(-number // step) * step
-
-
-def _end_token(tokenizer: Any, name: str) -> int:
-    mark = "ANSWER"
-    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
-    try:
-        rendered = render(tokenizer, messages, False)
-    except EngramError as error:  # here the model's name is known
-        raise EngramError(error.what, where=name, fix=error.fix) from error
-    after = rendered.rpartition(mark)[2]
-    ids = tokenizer.encode(after, add_special_tokens=False) if after.strip() else []
-    special = set(tokenizer.all_special_ids)
-    if ids and ids[0] in special:
-        return int(ids[0])
-    if tokenizer.eos_token_id is None:
-        raise EngramError("no token ends an answer in this model's chat template", where=name, fix="take another MODEL")
-    return int(tokenizer.eos_token_id)
