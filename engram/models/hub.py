@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fnmatch
 import hashlib
 import os
-import queue
 import re
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,58 +62,72 @@ def fetch(hub_id: str, patience: Patience = PATIENT) -> Path:
     """
     folder = _folder(hub_id)
     before = {path.name for path in _blobs(folder)}
-    path = _watched(hub_id, folder, patience)
+    try:
+        with _given_up_after(patience, folder):
+            path = _download(hub_id)
+    except (_StalledError, Exception) as error:  # connection, authorisation, missing repository: a dozen classes
+        for part in folder.glob("blobs/*.incomplete"):  # each attempt names its own, so no other would go on with it
+            part.unlink(missing_ok=True)
+        raise _refusal(hub_id, error) from error
     _check(hub_id, [path for path in _blobs(folder) if path.name not in before])
     return path
 
 
-def _watched(hub_id: str, folder: Path, patience: Patience) -> Path:
-    """Download in a thread, and give up on it when the cache does not grow for too long.
-
-    The client's own time-outs bound each answer, but not a hub that asks to wait (`Retry-After`) or drips bytes.
-    """
-    done: queue.Queue[Path | Exception] = queue.Queue()
-    threading.Thread(target=lambda: done.put(_download(hub_id)), daemon=True).start()
-    seen, since = _size(folder), time.monotonic()
-    while True:
-        try:
-            found = done.get(timeout=0.2)
-            break
-        except queue.Empty:
-            size, now = _size(folder), time.monotonic()
-            if size - seen >= patience.least:
-                seen, since = size, now
-            elif now - since > patience.seconds:
-                found = TimeoutError(f"it sent {size - seen:,} bytes in {patience.seconds:g} seconds")
-                break
-    if isinstance(found, Exception):
-        for part in folder.glob("blobs/*.incomplete"):  # each attempt names its own, so no other would go on with it
-            part.unlink(missing_ok=True)
-        raise _refusal(hub_id, found)
-    return found
-
-
-def _download(hub_id: str) -> Path | Exception:
-    """The model's folder, or the error: the library raises a dozen classes."""
-    from huggingface_hub import HfApi, constants, snapshot_download
+def _download(hub_id: str) -> Path:
+    """The folder of a model, each file fetched unless it is in the cache; in this thread, which can be interrupted."""
+    from huggingface_hub import HfApi, constants, hf_hub_download
 
     # plain HTTP in small pieces: a file grows as it comes, which is how progress is seen
     constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET = CHUNK, True
     constants.HF_HUB_DOWNLOAD_TIMEOUT = int(SECONDS)
+    found = HfApi().model_info(hub_id, timeout=SECONDS).siblings or []
+    names = [one.rfilename for one in found if any(fnmatch.fnmatch(one.rfilename, wanted) for wanted in FILES)]
+    places = [Path(hf_hub_download(hub_id, name, etag_timeout=SECONDS)) for name in names]
+    if not places:
+        raise FileNotFoundError("it holds no model")
+    return places[0].parents[names[0].count("/")]
+
+
+class _StalledError(BaseException):
+    """A download brought too little for too long; the library catches no BaseException."""
+
+
+@contextlib.contextmanager
+def _given_up_after(patience: Patience, folder: Path) -> Iterator[None]:
+    """Interrupt the block when the cache does not grow for too long.
+
+    The client's time-outs bound each answer, but not a hub that asks to wait (`Retry-After`), drips bytes, or a lock
+    held by another process. Signals reach the main thread only; elsewhere the client's time-outs have to do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen, since = _size(folder), time.monotonic()
+
+    def look(*_: object) -> None:
+        nonlocal seen, since
+        size, now = _size(folder), time.monotonic()
+        if size - seen >= patience.least:
+            seen, since = size, now
+        elif now - since > patience.seconds:
+            raise _StalledError(f"it sent {size - seen:,} bytes in {patience.seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
     try:
-        HfApi().model_info(hub_id, timeout=SECONDS)  # a hub that does not answer is reported at once
-        return Path(snapshot_download(hub_id, allow_patterns=FILES, etag_timeout=SECONDS))
-    except Exception as error:
-        return error
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def _refusal(hub_id: str, error: Exception) -> EngramError:
+def _refusal(hub_id: str, error: BaseException) -> EngramError:
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         what = f"the hub's cache cannot be written: {visible(str(error.strerror))}"
         fix = "make it writable, free disk space, or set HF_HOME to another folder"
         return EngramError(what, where=visible(str(error.filename or "HF_HOME")), fix=fix)
     said = str(error).strip().split("\n")[0]
-    reason = visible((said if isinstance(error, TimeoutError) else f"{type(error).__name__}: {said}")[:200])
+    reason = visible((said if isinstance(error, _StalledError) else f"{type(error).__name__}: {said}")[:200])
     return EngramError(f"{visible(hub_id)} cannot be had from the hub ({reason})", where="MODEL", fix=FIX)
 
 

@@ -1,6 +1,6 @@
 """A model's tokenizer and chat template: conversations become token ids, the same for every backend.
 
-Chat templates are programs by a model's author. transformers renders them in Jinja's immutable sandbox; here every day is
+Chat templates are programs by a model's author. transformers renders them in Jinja's sandbox. Here every day is
 DAY, so that the same data give the same prompts on any day, and the length of the text is limited.
 """
 
