@@ -53,7 +53,8 @@ GPU_MISSING = "this container was started without a GPU"
 # run in the container: every document that the stages wrote, against its schema
 VALIDATE = """
 from pathlib import Path
-from engram import results, schema
+from engram.plan import documents as results
+from engram.support import schema
 import json
 for name, kind in (("training", "training"), ("baseline", "result"), ("tuned", "result"), ("comparison", "comparison")):
     results.read(Path("results/cpu") / f"{name}.json", kind, "make demo")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.export import weights
-from engram.export.weights import Entry
+from engram.models import safetensors_file
 from engram.models.lora import Lora, listed
-from engram.models.model import Model
-from engram.models.tensor_file import ITEM_BYTES
+from engram.models.model import Model, weight_files
+from engram.models.safetensors_file import ITEM_BYTES, Entry, header
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import read_bytes, write_text
 
@@ -36,7 +36,7 @@ def config(model: Model) -> dict[str, Any]:
 
 def check(model: Model, lora: Lora) -> dict[str, Entry]:
     """The model's tensors, each layer of the adapter found among them; raises EngramError with every reason not to."""
-    found = weights.tensors(model.path)
+    found = tensors(model.path)
     problems = []
     if "quantization" in (known := config(model)) or "quantization_config" in known:
         problems.append("quantization: the weights are quantized, and are not merged")
@@ -56,11 +56,11 @@ def check(model: Model, lora: Lora) -> dict[str, Entry]:
 
 def merged(name: str, entry: Entry, lora: Lora) -> NDArray[np.float32]:
     """One tensor of the model in float32, with the adapter's product added where it has one for this layer."""
-    base = weights.as_float32(weights.raw(entry), entry.dtype, entry.shape)
+    base = safetensors_file.as_float32(safetensors_file.raw(entry), entry.dtype, entry.shape)
     layer = name.removesuffix(".weight")
     if layer == name or layer not in lora.layers:
         return base
-    a, b = (weights.as_float32(t.data, t.dtype, t.shape) for t in lora.layers[layer])
+    a, b = (safetensors_file.as_float32(t.data, t.dtype, t.shape) for t in lora.layers[layer])
     return base + (b @ a) * base.dtype.type(lora.scale)
 
 
@@ -72,11 +72,11 @@ def write(model: Model, lora: Lora, folder: Path, wide: bool = False) -> str:
     """
     check(model, lora)
     dtypes = set()
-    for path, head, entries in weights.pieces(model.path):
+    for path, head, entries in pieces(model.path):
         written = {name: "F32" if wide else entry.dtype for name, entry in entries.items()}
         dtypes |= {*written.values()}
         with readable_errors(folder / path.name, "write this file"), (folder / path.name).open("wb") as file:
-            file.write(weights.float32_header(entries) if wide else head)
+            file.write(safetensors_file.float32_header(entries) if wide else head)
             for name, entry in entries.items():
                 file.write(_bytes(name, entry, lora, written[name]))
     for name in COPIED:
@@ -93,8 +93,19 @@ def write(model: Model, lora: Lora, folder: Path, wide: bool = False) -> str:
 
 def _bytes(name: str, entry: Entry, lora: Lora, dtype: str) -> bytes:
     if name.removesuffix(".weight") not in lora.layers and dtype == entry.dtype:
-        return weights.raw(entry)
+        return safetensors_file.raw(entry)
     try:
-        return weights.as_bytes(merged(name, entry, lora), dtype)
+        return safetensors_file.as_bytes(merged(name, entry, lora), dtype)
     except ValueError as error:
         raise EngramError(f"{name}: {error}, merged", where="export", fix=FIX) from error
+
+
+def tensors(folder: Path) -> dict[str, Entry]:
+    """Every tensor of a model folder, whatever shard it lies in."""
+    return {name: entry for path in weight_files(folder) for name, entry in header(path)[1].items()}
+
+
+def pieces(folder: Path) -> Iterator[tuple[Path, bytes, dict[str, Entry]]]:
+    """Each weights file of a model folder, its header's bytes, and its tensors in the order in which they lie."""
+    for path in weight_files(folder):
+        yield path, *header(path)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.export import fuse
-from engram.export.weights import Entry
 from engram.models.lora import Lora, listed
 from engram.models.model import Model
+from engram.models.safetensors_file import Entry
 from engram.models.tokenizer import Encoder
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes

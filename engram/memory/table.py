@@ -16,7 +16,8 @@ from engram.memory.addresses import EMPTY, VERSION
 from engram.memory.facts import Fact
 from engram.memory.lookup import Memory
 from engram.models import adapters
-from engram.models.model import LARGEST_SHARD, Model, tensor_shapes
+from engram.models.model import LARGEST_SHARD, Model
+from engram.models.safetensors_file import header, metadata
 from engram.models.tokenizer import load_encoder
 from engram.support import schema, strict_json
 from engram.support.errors import EngramError
@@ -175,7 +176,7 @@ def intact(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file() or sha256(folder / name, LARGEST_SHARD) != digest
     ]
     if not broken:
-        there = json.loads(_header(folder / WEIGHTS)[0].get("__metadata__", {}).get("of", "{}"))
+        there = json.loads(metadata(header(folder / WEIGHTS)[0][8:].decode("utf-8")).get("of", "{}"))
         broken = [f"{SETTINGS}: {name}" for name in Of.__dataclass_fields__ if there.get(name) != known[name]]
     if broken:
         what = f"the memory is damaged: {', '.join(broken)} missing or changed since it was written"
@@ -199,16 +200,13 @@ def _shown(value: Any) -> str:
 
 def mapped(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file, mapped into memory; raises EngramError if it is cut short or not a table's."""
-    tensor_shapes(path)  # its length is the one that its header says
-    header, start = _header(path)
     kinds = {"U64": np.uint64, "U32": np.uint32, "F32": np.float32}
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        for name in header.keys() - {"__metadata__"}:
-            (begin, end), kind = header[name]["data_offsets"], kinds[header[name]["dtype"]]
-            shape = tuple(header[name]["shape"])
+        for name, one in header(path)[1].items():
+            kind = kinds[one.dtype]
             # an empty array cannot be mapped
-            arrays[name] = np.memmap(path, kind, "r", start + begin, shape) if begin < end else np.zeros(shape, kind)
+            arrays[name] = np.memmap(path, kind, "r", one.start, one.shape) if one.size else np.zeros(one.shape, kind)
     except (KeyError, ValueError) as error:
         raise EngramError(f"not the arrays of a memory ({error})", where=str(path), fix=FIX) from error
     return arrays
@@ -232,13 +230,6 @@ def _sound(path: Path, known: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     if not sound:
         raise EngramError("the arrays of this memory do not fit together", where=str(path), fix=FIX)
     return arrays
-
-
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and the byte at which its arrays begin."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(size)), 8 + size
 
 
 def read(folder: Path) -> Contents:

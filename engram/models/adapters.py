@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.models.model import tensor_shapes
+from engram.models.safetensors_file import header
 from engram.plan.config import Config
 from engram.support import strict_json
 from engram.support.errors import EngramError
@@ -101,7 +101,7 @@ def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str
     if not (folder / CONFIG).is_file():
         raise EngramError(f"no adapter here: {CONFIG} missing", where=str(folder), fix="make train")
     config = strict_json.read(folder / CONFIG, "make train")
-    tensor_shapes(folder / weights)
+    header(folder / weights)  # its length is the one that its header says
     if not isinstance(config, Mapping) or key not in config:
         raise EngramError(f"not a LoRA adapter of {layout}", where=str(folder / CONFIG), fix="make train")
     return dict(config), sha256(folder / weights)

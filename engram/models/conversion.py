@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from engram.models import adapters, mlx_layout, peft_layout, tensor_file
+from engram.models import adapters, mlx_layout, peft_layout, safetensors_file
 from engram.models.lora import Lora, RefusedError, grid
 from engram.support import locks, strict_json
 from engram.support.errors import EngramError, readable_errors
@@ -34,7 +34,7 @@ class Files(NamedTuple):
     weights: str
     config: str
     header: str
-    tensors: dict[str, tensor_file.Tensor]
+    tensors: dict[str, safetensors_file.Tensor]
 
 
 def read(folder: Path, preferred: str = "") -> Lora:
@@ -112,8 +112,8 @@ def _files(folder: Path, preferred: str = "") -> Files:
     weights = adapters.weights_file(folder, preferred)
     adapters.read_adapter(folder, weights)
     config = read_bytes(folder / adapters.CONFIG).decode("utf-8")
-    header, tensors = tensor_file.read(folder / weights)
-    if wrong := [name for name, tensor in tensors.items() if not tensor_file.is_finite(tensor)]:
+    header, tensors = safetensors_file.read(folder / weights)
+    if wrong := [name for name, tensor in tensors.items() if not safetensors_file.is_finite(tensor)]:
         what = f"weights that are no numbers (NaN or infinite) in {len(wrong)} of {len(tensors)} tensors"
         problems = [visible(name) for name in wrong[:5]]
         raise EngramError(what, where=str(folder / weights), problems=problems, fix="copy or train the adapter again")
@@ -139,14 +139,14 @@ def _translated(files: Files, wanted: str, folder: Path) -> Files:
         if _is_same(once, lora, files.weights):
             return once
     origin = json.dumps({"config": files.config, "header": files.header})
-    header = tensor_file.new_header(tensors, {"format": layout.FORMAT, ORIGIN: origin})
+    header = safetensors_file.new_header(tensors, {"format": layout.FORMAT, ORIGIN: origin})
     return Files(wanted, json.dumps(layout.write(lora), indent=2) + "\n", header, tensors)
 
 
 def _origin(header: str) -> Mapping[str, str] | None:
     """The texts that an earlier conversion kept, or None."""
     try:
-        known = json.loads(tensor_file.metadata(header)[ORIGIN])
+        known = json.loads(safetensors_file.metadata(header)[ORIGIN])
         return known if isinstance(known["config"], str) and isinstance(known["header"], str) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -157,7 +157,7 @@ def _is_same(once: Files, lora: Lora, weights: str) -> bool:
     back = _LAYOUTS[weights]
     try:
         once.config.encode("utf-8")
-        tensor_file.pack(once.header, once.tensors)
+        safetensors_file.pack(once.header, once.tensors)
         there = back.write(_LAYOUTS[once.weights].read(json.loads(once.config), once.tensors))
         again: Lora = back.read(there, back.tensors_of(lora))
     except (ValueError, AttributeError, TypeError, RecursionError, RefusedError):
@@ -167,7 +167,7 @@ def _is_same(once: Files, lora: Lora, weights: str) -> bool:
 
 def _write(files: Files, folder: Path) -> None:
     write_bytes(folder / adapters.CONFIG, files.config.encode("utf-8"))
-    write_bytes(folder / files.weights, tensor_file.pack(files.header, files.tensors))
+    write_bytes(folder / files.weights, safetensors_file.pack(files.header, files.tensors))
 
 
 def _refuse_target(source: Path, target: Path) -> None:

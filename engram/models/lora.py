@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from engram.models.tensor_file import ITEM_BYTES, Tensor
+from engram.models.safetensors_file import ITEM_BYTES, Tensor
 
 _BLOCK = re.compile(r"(.+\.[^.]+)\.(\d+)\.(.+)")
 _SHOWN = 3  # names in one line of a refusal

@@ -28,7 +28,7 @@ from engram.models.lora import (
     unusable,
     whole_number,
 )
-from engram.models.tensor_file import Tensor, transposed
+from engram.models.safetensors_file import Tensor, transposed
 
 WEIGHTS = adapters.MLX_WEIGHTS
 FORMAT = "mlx"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engram.models import hub
+from engram.models.safetensors_file import header
 from engram.support import checksums, strict_json
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, sha256, sha256_text
@@ -55,7 +55,7 @@ class Model:
     @functools.cached_property
     def parameters(self) -> int:
         """How many parameters the weight files hold, from their headers alone."""
-        return sum(math.prod(shape) for path in weight_files(self.path) for shape in tensor_shapes(path))
+        return sum(math.prod(one.shape) for path in weight_files(self.path) for one in header(path)[1].values())
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -199,24 +199,3 @@ def _intact(model: Model) -> Model:
         what = f"the bundled model is damaged: {', '.join(broken or [checksums.NAME])}"
         raise EngramError(what, where=str(model.path), fix="install engram again, or git checkout engram/bundled")
     return model
-
-
-def tensor_shapes(path: Path) -> list[list[int]]:
-    """The shapes in a safetensors file's header; raises EngramError where the file is not as long as it says."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(100_000_000, size):
-                raise ValueError("the header is longer than the file")
-            entries = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
-        if 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0) != size:
-            raise ValueError("its length is not what the header says")
-        shapes = [entry["shape"] for entry in entries.values()]
-        if not all(isinstance(size, int) and size >= 0 for shape in shapes for size in shape):
-            raise ValueError("a shape is not one of whole numbers")
-        return shapes
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise EngramError(
-            f"not a whole safetensors file ({error})", where=str(path), fix="fetch, copy or make it again"
-        ) from error

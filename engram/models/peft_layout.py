@@ -24,7 +24,7 @@ from engram.models.lora import (
     unusable,
     whole_number,
 )
-from engram.models.tensor_file import Tensor
+from engram.models.safetensors_file import Tensor
 
 WEIGHTS = adapters.PEFT_WEIGHTS
 FORMAT = "pt"

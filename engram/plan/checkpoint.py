@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.models import tensor_file
-from engram.models.tensor_file import Tensor
+from engram.models import safetensors_file
+from engram.models.safetensors_file import Tensor
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import read_bytes, recover, write_bytes
 
 LAYOUT = 2  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
 EVERY = 25  # steps between two checkpoints where nobody says otherwise
 _SEAL = 64 * "0"
-_SEAL_AT = 8 + len(f'{{"{tensor_file.METADATA}":{{"sha256":"')
+_SEAL_AT = 8 + len(f'{{"{safetensors_file.METADATA}":{{"sha256":"')
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Keeper:
         validation: Sequence[tuple[int, float]],
     ) -> None:
         """Replace the checkpoint by one after `step` steps; raises EngramError where a weight is no number any more."""
-        if wrong := [name for name, tensor in state.tensors.items() if not tensor_file.is_finite(tensor)]:
+        if wrong := [name for name, tensor in state.tensors.items() if not safetensors_file.is_finite(tensor)]:
             what = f"{len(wrong)} tensors are no numbers after step {step}, {wrong[0]} the first of them"
             raise EngramError(what, where="training", problems=self.about(), fix="a lower learning_rate, FRESH=1")
         found = Checkpoint(step, state, losses, seconds, validation, self.wall_seconds, self.resumed_at)
@@ -114,7 +114,7 @@ def pack(found: Checkpoint, identity: Mapping[str, Any]) -> bytes:
     curve = {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "state"}
     more = {"rest": found.state.rest, "peak_memory_bytes": found.state.peak_memory_bytes}
     about = {"sha256": _SEAL, "identity": json.dumps(identity), "run": json.dumps(curve | more)}
-    content = tensor_file.pack(tensor_file.new_header(found.state.tensors, about), found.state.tensors)
+    content = safetensors_file.pack(safetensors_file.new_header(found.state.tensors, about), found.state.tensors)
     return _sealed(content, hashlib.sha256(content).hexdigest())
 
 
@@ -125,8 +125,8 @@ def read(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor], dict[str, An
     if said != hashlib.sha256(_sealed(content, _SEAL)).hexdigest().encode():
         what = "this checkpoint is damaged: its content is not the one that its SHA-256 was taken of"
         raise EngramError(what, where=str(path), fix=fix(path))
-    header, tensors = tensor_file.read(path)
-    about = tensor_file.metadata(header)
+    header, tensors = safetensors_file.read(path)
+    about = safetensors_file.metadata(header)
     identity = json.loads(about["identity"])
     return identity, tensors, json.loads(about["run"])
 

@@ -13,7 +13,8 @@ from engram.backends import Answer
 from engram.backends.mlx import backend, cache, generate, score
 from engram.backends.mlx import model as mlx_model
 from engram.models.model import resolve
-from engram.plan.encoding import Encoded, load_encoder, make_batch
+from engram.models.tokenizer import Encoded, load_encoder
+from engram.plan.batches import make_batch
 
 STOP = frozenset({2})
 SIZES = {

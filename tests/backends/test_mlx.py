@@ -13,7 +13,8 @@ from small_run import CONFIG, Quiet, Run, evaluated_again
 
 from engram import backends
 from engram.evaluation import pipeline
-from engram.plan.encoding import Encoded, load_encoder, make_batch
+from engram.models.tokenizer import Encoded, load_encoder
+from engram.plan.batches import make_batch
 from engram.support import schema
 from engram.support.errors import EngramError
 from engram.support.files import sha256

@@ -22,8 +22,9 @@ from engram.evaluation import compare, evaluate
 from engram.models.adapters import CONFIG as ADAPTER_CONFIG
 from engram.models.adapters import MLX_WEIGHTS, PEFT_WEIGHTS, initial_factor
 from engram.models.model import Model, resolve
+from engram.models.tokenizer import load_encoder
 from engram.patterns.loading import find_files, load_patterns
-from engram.plan.encoding import load_encoder, make_batch
+from engram.plan.batches import make_batch
 from engram.support import schema
 from engram.support.errors import EngramError
 from engram.support.files import sha256

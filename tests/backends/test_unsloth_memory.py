@@ -24,12 +24,12 @@ from engram.backends.unsloth import process, training
 from engram.backends.unsloth import teacher as unsloth_teacher
 from engram.memory import addresses, lookup
 from engram.memory.lookup import MISS, Memory
-from engram.models import model
-from engram.plan import encoding
+from engram.models import model, tokenizer
+from engram.plan import batches
 from engram.support.errors import EngramError
 
 TINY = model.resolve("tiny")
-ENCODER = encoding.load_encoder(TINY)
+ENCODER = tokenizer.load_encoder(TINY)
 FRAME = addresses.frame(ENCODER)
 WIDTH, BLOCKS = 192, 6
 FACTS = [
@@ -57,12 +57,12 @@ class Taught(NamedTuple):
     layer: int
 
 
-def examples() -> list[encoding.Encoded]:
+def examples() -> list[tokenizer.Encoded]:
     return [ENCODER.example(question, answer, question) for question, answer in FACTS]
 
 
-def batch() -> encoding.Batch:
-    return encoding.make_batch(examples(), ENCODER.pad_id)
+def batch() -> batches.Batch:
+    return batches.make_batch(examples(), ENCODER.pad_id)
 
 
 def taught_rows(teacher: Any, steps: int = 50) -> Any:
@@ -80,7 +80,7 @@ def taught_rows(teacher: Any, steps: int = 50) -> Any:
     return rows[:real]
 
 
-def typical(hidden: Any, asked: encoding.Batch) -> float:
+def typical(hidden: Any, asked: batches.Batch) -> float:
     """The root mean square of a hidden state at the learned positions."""
     learned = np.asarray(hidden).reshape(-1, WIDTH)[asked.positions[: asked.answer_tokens]]
     return float(np.sqrt(np.square(learned).mean()))

@@ -12,8 +12,8 @@ from packs import pack, pattern
 from engram.cli import main
 from engram.dataset import advice
 from engram.models.model import resolve
+from engram.models.tokenizer import Encoder, load_encoder
 from engram.patterns.loading import Pattern, find_files, load_patterns
-from engram.plan.encoding import Encoder, load_encoder
 from engram.support.statistics import wilson
 
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "sigma", "tau", "omega")

@@ -26,9 +26,9 @@ from engram.dataset.rows import Example
 from engram.evaluation import harness, scoring
 from engram.models import conversion
 from engram.models.model import resolve
+from engram.models.tokenizer import load_encoder
 from engram.patterns.loading import Pattern
 from engram.plan.config import Config
-from engram.plan.encoding import load_encoder
 from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.support.text import normalise

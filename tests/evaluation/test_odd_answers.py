@@ -18,8 +18,9 @@ from small_run import CONFIG
 from engram import backends, cli
 from engram.backends import Answer
 from engram.evaluation import compare, evaluate, tables
+from engram.models import tokenizer
 from engram.models.model import resolve
-from engram.plan import encoding
+from engram.plan import batches
 
 SPECIAL = [0, 1, 2]  # of the bundled model
 
@@ -51,7 +52,7 @@ class Odd:
         return iter(self.answer(limit).tokens)
 
     def score(self, _session: Any, examples: Any, encoder: Any) -> list[float]:
-        return encoding.mean_losses(
+        return batches.mean_losses(
             examples, encoder.pad_id, 8, lambda batch: np.where(batch.weights > 0, self.nats, 0.0)
         )
 
@@ -101,11 +102,11 @@ def test_losses_that_are_no_numbers_name_their_rows(
 
 
 def test_one_wrong_row_is_the_only_one_named() -> None:
-    encoder = encoding.load_encoder(resolve("tiny"))
+    encoder = tokenizer.load_encoder(resolve("tiny"))
     examples = [encoder.example("a", "b", "good"), encoder.example("a", "b c d e f g", "bad")]
 
-    def losses(batch: encoding.Batch) -> Any:
+    def losses(batch: batches.Batch) -> Any:
         return batch.weights * [float("nan") if batch.ids[owner] == "bad" else 1.0 for owner in batch.owners]
 
-    error = refusal(encoding.mean_losses, examples, encoder.pad_id, 8, losses)
+    error = refusal(batches.mean_losses, examples, encoder.pad_id, 8, losses)
     assert error.problems == ("bad: nan nats per token",)

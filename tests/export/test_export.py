@@ -17,14 +17,13 @@ from go_template import evaluate
 from small_run import Run
 
 from engram.cli import main
-from engram.export import agreement, fuse, llamacpp, ollama, stage, weights
+from engram.export import agreement, fuse, llamacpp, ollama, stage
 from engram.export import card as model_card
 from engram.export import gguf as gguf_file
-from engram.models import conversion, model
-from engram.models.tokenizer import render
+from engram.models import conversion, model, safetensors_file
 from engram.models.lora import Lora
-from engram.models.tensor_file import Tensor
-from engram.models.tokenizer import load_encoder
+from engram.models.safetensors_file import Tensor
+from engram.models.tokenizer import load_encoder, render
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, sha256
 
@@ -59,8 +58,8 @@ def copied(tmp_path: Path, **settings: Any) -> model.Model:
 
 
 def numbers(folder: Path) -> dict[str, Any]:
-    found = weights.tensors(folder)
-    return {name: weights.as_float32(weights.raw(e), e.dtype, e.shape) for name, e in found.items()}
+    found = fuse.tensors(folder)
+    return {name: safetensors_file.as_float32(safetensors_file.raw(e), e.dtype, e.shape) for name, e in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path: Path) -> No
 
 def test_shards_stay_shards(tmp_path: Path) -> None:
     tiny = copied(tmp_path)
-    _, entries = weights.header(TINY / "model.safetensors")
+    _, entries = safetensors_file.header(TINY / "model.safetensors")
     names = list(entries)
     for number, part in enumerate((names[:20], names[20:]), 1):
         head, start = {}, 0
@@ -94,7 +93,7 @@ def test_shards_stay_shards(tmp_path: Path) -> None:
             head[name] = {"dtype": e.dtype, "shape": list(e.shape), "data_offsets": [start, start + e.size]}
             start += e.size
         text = json.dumps(head).encode()
-        data = len(text).to_bytes(8, "little") + text + b"".join(weights.raw(entries[name]) for name in part)
+        data = len(text).to_bytes(8, "little") + text + b"".join(safetensors_file.raw(entries[name]) for name in part)
         (tiny.path / f"model-{number:05}-of-00002.safetensors").write_bytes(data)
     index = {name: f"model-0000{1 + (name in names[20:])}-of-00002.safetensors" for name in names}
     (tiny.path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
@@ -112,7 +111,7 @@ def test_shards_stay_shards(tmp_path: Path) -> None:
 def test_nothing_is_rounded_in_float32(tmp_path: Path) -> None:
     tiny, adapter = model.resolve("tiny"), lora()
     assert fuse.write(tiny, adapter, tmp_path, wide=True) == "F32"
-    found, after = weights.tensors(TINY), numbers(tmp_path)
+    found, after = fuse.tensors(TINY), numbers(tmp_path)
     assert all(np.array_equal(fuse.merged(name, entry, adapter), after[name]) for name, entry in found.items())
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
 
@@ -125,13 +124,13 @@ def test_bfloat16_is_rounded_as_torch_does() -> None:
     ties = np.array([0x3F808000, 0x3F818000, 0x3F808001], np.uint32).view(np.float32)
     values = np.concatenate([values, ties, -ties])
     right = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()
-    assert weights.as_bytes(values, "BF16") == right.tobytes()
+    assert safetensors_file.as_bytes(values, "BF16") == right.tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
 def test_a_number_that_does_not_fit_is_refused(dtype: str) -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        weights.as_bytes(np.array([np.inf], np.float32), dtype)
+        safetensors_file.as_bytes(np.array([np.inf], np.float32), dtype)
 
 
 def test_what_cannot_be_merged_is_named(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_a_cut_weights_file_is_refused(tmp_path: Path) -> None:
     tiny = copied(tmp_path)
     whole = (tiny.path / "model.safetensors").read_bytes()
     (tiny.path / "model.safetensors").write_bytes(whole[:-10])
-    with pytest.raises(EngramError, match="shorter or longer than its header says"):
+    with pytest.raises(EngramError, match="its length is not what the header says"):
         fuse.check(tiny, lora())
 
 
@@ -219,7 +218,7 @@ def test_a_gguf_file_read_back(tmp_path: Path, quantize: str) -> None:
     assert said["tokenizer.chat_template"] == (TINY / "chat_template.jinja").read_text()
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     assert "output.weight" not in tensors  # tied: the embedding's
-    found = weights.tensors(TINY)
+    found = fuse.tensors(TINY)
     right = fuse.merged(f"{LAYER}.weight", found[f"{LAYER}.weight"], adapter)
     stored = gguf.quants.dequantize(tensors["blk.0.attn_q.weight"].data, tensors["blk.0.attn_q.weight"].tensor_type)
     back = stored.reshape(3, 32, 2, 192).swapaxes(1, 2).reshape(192, 192)  # pairs of neighbours → two halves

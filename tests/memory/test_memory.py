@@ -26,9 +26,9 @@ from engram.memory import addresses, facts, table, teach
 from engram.memory.facts import Fact
 from engram.models import conversion
 from engram.models.model import Model, resolve
+from engram.models.tokenizer import load_encoder
 from engram.patterns.loading import find_files
 from engram.plan.config import Config
-from engram.plan.encoding import load_encoder
 from engram.show.report import gather
 from engram.support.errors import EngramError
 from engram.support.files import sha256

@@ -13,7 +13,7 @@ from engram.memory.addresses import Frame
 from engram.memory.facts import Fact, Placed
 from engram.memory.lookup import MISS, Memory
 from engram.models.model import resolve
-from engram.plan.encoding import Encoder, load_encoder
+from engram.models.tokenizer import Encoder, load_encoder
 from tools.methods import probes
 
 FACTS = [

@@ -25,11 +25,11 @@ from engram import backends
 from engram.backends.mlx import blas
 from engram.cli import main
 from engram.evaluation import evaluate
-from engram.models import peft_layout, tensor_file
+from engram.models import peft_layout, safetensors_file
 from engram.models.adapters import CONFIG, MLX_WEIGHTS, PEFT_WEIGHTS, read_adapter
 from engram.models.conversion import convert, describe, read, readable
 from engram.models.lora import grid
-from engram.models.tensor_file import Tensor
+from engram.models.safetensors_file import Tensor
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, sha256
 
@@ -236,8 +236,8 @@ def write_by_hand(folder: Path, layout: str, edit: Edit = lambda settings, tenso
     edit(settings, tensors)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(settings))
-    header = tensor_file.new_header(tensors, {"format": "pt"})
-    (folder / FILES[layout][1]).write_bytes(tensor_file.pack(header, tensors))
+    header = safetensors_file.new_header(tensors, {"format": "pt"})
+    (folder / FILES[layout][1]).write_bytes(safetensors_file.pack(header, tensors))
     return folder
 
 
@@ -335,7 +335,7 @@ def refused(folder: Path, tmp_path: Path, said: str) -> EngramError:
 def as_written(folder: Path, layout: str, edit: Edit) -> Path:
     """`write_by_hand` also for tensors that our own writer does not know."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensor_file, "ITEM_BYTES", {**tensor_file.ITEM_BYTES, "F64": 8})
+        patch.setattr(safetensors_file, "ITEM_BYTES", {**safetensors_file.ITEM_BYTES, "F64": 8})
         return write_by_hand(folder, layout, edit)
 
 
@@ -444,12 +444,12 @@ def test_stock_loaders_find_no_key_that_they_do_not_know(tmp_path: Path) -> None
 
 def edited(folder: Path, edit: Edit, layout: str = "mlx") -> None:
     """Change a converted adapter and keep its metadata, as a careless tool would."""
-    header, tensors = tensor_file.read(folder / FILES[layout][1])
+    header, tensors = safetensors_file.read(folder / FILES[layout][1])
     settings = json.loads((folder / CONFIG).read_text())
     edit(settings, tensors)
     (folder / CONFIG).write_text(json.dumps(settings))
-    new = tensor_file.new_header(tensors, tensor_file.metadata(header))
-    (folder / FILES[layout][1]).write_bytes(tensor_file.pack(new, tensors))
+    new = safetensors_file.new_header(tensors, safetensors_file.metadata(header))
+    (folder / FILES[layout][1]).write_bytes(safetensors_file.pack(new, tensors))
 
 
 def drop_block_1(settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -488,9 +488,9 @@ def test_new_numbers_in_the_same_places_keep_the_configuration(tmp_path: Path) -
 )  # fmt: skip
 def test_an_origin_that_makes_no_sense_is_not_used(tmp_path: Path, origin: str) -> None:
     folder = write_by_hand(tmp_path / "a", "mlx")
-    _, tensors = tensor_file.read(folder / MLX_WEIGHTS)
-    new = tensor_file.new_header(tensors, {"format": "mlx", "engram": origin})
-    (folder / MLX_WEIGHTS).write_bytes(tensor_file.pack(new, tensors))
+    _, tensors = safetensors_file.read(folder / MLX_WEIGHTS)
+    new = safetensors_file.new_header(tensors, {"format": "mlx", "engram": origin})
+    (folder / MLX_WEIGHTS).write_bytes(safetensors_file.pack(new, tensors))
     convert(folder, tmp_path / "b")
     assert read(tmp_path / "b") == read(folder)
 

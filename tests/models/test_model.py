@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engram.models import model as models
-from engram.plan.encoding import load_encoder
+from engram.models.tokenizer import load_encoder
 from engram.support import untrusted
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED

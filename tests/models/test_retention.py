@@ -14,8 +14,8 @@ from small_run import Run
 from engram.evaluation import scoring
 from engram.models import retention
 from engram.models.model import Model, resolve
+from engram.models.tokenizer import load_encoder
 from engram.patterns.loading import find_files, load_patterns
-from engram.plan.encoding import load_encoder
 from engram.support.files import BUNDLED, sha256
 from engram.support.text import near_duplicates, normalise
 

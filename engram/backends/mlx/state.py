@@ -9,7 +9,7 @@ from typing import Any
 
 from engram.backends import silenced
 from engram.models.conversion import DTYPES
-from engram.models.tensor_file import Tensor
+from engram.models.safetensors_file import Tensor
 from engram.plan.checkpoint import State
 from engram.plan.sharding import lost_process
 from engram.support.errors import EngramError

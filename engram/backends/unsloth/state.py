@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engram.models.conversion import DTYPES
-from engram.models.tensor_file import Tensor
+from engram.models.safetensors_file import Tensor
 from engram.plan.checkpoint import State
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
