@@ -226,7 +226,7 @@ test: $(DEV_READY) ## the tests: offline, no GPU
 	$(PYTHON) -m pytest
 
 torture: $(DEV_READY) ## the campaign of faults: kills, broken files, hostile input, long runs (ARGS=--quick)
-	@$(PYTHON) tests/faults/torture.py --seed "$$SEED" $(ARGS)
+	@$(PYTHON) -m tools.torture --seed "$$SEED" $(ARGS)
 
 bench: $(DEV_READY) $(VENV)/.ready-cpu ## engram beside stock mlx-lm, plain TRL and lm_eval, on this machine (ARGS=--quick)
 	@$(PYTHON) benchmarks/run.py $(ARGS)

@@ -8,10 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import broken_files
 import numpy as np
 import pytest
-from broken_files import invoke, make_adapter, make_sound
 from documents import HASH, training
 from packs import refusal
 from safetensors.numpy import load_file, save_file
@@ -24,6 +22,8 @@ from engram.models import adapters, conversion, model
 from engram.plan import documents
 from engram.support import strict_json
 from engram.support.errors import EngramError
+from tools.torture import broken_files
+from tools.torture.broken_files import invoke, make_adapter, make_sound
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,18 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import hostile as part
 import pytest
 
 from engram import backends
-from engram.models import adapters, chat_template
+from engram.models import adapters
 from engram.models.model import TEMPLATES, resolve
-from engram.plan.encoding import load_encoder
+from engram.models.tokenizer import load_encoder, render
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, PACKAGE
+from tools.torture import hostile as part
 
 CHATML = (BUNDLED / "tiny" / "chat_template.jinja").read_text("utf-8")
 SMOLLM2 = (
@@ -86,7 +85,7 @@ BACKENDS = {"mlx": "mlx", "cpu": "unsloth"}
 def test_the_short_campaign_loses_nothing() -> None:
     (tally,) = part.campaign(1, 0.05, lambda line: None)
     assert tally.losses == []
-    assert tally.kinds == {"template": 8, "folder": len(part.FOLDERS)}
+    assert tally.kinds == {"template": len(part.TEMPLATES), "folder": len(part.FOLDERS)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -96,58 +95,11 @@ def test_a_template_is_rendered_as_transformers_does(family: str, talk: list[dic
     tokenizer = load_encoder(resolve("tiny")).tokenizer
     tokenizer.chat_template = FAMILIES[family]
     options = {"tokenize": False, "add_generation_prompt": generation, "enable_thinking": False}
-    assert chat_template.render(tokenizer, talk, generation) == tokenizer.apply_chat_template(talk, **options)
+    assert render(tokenizer, talk, generation) == tokenizer.apply_chat_template(talk, **options)
 
 
 def test_every_day_is_the_same_to_a_template() -> None:
-    assert chat_template.render(part.Tokenizer("{{ strftime_now('%d %b %Y') }}"), [], False) == "26 Jul 2024"
-
-
-def test_a_template_that_hangs_does_not_cost_the_next_one() -> None:
-    once = part.Tokenizer("{% if messages|length > 1 %}" + part.TEMPLATES["loops"] + "{% endif %}{{ messages|length }}")
-    started = time.monotonic()
-    with pytest.raises(EngramError, match="more than 2 seconds"):
-        chat_template.render(once, part.MESSAGES * 2, False)
-    assert time.monotonic() - started < 20
-    assert chat_template.render(once, part.MESSAGES, False) == "1"
-
-
-def test_a_fork_renders_for_itself_and_ends(tmp_path: Path) -> None:
-    program = """
-import os
-from engram.plan.encoding import load_encoder
-from engram.models.model import resolve
-encoder = load_encoder(resolve("tiny"))
-wanted = encoder.prompt("Hi")
-child = os.fork()
-same = encoder.prompt("Hi") == wanted
-if child:
-    assert os.waitpid(child, 0)[1] == 0 and same and encoder.prompt("Hi") == wanted
-else:
-    raise SystemExit(not same)
-"""
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, timeout=120, check=False)
-    assert done.returncode == 0
-
-
-def test_the_process_of_a_template_can_open_nothing_and_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even where the sandbox were broken: the worker's own limits, asked from inside it."""
-    monkeypatch.setenv("HF_TOKEN", "hf_planted")
-    probe = (
-        "import sys, os; sys.path.insert(0, sys.argv[1]); import template_worker as w; w.limit()\n"
-        "for call in (lambda: open('/etc/passwd'), lambda: bytearray(2 * w.MEMORY), lambda: os.pipe()):\n"
-        "    try: call(); print('allowed')\n"
-        "    except (OSError, MemoryError): print('refused')\n"
-    )
-    done = subprocess.run([sys.executable, "-I", "-c", probe, str(PACKAGE)], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["refused"] * 3 if sys.platform == "linux" else "refused" in done.stdout
-    process = chat_template._started()
-    try:
-        if sys.platform == "linux":
-            assert b"hf_planted" not in Path(f"/proc/{process.pid}/environ").read_bytes()
-    finally:
-        chat_template._end(process, os.getpid())
+    assert render(part.tokenizer_with("{{ strftime_now('%d %b %Y') }}"), part.MESSAGES, False) == "26 Jul 2024"
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -192,16 +144,16 @@ def test_unsloth_renders_no_template(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_every_loader_is_told_that_no_code_may_come_along() -> None:
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted([*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "tools").rglob("*.py")]):
         text = path.read_text("utf-8")
         assert not re.search(r"pickle\.loads?\(|yaml\.(unsafe_|full_)?load\(|trust_remote_code=True", text), path
-        for call in re.findall(r"torch\.load\(.*", text):  # the one checkpoint that `engram base-model` writes itself
+        for call in re.findall(r"torch\.load\(.*", text):  # the one checkpoint that `make base-model` writes itself
             assert "weights_only=True" in call and path.stem == "pretrain", (path, call)
-        if path.stem == "usage":  # what a model card tells its reader to write; nothing here runs it
+        if path.stem == "card":  # code that a model card tells its reader to write; nothing here runs it
             continue
         for call in re.findall(r"\bfrom_pretrained\((?:[^()]|\([^()]*\))*\)", text):
             assert "trust_remote_code=False" in call or "**options" in call, (path, call)
-    check = (PACKAGE / "report" / "gpu_check.py").read_text("utf-8")
+    check = (PACKAGE.parent / "tools" / "gpu_check.py").read_text("utf-8")
     assert '"trust_remote_code": False, "use_safetensors": True' in check
 
 

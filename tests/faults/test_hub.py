@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-import hub as part
 import pytest
-from fake_hub import HUB_ID, REVISIONS, asked_at, served
 
 from engram.models import hub, model
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, PACKAGE
+from tools.torture import hub as part
+from tools.torture.hub import HUB_ID, REVISIONS, asked_at, served
 
 QUICK = hub.Patience(2.0, 100_000)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
-import kills
 import pytest
+
+from tools.torture import kills
 
 
 @pytest.mark.parametrize("backend", kills.BACKENDS)

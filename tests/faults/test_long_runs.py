@@ -8,12 +8,11 @@ import tracemalloc
 import weakref
 from pathlib import Path
 
-import long_runs
 import pytest
-from long_runs import KINDS, MIB, faults
-from small_model import small_model
 
 from engram import backends
+from tools.torture import long_runs
+from tools.torture.long_runs import KINDS, MIB, faults, small_model
 
 KIND = KINDS["training"]
 

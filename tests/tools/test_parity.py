@@ -27,12 +27,14 @@ from engram.backends.mlx import model as mlx_model
 from engram.backends.mlx import numerics
 from engram.backends.unsloth import process, training
 from engram.dataset import build
-from engram.models import model
+from engram.models import model, tokenizer
 from engram.models.adapters import initial_factor
 from engram.patterns.loading import find_files, load_patterns
-from engram.plan import documents, encoding
+from engram.plan import batches as encoding
+from engram.plan import documents
+from engram.plan.batches import Batch
 from engram.plan.config import Config
-from engram.plan.encoding import Batch, learning_rates
+from engram.plan.learning_rates import learning_rates
 from engram.support.files import PACKAGE
 from tools.parity import campaign, changes, compare, plot
 from tools.parity.deviations import DEVIATIONS
@@ -54,11 +56,11 @@ class Watched(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Batch], list[encoding.Encoded]]:
+def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Batch], list[tokenizer.Encoded]]:
     data, files = tmp_path_factory.mktemp("data"), find_files()
     build.write_data(load_patterns(files), files, data / "data", 0)
     config = dataclasses.replace(recipe("default", TINY.parameters, 0), steps=STEPS, validate_every=STEPS + 1)
-    encoder = encoding.load_encoder(TINY)
+    encoder = tokenizer.load_encoder(TINY)
     rows = encoding.encode(encoder, build.read_split(data / "data", "train"), config.max_length)
     _, plan = encoding.plan_batches(rows, config)
     return config, [encoding.make_batch([rows[i] for i in numbers], encoder.pad_id) for numbers in plan], rows
@@ -197,7 +199,7 @@ def test_the_loss_and_its_gradient_are_exact() -> None:
 
 @pytest.mark.parametrize("backend", ["mlx", "cpu"])
 def test_padding_changes_no_loss(backend: str) -> None:
-    encoder = encoding.load_encoder(TINY)
+    encoder = tokenizer.load_encoder(TINY)
     batch = encoding.make_batch([encoder.example("One", "two"), encoder.example("Three words", "four")], encoder.pad_id)
     length = batch.tokens.shape[1]
     wider = np.pad(batch.tokens, ((0, 0), (0, 32)), constant_values=encoder.pad_id)
@@ -283,7 +285,7 @@ def test_the_stock_plan_is_mlx_lms(planned: Any) -> None:
 @pytest.mark.parametrize("change", ["scale-20", "padding-target", "prompt-in-loss", "stock-batches", "reversed"])
 def test_a_change_changes_something(planned: Any, change: str) -> None:
     config, _, rows = planned
-    encoder = encoding.load_encoder(TINY)
+    encoder = tokenizer.load_encoder(TINY)
     _, plan = encoding.plan_batches(rows, config)
     changed = changes.settings(change, config), changes.plan(change, rows, plan, config, encoder)
     assert changed != (config, changes.plan("", rows, plan, config, encoder))

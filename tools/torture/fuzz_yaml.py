@@ -6,16 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import nasty
 import yaml
-from hunt import Case, LossError, read
 from hypothesis import strategies as st
 from packs import pack_yaml
 
 from engram.dataset import build
+from engram.models.tokenizer import Encoded
 from engram.patterns.loading import find_files, load_patterns
+from engram.plan.batches import plan_batches
 from engram.plan.config import MAX_STEPS, Config, load_config
-from engram.plan.encoding import Encoded, learning_rates, plan_batches
+from engram.plan.learning_rates import learning_rates
+from tools.torture import nasty
+from tools.torture.hunt import Case, LossError, read
 
 PATTERNS = {
     "name": "facts",
@@ -35,125 +37,35 @@ PATTERNS = {
 }  # fmt: skip
 RECIPE: dict[str, Any] = {k: v for k, v in Config().as_dict().items() if k not in ("name", "seed")}
 PIECES = (
-    *("name: x", "examples:", "tables:", "- input: a", "output: b", "- {input: c, output: d}", "category: k"),
-    *(
-        "columns: [a, b]",
-        "rows:",
-        "- [x, y]",
-        "input: 'The {a} of {b}'",
-        "output: {a}",
-        "- - [",
-        "]",
-        "}",
-        "? a",
-        ": b",
-    ),
-    *(
-        "&a",
-        "*a",
-        "&a [x, x]",
-        "b: &b [*a, *a]",
-        "<<: *a",
-        "<<: {x: y}",
-        "<<: [*a, *b]",
-        "!!python/object/apply:os.system",
-    ),
-    *(
-        "!!python/name:os.x a",
-        "!!binary aGk=",
-        "!!set {a, b}",
-        "!!omap",
-        "!x y",
-        "!<tag:x> y",
-        "!!int x",
-        "!!float .",
-        "=: a",
-    ),
-    *(
-        "--- ",
-        "...",
-        "%YAML 1.1",
-        "%TAG ! tag:x,2000:",
-        "#c",
-        "|",
-        ">-",
-        "|9",
-        "  text",
-        "\ttext",
-        '"a',
-        "'a",
-        "'a'': b'",
-    ),
-    *(
-        '"\\ud800"',
-        '"\\x00"',
-        '"\\u202e"',
-        '"\\UFFFFFFFF"',
-        '"\\q"',
-        "\u202e",
-        "\ufeff",
-        "\u2028",
-        "\x85",
-        "a: b: c",
-        "@x",
-        "`x",
-    ),
-    *(
-        "- 1",
-        "- no",
-        "- 1.50",
-        "- .inf",
-        "- .nan",
-        "- 0o17",
-        "- 017",
-        "- 0x1F",
-        "- 1_000",
-        "- 190:20:30",
-        "- 2024-01-01",
-    ),
-    *(
-        "- 2024-13-45",
-        "- ~",
-        "- null",
-        "- yes",
-        "1: a",
-        "true: b",
-        "~: c",
-        "[a]: b",
-        "{a: b}: c",
-        "? [x]\n: y",
-        "- -",
-        "-",
-    ),
-    *("1e400: x", "- " + "9" * 400, "- " + "[" * 20, "- " + "{a: " * 20, "x" * 3000 + ": y", "- 99999-01-01 00:00:00"),
-    *(
-        "rank: 4",
-        "rank: 1e9",
-        "epochs: 1e300",
-        "steps: 99999999999",
-        "alpha: .nan",
-        "schedule: no",
-        "rank: {a: b}",
-        "rank:",
-    ),
-)
+    "name: x", "examples:", "tables:", "- input: a", "output: b", "- {input: c, output: d}", "category: k",
+    "columns: [a, b]", "rows:", "- [x, y]", "input: 'The {a} of {b}'", "output: {a}", "- - [", "]", "}", "? a", ": b",
+    "&a", "*a", "&a [x, x]", "b: &b [*a, *a]", "<<: *a", "<<: {x: y}", "<<: [*a, *b]",
+    "!!python/object/apply:os.system", "!!python/name:os.x a", "!!binary aGk=", "!!set {a, b}", "!!omap", "!x y",
+    "!<tag:x> y", "!!int x", "!!float .", "=: a", "--- ", "...", "%YAML 1.1", "%TAG ! tag:x,2000:", "#c", "|", ">-",
+    "|9", "  text", "\ttext", '"a', "'a", "'a'': b'", '"\\ud800"', '"\\x00"', '"\\u202e"', '"\\UFFFFFFFF"', '"\\q"',
+    "\u202e", "\ufeff", "\u2028", "\x85", "a: b: c", "@x", "`x", "- 1", "- no", "- 1.50", "- .inf", "- .nan", "- 0o17",
+    "- 017", "- 0x1F", "- 1_000", "- 190:20:30", "- 2024-01-01", "- 2024-13-45", "- ~", "- null", "- yes", "1: a",
+    "true: b", "~: c", "[a]: b", "{a: b}: c", "? [x]\n: y", "- -", "-", "1e400: x", "- " + "9" * 400, "- " + "[" * 20,
+    "- " + "{a: " * 20, "x" * 3000 + ": y", "- 99999-01-01 00:00:00", "rank: 4", "rank: 1e9", "epochs: 1e300",
+    "steps: 99999999999", "alpha: .nan", "schedule: no", "rank: {a: b}", "rank:",
+)  # fmt: skip
 
 
-def patterns_cases() -> st.SearchStrategy[Case]:
+def patterns_cases(_: Path) -> st.SearchStrategy[Case]:
     """Pattern files."""
     spoiled = st.builds(_written, nasty.spoiled(PATTERNS), st.booleans())
     damaged = st.one_of(nasty.damaged(pack_yaml().encode()), nasty.damaged(_written(PATTERNS, True)))
     return _cases("pattern file", spoiled, damaged)
 
 
-def recipe_cases() -> st.SearchStrategy[Case]:
+def recipes_cases(_: Path) -> st.SearchStrategy[Case]:
     """Recipe files."""
     settings = st.dictionaries(st.sampled_from([*RECIPE, "seed", "name", "x"]), nasty.values(), min_size=1, max_size=4)
     spoiled = st.builds(_written, st.one_of(settings, settings, nasty.spoiled(RECIPE)), st.booleans())
     return _cases("recipe file", spoiled, nasty.damaged(yaml.safe_dump(RECIPE).encode()))
 
 
-def override_cases() -> st.SearchStrategy[Case]:
+def settings_cases(_: Path) -> st.SearchStrategy[Case]:
     """What stands after --set."""
     numbers = nasty.numbers().map(str)
     texts = st.one_of(numbers, numbers, nasty.texts(), st.sampled_from(("1e9", "-0", "inf", "nan", "1_0", "٣")))
@@ -197,14 +109,14 @@ def check_patterns(case: Case, folder: Path) -> Any:
     return patterns
 
 
-def check_recipe(case: Case, folder: Path) -> Any:
+def check_recipes(case: Case, folder: Path) -> Any:
     """Read the recipe, and plan a training with it."""
     path = folder / "fuzzed.yaml"
     path.write_bytes(case.content)
     return _planned(read(lambda: load_config(str(path), 1000), path.name))
 
 
-def check_override(case: Case) -> Any:
+def check_settings(case: Case, _: Path) -> Any:
     """Put the settings over a recipe, and plan a training with it."""
     return _planned(read(lambda: load_config("default", 1000, 0, case.content), "recipe default", place=False))
 

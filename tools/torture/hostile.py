@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import random
@@ -13,27 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tally import Note, Tally
-
-from engram.models import adapters, chat_template, template_worker
+from engram.models import adapters, tokenizer
 from engram.models.model import resolve
-from engram.plan.encoding import load_encoder
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED
+from tools.torture import Note, Tally
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 BOUND = 30.0  # seconds for one template, on a machine that does other work too
-DOUBLES = "{%% set n = namespace(s=%s) %%}{%% for i in range(99) %%}{%% set n.s = n.s + n.s %%}{%% endfor %%}"
 TEMPLATES = {
-    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "a long product": "{{ 'x' * 10**10 }}",
-    "a long constant": "{{ 'x'|center(10**9) }}",
-    "a large number": "{{ 9 ** (9 ** 9) }}",
     "macros without end": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "a wide format": "{{ '%1000000000d' % 5 }}",
-    "another wide format": "{{ '{:>1000000000}'.format(1) }}",
-    "a text that doubles": DOUBLES % "'xx'",
-    "a list that doubles": DOUBLES % "[1]",
     "attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ cycler.__init__.__globals__.os.popen('touch MARK').read() }}",
     "attributes by a filter": "{{ ''|attr('__class__') }}",
@@ -43,7 +33,7 @@ TEMPLATES = {
     "a file": "{% include 'MARK' %}",
     "no template": "{% for %}",
     "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-    "a long source": "x" * (chat_template.SOURCE + 1),
+    "a long source": "x" * (tokenizer.SOURCE + 1),
     "a control character": "{{ raise_exception('\x1b[2J') }}",
 }
 
@@ -117,8 +107,7 @@ def campaign(seed: int, scale: float, note: Note) -> list[Tally]:
     started, losses, kinds = time.monotonic(), [], Counter[str]()
     for number in range(rounds):
         note(f"hostile {number + 1}/{rounds}")
-        few = scale < 0.2
-        for name in draw.sample(sorted(TEMPLATES), 8 if few else len(TEMPLATES)):
+        for name in sorted(TEMPLATES):
             kinds["template"] += 1
             losses += [f"seed {seed}, template, {name}: {problem}" for problem in template(TEMPLATES[name], draw)]
         for name in sorted(FOLDERS):
@@ -128,29 +117,25 @@ def campaign(seed: int, scale: float, note: Note) -> list[Tally]:
     return [Tally("hostile", what, dict(kinds), losses, time.monotonic() - started)]
 
 
-class Tokenizer:
-    """As much of one as rendering asks for."""
-
-    special_tokens_map: dict[str, str] = {"eos_token": "</s>"}  # noqa: RUF012
-
-    def __init__(self, template: str) -> None:
-        self.template = template
-
-    def get_chat_template(self) -> str:
-        return self.template
+@functools.cache
+def tokenizer_with(template: str) -> Any:
+    """The bundled model's tokenizer with another chat template."""
+    changed = tokenizer.load_tokenizer(resolve("tiny"))
+    changed.chat_template = template
+    return changed
 
 
 def template(source: str, draw: random.Random) -> list[str]:
     """What one template did that it may not."""
     began, turns = time.monotonic(), [*MESSAGES] * draw.randint(1, 9)
     try:
-        text = chat_template.render(Tokenizer(source), turns, draw.random() < 0.5)
+        text = tokenizer.render(tokenizer_with(source), turns, draw.random() < 0.5)
         hidden = source == TEMPLATES["attributes by a filter"] and not text  # the sandbox gives a filter nothing
         problems = [] if hidden else [f"gave {text[:60]!r}"]
     except EngramError as error:
         problems = [f"a control character in {error}"] if "\x1b" in str(error) else []
     seconds = time.monotonic() - began
-    return problems + ([f"took {seconds:.0f} s"] if seconds > BOUND + template_worker.SECONDS else [])
+    return problems + ([f"took {seconds:.0f} s"] if seconds > BOUND else [])
 
 
 def folder(name: str, draw: random.Random) -> list[str]:
@@ -162,7 +147,7 @@ def folder(name: str, draw: random.Random) -> list[str]:
         FOLDERS[name](place, secret)
         problems = []
         try:
-            load_encoder(resolve(str(place)))
+            tokenizer.load_encoder(resolve(str(place)))
             if name != "an unknown architecture":  # which is refused where the model itself is loaded
                 problems.append("was taken")
         except EngramError as error:

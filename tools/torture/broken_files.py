@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import os
 import random
 import resource
 import shutil
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -27,7 +25,6 @@ import numpy as np
 from click.testing import CliRunner, Result
 from documents import HASH, training, write_run
 from safetensors.numpy import save_file
-from tally import Note, Tally
 
 from engram.cli import main
 from engram.evaluation import compare, compare_runs
@@ -36,6 +33,7 @@ from engram.plan import documents
 from engram.plan.config import Config
 from engram.show.video import cast
 from engram.support.files import BUNDLED
+from tools.torture import Note, Tally
 
 CASES = 2200  # at scale 1.0
 MODELS = 40  # of which each loads a model
@@ -45,7 +43,6 @@ PACK = "name: pack\nexamples:\n" + "".join(
         ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
     )
 )
-NOBODY = 65534
 Fault = Callable[[Path, random.Random], None]
 Case = tuple[str, str, str]  # file, fault, command
 
@@ -106,13 +103,8 @@ def missing(path: Path, _: random.Random) -> None:
     path.unlink()
 
 
-def unreadable(path: Path, _: random.Random) -> None:
-    path.chmod(0)
-
-
 FAULTS: dict[str, Fault] = {
-    fault.__name__: fault
-    for fault in (flip, truncate, zeros, longer, huge, empty, folder, dangling, loop, missing, unreadable)
+    fault.__name__: fault for fault in (flip, truncate, zeros, longer, huge, empty, folder, dangling, loop, missing)
 }
 OFTEN = {"flip": 6, "truncate": 3, "zeros": 2}
 
@@ -161,7 +153,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
 }
 # each call of the system through which files are written; the fault comes at a drawn one of them
 CALLS = ("os.fsync", "tempfile.mkstemp", "tempfile.mkdtemp", "Path.write_bytes", "Path.replace", "Path.rename",
-         "_exchange", "Path.chmod")  # fmt: skip
+         "Path.chmod")  # fmt: skip
 REFUSALS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 
 
@@ -169,7 +161,6 @@ def campaign(seed: int, scale: float, note: Note) -> list[Tally]:
     """Every kind of damage; at least one case of each kind of file, fault and command, whatever the scale."""
     with tempfile.TemporaryDirectory() as scratch:
         sound = Path(scratch, "sound")
-        Path(scratch).chmod(0o755)  # for the cases of another user
         make_sound(sound)
         parts = (("broken", _read_cases), ("refused", _write_cases))
         return [_part(name, part, sound, seed, scale, note) for name, part in parts]
@@ -210,7 +201,7 @@ def _read_cases(draw: random.Random, scale: float) -> list[Case]:
 
 
 def _write_cases(draw: random.Random, scale: float) -> list[Case]:
-    kinds = ("call", "call", "call", "limit", "other user", "kind", "full")
+    kinds = ("call", "call", "call", "limit")
     return [
         (draw.choice([*CALLS]) if kind == "call" else draw.choice(WRITERS[command]), kind, command)
         for kind, command in ((draw.choice(kinds), draw.choice([*WRITERS])) for _ in range(round(0.35 * CASES * scale)))
@@ -240,30 +231,14 @@ def _damaged(root: Path, sound: Path, case: Case, draw: random.Random) -> list[s
     path = root / name
     shutil.copy(path, root / "copy")  # breaks a link
     (root / "copy").replace(path)
-    as_root = os.geteuid() == 0  # whom permissions do not bind
-    if fault == "unreadable" and as_root:
-        _import_late(command, sound, name)
-    if fault == "unreadable":  # and nothing else is
-        for place in (root, *(one for one in root.rglob("*") if one.is_dir())):
-            place.chmod(0o777)
     FAULTS[fault](path, draw)
     before = _state(root)
-    with as_nobody(root) if fault == "unreadable" and as_root else contextlib.nullcontext():
-        done = invoke(command, root, name)
+    done = invoke(command, root, name)
     lines, after = judged(done, path), _state(root)
     lines += [f"touched {one}" for one in before if before[one] != after.get(one) and not _is_output(one)]
     if done.exit_code == 0 and not _may_pass(path, sound / name, done.output):
         lines.append("taken for sound")
     return lines
-
-
-@functools.cache
-def _import_late(command: str, sound: Path, name: str) -> None:
-    """Run a command on what is sound: nobody may not be allowed to read where the code lies that it imports late."""
-    root = sound.with_name("imports")
-    shutil.copytree(sound, root, symlinks=True)
-    invoke(command, root, name)
-    shutil.rmtree(root)
 
 
 def _is_output(name: str) -> bool:
@@ -301,8 +276,6 @@ def _refused(root: Path, sound: Path, case: Case, draw: random.Random) -> list[s
     before = _state(root)
     with REFUSERS[kind](root, what, draw):
         done = invoke(command, root, "")
-    if kind == "kind":
-        _put_back(root / what)
     lines = judged(done, None)
     after = _state(root)
     if done.exit_code:
@@ -348,65 +321,7 @@ def _limit(root: Path, what: str, draw: random.Random) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@contextlib.contextmanager
-def _other_user(root: Path, what: str, draw: random.Random) -> Iterator[None]:
-    """The folders belong to somebody else: nothing may be written in them."""
-    if os.geteuid():
-        yield
-    else:
-        with as_nobody(root):
-            yield
-
-
-@contextlib.contextmanager
-def _other_kind(root: Path, what: str, draw: random.Random) -> Iterator[None]:
-    """A folder where a file belongs, and a file where a folder does."""
-    path = root / what
-    path.rename(path.with_name(path.name + ".aside"))
-    aside = path.with_name(path.name + ".aside")
-    if aside.is_dir():
-        path.write_text("mine")
-    else:
-        path.mkdir()
-        (path / "mine").write_text("mine")
-    yield
-
-
-def _put_back(path: Path) -> None:
-    """After that, what stood there must still stand there."""
-    mine = path / "mine" if path.is_dir() else path
-    assert mine.read_text() == "mine"
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    path.with_name(path.name + ".aside").rename(path)
-
-
-@contextlib.contextmanager
-def _full(root: Path, what: str, draw: random.Random) -> Iterator[None]:
-    """A disk of a few kilobytes under the folder that is written to; root alone can have one."""
-    place = root / what if (root / what).is_dir() else (root / what).parent
-    mounted = os.geteuid() == 0 and place.name in ("data", "empty", "out")  # the others hold what is read as well
-    mounted = mounted and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={4 * draw.randint(1, 4)}k", "tmpfs", str(place)],
-        capture_output=True, check=False,
-    ).returncode == 0  # fmt: skip
-    try:
-        yield
-    finally:
-        if mounted:
-            subprocess.run(["umount", str(place)], check=True)
-
-
-REFUSERS = {"call": _call, "limit": _limit, "other user": _other_user, "kind": _other_kind, "full": _full}
-
-
-@contextlib.contextmanager
-def as_nobody(root: Path) -> Iterator[None]:
-    """Permissions do not bind root."""
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+REFUSERS = {"call": _call, "limit": _limit}
 
 
 def invoke(command: str, root: Path, name: str) -> Result:

@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from small_model import small_model
-from tally import Note, Tally
+import numpy as np
+from safetensors.numpy import save_file
 
 from engram import backends
 from engram.backends import Backend
@@ -29,14 +30,18 @@ from engram.dataset.build import read_split, write_data
 from engram.dataset.rows import Example
 from engram.evaluation import scoring
 from engram.models.model import Model
+from engram.models.tokenizer import load_encoder
 from engram.patterns.loading import find_files, load_patterns
+from engram.plan.batches import encode
 from engram.plan.config import Config
-from engram.plan.encoding import encode, load_encoder
+from engram.support.files import BUNDLED
 from engram.training import train
+from tools.torture import Note, Tally
 
 BACKENDS = {"mlx": "mlx", "cpu": "unsloth"}  # name -> the package that it needs
 SAMPLES = 200
 BATCH = 64
+WIDTH, INNER, LAYERS, HEADS, VALUE_HEADS, HEAD = 32, 64, 2, 2, 1, 16  # of the small model
 MIB = 2**20
 TORCH_CACHE = "torchinductor_"  # torch makes one for each user, wherever it is imported
 HELD = ("descriptors", "threads")
@@ -216,12 +221,47 @@ def faults(kind: Kind, rows: list[dict[str, int]], left: list[str]) -> Iterator[
         yield f"temporary files were left: {', '.join(left[:5])}"
 
 
+def small_model(folder: Path, seed: int) -> Model:
+    """The model in the new folder `folder`, with the bundled tokenizer; the same weights for the same seed."""
+    ignored = shutil.ignore_patterns("*.safetensors", "*.jsonl", "training.json", "README.md")
+    shutil.copytree(BUNDLED / "tiny", folder, ignore=ignored)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config |= {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "head_dim": HEAD}
+    config |= {"num_attention_heads": HEADS, "num_key_value_heads": VALUE_HEADS, "dtype": "float32"}
+    config |= {"torch_dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    random = np.random.default_rng(seed)
+    tensors = {
+        name: (random.normal(0, 0.1, shape) if len(shape) > 1 else np.ones(shape)).astype(np.float32)
+        for name, shape in shapes(config["vocab_size"]).items()
+    }
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return Model("small", folder)
+
+
+def shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """Each tensor's shape, as Llama's layout names them."""
+    block: dict[str, tuple[int, ...]] = {
+        "self_attn.q_proj": (HEADS * HEAD, WIDTH),
+        "self_attn.k_proj": (VALUE_HEADS * HEAD, WIDTH),
+        "self_attn.v_proj": (VALUE_HEADS * HEAD, WIDTH),
+        "self_attn.o_proj": (WIDTH, HEADS * HEAD),
+        "mlp.gate_proj": (INNER, WIDTH),
+        "mlp.up_proj": (INNER, WIDTH),
+        "mlp.down_proj": (WIDTH, INNER),
+        "input_layernorm": (WIDTH,),
+        "post_attention_layernorm": (WIDTH,),
+    }
+    blocks = {f"model.layers.{i}.{name}.weight": shape for i in range(LAYERS) for name, shape in block.items()}
+    return {"model.embed_tokens.weight": (vocabulary, WIDTH), **blocks, "model.norm.weight": (WIDTH,)}
+
+
 def in_a_process(backend: str, scale: float, seed: int) -> dict[str, dict[str, Any]]:
     """Every kind of run, one after the other in a process of their own: samples and seconds, and with the last one the
     temporary files that are left when the process has ended."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tmp").mkdir()
-        command = [sys.executable, __file__, backend, str(scale), str(seed), folder]
+        command = [sys.executable, "-m", "tools.torture.long_runs", backend, str(scale), str(seed), folder]
         paths = os.pathsep.join(path for path in sys.path if path)
         environment = {**os.environ, "TMPDIR": str(Path(folder) / "tmp"), "PYTHONPATH": paths}
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)

@@ -17,10 +17,7 @@ from unittest import mock
 
 import click
 import hypothesis
-import nasty
 from click.testing import CliRunner
-from fuzz_folders import CONFIGS, WEIGHTS, safetensors, weights
-from hunt import LONGEST, Case, LossError, refuse_raw_output, within
 from hypothesis import strategies as st
 from packs import pack_yaml, write_pack
 from report_runs import two_runs
@@ -28,113 +25,30 @@ from report_runs import two_runs
 from engram import backends
 from engram.backends import Answer, TrainingRun
 from engram.cli import main
-from engram.models import model
-from engram.plan import encoding
+from engram.models import model, tokenizer
 from engram.plan.sharding import Ranks
 from engram.show.video import encode, render
+from engram.support.errors import EngramError
 from engram.support.files import write_bytes
 from engram.training import processes
-from tools.tiny import build
+from tools.torture import nasty
+from tools.torture.fuzz_folders import CONFIGS, WEIGHTS, safetensors, weights
+from tools.torture.hunt import LONGEST, Case, LossError, refuse_raw_output, within
 
 PLACES = (
-    *(
-        "patterns",
-        "colours.yaml",
-        "broken.yaml",
-        "recipe.yaml",
-        "data",
-        "results",
-        "adapters",
-        "adapters/mlx",
-        "demo.cast",
-    ),
-    *(
-        "model",
-        "nowhere",
-        "nowhere/deeper",
-        "",
-        ".",
-        "..",
-        "/",
-        "~",
-        "~nobody/x",
-        "-",
-        "--",
-        "/dev/null",
-        "/dev/full",
-        "pipe",
-    ),
-    *(
-        "loop",
-        "dangling",
-        "folder.yaml",
-        "file/in/file",
-        "colours.yaml/x",
-        "x" * 300,
-        "x/" * 3000,
-        "a\nb.yaml",
-        "\x1b[31m.yaml",
-    ),
-    *(
-        "\udcff.yaml",
-        "\u202ex",
-        "results/mlx",
-        "results/mlx/tuned.json",
-        "data/train.jsonl",
-        "a,b",
-        ",",
-        " ",
-        "data,data",
-    ),
-)
+    "patterns", "colours.yaml", "broken.yaml", "recipe.yaml", "data", "results", "adapters", "adapters/mlx",
+    "demo.cast", "model", "nowhere", "nowhere/deeper", "", ".", "..", "/", "~", "~nobody/x", "-", "--", "/dev/null",
+    "/dev/full", "pipe", "loop", "dangling", "folder.yaml", "file/in/file", "colours.yaml/x", "x" * 300, "x/" * 3000,
+    "a\nb.yaml", "\x1b[31m.yaml", "\udcff.yaml", "\u202ex", "results/mlx", "results/mlx/tuned.json",
+    "data/train.jsonl", "a,b", ",", " ", "data,data",
+)  # fmt: skip
 COMPUTING = 20.0  # seconds: three whole runs of three stages are what a command may do
 WORDS = (
-    *(
-        "auto",
-        "mlx",
-        "cuda",
-        "cpu",
-        "tiny",
-        "smollm-135m",
-        "smolm",
-        "owner/name",
-        "a/b/c",
-        "default",
-        "seed",
-        "mlx,cpu",
-        "mlx,mlx",
-    ),
-    *(
-        "rank=4",
-        "rank=",
-        "=4",
-        "rank",
-        "rank=-1",
-        "steps=1",
-        "epochs=1e300",
-        "max_length=1",
-        "batch_size=99999999999",
-        "x=y",
-    ),
-    *(
-        "0",
-        "1",
-        "-1",
-        "1.5",
-        "1e9",
-        "nan",
-        "inf",
-        "99999999999999999999",
-        "0x10",
-        "1,2",
-        "0-4",
-        "4-0",
-        "0-99999999",
-        "1-",
-        "٣",
-        "20",
-    ),
-)
+    "auto", "mlx", "cuda", "cpu", "tiny", "smollm-135m", "smolm", "owner/name", "a/b/c", "default", "seed", "mlx,cpu",
+    "mlx,mlx", "rank=4", "rank=", "=4", "rank", "rank=-1", "steps=1", "epochs=1e300", "max_length=1",
+    "batch_size=99999999999", "x=y", "0", "1", "-1", "1.5", "1e9", "nan", "inf", "99999999999999999999", "0x10", "1,2",
+    "0-4", "4-0", "0-99999999", "1-", "٣", "20",
+)  # fmt: skip
 
 
 @functools.cache
@@ -169,14 +83,10 @@ def checkout(folder: Path) -> Path:
     return place
 
 
-def prepare(folder: Path) -> None:
-    """What takes seconds once: the checkout, and the import of transformers."""
+def commands_cases(folder: Path) -> st.SearchStrategy[Case]:
+    """A command line; its words are the kind."""
     checkout(folder)
     _tokenizer(model.resolve("tiny"))
-
-
-def cases() -> st.SearchStrategy[Case]:
-    """A command line; its words are the kind."""
     return st.sampled_from(list(commands())).flatmap(
         lambda words: st.builds(Case, st.just(" ".join(("engram", *words))), _arguments(words))
     )
@@ -218,7 +128,7 @@ def _value(parameter: click.Parameter) -> st.SearchStrategy[str]:
     return st.one_of(own, own, st.sampled_from(PLACES), st.sampled_from(WORDS), nasty.texts())
 
 
-def check(case: Case, folder: Path) -> Any:
+def check_commands(case: Case, folder: Path) -> Any:
     """Run the command in a fresh copy of the checkout: exit code 0 or 2, and nothing printed that drives a terminal."""
     place = folder / "here"
     shutil.rmtree(place, ignore_errors=True)
@@ -257,17 +167,15 @@ def quick() -> Iterator[None]:
         for owner, name, value in (
             (backends, "get", lambda name: _Backend()),
             (processes, "launch", lambda *_: None),
-            (build, "build", lambda *_, **__: None),
             (render, "render", _render),
             (encode, "require", lambda: None),
-            (model, "load_tokenizer", _tokenizer),
-            (encoding, "load_tokenizer", _tokenizer),
+            (tokenizer, "load_tokenizer", _tokenizer),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
         yield
 
 
-_tokenizer = functools.lru_cache(maxsize=4)(model.load_tokenizer)
+_tokenizer = functools.lru_cache(maxsize=4)(tokenizer.load_tokenizer)
 
 
 def _render(casts: Any, out: Path, name: str, kinds: Sequence[str] = render.KINDS, *_: Any) -> list[Path]:
@@ -304,6 +212,9 @@ class _Backend:
 
     def stream(self, *_: Any) -> Iterator[int]:
         return iter([5])
+
+    def teacher(self, *_: Any) -> Any:
+        raise EngramError("this backend makes no memory", fix="take another BACKEND")
 
     def score(self, _session: Any, examples: Sequence[Any], _encoder: Any) -> list[float]:
         return [1.0] * len(examples)

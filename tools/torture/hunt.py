@@ -6,13 +6,11 @@ SECONDS of processor time, and where the refusal does not name the file and the 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import re
 import signal
 import time
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +23,7 @@ from engram.support.errors import EngramError
 SECONDS = 5.0  # of processor time for one case
 BLOCKED = 120.0  # of the clock, for a case that waits and computes nothing: another program may be busy
 LONGEST = 100_000  # characters of a refusal that a person may be given
-SHOWN, WHOLE = 600, 4000  # characters of a case in its loss, as it is and packed
+SHOWN = 4000  # characters of a case in its loss
 # line:column, $.path, a line of a file of lines, a byte of a binary one
 _PLACE = re.compile(r":\d+:\d+|\$|:\d+ |\bline \d+|\bbyte \d+")
 
@@ -38,10 +36,7 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         text = repr(self.content)
-        if len(text) > SHOWN:
-            whole = base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"), 9)).decode()
-            text = f"{text[:SHOWN]}… (whole, zlib and base64: {whole if len(whole) < WHOLE else 'too long'})"
-        return f"{self.kind}: {text}"
+        return f"{self.kind}: {text if len(text) <= SHOWN else text[:SHOWN] + '…'}"
 
 
 class LossError(Exception):

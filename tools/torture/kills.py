@@ -1,7 +1,7 @@
 """Training that is killed: at random moments of its life, and at every file operation; then run again until it is done.
 
-Each run is the real command, `engram train`. Most are forked from a host that has the backend's packages imported,
-since importing Unsloth takes longer than such a run; some start from nothing.
+Each run is the real command, `engram train`, forked from a host that has the backend's packages imported, since
+importing Unsloth takes longer than such a run.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from host import Command, Host
 from small_run import PACK
-from tally import Note, Tally
+
+from tools.torture import Note, Tally
+from tools.torture.host import Host
 
 BACKENDS = {"mlx": "mlx_lm", "cpu": "unsloth"}
 # dropout, so that a random state that is lost is seen
@@ -28,7 +29,7 @@ SHORT = SETTINGS | {"steps": 10}  # where it is killed at each file operation
 EVERY = 4
 SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM, signal.SIGINT)
 ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-FORKED_KILLS, COMMAND_KILLS = 50, 4
+KILLS = 50
 PATIENCE = 300.0  # seconds; a run takes a few
 MEASURED = ("train_seconds", "wall_seconds", "tokens_per_second", "peak_memory_bytes")
 
@@ -100,7 +101,7 @@ def _backend(name: str, draw: random.Random, scale: float, note: Note) -> Tally:
         seconds = _uninterrupted(whole, host)
         note(f"{name}: a run takes {seconds:.1f} s")
         last, resumed = whole, 0
-        wanted = max(3, round(FORKED_KILLS * scale))
+        wanted = max(3, round(KILLS * scale))
         while kinds.total() < wanted:
             last = Site(root / f"random-{kinds.total()}", name, data, SETTINGS)
             kinds += _killed_at_random(last, host, draw, seconds, wanted - kinds.total(), losses)
@@ -110,7 +111,6 @@ def _backend(name: str, draw: random.Random, scale: float, note: Note) -> Tally:
         if last.answers(host) != whole.answers(host):
             losses.append(f"{last.root.name} after {last.stops}: other answers")
         kinds += _killed_at_each_operation(root, name, data, host, scale, losses, note)
-        kinds += _commands_killed(root, name, data, whole, draw, round(COMMAND_KILLS * scale), losses)
         left = sorted(str(path.relative_to(root)) for path in (root / "tmp").rglob("*"))
         losses += [f"{name}: left in the folder for temporary files: {path}" for path in left]
     what = f"{name}: a training run that is killed and run again ends with the bytes of one that was not"
@@ -190,30 +190,6 @@ def _killed_at_each_operation(
         losses += _differences(site, whole)
     note(f"{name}: killed at {len(chosen)} of {total} file operations")
     return Counter({"SIGKILL, at each file operation": len(chosen)})
-
-
-def _commands_killed(
-    root: Path, name: str, data: Path, whole: Site, draw: random.Random, count: int, losses: list[str]
-) -> Counter[str]:
-    """The same by a command of its own, killed while it trains or anywhere else."""
-    kinds: Counter[str] = Counter()
-    site = Site(root / "command", name, data, SETTINGS)
-    while kinds.total() < count:
-        number = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[kinds.total() % 3]
-        run = Command(site.arguments(), root / "command.out", root / "tmp")
-        checkpoint = site.root / "adapters" / f".{name}.checkpoint.safetensors"
-        seen = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while run.wait(0.02) is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns != seen):
-            pass
-        if not _killed(run, number, draw.uniform(0, 0.2), site, losses):
-            break
-        kinds[f"{number.name}, command"] += 1
-    run = Command(site.arguments(), root / "command.out", root / "tmp")
-    if count and run.wait(PATIENCE) != 0:
-        losses.append(f"{site.root.name} after {site.stops}: {run.output()}")
-    if count:
-        losses += _differences(site, whole)
-    return kinds
 
 
 def _differences(site: Site, whole: Site) -> list[str]:

@@ -1,4 +1,4 @@
-"""A process that has a backend's packages imported and forks itself for each command; and a command on its own.
+"""A process that has a backend's packages imported and forks itself for each command.
 
 Run as a program it is that process: a JSON line in for each command, one back with its process id, one with its end.
 """
@@ -29,7 +29,7 @@ class Host:
     def __init__(self, backend: str, temporary: Path) -> None:
         temporary.mkdir()
         self.place = temporary
-        command = [sys.executable, __file__, backend]
+        command = [sys.executable, "-m", "tools.torture.host", backend]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(temporary)
         )
@@ -90,36 +90,6 @@ class Forked:
         return int(self.place.with_suffix(".count").read_text())
 
 
-class Command:
-    """A command in a process of its own."""
-
-    def __init__(self, arguments: Sequence[str], place: Path, temporary: Path) -> None:
-        self.place = place
-        with place.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "engram.cli", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment(temporary),
-            )
-
-    def wait(self, timeout: float) -> int | None:
-        """As `Forked.wait`."""
-        try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def kill(self, number: int) -> None:
-        """Send it a signal."""
-        self.process.send_signal(number)
-
-    def output(self) -> str:
-        """What it printed."""
-        return self.place.read_text("utf-8", "replace")
-
-
 def environment(temporary: Path) -> dict[str, str]:
     """This process's, with engram on Python's path and a folder for temporary files."""
     cache = str(cache_folder() / "inductor")  # torch makes this folder when it is imported
@@ -132,7 +102,7 @@ def serve(backend: str) -> None:
 
     from engram import backends
     from engram.models import model
-    from engram.plan.encoding import load_encoder
+    from engram.models.tokenizer import load_encoder
     from engram.training import train  # noqa: F401
 
     backends.get(backend)

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
-"""The campaign of faults: every part in a process of its own, bounded and seeded, added up at the end.
+"""Run the campaign of faults: each part in its own process, bounded and seeded; the sums go to a document.
 
-A part that dies or does not end is a loss like any other. Exit code 0: nothing was lost; 1: something was; 2: the
-command line is wrong.
+A part that dies or does not end is a loss too. Exit code 0: nothing was lost; 1: something was; 2: the command line is
+wrong.
 """
 
 from __future__ import annotations
@@ -19,20 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
-FAULTS = Path(__file__).resolve().parent
-ROOT = FAULTS.parents[1]
-sys.path[:0] = [str(FAULTS), str(FAULTS.parent), str(ROOT)]
-
-from tally import Tally
-
 from engram.plan import documents
 from tools.docs.torture_page import TORTURE, figure
+from tools.torture import ROOT, Tally
 
 
 class Part(NamedTuple):
@@ -41,6 +35,7 @@ class Part(NamedTuple):
     name: str
     quick: float = 0.05
     minutes: float = 20
+    package: str = "tools.torture."
 
 
 PARTS = (
@@ -52,24 +47,22 @@ PARTS = (
     Part("hostile"),
     Part("long_runs", 0.02, 60),
 )
-QUICK_MINUTES = 10  # what a part may take in the short form, on a machine that is busy
-# what the Makefile that calls this hands down, and what the commands that the parts call must not inherit
+QUICK_MINUTES = 10  # for a part in the short form, on a busy machine
+# variables of the calling Makefile that the commands of the parts must not inherit
 OF_MAKE = (
-    *("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS", "BACKEND", "MODEL", "RECIPE", "SEED", "SEEDS", "PATTERNS", "SET"),
-    *("QUANTIZE", "ADAPTER", "DIR", "BESIDE", "SERVICE", "BASE_IMAGE", "DOCKER_COMPOSE"),
-)
-Say = Callable[[str], None]
+    "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS", "BACKEND", "MODEL", "RECIPE", "METHOD", "SEED", "SEEDS", "PATTERNS",
+    "SET", "QUANTIZE", "ADAPTER", "DIR", "BESIDE", "NPROC", "SERVICE", "BASE_IMAGE", "DOCKER_COMPOSE",
+)  # fmt: skip
 Outcome = tuple[Part, list[Tally]]
 
 
 def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) -> int:
-    """Run the campaign; 1 where anything was lost."""
+    """Run the campaign; 1 if anything was lost."""
     asked = _asked(arguments, parts)
     chosen = [part for part in parts if not asked.only or part.name in asked.only]
     started = time.monotonic()
-    outcomes = campaign(chosen, asked.seed, asked.quick, asked.jobs, say)
-    seconds = time.monotonic() - started
-    say("\n" + "\n".join(table(outcomes, seconds)))
+    outcomes = campaign(chosen, asked.seed, asked.quick, asked.jobs)
+    say("\n" + "\n".join(table(outcomes, time.monotonic() - started)))
     lost = [line for part, tallies in outcomes for line in _losses(part, tallies, asked)]
     say("\n".join(["", f"{len(lost)} lost", *lost]) if lost else "\nnothing was lost")
     out = asked.out or (None if asked.quick or asked.only else TORTURE)
@@ -80,11 +73,11 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
     return 1 if lost else 0
 
 
-def campaign(parts: Sequence[Part], seed: int, quick: bool, jobs: int, say: Say) -> list[Outcome]:
+def campaign(parts: Sequence[Part], seed: int, quick: bool, jobs: int) -> list[Outcome]:
     """What each part reports, in the parts' order; `jobs` of them run at the same time."""
     running: set[subprocess.Popen[str]] = set()
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_run, part, seed, quick, say, running) for part in parts]
+        waiting = [pool.submit(_run, part, seed, quick, running) for part in parts]
         try:
             return [(part, each.result()) for part, each in zip(parts, waiting, strict=True)]
         except BaseException:  # an interrupt ends the parts too
@@ -97,10 +90,10 @@ def campaign(parts: Sequence[Part], seed: int, quick: bool, jobs: int, say: Say)
 def document(
     outcomes: Sequence[Outcome], seed: int, quick: bool, earlier: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The outcomes as `schemas/torture.schema.json` has them, after those of an `earlier` document not run again."""
+    """The document of the schema `torture`: the rows of these outcomes, and those of an `earlier` one not run again."""
     provenance = documents.provenance()
     rows = [
-        {**_plain(tally), "cases": tally.cases, "scale": part.quick if quick else 1.0, "seed": seed}
+        {**dataclasses.asdict(tally), "cases": tally.cases, "scale": part.quick if quick else 1.0, "seed": seed}
         | {"git_commit": provenance["git_commit"]}
         for part, tallies in outcomes
         for tally in tallies
@@ -119,7 +112,7 @@ def document(
 
 
 def table(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
-    """The campaign in lines: each part with its cases by kind, losses, seconds and what it measured."""
+    """The campaign in lines: each part with its cases by kind, losses, seconds and measured figures."""
     tallies = [tally for _, tallies in outcomes for tally in tallies]
     yield f"{'part':<16} {'cases':>9} {'losses':>6} {'seconds':>8}"
     for tally in tallies:
@@ -137,17 +130,14 @@ def say(line: str) -> None:
 
 
 def _asked(arguments: Sequence[str] | None, parts: Sequence[Part]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tools.torture", description=(__doc__ or "").splitlines()[0])
     names = [part.name for part in parts]
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="the short form, for CI")
+    parser.add_argument("--quick", action="store_true", help="the short form")
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help=f"of {', '.join(names)}")
     parser.add_argument("--jobs", type=int, choices=range(1, 9), default=1, help="parts at the same time (default: 1)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="the document (default, where all parts run in full: results/reference/)",
-    )
+    out = "the document (default, if all parts run in full: results/reference/torture.json)"
+    parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--add", action="store_true", help="keep the parts of that document which are not run again")
     asked = parser.parse_args(arguments)
     if unknown := [name for name in asked.only if name not in names]:
@@ -155,43 +145,49 @@ def _asked(arguments: Sequence[str] | None, parts: Sequence[Part]) -> argparse.N
     return asked
 
 
-def _run(part: Part, seed: int, quick: bool, say: Say, running: set[subprocess.Popen[str]]) -> list[Tally]:
-    """One part in a process of its own, with a folder of its own for temporary files."""
+def _run(part: Part, seed: int, quick: bool, running: set[subprocess.Popen[str]]) -> list[Tally]:
+    """One part in its own process, with its own folder for temporary files."""
     started = time.monotonic()
     minutes = min(part.minutes, QUICK_MINUTES) if quick else part.minutes
     say(f"{part.name}: begins")
     with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as folder:
-        report = Path(folder) / "report.json"
-        (Path(folder) / "tmp").mkdir()
-        Path(folder).chmod(0o755)  # a case may be another user, who must get as far as what is refused
-        command = [sys.executable, __file__, "--part", part.name, str(seed), str(part.quick if quick else 1.0), report]
+        report, temporary = Path(folder) / "report.json", Path(folder) / "tmp"
+        temporary.mkdir()
+        Path(folder).chmod(0o755)  # a case may run as another user, who must reach the file that is refused
+        scale = part.quick if quick else 1.0
+        command = [sys.executable, "-m", "tools.torture", "--part", part.package + part.name, str(seed), str(scale)]
         process = subprocess.Popen(
-            command, env=_environment(Path(folder) / "tmp"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [*command, str(report)], env=_environment(temporary), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
         running.add(process)
         said: list[str] = []
-        # what it started may hold on to its output, so nobody waits for the end of that
-        ears = Thread(target=_listen, args=(process, part.name, said, say), daemon=True)
-        ears.start()
+        # a process that the part started may keep the pipe open: don't wait for its end
+        listener = Thread(target=_listen, args=(process, part.name, said), daemon=True)
+        listener.start()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(60 * minutes)
-        _end(process)  # with whatever it left behind
+        _end(process)
         process.wait()
-        ears.join(2)
+        listener.join(2)
         running.discard(process)
         seconds = time.monotonic() - started
-        tallies = _read(report) if process.returncode == 0 else []
+        sound = process.returncode == 0 and report.is_file()
+        tallies = [Tally(**fields) for fields in json.loads(report.read_text("utf-8"))] if sound else []
     if not tallies:
         why = f"ended with exit code {process.returncode} after {seconds:.0f} s, {minutes:g} minutes at most"
         tallies = [Tally(part.name, "the part itself", {}, [" | ".join([why, *said])], seconds)]
-    cases = sum(tally.cases for tally in tallies)
-    say(f"{part.name}: {cases:,} cases, {sum(len(t.losses) for t in tallies)} lost, {seconds:.0f} s")
-    return [_with_cases(tally) for tally in tallies]
+    tallies = [
+        tally if tally.cases or tally.losses else dataclasses.replace(tally, losses=["not one case was run"])
+        for tally in tallies
+    ]
+    cases, lost = sum(tally.cases for tally in tallies), sum(len(tally.losses) for tally in tallies)
+    say(f"{part.name}: {cases:,} cases, {lost} lost, {seconds:.0f} s")
+    return tallies
 
 
-def _listen(process: subprocess.Popen[str], name: str, said: list[str], say: Say) -> None:
-    """Pass on what a part says, and remember the last lines."""
+def _listen(process: subprocess.Popen[str], name: str, said: list[str]) -> None:
+    """Pass on the output of a part, and keep its last lines."""
     for line in process.stdout or ():
         said[:] = [*said[-5:], line.rstrip()]
         say(f"{name}: {said[-1]}")
@@ -199,43 +195,27 @@ def _listen(process: subprocess.Popen[str], name: str, said: list[str], say: Say
 
 def _end(process: subprocess.Popen[str]) -> None:
     """End a part with everything that it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS says the latter of zombies
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all ended; macOS says the latter of zombies
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(temporary: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
-    paths = [str(ROOT), str(FAULTS.parent), str(FAULTS), *filter(None, [kept.get("PYTHONPATH")])]
-    return {"HF_HUB_OFFLINE": "1", **kept, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(temporary)}
-
-
-def _with_cases(tally: Tally) -> Tally:
-    """A part in which nothing happened has shown nothing."""
-    if tally.cases or tally.losses:
-        return tally
-    return dataclasses.replace(tally, losses=["not one case was run"])
+    paths = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+    return {"HF_HUB_OFFLINE": "1", **kept, "PYTHONPATH": paths, "TMPDIR": str(temporary)}
 
 
 def _losses(part: Part, tallies: Sequence[Tally], asked: argparse.Namespace) -> Iterator[str]:
-    again = ["python", "tests/faults/torture.py", "--only", part.name, "--seed", str(asked.seed)]
+    again = ["python", "-m", "tools.torture", "--only", part.name, "--seed", str(asked.seed)]
     for tally in tallies:
         for loss in tally.losses:
             yield f"{tally.part}: {loss}\n    again: {shlex.join([*again, *(['--quick'] if asked.quick else [])])}"
 
 
-def _plain(tally: Tally) -> dict[str, Any]:
-    fields = dataclasses.asdict(tally)
-    return {**fields, "kinds": dict(tally.kinds), "losses": list(tally.losses), "measured": dict(tally.measured)}
-
-
-def _read(report: Path) -> list[Tally]:
-    return [Tally(**fields) for fields in json.loads(report.read_text("utf-8"))] if report.is_file() else []
-
-
-def _part(name: str, seed: str, scale: str, report: str) -> None:
-    """In the part's own process: its campaign, and what it found as a file."""
-    found = importlib.import_module(name).campaign(int(seed), float(scale), say)
-    Path(report).write_text(json.dumps([_plain(tally) for tally in found]), "utf-8")
+def _part(module: str, seed: str, scale: str, report: str) -> None:
+    """Run a part in this process, and write its tallies to a file."""
+    found = importlib.import_module(module).campaign(int(seed), float(scale), say)
+    Path(report).write_text(json.dumps([dataclasses.asdict(tally) for tally in found]), "utf-8")
 
 
 if __name__ == "__main__":

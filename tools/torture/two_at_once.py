@@ -16,11 +16,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from broken_files import make_sound
-from tally import Note, Tally
-
 from engram.dataset import build
 from engram.plan import documents
+from tools.torture import Note, Tally
+from tools.torture.broken_files import make_sound
 
 ROUNDS = 24  # at scale 1.0
 AT_ONCE = 4
@@ -28,14 +27,15 @@ AT_ONCE = 4
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from engram import compare, dataset, files, statistics
+from engram.dataset import build
+from engram.support import files, locks
 from engram.cli import main
 ready, go, release = map(Path, sys.argv[1:4])
 real = {call}
-def slow(*given):
+def slow(*given, **named):
     while not release.exists():
         time.sleep(0.01)
-    return real(*given)
+    return real(*given, **named)
 {call} = slow
 ready.touch()
 while not go.exists():
@@ -44,7 +44,7 @@ main(sys.argv[4:])
 """
 # each stage, what it writes, and the call within its lock that is slowed down
 STAGES = {
-    "data --patterns {root}/pack.yaml --data {root}/data --seed 1": ("data", "dataset._write"),
+    "data --patterns {root}/pack.yaml --data {root}/data --seed 1": ("data", "locks.recover"),
     "compare --backend mlx --results {root}/results": ("results/mlx/comparison.json", "files._write_all"),
     "report --results {root}/results --first mlx": ("results/report.html", "files._write_all"),
     "adapter convert {root}/adapters/mlx {root}/new": ("new", "files._replace_folder"),
@@ -78,6 +78,8 @@ def one_round(folder: Path, command: str, kill: bool, draw: random.Random) -> tu
     release = folder / "release"
     runs = [_start(command, root, call, one, go, release) for one in ready]
     while not all(one.exists() for one in ready):
+        if ended := [run for run in runs if run.poll() is not None]:  # at import: it would never be ready
+            return [f"not started: {_said(ended[0])}"], 0.0
         time.sleep(0.01)
     time.sleep(draw.uniform(0, 0.02))
     go.touch()

@@ -8,15 +8,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import nasty
-from hunt import Case, read
 from hypothesis import strategies as st
 
-from engram.models import adapters, conversion, retention, tensor_file
+from engram.models import adapters, conversion, retention, safetensors_file
 from engram.models.model import Model, resolve
-from engram.models.tensor_file import Tensor
-from engram.plan.encoding import load_encoder
+from engram.models.safetensors_file import Tensor
+from engram.models.tokenizer import load_encoder
 from engram.support.files import BUNDLED
+from tools.torture import nasty
+from tools.torture.hunt import Case, read
 
 RANK, SIZE = 2, 4
 LAYERS = [f"model.layers.{block}.self_attn.{name}" for block in (0, 1) for name in ("q_proj", "v_proj")]
@@ -38,11 +38,11 @@ def weights(layout: str) -> tuple[dict[str, Any], bytes]:
         names = {f"base_model.model.{n}.lora_{p}.weight": tensor[p == "A"] for n in LAYERS for p in "AB"}
     else:
         names = {f"{n}.lora_{p}": tensor[p == "b"] for n in LAYERS for p in "ab"}
-    header = tensor_file.new_header(names, {"format": "pt"})
+    header = safetensors_file.new_header(names, {"format": "pt"})
     return json.loads(header), b"\0" * 32 * len(names)
 
 
-def adapter_cases() -> st.SearchStrategy[Case]:
+def adapters_cases(_: Path) -> st.SearchStrategy[Case]:
     """An adapter with its configuration, its header or its bytes spoiled."""
     return st.sampled_from(("peft", "mlx")).flatmap(
         lambda layout: st.builds(Case, st.just(f"adapter, {layout}"), _adapter(layout))
@@ -80,7 +80,7 @@ def safetensors(header: str, data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def check_adapter(case: Case, folder: Path) -> Any:
+def check_adapters(case: Case, folder: Path) -> Any:
     """Describe the adapter, convert it, and convert it back."""
     layout = case.kind.split()[-1]
     source, there, back = (folder / name for name in ("adapter", "there", "back"))
@@ -100,8 +100,9 @@ def check_adapter(case: Case, folder: Path) -> Any:
     return described
 
 
-def model_cases() -> st.SearchStrategy[Case]:
+def models_cases(_: Path) -> st.SearchStrategy[Case]:
     """The bundled model with one of its files spoiled."""
+    load_encoder(resolve("tiny"))  # importing transformers takes seconds
     return st.sampled_from(MODEL_FILES).flatmap(lambda name: st.builds(Case, st.just(f"model, {name}"), _model(name)))
 
 
@@ -125,7 +126,7 @@ def _model(name: str) -> st.SearchStrategy[bytes]:
     return st.one_of(encoded, nasty.damaged(json.dumps(document).encode()))
 
 
-def check_model(case: Case, folder: Path) -> Any:
+def check_models(case: Case, folder: Path) -> Any:
     """Resolve the model, count its parameters, load its tokenizer and its general rows."""
     place, name = folder / "model", case.kind.split()[-1]
     if not place.exists():
