@@ -1,4 +1,4 @@
-"""The NVIDIA GPU: what the driver says of it, and one readable line for each thing that can be wrong."""
+"""The NVIDIA GPU: ask the driver, and say in one readable line what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # the first driver that serves each CUDA (NVIDIA's release notes); requirements-gpu.txt's torch is built for 12.8
 DRIVERS = {"12.6": 560, "12.8": 570, "12.9": 575, "13.0": 580}
@@ -18,8 +17,6 @@ CUDA = "12.8"
 DRIVER = DRIVERS[CUDA]
 CAPABILITY = (7, 5)  # Turing; there are no kernels for older cards
 BF16 = (8, 0)
-QUERY = "name,driver_version,memory.total,memory.free,compute_cap"
-SUMMARY_CUDA = re.compile(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)")
 CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 CPU_INSTEAD = "or BACKEND=cpu"
 
@@ -29,6 +26,9 @@ class Problem(NamedTuple):
 
     what: str
     fix: str
+
+
+NOT_INSTALLED = Problem("Unsloth is not installed", "make setup BACKEND=cuda")
 
 
 class Card(NamedTuple):
@@ -47,17 +47,20 @@ class Card(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What `nvidia-smi` said: the driver, the newest CUDA that it serves, the cards; or its complaint.
+    """The driver's answer: its version, the newest CUDA it serves, the cards; or its complaint with NVML's error code.
 
-    `found` is whether there is an `nvidia-smi` at all, `container` whether this runs in one.
+    `found` says whether there is a driver at all, `asked` whether it could be asked, `container` whether this runs in
+    one.
     """
 
     found: bool = True
+    asked: bool = True
     container: bool = False
     driver: str = ""
     cuda: str = ""
     cards: tuple[Card, ...] = ()
     complaint: str = ""
+    error: int = 0
 
     @property
     def card(self) -> Card | None:
@@ -73,41 +76,25 @@ class Report:
         return int(major) if major.isdigit() else 0
 
 
-class Shape(NamedTuple):
-    """The size of a model, for an estimate of memory."""
-
-    parameters: int
-    layers: int
-    width: int
-    vocabulary: int
-
-
-def parse(query: str, summary: str = "", *, container: bool = False) -> Report:
-    """The report in the output of `nvidia-smi --query-gpu=… --format=csv,noheader,nounits` and of bare `nvidia-smi`."""
-    cards, driver = [], ""
-    for line in query.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) < 5:
-            continue
-        name, driver = ",".join(fields[:-4]), fields[-4]
-        major, _, minor = fields[-1].partition(".")
-        capability = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
-        memory, free = (int(field) if field.isdigit() else 0 for field in fields[-3:-1])
-        cards.append(Card(name, memory, free, capability))
-    cuda = SUMMARY_CUDA.search(summary)
-    complaint = "" if cards else _first_line(query) or "it lists no GPU"
-    return Report(True, container, driver, cuda.group(1) if cuda else "", tuple(cards), complaint)
-
-
 @functools.cache
 def examine() -> Report:
-    """Ask `nvidia-smi` (ten seconds at most)."""
+    """Ask the driver through NVML; without `nvidia-ml-py`, which comes with Unsloth, only whether there is one."""
     container = any(Path(mark).exists() for mark in CONTAINER_MARKS)
-    command = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
-    if not command:
-        return Report(found=False, container=container)
-    query = _output([command, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"])
-    return parse(query, _output([command]), container=container)
+    try:
+        import pynvml
+    except ImportError:
+        return Report(found=shutil.which("nvidia-smi") is not None, asked=False, container=container)
+    try:
+        pynvml.nvmlInit()
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+        cards = tuple(_card(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        found = error.value != pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+        return Report(found=found, container=container, complaint=str(error), error=error.value)
+    said = "" if cards else "it lists no GPU"
+    return Report(True, True, container, driver, f"{cuda // 1000}.{cuda % 1000 // 10}", cards, said)
 
 
 def problem(report: Report, *, unsloth: bool = True, torch_cuda: str | None = CUDA) -> Problem | None:
@@ -118,6 +105,8 @@ def problem(report: Report, *, unsloth: bool = True, torch_cuda: str | None = CU
     """
     if not report.found:
         return _no_driver(report)
+    if not report.asked:
+        return NOT_INSTALLED
     if not report.cards:
         return _complaint(report)
     card = report.card
@@ -142,44 +131,10 @@ def problem(report: Report, *, unsloth: bool = True, torch_cuda: str | None = CU
             "take another GPU (CUDA_VISIBLE_DEVICES=1 chooses the second), " + CPU_INSTEAD,
         )
     if not unsloth or torch_cuda is None:
-        return Problem("the GPU is usable, but Unsloth is not installed", "make setup BACKEND=cuda")
+        return NOT_INSTALLED
     if not torch_cuda:
         return Problem("torch is its CPU build", "rm -f .venv/.ready-cuda; make setup BACKEND=cuda")
     return None
-
-
-def estimate(shape: Shape, tokens: int, bits: int = 16, *, checkpointing: bool = False, bytes_kept: int = 34) -> int:
-    """MiB that training at `tokens` per batch takes, roughly: weights, activations, logits, and 512 for CUDA itself.
-
-    `bytes_kept` is what a layer keeps of each token and unit of width for the backward pass: 34 by Korthikanti et
-    al. (2022), without the attention matrix, which fused kernels do not keep; with checkpointing 2, and one layer in
-    full. Logits in float32 and their gradient, for 4,096 tokens at most.
-    """
-    weights = shape.parameters * (2 if bits == 16 else 0.6)
-    layer = tokens * shape.width * bytes_kept
-    activations = tokens * shape.width * 2 * shape.layers + layer if checkpointing else layer * shape.layers
-    logits = min(tokens, 4096) * shape.vocabulary * 8
-    return round((weights + activations + logits) / 2**20) + 512
-
-
-def memory_problem(
-    report: Report, shape: Shape, tokens: int, batch_size: int, quantize: str, *, checkpointing: bool = False
-) -> Problem | None:
-    """What is missing, and what would fit, where a batch of `tokens` surely exceeds the free memory; else None.
-
-    Surely: half of what a layer would keep is counted, so that no run is refused that could have worked.
-    """
-    card = report.card
-    if card is None or not card.free:
-        return None
-    bits = 4 if quantize == "4bit" else 16
-    needed = estimate(shape, tokens, bits, checkpointing=checkpointing, bytes_kept=16)
-    if needed <= card.free:
-        return None
-    used = card.memory - card.free
-    others = f" ({used:,} of {card.memory:,} are in use)" if used > 1024 else ""
-    what = f"at least {needed:,} MiB of GPU memory are needed, {card.name} has {card.free:,} free{others}"
-    return Problem(what, _what_fits(shape, tokens, batch_size, card.free))
 
 
 def torch_build() -> tuple[str, str]:
@@ -200,7 +155,7 @@ def _no_driver(report: Report) -> Problem:
     if report.container:
         return _without_gpu()
     return Problem(
-        "no NVIDIA driver is installed (there is no nvidia-smi)",
+        "no NVIDIA driver is installed (its library is not here)",
         f"install driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers install, then reboot), {CPU_INSTEAD}",
     )
 
@@ -213,44 +168,38 @@ def _without_gpu() -> Problem:
 
 
 def _complaint(report: Report) -> Problem:
-    said = report.complaint
-    if "version mismatch" in said:
+    import pynvml
+
+    if report.error == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
         return Problem("the NVIDIA driver was updated and the old one is still loaded", "reboot")
-    if "communicate with the NVIDIA driver" in said:
+    if report.error == pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
         return Problem(
             "the NVIDIA driver is installed but not running",
             f"reboot; with Secure Boot enrol the driver's key; else install driver {DRIVER} or newer again",
         )
-    if report.container and ("Unknown Error" in said or "Insufficient Permissions" in said):
+    if report.container and report.error in (pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_NO_PERMISSION):
         return Problem("this container has lost its GPU, or may not use it", "start the container again")
     if report.container:
         return _without_gpu()
-    return Problem(f"the NVIDIA driver lists no usable GPU: {said}", "check the card and the driver with: nvidia-smi")
+    what = f"the NVIDIA driver lists no usable GPU: {report.complaint}"
+    return Problem(what, "check the card and the driver with: nvidia-smi")
 
 
-def _what_fits(shape: Shape, tokens: int, batch_size: int, free: int) -> str:
-    per_row = tokens / max(1, batch_size)
-    checkpointed = " gradient_checkpointing=on"
-    settings = (("", 16, False), (checkpointed, 16, True), (checkpointed + " quantize=4bit", 4, True))
-    for text, bits, checkpointing in settings:
-        rows = batch_size
-        while rows >= 1:
-            if estimate(shape, round(rows * per_row), bits, checkpointing=checkpointing) <= free:
-                return f'SET="batch_size={rows}{text}" would fit'
-            rows //= 2
-    return f"no setting makes this model fit; MODEL=smollm-135m is smaller, {CPU_INSTEAD}"
+def _card(nvml: Any, index: int) -> Card:
+    """One card; a figure that the driver does not give is 0."""
+
+    def asked(question: str) -> Any:
+        try:
+            return getattr(nvml, question)(handle)
+        except nvml.NVMLError:
+            return None
+
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = asked("nvmlDeviceGetMemoryInfo")
+    total, free = (memory.total >> 20, memory.free >> 20) if memory else (0, 0)
+    capability = asked("nvmlDeviceGetCudaComputeCapability") or (0, 0)
+    return Card(_text(asked("nvmlDeviceGetName") or "a GPU"), total, free, tuple(capability))
 
 
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def _output(command: list[str]) -> str:
-    """What a command says, on whichever channel and with whatever exit code: its complaints are what matters here."""
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=10, check=False, text=True, errors="replace")
-    except subprocess.TimeoutExpired:
-        return "nvidia-smi does not answer within ten seconds"
-    except OSError as error:
-        return str(error)
-    return done.stdout if done.stdout.strip() else done.stderr
+def _text(said: str | bytes) -> str:
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else said

@@ -1,16 +1,15 @@
-"""Read JSON strictly, and check a document against `schemas/<name>.schema.json` (JSON Schema 2020-12)."""
+"""Check a document against `schemas/<name>.schema.json` (JSON Schema 2020-12)."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.support.errors import EngramError
 from engram.support.files import bundled
-from engram.support.schema_compiler import Check, compile_schema
 from engram.support.text import nearest, shorten, visible
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ NAMES = (
     *("seeds", "gpu-check", "container", "parity", "torture", "export", "video-prep", "bench", "memory", "methods"),
     "erased",
 )
-COMPILED = ("pattern-file", "data-row")  # what a million rows are checked against
-MOST = 1000  # problems that are looked for: nobody reads more, and a file may hold a million
+MOST = 1000  # problems that are looked for; a file may hold a million
 _UNKNOWN = 100  # keys that are named of one mapping
 _REFERRED = ("common", "comparison", "result")  # what other schemas refer to
 
@@ -61,7 +59,7 @@ def problems(document: object, name: str, texts: Mapping[Path, str] | None = Non
 
     `texts` holds values as they stand in the file, by path, where that is not how Python writes them.
     """
-    if name in COMPILED and accepts(name)(document):
+    if accepts(name)(document):
         return []
     errors = _validator(name).iter_errors(document)
     found: dict[Problem, None] = {}
@@ -72,7 +70,7 @@ def problems(document: object, name: str, texts: Mapping[Path, str] | None = Non
     return sorted(found, key=lambda problem: [str(part).zfill(9) for part in problem.path])
 
 
-def check(document: object, name: str, where: str, fix: str = "make it anew with the stage that writes it") -> None:
+def check(document: object, name: str, where: str, fix: str = "make it again with the stage that writes it") -> None:
     """Raise an EngramError that lists every problem of `document` if it breaks the schema `name`."""
     if found := problems(document, name):
         lines = [visible(f"{json_path(problem.path)}: {problem.message}; {problem.fix}") for problem in found[:20]]
@@ -86,9 +84,19 @@ def check(document: object, name: str, where: str, fix: str = "make it anew with
 
 
 @functools.cache
-def accepts(name: str) -> Check:
-    """The quick check of one of the COMPILED schemas: what it refuses, `problems` has the last word on."""
-    return compile_schema(json.loads((bundled("schemas") / f"{name}.schema.json").read_text("utf-8")))
+def accepts(name: str) -> Callable[[object], bool]:
+    """The fast check of a schema (jsonschema-rs): a yes is final, a no is for `problems` to confirm and to word."""
+    import jsonschema_rs
+
+    is_valid = jsonschema_rs.Draft202012Validator(_read(name), registry=jsonschema_rs.Registry(_referred())).is_valid
+
+    def check(document: object) -> bool:
+        try:
+            return bool(is_valid(document))
+        except ValueError:  # a value that no JSON has: a date, a number that is not finite, half a character
+            return False
+
+    return check
 
 
 @functools.cache
@@ -96,12 +104,18 @@ def _validator(name: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
     from referencing import Registry, Resource
 
-    folder = bundled("schemas")
-    read = {n: json.loads((folder / f"{n}.schema.json").read_text("utf-8")) for n in {name, *_REFERRED}}
-    registry: Registry[Any] = Registry().with_resources(
-        (document["$id"], Resource.from_contents(document)) for document in read.values()
-    )
-    return Draft202012Validator(read[name], registry=registry)
+    registry: Registry[Any] = Registry().with_resources((id_, Resource.from_contents(one)) for id_, one in _referred())
+    return Draft202012Validator(_read(name), registry=registry)
+
+
+@functools.cache
+def _read(name: str) -> Any:
+    return json.loads((bundled("schemas") / f"{name}.schema.json").read_text("utf-8"))
+
+
+def _referred() -> list[tuple[str, Any]]:
+    """The schemas that others refer to, each with its `$id`."""
+    return [(_read(name)["$id"], _read(name)) for name in _REFERRED]
 
 
 def _explain(error: ValidationError, texts: Mapping[Path, str]) -> Iterator[Problem]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from packs import refusal
 
@@ -148,7 +152,7 @@ def test_a_refused_document_names_file_schema_and_remedy() -> None:
         "  $['\\x1b']: unknown key '\\x1b'; known are id, pattern, kind, category, phrasing, split_kind, messages; "
         "rename it or take it out\n"
         "  $.kind: is empty; write some text or take the entry out\n"
-        "  fix: make it anew with the stage that writes it"
+        "  fix: make it again with the stage that writes it"
     )
 
 
@@ -174,3 +178,82 @@ def test_no_more_problems_are_looked_for_than_anybody_reads() -> None:
     assert len(found) == schema.MOST
     found = schema.problems({"name": "x", "examples": []} | {f"k{i}": 1 for i in range(100_000)}, "pattern-file")
     assert len(found) < 200
+
+
+SOUND: dict[str, Any] = {
+    "pattern-file": {
+        "name": "facts", "description": "some", "version": "1.0",
+        "examples": [{"input": "a", "output": "b", "category": "c"}, {"input": "d", "output": "e"}],
+        "tables": [
+            {"category": "k", "input": "{x}", "output": "{y}", "columns": ["x", "y"], "rows": [["1", "2"], ["3", "4"]]}
+        ],
+    },
+    "data-row": {
+        "id": "a-bare", "pattern": "a", "kind": "k", "category": "c", "phrasing": "bare", "split_kind": "train",
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+    },
+}  # fmt: skip
+LENGTHS = (0, 1, 60, 61, 400, 401, 1000, 1001)
+VALUES = (
+    *(None, True, False, 0, 1, 1.0, 1.5, float("nan"), [], {}, [[]], [["a"]], {"a": "b"}, " ", "\n", "\u2028", "\x1c"),
+    *("user", "assistant", "recall", "generalization", "valid", "a1_", "1a", "é", "x\n"),
+    *("x" * length for length in LENGTHS),
+    *([{"role": "user", "content": "q"}] * count for count in (1, 2, 3)),
+)
+KEYS = ("name", "input", "output", "category", "rows", "columns", "messages", "role", "content", "id", "x")
+
+
+def places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container with each of its keys."""
+    for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+        yield document, key
+        if isinstance(value, (dict, list)):
+            yield from places(value)
+
+
+def spoiled(sound: Any, draw: random.Random) -> Any:
+    """The document with up to three values changed, taken out or put in."""
+    document = copy.deepcopy(sound)
+    for _ in range(draw.randint(0, 3)):
+        found = list(places(document))
+        if not found:
+            break
+        container, key = draw.choice(found if draw.random() < 0.6 else [one for one in found if one[0] is document])
+        change = draw.randrange(4)
+        if change == 0:
+            del container[key]
+        elif change == 1 and isinstance(container, dict):
+            container[draw.choice(KEYS)] = copy.deepcopy(draw.choice(VALUES))
+        elif change == 2 and isinstance(container, list):
+            container.append(copy.deepcopy(draw.choice([*VALUES, container[key]])))
+        else:
+            container[key] = copy.deepcopy(draw.choice(VALUES))
+    return document if draw.random() < 0.98 else draw.choice(VALUES)
+
+
+def judged(name: str, document: Any) -> bool:
+    return next(schema._validator(name).iter_errors(document), None) is None
+
+
+@pytest.mark.parametrize("name", SOUND)
+@settings(deadline=None, max_examples=300)
+@given(seed=st.integers(0, 2**32))
+def test_its_yes_is_jsonschemas_yes(name: str, seed: int) -> None:
+    document = spoiled(SOUND[name], random.Random(seed))
+    assert judged(name, document) or not schema.accepts(name)(document)
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_its_no_is_nearly_always_jsonschemas_too(name: str) -> None:
+    """Where Rust's regular expressions and numbers are stricter, jsonschema has the last word."""
+    draw = random.Random(1)
+    verdicts = [
+        (schema.accepts(name)(one), judged(name, one)) for one in (spoiled(SOUND[name], draw) for _ in range(3000))
+    ]
+    assert 0.1 < sum(yes for yes, _ in verdicts) / len(verdicts) < 0.9
+    assert sum(judge and not yes for yes, judge in verdicts) < len(verdicts) / 50
+
+
+def test_a_sound_document_needs_no_jsonschema(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_validator", lambda name: pytest.fail("jsonschema was asked"))
+    assert [schema.problems(SOUND[name], name) for name in SOUND] == [[], []]

@@ -41,7 +41,7 @@ from engram.plan.curve import Curve
 from engram.plan.sharding import Ranks
 from engram.support import gpu
 from engram.support.errors import EngramError
-from engram.support.files import read_bytes, write_bytes, write_text
+from engram.support.files import write_bytes, write_text
 
 WEIGHTS = adapters.PEFT_WEIGHTS
 SCORE_BATCH = 32
@@ -125,8 +125,6 @@ def train(
     """
     from engram.backends.unsloth import training
 
-    if chosen() == "cuda":
-        _refuse_what_cannot_fit(model, batches, config)
     fix = f"a smaller batch (--set batch_size={max(1, config.batch_size // 2)}), --set gradient_checkpointing=on"
     fix += ", or QUANTIZE=4bit" if chosen() == "cuda" else ", or a smaller MODEL"
     with out_of_memory(f"training, batch_size = {config.batch_size}", fix), quiet():
@@ -254,24 +252,6 @@ def serialised(peft: Any) -> bytes:
     tensors = get_peft_model_state_dict(peft)
     plain = {key: tensors[key].detach().to("cpu", torch.float32).contiguous() for key in sorted(tensors)}
     return bytes(save(plain, {"format": "pt"}))
-
-
-def _refuse_what_cannot_fit(model: Model, batches: Sequence[Batch], config: Config) -> None:
-    known = json.loads(read_bytes(model.path / "config.json"))
-    sizes = [known.get(name) for name in ("num_hidden_layers", "hidden_size", "vocab_size")]
-    if not all(isinstance(size, int) for size in sizes):
-        return
-    tokens = max(batch.tokens.size for batch in batches)
-    problem = gpu.memory_problem(
-        gpu.examine(),
-        gpu.Shape(model.parameters, *sizes),
-        tokens,
-        config.batch_size,
-        config.quantize,
-        checkpointing=config.gradient_checkpointing == "on",
-    )
-    if problem:
-        raise EngramError(problem.what, where="BACKEND=cuda", fix=problem.fix)
 
 
 def _token_losses(model: Any, batch: Batch) -> Any:
