@@ -98,7 +98,7 @@ STAGE = --model "$$(cat $(MODEL_FILE))" --backend $(NAME) --recipe "$$RECIPE" --
 .PHONY: help setup data validate train eval compare seeds verify demo ask all record record-compare video-prep setup-video \
   setup-gguf export export-eval \
   report verify-model doctor gpu-check parity base-model reference docs docker-build docker-train docker-demo docker-shell docker-test \
-  test torture bench compare-methods lint format lock audit clean distclean FORCE
+  test test-slow torture bench compare-methods lint format lock audit clean distclean FORCE
 
 help: ## this list
 	@echo "engram: teach a small model patterns, see before and after. Start with: make demo"
@@ -222,8 +222,12 @@ docker-shell: ## a shell in the container
 docker-test: ## check the container in a real engine, on the CPU (docs/container.md)
 	@$(PYTHON3) docker/test.py $(ARGS)
 
+# a process per core; each with one thread for its sums, so that they don't take turns on the cores
 test: $(DEV_READY) ## the tests: offline, no GPU
-	$(PYTHON) -m pytest
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: $(DEV_READY) ## the tests that take minutes: whole runs without network, hostile patterns, the tutorial
+	@$(PYTHON) -m pytest -m slow $(ARGS)
 
 torture: $(DEV_READY) ## the campaign of faults: kills, broken files, hostile input, long runs (ARGS=--quick)
 	@$(PYTHON) -m tools.torture --seed "$$SEED" $(ARGS)
@@ -365,5 +369,5 @@ $(OUT)/tuned.json: $(USED) $(MANIFEST) $(MODEL_FILE) .make/$(LABEL).params $(REC
 $(OUT)/comparison.json: $(OUT)/baseline.json $(OUT)/tuned.json
 	@$(ENGRAM) compare --backend $(NAME) --quiet $(WITH)
 
-$(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/demo/*.py engram/support/console.py engram/video/*.py) | $(VIDEO_READY)
+$(OUT)/demo.mp4: $(OUT)/comparison.json $(wildcard engram/show/*.py engram/show/demo/*.py engram/show/video/*.py engram/support/console.py) | $(VIDEO_READY)
 	@$(ENGRAM) record --backend $(NAME) --patterns "$$PATTERNS" $(HOW)

@@ -263,8 +263,8 @@ def test_quantize_is_a_setting_that_redoes_training(house: Path) -> None:
 
 
 def test_the_demo_is_recorded_again_where_it_changed(house: Path) -> None:
-    show = house / "engram" / "demo" / "acts.py"
-    show.parent.mkdir()
+    show = house / "engram" / "show" / "demo" / "acts.py"
+    show.parent.mkdir(parents=True)
     show.touch()
     assert make(house, "record")[-2:] == ["compare", "record"]
     assert make(house, "record") == []
