@@ -167,7 +167,7 @@ def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], s
     On a terminal it asks you about each point that it can't check. Exit code 0: nothing fails and no question is open;
     else 2.
     """
-    from engram.show.prep import checklist, table, terminal
+    from engram.show.prep import checklist, terminal
     from engram.show.prep.finding import Situation
     from engram.show.video import encode
     from engram.support import schema
@@ -184,7 +184,7 @@ def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], s
         schema.check(document, "video-prep", "the checklist")
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))
     else:
-        table.show(found)
+        checklist.show(found)
     if not checklist.ready(found):
         sys.exit(2)
 

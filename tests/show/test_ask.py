@@ -16,7 +16,7 @@ from small_run import Run
 
 from engram import backends
 from engram.cli import main
-from engram.plan.encoding import load_encoder
+from engram.models.tokenizer import load_encoder
 from engram.show import ask, ask_side, ask_view
 from engram.show import ask_side as sides_module
 from engram.show.demo.answers import Speaker

@@ -22,8 +22,8 @@ from engram.evaluation import attribution, compare, erase, evaluate, verify
 from engram.memory import edit as editing
 from engram.memory import table
 from engram.memory.facts import Fact
+from engram.models.tokenizer import load_encoder
 from engram.plan import documents
-from engram.plan.encoding import load_encoder
 from engram.show.demo import demo, erased, material, reads, sections
 from engram.show.demo.answers import Shown
 from engram.show.demo.material import Material

@@ -21,7 +21,7 @@ from engram.cli import main
 from engram.dataset.build import write_data
 from engram.evaluation import compare
 from engram.patterns.loading import find_files, load_patterns
-from engram.show.prep import backups, checklist, search_terms, stages, talking, terminal
+from engram.show.prep import checklist, personal, stages, terminal
 from engram.show.prep.finding import Finding, Situation
 from engram.show.video import cast, render
 from engram.show.video.record import record
@@ -29,7 +29,7 @@ from engram.show.video.replay import caption, replay
 from engram.support import schema
 from engram.support.files import PACKAGE
 
-OWNER = search_terms.Owner("jdoe", "jdoes-laptop.lan", "/home/jdoe", "Jane Doe", "jane@doe.name")
+OWNER = personal.Owner("jdoe", "jdoes-laptop.lan", "/home/jdoe", "Jane Doe", "jane@doe.name")
 GIF = b"GIF89a\x3b"
 MP4 = b"".join(struct.pack(">I4s", 8, kind) for kind in (b"ftyp", b"mdat", b"moov"))
 SCRIPT = "# Script\n\n## What is taught\n\n- a\n\n## Before and after\n\n- b\n\n## The figures\n\n- c\n"
@@ -61,7 +61,7 @@ def remade(at: Situation) -> None:
 
 @pytest.fixture(autouse=True)
 def known_owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_terms, "owner", lambda folder: OWNER)
+    monkeypatch.setattr(personal, "owner", lambda folder: OWNER)
 
 
 def look(at: Situation, **environment: str) -> dict[str, Finding]:
@@ -235,27 +235,27 @@ def test_a_real_film_and_gif_are_whole(tmp_path: Path) -> None:
 
     render.render([record(small, 20, 5)], tmp_path, "demo", ("mp4", "gif"), size=(960, 540))
     film = (tmp_path / "demo.mp4").read_bytes()
-    assert backups.WHOLE["mp4"](tmp_path / "demo.mp4") == backups.WHOLE["gif"](tmp_path / "demo.gif") == ""
+    assert checklist.WHOLE["mp4"](tmp_path / "demo.mp4") == checklist.WHOLE["gif"](tmp_path / "demo.gif") == ""
     (tmp_path / "demo.mp4").write_bytes(film[: len(film) // 2])
-    assert backups.WHOLE["mp4"](tmp_path / "demo.mp4") == "cut off"
+    assert checklist.WHOLE["mp4"](tmp_path / "demo.mp4") == "cut off"
     (tmp_path / "demo.mp4").write_bytes(b"")
-    assert backups.WHOLE["mp4"](tmp_path / "demo.mp4") == "no MP4"
+    assert checklist.WHOLE["mp4"](tmp_path / "demo.mp4") == "no MP4"
 
 
 def test_the_rule_of_the_talking_points() -> None:
     shown = ["What is taught", "facts: taught", "facts: held out", "The figures"]
     script = "## what is  TAUGHT\nx\n## Before and after ##\n- y\n### more\n## The figures\n\n## Other\nz\n"
-    assert talking.lacking(shown, script) == ["The figures"]  # a heading with nothing under it
-    assert talking.lacking(shown, "```\n## The figures\nx\n```\n") == [
+    assert checklist.lacking(shown, script) == ["The figures"]  # a heading with nothing under it
+    assert checklist.lacking(shown, "```\n## The figures\nx\n```\n") == [
         "What is taught",
         "Before and after",
         "The figures",
     ]
-    assert talking.lacking([], "") == []
+    assert checklist.lacking([], "") == []
     sections = ["Before and after: taught", "Before and after: held out"]
-    assert talking.lacking(sections, "".join(f"## {title}\nx\n" for title in sections)) == []
-    assert talking.lacking(sections, f"## {sections[0]}\nx\n") == ["Before and after"]
-    assert talking.lacking(sections, "## Before and after\nx\n") == []
+    assert checklist.lacking(sections, "".join(f"## {title}\nx\n" for title in sections)) == []
+    assert checklist.lacking(sections, f"## {sections[0]}\nx\n") == ["Before and after"]
+    assert checklist.lacking(sections, "## Before and after\nx\n") == []
 
 
 def command(at: Situation) -> list[str]:
@@ -274,9 +274,7 @@ def on_a_terminal(
     leader, follower = os.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     before = termios.tcgetattr(follower)
-    clean = {
-        n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "COLORTERM") and not search_terms.secrets({n: v})
-    }
+    clean = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "COLORTERM") and not personal.secrets({n: v})}
     clean |= {"TERM": "xterm-256color", "PYTHONPATH": str(PACKAGE.parent), **environment}
     done = subprocess.run(
         [sys.executable, "-m", "engram.cli", *arguments],
@@ -290,7 +288,7 @@ def on_a_terminal(
 
 def test_a_spoiled_situation_fails_with_exactly_its_lines(house: Situation) -> None:
     mail(house)
-    for kind in backups.KINDS:
+    for kind in checklist.KINDS:
         (house.place / f"demo.{kind}").unlink()
     done = on_a_terminal([*command(house), "--yes", "--json"], 60, 20)
     assert done.returncode == 2, done.stderr
@@ -310,7 +308,7 @@ def test_a_spoiled_situation_fails_with_exactly_its_lines(house: Situation) -> N
 
 def test_the_commands_exit_codes_and_its_questions(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "measure", lambda: None)
-    runner = CliRunner(env=dict.fromkeys(search_terms.secrets(os.environ), None))
+    runner = CliRunner(env=dict.fromkeys(personal.secrets(os.environ), None))
     open_questions = runner.invoke(main, command(house))
     assert open_questions.exit_code == 2 and "9 pass, 3 warn, 0 fail, 5 ask: not ready" in open_questions.output
     yes = runner.invoke(main, [*command(house), "--yes"])

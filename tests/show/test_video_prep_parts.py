@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from engram import __version__
-from engram.show.prep import changes, shown, terminal
-from engram.show.prep.search_terms import Owner, search
+from engram.show.prep import personal, stages, terminal
+from engram.show.prep.personal import Owner, search
 from engram.show.video.cast import Cast, Event
 from engram.support import machine
 
@@ -77,82 +75,28 @@ def test_a_recording_is_read_off_its_screen_section_by_section() -> None:
     typed = [(1 + i / 10, "o", f"\x1b[2;3H\x1b[1m{'jane@doe'[: i + 1]}\x1b[0m") for i in range(8)]
     events = [(0, "o", "a"), (1, "m", "two"), (1, "o", "\x1b[H\x1b[2J╭─╮\r\n│ x"), *typed, (3, "o", "\x1b[3;1Hb │ c")]
     recording = Cast(20, 5, 4, "", tuple(Event(*event) for event in events))
-    found = list(shown.lines(recording))
+    found = list(personal.lines(recording))
     assert found[0] == ("start", 1, "a")
     assert ("two", 2, "jane@doe") in found and ("two", 3, "b   c") in found
     assert found[-1] == ("two", 0, "jane@doe b c")
-    assert shown.titles(recording) == ["two"]
+    assert personal.titles(recording) == ["two"]
 
 
-class Screen:
-    """A terminal of this size that answers what it is asked, or says nothing."""
+def measured(columns: int, lines: int) -> terminal.Terminal | None:
+    """A terminal of this size, measured."""
+    import fcntl
+    import termios
 
-    def __init__(self, columns: int, lines: int, answer: bytes = b"") -> None:
-        import fcntl
-        import termios
-
-        self.leader, self.follower = os.openpty()
-        fcntl.ioctl(self.follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        self.asked, self.answer = b"", answer
-        self.modes = termios.tcgetattr(self.follower)
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        try:
-            while not self.asked.endswith(b"\x1b[c"):
-                self.asked += os.read(self.leader, 1024)
-            if self.answer:
-                os.write(self.leader, self.answer)
-        except OSError:
-            pass
-
-    def measure(self) -> terminal.Terminal | None:
-        import termios
-
-        found = terminal.measure((self.follower,))
-        assert termios.tcgetattr(self.follower) == self.modes
-        os.close(self.follower)
-        os.close(self.leader)
-        return found
+    leader, follower = os.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    found = terminal.measure((follower,))
+    os.close(follower)
+    os.close(leader)
+    return found
 
 
 def states(found: terminal.Terminal | None) -> list[str]:
     return [one.state for one in terminal.checks(found)]
-
-
-DEVICE = b"\x1b[?62;4c"
-
-
-@pytest.mark.parametrize(
-    ("answer", "height", "screen", "state"),
-    [
-        (b"\x1b[6;30;15t\x1b[4;900;1500t" + DEVICE, 30, 0, "pass"),
-        (b"\x1b[4;900;1500t" + DEVICE, 30, 0, "pass"),
-        (b"\x1b[6;18;9t" + DEVICE, 18, 0, "ask"),
-        (b"\x1b[6;36;18t\x1b[5;2160;3840t" + DEVICE, 36, 2160, "fail"),
-        (b"\x1b[6;48;24t\x1b[5;2160;3840t" + DEVICE, 48, 2160, "pass"),
-        (DEVICE, 0, 0, "ask"),
-        (b"\x1b[6;;t garbage \xff" + DEVICE, 0, 0, "ask"),
-    ],
-)
-def test_the_size_of_characters_is_what_the_terminal_answers(
-    answer: bytes, height: int, screen: int, state: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(terminal, "SECONDS", 20)  # the answer ends the waiting, not the time
-    monkeypatch.setenv("TERM", "xterm")
-    found = Screen(100, 30, answer).measure()
-    assert found and (found.columns, found.lines, found.line_height, found.screen_height) == (100, 30, height, screen)
-    assert states(found)[2] == state
-
-
-def test_a_terminal_that_never_answers_costs_no_more_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    screen = Screen(120, 40)
-    started = time.monotonic()
-    found = screen.measure()
-    assert terminal.SECONDS <= time.monotonic() - started < 20
-    assert found and found.line_height == 0 and states(found)[2] == "ask"
-    assert screen.asked == terminal.QUESTIONS
 
 
 @pytest.mark.parametrize(
@@ -185,21 +129,9 @@ def test_the_colours(variables: dict[str, str], state: str, monkeypatch: pytest.
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert states(Screen(100, 30, DEVICE).measure())[1] == state
-
-
-def test_a_dumb_terminal_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    screen = Screen(100, 30, DEVICE)
-    found = screen.measure()
-    assert found and states(found)[2] == "ask" and screen.asked == b""
-
-
-def test_a_program_in_the_background_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(terminal.os, "tcgetpgrp", lambda descriptor: os.getpgrp() + 1)
-    screen = Screen(100, 30, DEVICE)
-    assert states(screen.measure())[0] == "pass" and screen.asked == b""
+    found = measured(100, 30)
+    assert found and (found.columns, found.lines) == (100, 30)
+    assert states(found)[1:] == [state, "ask"]
 
 
 def test_without_a_terminal_nothing_is_measured() -> None:
@@ -212,9 +144,9 @@ def test_without_a_terminal_nothing_is_measured() -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A small repository with a stage and a show."""
-    (tmp_path / "engram").mkdir()
-    for name in ("train", "show"):
-        (tmp_path / "engram" / f"{name}.py").write_text("a = 1\n")
+    for name in ("training", "show"):
+        (tmp_path / "engram" / name).mkdir(parents=True)
+        (tmp_path / "engram" / name / "train.py").write_text("a = 1\n")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qm", "x")
@@ -227,25 +159,25 @@ def git(folder: Path, *arguments: str) -> str:
 
 def since(checkout: Path, commit: str | None = "", created: str = "2000-01-01T00:00:00Z", **packages: str) -> list[str]:
     known = {"packages": packages, "engram": "0.0.1", "created": created}
-    return changes.since({**known, "git_commit": machine.git_commit(checkout) if commit == "" else commit}, checkout)
+    return stages.since({**known, "git_commit": machine.git_commit(checkout) if commit == "" else commit}, checkout)
 
 
 def test_a_changed_stage_is_a_change_and_a_changed_show_is_none(checkout: Path) -> None:
     commit = machine.git_commit(checkout)
-    (checkout / "engram" / "show.py").write_text("a = 2\n")
+    (checkout / "engram" / "show" / "train.py").write_text("a = 2\n")
     (checkout / "README.md").write_text("x")
     assert since(checkout, commit) == []
-    (checkout / "engram" / "train.py").write_text("a = 2\n")
+    (checkout / "engram" / "training" / "train.py").write_text("a = 2\n")
     (checkout / "engram" / "new.py").write_text("a = 2\n")
     assert since(checkout, commit) == ["engram/training/train.py: changed since", "engram/new.py: changed since"]
-    (checkout / "engram" / "train.py").write_text("a = 1\n")
+    (checkout / "engram" / "training" / "train.py").write_text("a = 1\n")
     (checkout / "engram" / "new.py").unlink()
     assert since(checkout, commit) == []
 
 
 @pytest.mark.parametrize("commit", ["123456789abc", "123456789abc+", None])
 def test_where_the_commit_says_nothing_the_time_does(checkout: Path, commit: str | None) -> None:
-    os.utime(checkout / "engram" / "train.py", (1e9, 1e9))
+    os.utime(checkout / "engram" / "training" / "train.py", (1e9, 1e9))
     assert since(checkout, commit, "2001-09-09T01:46:40Z") == []
     assert since(checkout, commit, "2001-09-09T01:46:38Z") == ["engram/training/train.py: changed since"]
 

@@ -8,6 +8,7 @@ from typing import Any
 from engram.plan import documents
 from engram.support import console
 from tools.parity.campaign import NAMES, shown
+from tools.parity.deviations import DEVIATIONS
 
 
 def parts(path: Path) -> dict[str, str]:
@@ -66,10 +67,11 @@ def _floor(document: dict[str, Any]) -> str:
 
 def _defaults(document: dict[str, Any]) -> str:
     head = ["left unmatched", "stock default", "of", "engram", "moves the loss by, nats", "steps", "test"]
+    tests = {deviation.name: deviation.test for deviation in DEVIATIONS}  # a test may have moved since the campaign
     rows = [
         [
             *(one["title"], one["default"], f"{one['whose']}: {one['source']}", one["engram"]),
-            *(shown(one["curves"]["largest"]), str(one["curves"]["steps"]), f"`{one['test']}`"),
+            *(shown(one["curves"]["largest"]), str(one["curves"]["steps"]), f"`{tests.get(one['name'], one['test'])}`"),
         ]
         for one in sorted(document["deviations"], key=lambda one: -one["curves"]["largest"])
     ]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from engram.show.prep import backups, personal, search_terms, shown, stages, talking, terminal
-from engram.show.prep.finding import ASK, FAIL, PASS, STATES, Finding, Situation, failed, unchecked
+from engram.show.prep import personal, stages, terminal
+from engram.show.prep.finding import ASK, FAIL, PASS, STATES, Finding, Situation, failed, refused, unchecked
 from engram.show.video import cast
 from engram.show.video.cast import Cast
 from engram.show.video.record import HEIGHT
+from engram.support.console import make_console, make_table
 from engram.support.errors import EngramError
-from engram.support.text import visible
+from engram.support.files import read_bytes
+from engram.support.text import normalise, visible
 
 SCHEMA_VERSION = 1
 ENOUGH_DISK = 2**30  # bytes: an hour of a screen recording at 1080p, and the films of `make record` beside it
@@ -34,7 +39,7 @@ def examine(at: Situation, environment: Mapping[str, str], public: Iterable[str]
 
     `public` lists names and addresses that may be seen. No finding holds what is personal, not even in a path.
     """
-    search = search_terms.search(search_terms.owner(at.checkout), environment, public)
+    search = personal.search(personal.owner(at.checkout), environment, public)
     demo = _demo(at)
     made = [stages.models(at), stages.data(at), stages.adapter(at), stages.pipeline(at)]
     found = [
@@ -43,8 +48,8 @@ def examine(at: Situation, environment: Mapping[str, str], public: Iterable[str]
         *terminal.checks(terminal.measure()),
         personal.check(at, demo, search),
         _disk(at),
-        backups.check(at, explained=any(one.state == FAIL for one in made)),
-        talking.check(at, shown.titles(demo)) if demo else unchecked("talking points", "the demo cannot be shown"),
+        recordings(at, explained=any(one.state == FAIL for one in made)),
+        talking_points(at, personal.titles(demo)) if demo else unchecked("talking points", "the demo cannot be shown"),
         *(Finding(name, ASK, question, fix) for name, (question, fix) in QUESTIONS.items()),
     ]
     return [_printable(one, search) for one in found]
@@ -88,7 +93,7 @@ def document(found: Sequence[Finding], backend: str) -> dict[str, Any]:
 def _demo(at: Situation) -> Cast | None:
     """What the demo prints, on the widest terminal, so that little is folded; None where it cannot be shown."""
     try:
-        return shown.perform(at, cast.WIDTHS[-1], HEIGHT)
+        return personal.perform(at, cast.WIDTHS[-1], HEIGHT)
     except EngramError:  # the lines of data, pipeline and recordings say why
         return None
 
@@ -104,8 +109,142 @@ def _disk(at: Situation) -> Finding:
     return Finding("free disk", PASS, text)
 
 
-def _printable(one: Finding, search: search_terms.Search) -> Finding:
+def _printable(one: Finding, search: personal.Search) -> Finding:
     def clean(text: str) -> str:
         return visible(search.conceal(text))
 
     return replace(one, text=clean(one.text), fix=clean(one.fix), details=tuple(map(clean, one.details)))
+
+
+PAIRS = "Before and after"
+_PAIR = re.compile(r".+: (taught|held out)\b")  # a prompt answered before and after, titled by its kind of pattern
+_FENCE = re.compile(r"\s*(```|~~~)")
+
+
+def talking_points(at: Situation, titles: list[str]) -> Finding:
+    """Whether the script has something to say on each of these sections."""
+    name = "talking points"
+    if not at.script.is_file():
+        return failed(name, f"no {at.script}", f"write {at.script}: a heading `## …` for each section of the demo")
+    missing = lacking(titles, read_bytes(at.script).decode("utf-8", "replace"))
+    if missing:
+        fix = f"write a heading and its points for each of them in {at.script}"
+        text = f"{at.script} says nothing on {len(missing)} of {len(titles)} sections"
+        return failed(name, text, fix, tuple(f"## {visible(title)}" for title in missing))
+    return Finding(name, PASS, f"{at.script} has each of the show's {len(titles)} sections")
+
+
+def lacking(titles: list[str], script: str) -> list[str]:
+    """The headings that the script lacks, or that have nothing under them.
+
+    The rule: a section is covered by a heading `## <its title>`, capitals and blanks aside; one of prompts answered
+    before and after (`facts: taught`, `…: held out`) also by `## Before and after`, which then is the one named.
+    """
+    there = _headings(script)
+    missing = [title for title in titles if _folded(title) not in there]
+    if _folded(PAIRS) in there:
+        return [title for title in missing if not _PAIR.match(title)]
+    return list(dict.fromkeys(PAIRS if _PAIR.match(title) else title for title in missing))
+
+
+def _headings(script: str) -> set[str]:
+    """The second-level headings that have text under them, folded."""
+    found: set[str] = set()
+    heading, fenced = "", False
+    for line in script.splitlines():
+        if _FENCE.match(line):
+            fenced = not fenced
+        if not fenced and re.match(r"##?\s", line):
+            heading = _folded(line[2:].strip().rstrip("#")) if line.startswith("## ") else ""
+        elif heading and line.strip():
+            found.add(heading)
+    return found
+
+
+def _folded(title: str) -> str:
+    return normalise(title).casefold()
+
+
+MARKS = {"pass": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "ask": ("?", "cyan")}
+
+
+def show(found: Sequence[Finding]) -> None:
+    """Print each finding with its state and the remedy, and the sum of it."""
+    from rich.text import Text
+
+    console = make_console()
+    table = make_table(console, "state", "check", "found")
+    for one in found:
+        mark, style = MARKS[one.state]
+        lines = [one.text, *(f"  {detail}" for detail in one.details)]
+        if one.fix and one.state != "pass":
+            lines.append(f"fix: {one.fix}")
+        table.add_row(Text(f"{mark} {one.state}", style=style), one.name, "\n".join(lines))
+    console.print(table)
+    counts = ", ".join(f"{sum(one.state == state for one in found)} {state}" for state in STATES)
+    console.print(f"{counts}: {'ready to record' if ready(found) else 'not ready'}", style="bold")
+
+
+RECORDINGS = "backup recordings"
+KINDS = ("cast", "mp4", "gif")
+
+
+def recordings(at: Situation, explained: bool) -> Finding:
+    """Whether cast, film and GIF of the demo are there, whole, and show what the demo would show now.
+
+    A recording follows from the results alone, so the cast is held against one made now, byte by byte: that is newer
+    than the adapter whatever the file times say. Film and GIF are drawn from the cast, so they must not be older.
+    Where the demo cannot be performed, that is this line's failure unless another line has `explained` it.
+    """
+    anew = at.make("record")
+    files = {kind: at.place / f"demo.{kind}" for kind in KINDS}
+    if missing := [file.name for file in files.values() if not file.is_file()]:
+        return failed(RECORDINGS, f"missing in {at.place}: {', '.join(missing)}", anew)
+    broken = [f"{files[kind].name}: {why}" for kind in KINDS[1:] if (why := WHOLE[kind](files[kind]))]
+    try:
+        stored = cast.read(files["cast"])
+    except EngramError as error:
+        return refused(RECORDINGS, error, anew)
+    if broken:
+        return failed(RECORDINGS, "not whole", anew, tuple(broken))
+    try:
+        now = personal.perform(at, stored.width, stored.height)
+    except EngramError as error:
+        if explained:
+            return unchecked(RECORDINGS, "the demo cannot be shown now")
+        return failed(RECORDINGS, f"nothing to hold them against: {error.what}", at.make("demo record"), error.problems)
+    if cast.dumps(now).encode("utf-8") != read_bytes(files["cast"]):
+        return failed(RECORDINGS, "stale: the demo of these results looks different now", anew)
+    if older := [files[kind].name for kind in KINDS[1:] if _older(files[kind], files["cast"])]:
+        return failed(RECORDINGS, f"stale: {', '.join(older)} older than demo.cast", anew)
+    return Finding(RECORDINGS, PASS, f"cast, film and GIF of these results, {now.duration:.0f} s")
+
+
+def _older(file: Path, than: Path) -> bool:
+    return file.stat().st_mtime < than.stat().st_mtime
+
+
+def _film(path: Path) -> str:
+    """What is wrong with an MP4's outer boxes, or nothing: each has its length and its kind in front."""
+    size, at, kinds = path.stat().st_size, 0, []
+    with path.open("rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if length == 1:  # the length did not fit into 32 bits and follows
+                length = int.from_bytes(file.read(8), "big")
+            at += max(length or size - at, 8)  # 0: up to the end
+            kinds.append(kind)
+    if kinds[:1] != [b"ftyp"]:
+        return "no MP4"
+    return "" if at == size and {b"moov", b"mdat"} <= {*kinds} else "cut off"
+
+
+def _gif(path: Path) -> str:
+    content = read_bytes(path)
+    if content[:6] not in (b"GIF89a", b"GIF87a"):
+        return "no GIF"
+    return "" if content.endswith(b"\x3b") else "cut off"
+
+
+WHOLE = {"mp4": _film, "gif": _gif}

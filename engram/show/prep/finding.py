@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,3 +71,18 @@ def refused(name: str, error: EngramError, fix: str = "") -> Finding:
 def unchecked(name: str, why: str) -> Finding:
     """A check that another line's failure makes impossible: one cause fails one line."""
     return Finding(name, WARN, f"not checked: {why}")
+
+
+SECONDS = 5
+
+
+def ask(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command in this folder; None where git is missing, refuses or does not answer in time."""
+    if not shutil.which("git"):
+        return None
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False, text=True, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import getpass
+import json
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from engram.patterns.loading import find_files
-from engram.show.prep import shown
+from engram.show.prep import finding
 from engram.show.prep.finding import PASS, WARN, Finding, Situation, failed
-from engram.show.prep.search_terms import Search, secrets
-from engram.show.video import cast
+from engram.show.video import cast, screen
 from engram.show.video.cast import Cast
+from engram.show.video.record import record
+from engram.show.video.replay import caption, replay
 from engram.support.errors import EngramError
-from engram.support.files import read_bytes
+from engram.support.files import BUNDLED, read_bytes
+from engram.support.text import normalise
 
 NAME = "nothing personal"
 
@@ -58,10 +67,10 @@ def _in_recording(name: str, recording: Cast | None, search: Search) -> Iterator
     """A line for each kind of thing that a section shows, with the first place where it is seen."""
     if recording is None:
         return
-    for what, text in (("title", recording.title), *(("section title", title) for title in shown.titles(recording))):
+    for what, text in (("title", recording.title), *(("section title", title) for title in titles(recording))):
         yield from (f"{name}, {what}: {_masked(kind, text[start:end])}" for kind, start, end in search.hits(text))
     said: set[tuple[str, str]] = set()
-    for section, number, text in shown.lines(recording):
+    for section, number, text in lines(recording):
         for kind, start, end in search.hits(text):
             masked = _masked(kind, text[start:end])
             if (section, masked) not in said:
@@ -77,3 +86,195 @@ def _masked(kind: str, found: str) -> str:
 
 def _named(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.is_absolute() else str(path)
+
+
+FPS = 4  # what stands for less than a quarter of a second nobody reads
+_FRAME = re.compile("[\u2500-\u259f]+")  # lines and blocks
+
+
+class Line(NamedTuple):
+    """A line of the screen: its section, its number from the top (0: the whole screen as one line), its text."""
+
+    section: str
+    number: int
+    text: str
+
+
+def perform(at: Situation, width: int, height: int) -> Cast:
+    """The demo of these results as `make record` records it; raises EngramError where it cannot be shown."""
+    return record(replay(at.backend, at.data, at.results, at.patterns), width, height, caption(at.backend, at.results))
+
+
+def titles(cast: Cast) -> list[str]:
+    """The titles of the sections, each once."""
+    return list(dict.fromkeys(marker.title for marker in cast.markers))
+
+
+def lines(cast: Cast) -> Iterator[Line]:
+    """Every line that a recording shows, each text once in a section; then each whole screen, for what is folded."""
+    seen: set[tuple[str, str]] = set()
+    frame = 0
+    for shown, count in screen.play(cast, FPS):
+        section = _section(cast, frame / FPS)
+        frame += count
+        rows = [_FRAME.sub(" ", row).strip() for row in shown.text]
+        numbered = [*enumerate(rows, 1), (0, normalise(" ".join(rows)))]
+        for number, text in numbered:
+            if text and (section, text) not in seen:
+                seen.add((section, text))
+                yield Line(section, number, text)
+
+
+def _section(cast: Cast, time: float) -> str:
+    """The section that a moment is in; before the first marker it is `start`."""
+    return next((marker.title for marker in reversed(cast.markers) if marker.time <= time), "start")
+
+
+SHORTEST_NAME = 4  # characters; a shorter name stands in too many words
+SHORTEST_SECRET = 8
+SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|KEY|APIKEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.I)
+# accounts and hosts that stand for no person
+GENERIC = frozenset((
+    *("root", "user", "users", "username", "admin", "administrator", "guest", "nobody", "home", "engram"),
+    *("ubuntu", "debian", "fedora", "runner", "vagrant", "docker", "node", "ec2-user", "localhost", "localdomain"),
+))  # fmt: skip
+EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}(?![\w-])")
+# the user of SSH addresses (git@github.com), and names reserved for examples and tests (RFC 2606, RFC 6761)
+NO_PERSON = re.compile(r"^git@|[@.](?:example\.(?:com|net|org)|example|test|invalid|localhost)$", re.I)
+HOME = re.compile(r"(?:/home/|/Users/|\b[A-Za-z]:\\Users\\)[\w.-]+")
+SHAPES = {
+    "a Hugging Face token": r"hf_[A-Za-z0-9]{16,}",
+    "an API key": r"sk-[A-Za-z0-9_-]{16,}",
+    "a GitHub token": r"(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{16,}",
+    "a GitLab token": r"glpat-[A-Za-z0-9_-]{16,}",
+    "an AWS access key": r"(?:AKIA|ASIA)[A-Z0-9]{16}",
+    "a Google API key": r"AIza[A-Za-z0-9_-]{30,}",
+    "a Slack token": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",
+    "a signed web token": r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who this machine would name; empty where it does not say."""
+
+    user: str = ""
+    host: str = ""
+    home: str = ""
+    git_name: str = ""
+    git_email: str = ""
+
+
+class Needle(NamedTuple):
+    """One thing to search for, by its kind, which may be printed."""
+
+    kind: str
+    pattern: re.Pattern[str]
+
+
+@dataclass(frozen=True)
+class Search:
+    """The needles, most telling first; the names that are not searched for; and what may be seen, in small letters."""
+
+    needles: tuple[Needle, ...]
+    left_out: tuple[str, ...]
+    public: frozenset[str]
+
+    def hits(self, text: str) -> Iterator[tuple[str, int, int]]:
+        """Kind, start and end of each thing found; where two needles meet, the first one's."""
+        taken: set[int] = set()
+        for kind, pattern in self.needles:
+            for match in pattern.finditer(text):
+                span = range(*match.span())
+                if (
+                    match.group().casefold() not in self.public
+                    and not _harmless(match.group())
+                    and taken.isdisjoint(span)
+                ):
+                    taken.update(span)
+                    yield kind, match.start(), match.end()
+
+    def conceal(self, text: str) -> str:
+        """The text with everything found in it replaced by its kind."""
+        for kind, start, end in sorted(self.hits(text), key=lambda hit: hit[1], reverse=True):
+            text = f"{text[:start]}[{kind}]{text[end:]}"
+        return text
+
+
+def owner(folder: Path) -> Owner:
+    """The owner as system, home folder and git's settings in this folder name them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no name for this user id
+        user = ""
+    name, email = (finding.ask(folder, "config", key) or "" for key in ("user.name", "user.email"))
+    return Owner(user, socket.gethostname(), str(Path("~").expanduser()), name, email)
+
+
+def secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables whose names say that they hold a secret, where they hold something."""
+    return {name: value for name, value in environment.items() if SECRET_NAME.search(name) and value}
+
+
+def search(of: Owner, environment: Mapping[str, str], public: Iterable[str] = ()) -> Search:
+    """What to search for; `public` lists names and addresses that may be seen."""
+    values = secrets(environment).items()
+    found = [Needle(f"the value of {name}", _literal(v)) for name, v in values if len(v) >= SHORTEST_SECRET]
+    found += [Needle(kind, re.compile(rf"(?<![A-Za-z0-9]){shape}")) for kind, shape in SHAPES.items()]
+    if of.git_email:
+        found.append(Needle("git's e-mail address", _whole(of.git_email)))
+    found.append(Needle("an e-mail address", EMAIL))
+    if Path(of.home).name.casefold() not in {*GENERIC, "", "~"}:
+        found.append(Needle("the home folder", _whole(of.home)))
+    found.append(Needle("a home folder", HOME))
+    left_out = []
+    for kind, name in _names(of).items():
+        if why := _useless(name):
+            left_out.append(f"{kind} ({why})")
+        else:
+            found.append(Needle(f"the {kind}", _whole(name)))
+    return Search(tuple(found), tuple(left_out), frozenset(word.casefold() for word in public))
+
+
+def _names(of: Owner) -> dict[str, str]:
+    host = (
+        {"host name": of.host}
+        if "." not in of.host
+        else {"host name": of.host, "host's short name": of.host.split(".")[0]}
+    )
+    names = {"git user name": of.git_name, **host, "user name": of.user}
+    return {kind: name for kind, name in names.items() if name}
+
+
+def _useless(name: str) -> str:
+    """Why searching for this name would say nothing, or nothing."""
+    if name.casefold() in GENERIC:
+        return "stands for no person"
+    if len(name) < SHORTEST_NAME:
+        return f"shorter than {SHORTEST_NAME} letters"
+    return "an everyday word" if name.casefold() in _everyday_words() else ""
+
+
+def _harmless(text: str) -> bool:
+    """An address or path that stands for no person."""
+    return bool(NO_PERSON.search(text)) or ("@" not in text and re.split(r"[/\\]", text)[-1].casefold() in GENERIC)
+
+
+def _whole(name: str) -> re.Pattern[str]:
+    """The name as whole words, whatever its capitals and the blanks in it."""
+    words = r"\s+".join(re.escape(word) for word in name.split())
+    return re.compile(rf"(?<!\w){words}(?!\w)", re.I)
+
+
+def _literal(value: str) -> re.Pattern[str]:
+    return re.compile(re.escape(value))
+
+
+@functools.cache
+def _everyday_words() -> frozenset[str]:
+    """The words of the bundled texts, and those that the bundled model's tokenizer knows whole."""
+    texts = [(BUNDLED / name).read_text("utf-8") for name in ("general.jsonl", "replay.jsonl")]
+    vocabulary = json.loads((BUNDLED / "tiny" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    texts += [token[1:] for token in vocabulary if token.startswith("Ġ")]
+    return frozenset(word for text in texts for word in re.findall(r"[a-z]{4,}", text.casefold()))

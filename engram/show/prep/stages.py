@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from engram import __version__
 from engram.dataset.build import read_manifest, write_data
 from engram.evaluation import verify
 from engram.evaluation.pipeline import DOCUMENTS
@@ -14,8 +16,9 @@ from engram.models import model
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import documents as results
 from engram.plan.documents import differing
-from engram.show.prep import changes
+from engram.show.prep import finding
 from engram.show.prep.finding import PASS, Finding, Situation, failed, refused, unchecked
+from engram.support import machine
 from engram.support.errors import EngramError
 
 OF_THE_DISK = (verify.DATA, verify.QUESTIONS, verify.MODEL, verify.ADAPTER)
@@ -99,7 +102,7 @@ def pipeline(at: Situation) -> Finding:
     problems += _links(documents)
     if problems:
         return failed(name, "the results do not follow from each other", at.make("clean demo record"), tuple(problems))
-    causes = dict.fromkeys(line for one in documents.values() for line in changes.since(one["provenance"], at.checkout))
+    causes = dict.fromkeys(line for one in documents.values() for line in since(one["provenance"], at.checkout))
     if causes:
         text = "the code or the packages changed since the results were made"
         return failed(name, text, at.make("clean demo record"), tuple(causes))
@@ -144,3 +147,55 @@ def _changed_files(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> lis
     words = {(True, True): "changed", (True, False): "gone", (False, True): "new"}
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     return [f"{name}: {words[name in before, name in after]}" for name in names]
+
+
+# Rooms that look at results, show them or take the model away. A change there makes no result old; the show is compared
+# with the recordings instead.
+NO_STAGES = (
+    *(f"engram/{room}/" for room in ("show", "export", "cli", "bundled/fonts")),
+    *(f"engram/evaluation/{name}.py" for name in ("compare_runs", "harness", "tables", "verify")),
+)
+
+
+def since(provenance: dict[str, Any], checkout: Path) -> list[str]:
+    """What changed since a document was made: a line for each cause, none where all is as it was.
+
+    In a checkout that knows the document's commit, and where nothing was uncommitted then, the stages' files are
+    compared by content. Else a file written later than the document counts as changed. Outside a checkout the version
+    is all there is.
+    """
+    lines = _packages(provenance["packages"])
+    if not (checkout / ".git").exists():
+        version = provenance["engram"]
+        return lines + ([] if version == __version__ else [f"engram {version} then, {__version__} now"])
+    changed = _by_content(provenance["git_commit"] or "", checkout)
+    if changed is None:
+        changed = _by_time(provenance["created"], checkout)
+    return lines + [f"{name}: changed since" for name in changed]
+
+
+def _packages(then: dict[str, str]) -> list[str]:
+    now = machine.packages()
+    return [f"{name} {then[name]} then, {now.get(name, 'none')} now" for name in then if now.get(name) != then[name]]
+
+
+def _by_content(commit: str, checkout: Path) -> list[str] | None:
+    """The stages' files that differ from a commit; None where the commit does not say what ran."""
+    if not commit or commit.endswith("+"):
+        return None
+    tracked = finding.ask(checkout, "diff", "--name-only", commit, "--", "engram")
+    new = finding.ask(checkout, "ls-files", "--others", "--exclude-standard", "--", "engram")
+    if tracked is None or new is None:
+        return None
+    return [name for name in (*tracked.splitlines(), *new.splitlines()) if _is_stage(name)]
+
+
+def _by_time(created: str, checkout: Path) -> list[str]:
+    moment = datetime.datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
+    limit = moment.timestamp() + 1  # the moment is cut to whole seconds
+    names = (file.relative_to(checkout).as_posix() for file in sorted((checkout / "engram").rglob("*.py")))
+    return [name for name in names if _is_stage(name) and (checkout / name).stat().st_mtime > limit]
+
+
+def _is_stage(name: str) -> bool:
+    return name.endswith((".py", ".jsonl")) and not name.startswith(NO_STAGES)
