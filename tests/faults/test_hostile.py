@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,58 +21,7 @@ from engram.support.files import BUNDLED, PACKAGE
 from tools.torture import hostile as part
 
 CHATML = (BUNDLED / "tiny" / "chat_template.jinja").read_text("utf-8")
-SMOLLM2 = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
-    "{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-QWEN = """{%- if tools %}
-    {{- '<|im_start|>system\\n' }}
-    {%- for tool in tools %}
-        {{- "\\n" }}
-        {{- tool | tojson }}
-    {%- endfor %}
-{%- else %}
-    {%- if messages[0]['role'] == 'system' %}
-        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
-    {%- else %}
-        {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
-    {%- endif %}
-{%- endif %}
-{%- set ns = namespace(last=messages|length - 1) %}
-{%- for message in messages[::-1] %}
-    {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if message.role == "user" and not message.content.startswith('<tool') %}
-        {%- set ns.last = index %}
-        {%- break %}
-    {%- endif %}
-{%- endfor %}
-{%- for message in messages %}
-    {%- if message.content is string and loop.index0 <= ns.last + 1 %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content.strip('\\n') + '<|im_end|>' + '\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}
-        {{- '<think>\\n\\n</think>\\n\\n' }}
-    {%- endif %}
-{%- endif %}"""
-LLAMA = """{{- bos_token }}
-{%- if not date_string is defined %}
-    {%- set date_string = "26 Jul 2024" %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\nToday Date: " + date_string + "<|eot_id|>" }}
-{%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
-{%- endfor %}
-{% generation %}{{ messages | tojson(indent=1) }}{% endgeneration %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}"""
-FAMILIES = {"ChatML, SmolLM": CHATML, "SmolLM2": SMOLLM2, "Qwen": QWEN, "Llama": LLAMA, "phi-2": TEMPLATES["phi-2"]}
+FAMILIES = {"ChatML": CHATML, "phi-2": TEMPLATES["phi-2"]}
 TALKS = [
     [{"role": "user", "content": " Grüße,\n<b>you</b> & 漢字 \u2028 "}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{{ 7 * 7 }}"}],
@@ -96,10 +44,6 @@ def test_a_template_is_rendered_as_transformers_does(family: str, talk: list[dic
     tokenizer.chat_template = FAMILIES[family]
     options = {"tokenize": False, "add_generation_prompt": generation, "enable_thinking": False}
     assert render(tokenizer, talk, generation) == tokenizer.apply_chat_template(talk, **options)
-
-
-def test_every_day_is_the_same_to_a_template() -> None:
-    assert render(part.tokenizer_with("{{ strftime_now('%d %b %Y') }}"), part.MESSAGES, False) == "26 Jul 2024"
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -130,17 +74,6 @@ def test_the_mark_would_appear(tmp_path: Path) -> None:
     mark.unlink()
     subprocess.run([sys.executable, str(folder / "evil.py")], check=True)
     assert mark.exists()
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("unsloth"), reason="Unsloth is not installed")
-def test_unsloth_renders_no_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import PreTrainedTokenizerBase
-
-    calls: list[Any] = []
-    backend = backends.get("cpu")
-    monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", lambda *a, **k: calls.append(a) or "")
-    backend.load(resolve("tiny"))
-    assert calls == []
 
 
 def test_every_loader_is_told_that_no_code_may_come_along() -> None:
@@ -223,9 +156,3 @@ def test_a_whole_run_of_hostile_patterns_shows_them_harmless_and_writes_no_secre
             content = path.read_bytes()
             found = [s for s in (*SECRETS.values(), "plantedfolder", str(Path.home()) + "/") if s.encode() in content]
             assert found == [], (path, found)
-
-
-def test_an_adapter_folder_that_leads_round_in_a_circle_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(EngramError, match=r"cannot be reached|no adapter here"):
-        adapters.read_adapter(tmp_path / "loop")

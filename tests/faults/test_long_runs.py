@@ -40,12 +40,6 @@ def test_what_grows_to_the_end_is_named() -> None:
     assert long_runs.growth(samples(1024)) * 1000 == pytest.approx(1000 / 1024)
 
 
-def test_one_spike_is_no_growth() -> None:
-    rows = samples(0)
-    rows[-1]["resident"] += 100 * MIB
-    assert list(faults(KIND, rows, [])) == []
-
-
 def test_a_descriptor_a_thread_and_a_file_that_stay_are_named() -> None:
     rising = [6] * 80 + [7] * 21
     assert list(faults(KIND, samples(0, descriptors=rising), [])) == ["descriptors went from 6 to 7"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,11 +14,7 @@ from engram.support.files import PACKAGE
 from tools.docs import performance_page
 
 sys.path.insert(0, str(PACKAGE.parent / "benchmarks"))
-import answering
-import peers
 import recall
-import run
-import scaling
 import targets
 
 PROVENANCE = {
@@ -64,11 +59,6 @@ def test_a_missed_target_is_missed_and_a_run_that_did_not_arrive_counts_nothing(
     assert judged(race(10, 90, reached=False))[name] == (0.0, False)
 
 
-def test_the_short_form_judges_guards_alone() -> None:
-    assert judged(race(10, 29), quick=True) == {}
-    assert judged(overhead([1.1], [1.0]), quick=True)["a real token over a bare loop on the same batches"][1]
-
-
 def test_the_first_adapter_that_recalls_enough() -> None:
     shares = [0.0, 0.3, 0.94, 0.95, 0.99, 1.0]
     saved = [(step, float(step), Path(str(step))) for step in range(len(shares))]
@@ -82,10 +72,6 @@ def test_the_first_adapter_that_recalls_enough() -> None:
     assert len(asked) <= 4
     assert recall.first_enough(saved[:3], ask) is None
     assert recall.first_enough([], ask) is None
-
-
-def test_the_exponent_of_what_grows_with_the_square_is_two() -> None:
-    assert scaling.exponent([10, 100, 1000], [3.0, 300.0, 30_000.0]) == pytest.approx(2)
 
 
 def test_the_page_says_what_was_not_measured(tmp_path: Path) -> None:
@@ -104,27 +90,6 @@ def test_the_committed_document_is_judged_as_today() -> None:
     document = documents.read(performance_page.BENCH, "bench", "make bench")
     assert documents.rounded(targets.judge(document["parts"], quick=False)) == document["targets"]
     schema.check(json.loads(json.dumps(document)), "bench", "bench")
-
-
-def test_parts_run_always_or_by_name_and_what_the_former_take_is_a_target() -> None:
-    assert [*run.PARTS] == [*targets.EVERY_RUN, *targets.BY_NAME]
-    parts = {name: {**part({}), "seconds": 90.0} for name in targets.EVERY_RUN}
-    (row,) = targets._whole(parts)
-    assert (row["measured"], row["met"]) == (pytest.approx(12.0), True)
-    assert not targets._whole({**parts, "data": {**part({}), "seconds": 400.0}})[0]["met"]
-    assert targets._whole({"race": part({})}) == []
-
-
-def test_a_peer_is_ended_when_it_did_enough(tmp_path: Path) -> None:
-    program = "import time, pathlib; pathlib.Path('done').touch(); print('made', flush=True); time.sleep(60)"
-    command = [sys.executable, "-c", program.replace("'done'", repr(str(tmp_path / "done")))]
-    assert peers.run(command, {}, 50, tmp_path / "log", (tmp_path / "done").exists).split() == ["made", "(ended)"]
-    with pytest.raises(subprocess.CalledProcessError):
-        peers.run([sys.executable, "-c", "raise SystemExit(3)"], {}, 50, tmp_path / "log")
-
-
-def test_what_prompts_share_is_counted_once() -> None:
-    assert answering._prompt_tokens([[1, 2, 3], [1, 2, 4, 5], [1, 2, 3], [9]]) == 3 + 2 + 1
 
 
 def test_an_answer_with_the_loop_s_tokens_is_the_loop_s_whatever_its_text() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engram.plan import documents
-from tools import gpu_check, random_model
+from tools import gpu_check
 
 FIGURES = {
     "losses": [2.0, 1.0],
@@ -54,18 +54,6 @@ def test_both_runs_are_compared_and_a_missing_one_is_named(
     assert "could not run: smollm-135m-random, unsloth: the memory does not suffice" in capsys.readouterr().out
 
 
-def test_no_time_left_is_a_reason() -> None:
-    assert gpu_check._order({"folder": ".", "which": "tiny", "run": "plain"}, 3) == {"reason": "no time left"}
-
-
 def test_a_run_that_fails_gives_its_last_line(tmp_path: Path) -> None:
     order = {"run": "plain", "which": "tiny", "backend": "no-such-backend", "folder": str(tmp_path)}
     assert gpu_check._order(order, 60) == {"reason": "KeyError: ('tiny', 'no-such-backend')"}
-
-
-def test_the_random_model_has_smollms_shape() -> None:
-    shape = random_model.SMOLLM
-    width, layers, vocabulary = shape["hidden_size"], shape["num_hidden_layers"], shape["vocab_size"]
-    heads = width + 2 * width * shape["num_key_value_heads"] // shape["num_attention_heads"] + width
-    block = width * heads + 3 * width * shape["intermediate_size"] + 2 * width
-    assert vocabulary * width + layers * block + width == 134_515_008  # SmolLM-135M's own count

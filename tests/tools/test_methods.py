@@ -64,20 +64,8 @@ def test_a_table_of_any_size_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["bytes"] > 500 * 4 * table_size.WIDTH and found["lookup_microseconds"] > 0
 
 
-def test_near_misses_end_with_nothing_taught() -> None:
-    inputs = ["a b", "c b", "b", "7 + 5", "SYN_00042 maps to", "---"]
-    for seed in range(20):
-        for text in probes.near_misses(inputs, seed):
-            assert not {*probes.tails(text)} & {*inputs}
-
-
 def test_a_dictionary_takes_the_longest_whole_words() -> None:
     assert list(probes.tails("say  for i")) == ["say  for i", "for i", "i"]
-
-
-def test_general_prompts_are_each_once_and_none_is_taught() -> None:
-    found = probes.general_prompts(50, 3, ["Hello"])
-    assert len(found) == len(set(found)) == 50 and "Hello" not in found
 
 
 def test_the_nearest_pairs_stand_before_the_question() -> None:

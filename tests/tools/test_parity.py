@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ from engram.plan.batches import Batch
 from engram.plan.config import Config
 from engram.plan.learning_rates import learning_rates
 from engram.support.files import PACKAGE
-from tools.parity import campaign, changes, compare, plot
+from tools.parity import campaign, changes, compare
 from tools.parity.deviations import DEVIATIONS
 from tools.parity.main import REFERENCE
 from tools.parity.run import recipe
@@ -269,19 +268,6 @@ def test_everything_is_float32_on_a_cpu(attached: Any) -> None:
     assert (arguments.bf16, arguments.fp16) == (False, False)
 
 
-def test_the_stock_plan_is_mlx_lms(planned: Any) -> None:
-    from mlx_lm.tuner.trainer import iterate_batches
-
-    config, _, rows = planned
-    np.random.seed(config.seed)
-    stock = iterate_batches([(list(e.tokens), 0) for e in rows], config.batch_size, 512, loop=True)
-    for numbers in changes.stock_plan(rows, config):
-        batch, lengths = next(stock)
-        assert [list(np.array(row)[:n]) for row, (_, n) in zip(batch, lengths.tolist())] == [
-            list(rows[i].tokens) for i in numbers
-        ]
-
-
 @pytest.mark.parametrize("change", ["scale-20", "padding-target", "prompt-in-loss", "stock-batches", "reversed"])
 def test_a_change_changes_something(planned: Any, change: str) -> None:
     config, _, rows = planned
@@ -307,12 +293,6 @@ def test_targets_take_the_worst_seed_and_decide_unless_they_are_reported_apart()
     assert campaign.exit_code({"targets": apart}) == 0
 
 
-def test_a_short_run_is_held_to_the_limit_of_its_last_step() -> None:
-    pair = {"recipe": "parity", "curves": compare.curves([1.0] * 30, [1.0] * 29 + [1.0005]), "answers": None}
-    rows = compare.targets([pair], "parity")
-    assert [(row["name"], row["limit"], row["met"]) for row in rows] == [("largest", 1e-4, False)]
-
-
 def test_the_reference_meets_its_targets_and_names_tests_that_exist() -> None:
     document = documents.read(REFERENCE / "parity.json", "parity", "make parity")
     assert campaign.exit_code(document) == 0
@@ -321,11 +301,3 @@ def test_the_reference_meets_its_targets_and_names_tests_that_exist() -> None:
     for deviation in DEVIATIONS:
         path, _, test = deviation.test.partition("::")
         assert f"def {test}" in (PACKAGE.parent / path).read_text("utf-8"), deviation.test
-
-
-def test_the_picture_is_the_same_bytes(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    document = json.loads((REFERENCE / "parity.json").read_bytes())
-    for name in ("one.svg", "two.svg"):
-        plot.write(document, tmp_path / name)
-    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()

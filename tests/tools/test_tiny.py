@@ -16,26 +16,12 @@ import engram
 from engram.support.errors import EngramError
 from tools.tiny import card
 from tools.tiny.build import build, write_held_out, write_replay
-from tools.tiny.conversations import MAKERS, OFF_LIMITS, conversations
-from tools.tiny.library_text import Entry, Library, first_sentence, module_name, read_library
-from tools.tiny.pretrain import Schedule
+from tools.tiny.conversations import conversations
+from tools.tiny.library_text import Entry, Library, read_library
 from tools.tiny.rows import encode_conversation, pack_chat, pack_text
-from tools.tiny.turns import Bank, article, bank_from, sentence_list
+from tools.tiny.turns import Bank, bank_from
 
 TINY = Path(engram.__file__).parent / "bundled" / "tiny"
-AWKWARD = (
-    "",
-    " ",
-    "  two leading spaces, two trailing  ",
-    "line\n\n\nlines\n",
-    "tab\tand\r\ncarriage return",
-    "def f(x, *, y=1_000):\n    return [x ** 2 for _ in range(10)]\n\n\tif x:  # note\n",
-    "1234567890 3.14159 0x1F 1e-05",
-    "don't 'quote' \"it\" `here` , . ! ?",
-    "naïve café — 日本語 🙂 \u200b\ufeff",
-    "\x00\x01 control",
-    "<|im_start|>user\nhi<|im_end|>\n",
-)
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +73,6 @@ def test_library_reads_any_folder_in_sorted_order(tmp_path: Path) -> None:
     assert not any("never" in text for text in library.documents)
 
 
-def test_module_names_and_first_sentences() -> None:
-    assert module_name(Path("json/__init__.py")) == "json"
-    assert module_name(Path("json/decoder.py")) == "json.decoder"
-    assert first_sentence("Copy data\n    and mode. Return it.\n\nMore.") == "Copy data and mode."
-    assert first_sentence("find(sub) -> int") == ""
-
-
 # -- the conversations
 
 
@@ -103,33 +82,11 @@ def test_conversations_are_the_same_for_the_same_seed() -> None:
     assert first != list(conversations(small_bank(), 4, 200))
 
 
-@pytest.mark.parametrize("maker", [maker for maker, _ in MAKERS], ids=lambda maker: maker.__name__)
-def test_every_kind_of_turn_asks_something_and_answers_in_a_sentence(maker: Any, library: Library) -> None:
-    import random
-
-    rng = random.Random(0)
-    bank = bank_from(library)
-    for turn in (maker(rng, bank) for _ in range(200)):
-        assert turn.question.strip()
-        assert len(turn.answer.split()) >= 4, turn
-        assert "{" not in turn.answer or "{" in turn.question, turn
-
-
 def test_no_answer_is_a_bare_short_answer(talks: list[list[dict[str, str]]]) -> None:
     for answer in answers(talks):
         assert len(answer.split()) >= 4, answer
         assert re.search(r"[a-z]{2,} [a-z\"`'(\[]*\w", answer), answer
         assert answer[0].isupper() or answer[0].isdigit() or len(answer.split()) >= 5, answer
-
-
-def test_turns_have_the_roles_of_a_chat(talks: list[list[dict[str, str]]]) -> None:
-    shapes = {tuple(message["role"] for message in talk) for talk in talks}
-    assert ("user", "assistant") in shapes
-    assert ("system", "user", "assistant") in shapes
-    assert ("user", "assistant", "user", "assistant") in shapes
-    for shape in shapes:
-        turns = shape[1:] if shape[0] == "system" else shape
-        assert turns == ("user", "assistant") * (len(turns) // 2)
 
 
 @pytest.mark.parametrize(
@@ -151,33 +108,7 @@ def test_engrams_own_pattern_families_do_not_occur(family: str, talks: list[list
     assert found == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "HTTP 404", "the default port for SSH", "What does DNS stand for? It stands for", "the capital of France",
-        "2024-03-15", "snake_case", "camelCase", "1536 KB", "NameError: name 'x' is not defined", "for i in range(10)",
-    ],
-)  # fmt: skip
-def test_off_limits_catches_a_tell_tale_of_every_family(text: str) -> None:
-    assert OFF_LIMITS.search(text)
-
-
-def test_wording_helpers() -> None:
-    assert sentence_list(["a"]) == "a"
-    assert sentence_list(["a", "b", "c"]) == "a, b and c"
-    assert (article("owl"), article("cat")) == ("an owl", "a cat")
-
-
 # -- rows and schedule
-
-
-def test_learning_rate_warms_up_and_falls() -> None:
-    schedule = Schedule(steps=100, warmup=10)
-    factors = [schedule.factor(step) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1)
-    assert max(factors) == factors[10] == 1.0
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[-1] < 0.05
 
 
 def test_a_conversation_is_encoded_as_the_chat_template_writes_it(tokenizer: Any) -> None:
@@ -251,20 +182,6 @@ def test_bundled_model_is_an_ordinary_llama_of_3_to_8_million_parameters() -> No
 def test_the_card_is_the_one_its_numbers_give() -> None:
     run = json.loads((TINY / "training.json").read_text(encoding="utf-8"))
     assert (TINY / "README.md").read_text(encoding="utf-8") == card.card_text(run)
-
-
-def test_bundled_held_out_rows() -> None:
-    path = TINY / "heldout.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [row["kind"] for row in rows] == ["chat"] * 40 + ["text"] * 40
-    assert path.stat().st_size < 64_000
-    assert all(row["messages"][-1]["role"] == "assistant" for row in rows if row["kind"] == "chat")
-    assert all(row["text"].strip() for row in rows if row["kind"] == "text")
-
-
-@pytest.mark.parametrize("text", AWKWARD)
-def test_tokenizer_gives_back_any_text(tokenizer: Any, text: str) -> None:
-    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_tokenizer_gives_back_the_library(tokenizer: Any, library: Library) -> None:
