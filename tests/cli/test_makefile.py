@@ -173,14 +173,6 @@ def test_what_is_here_wins_over_a_pack_of_its_name(house: Path) -> None:
     assert (house / ".make" / "data.params").read_text().split()[-2:] == ["patterns/packs/http.yaml", "ports/own.yaml"]
 
 
-def test_the_packs_are_not_in_the_default_set(house: Path) -> None:
-    make(house, "data")
-    (house / "patterns" / "packs").mkdir()
-    touch_later(house / "data" / "manifest.json")
-    (house / "patterns" / "packs" / "http.yaml").touch()
-    assert make(house, "data") == []
-
-
 def test_a_deleted_pattern_file_is_noticed(house: Path) -> None:
     (house / "patterns" / "more.yaml").touch()
     make(house, "data")
@@ -202,11 +194,6 @@ def test_a_changed_variable_redoes_what_depends_on_it(house: Path, variable: str
     time.sleep(0.05)
     assert sorted(make(house, "demo", variable)) == sorted(redone)
     assert make(house, "demo", variable) == ["demo"]
-
-
-def test_an_unchanged_variable_redoes_nothing(house: Path) -> None:
-    make(house, "demo")
-    assert make(house, "demo", "SEED=0", "RECIPE=default", "MODEL=auto", "PATTERNS=patterns") == ["demo"]
 
 
 def test_a_deleted_adapter_is_trained_again(house: Path) -> None:
@@ -254,12 +241,6 @@ def test_an_adapter_stays_where_make_is_interrupted_just_after(house: Path) -> N
         running.communicate()
     assert running.returncode
     assert (house / "adapters" / "mlx" / "adapters.safetensors").is_file()
-
-
-def test_quantize_is_a_setting_that_redoes_training(house: Path) -> None:
-    make(house, "train", "BACKEND=cpu")
-    assert make(house, "train", "BACKEND=cpu", "QUANTIZE=4bit") == ["train"]
-    assert "--set quantize=4bit" in (house / "calls").read_text()
 
 
 def test_the_demo_is_recorded_again_where_it_changed(house: Path) -> None:
@@ -340,21 +321,6 @@ def test_another_backends_adapter_has_results_of_its_own(foreign: Path, spelled:
     assert make(foreign, "eval", "compare", f"ADAPTER={spelled}") == ["compare", "compare"]
     assert make(foreign, "demo", f"ADAPTER={spelled}") == ["demo"]
     assert make(foreign, "demo") == ["demo"]
-
-
-def test_a_changed_foreign_adapter_is_evaluated_again(foreign: Path) -> None:
-    make(foreign, "eval", "ADAPTER=adapters/cuda")
-    touch_later(foreign / "adapters" / "cuda" / "adapter_model.safetensors")
-    assert make(foreign, "eval", "ADAPTER=adapters/cuda") == ["eval --stage tuned"]
-    (foreign / "more").mkdir()
-    shutil.copytree(foreign / "adapters" / "cuda", foreign / "more" / "cuda")
-    time.sleep(0.05)
-    assert make(foreign, "eval", "ADAPTER=more/cuda") == ["eval --stage baseline", "eval --stage tuned"]
-
-
-def test_a_foreign_adapter_that_is_not_there_is_left_to_the_command_that_says_so(foreign: Path) -> None:
-    assert make(foreign, "eval", "ADAPTER=nowhere") == ["eval --stage baseline", "eval --stage tuned"]
-    assert "--adapter nowhere" in (foreign / "calls").read_text()
 
 
 def test_an_unknown_backend_reaches_the_command_that_explains_it(house: Path) -> None:

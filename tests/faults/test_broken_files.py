@@ -49,9 +49,8 @@ def test_what_is_sound_passes_every_command(root: Path) -> None:
 
 
 def test_no_damage_is_taken_for_sound_and_none_shows_a_traceback() -> None:
-    tallies = broken_files.campaign(0, 0.02, lambda _: None)
-    assert [line for tally in tallies for line in tally.losses] == []
-    assert {tally.part for tally in tallies} == {"broken", "refused"} and sum(tally.cases for tally in tallies) >= 60
+    (tally,) = broken_files.campaign(0, 0.02, lambda _: None)
+    assert tally.losses == [] and tally.cases >= 40
 
 
 def test_a_flipped_digit_in_a_result_is_refused(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Broken files on disk: each kind of file, damaged in each way, under each command that reads or writes it.
+"""Broken files on disk: each kind of file, damaged in each way, under each command that reads it.
 
 A case is lost where a command ends otherwise than with 0 or 2, shows a traceback, does not name the file, takes damage
 that can be known for content, or changes a file that is not its own to write.
@@ -6,18 +6,15 @@ that can be known for content, or changes a file that is not its own to write.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -141,50 +138,24 @@ READERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 WRITES_COMPARISON = "compare --backend"  # it reads all but that; `compare --show` reads nothing else
 LOADERS = "verify-model --model {root}/model --backend mlx"
 
-# what is written, by which command; every one of them is there before
-WRITERS: dict[str, tuple[str, ...]] = {
-    "data --patterns {root}/pack.yaml --data {root}/data --seed 1": ("data",),
-    "compare --backend mlx --results {root}/results": ("results/mlx/comparison.json", "results/comparison.json"),
-    "compare --across --results {root}/results": ("results/comparison.json",),
-    "report --results {root}/results --first mlx": ("results/report.html",),
-    "adapter convert {root}/adapters/mlx {root}/empty": ("empty",),
-    "render --png --out {root}/out {root}/results/mlx/demo.cast": ("out/demo.png",),
-    "resolve-model --model {root}/model --out {root}/out/name": ("out/name",),
-}
-# each call of the system through which files are written; the fault comes at a drawn one of them
-CALLS = ("os.fsync", "tempfile.mkstemp", "tempfile.mkdtemp", "Path.write_bytes", "Path.replace", "Path.rename",
-         "Path.chmod")  # fmt: skip
-REFUSALS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
-
 
 def campaign(seed: int, scale: float, note: Note) -> list[Tally]:
     """Every kind of damage; at least one case of each kind of file, fault and command, whatever the scale."""
     with tempfile.TemporaryDirectory() as scratch:
         sound = Path(scratch, "sound")
         make_sound(sound)
-        parts = (("broken", _read_cases), ("refused", _write_cases))
-        return [_part(name, part, sound, seed, scale, note) for name, part in parts]
+        started, kinds, losses = time.monotonic(), Counter[str](), []
+        for number, case in enumerate(_cases(random.Random(f"{seed}:broken"), scale)):
+            kinds[f"{case[1]}, {case[0].split('/')[0]}"] += 1
+            told = play(sound, case, random.Random(f"{seed}:broken:{number}"))
+            losses += [f"seed {seed}, case {number} {case}: {line}" for line in told]
+            if number % 500 == 499:
+                note(f"broken: {number + 1} cases, {len(losses)} losses")
+    what = "a damaged file under a command that reads it"
+    return [Tally("broken", what, dict(kinds), losses, time.monotonic() - started)]
 
 
-def _part(
-    name: str, cases: Callable[[random.Random, float], list[Case]], sound: Path, seed: int, scale: float, note: Note
-) -> Tally:
-    started, kinds, losses = time.monotonic(), Counter[str](), []
-    for number, case in enumerate(cases(random.Random(f"{seed}:{name}"), scale)):
-        kind = f"{case[1]}, {'writing' if name == 'refused' else case[0].split('/')[0]}"
-        kinds[kind] += 1
-        told = play(sound, case, random.Random(f"{seed}:{name}:{number}"), name == "refused")
-        losses += [f"seed {seed}, case {name}:{number} {case}: {line}" for line in told]
-        if number % 500 == 499:
-            note(f"{name}: {number + 1} cases, {len(losses)} losses")
-    what = {
-        "broken": "a damaged file under a command that reads it",
-        "refused": "a command whose writing the system refuses",
-    }[name]
-    return Tally(name, what, dict(kinds), losses, time.monotonic() - started)
-
-
-def _read_cases(draw: random.Random, scale: float) -> list[Case]:
+def _cases(draw: random.Random, scale: float) -> list[Case]:
     every = [
         (name, fault, command)
         for names, commands in READERS.values()
@@ -200,20 +171,12 @@ def _read_cases(draw: random.Random, scale: float) -> list[Case]:
     return [*draw.choices(every, weights, k=round(CASES * scale)), *loaded[: round(MODELS * scale)]]
 
 
-def _write_cases(draw: random.Random, scale: float) -> list[Case]:
-    kinds = ("call", "call", "call", "limit")
-    return [
-        (draw.choice([*CALLS]) if kind == "call" else draw.choice(WRITERS[command]), kind, command)
-        for kind, command in ((draw.choice(kinds), draw.choice([*WRITERS])) for _ in range(round(0.35 * CASES * scale)))
-    ]
-
-
-def play(sound: Path, case: Case, draw: random.Random, writing: bool) -> list[str]:
+def play(sound: Path, case: Case, draw: random.Random) -> list[str]:
     """What is wrong with one case, run in a copy of all that is sound."""
     root = sound.with_name("case")
     shutil.copytree(sound, root, symlinks=True, copy_function=_linked)
     try:
-        return _refused(root, sound, case, draw) if writing else _damaged(root, sound, case, draw)
+        return _damaged(root, sound, case, draw)
     finally:
         shutil.rmtree(root)
 
@@ -269,59 +232,6 @@ def _json(path: Path) -> dict[str, object] | None:
     except (OSError, ValueError):
         return None
     return found
-
-
-def _refused(root: Path, sound: Path, case: Case, draw: random.Random) -> list[str]:
-    what, kind, command = case
-    before = _state(root)
-    with REFUSERS[kind](root, what, draw):
-        done = invoke(command, root, "")
-    lines = judged(done, None)
-    after = _state(root)
-    if done.exit_code:
-        lines += [f"changed {one}" for one in before if before[one] != after.get(one) and not _may_change(one, case)]
-    lines += [f"left {one}" for one in after if Path(one).suffix in (".part", ".old", ".lock")]
-    return lines
-
-
-def _may_change(name: str, case: Case) -> bool:
-    """What is whole, though the command failed: it has several files, or its fault came after the change."""
-    late = case[1] == "call" and case[0] in ("os.fsync", "Path.replace", "Path.rename")
-    return late or name in ("results/mlx/comparison.json",)
-
-
-@contextlib.contextmanager
-def _call(root: Path, what: str, draw: random.Random) -> Iterator[None]:
-    """The system refuses one call, and all that follow it."""
-    from engram.support import files
-
-    owner, _, name = what.rpartition(".")
-    holder = {"os": files.os, "tempfile": files.tempfile, "Path": Path, "": files}[owner]
-    real, left = getattr(holder, name), [draw.randrange(6)]
-    code = draw.choice(REFUSALS)
-
-    def refuse(*given: object, **named: object) -> object:
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(code, os.strerror(code), str(given[0]) if given else None)
-        return real(*given, **named)
-
-    with mock.patch.object(holder, name, refuse):
-        yield
-
-
-@contextlib.contextmanager
-def _limit(root: Path, what: str, draw: random.Random) -> Iterator[None]:
-    """No file may grow beyond a few bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (draw.randrange(200), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-REFUSERS = {"call": _call, "limit": _limit}
 
 
 def invoke(command: str, root: Path, name: str) -> Result:

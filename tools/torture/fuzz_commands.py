@@ -27,7 +27,7 @@ from engram.backends import Answer, TrainingRun
 from engram.cli import main
 from engram.models import model, tokenizer
 from engram.plan.sharding import Ranks
-from engram.show.video import encode, render
+from engram.show.video import render
 from engram.support.errors import EngramError
 from engram.support.files import write_bytes
 from engram.training import processes
@@ -168,7 +168,7 @@ def quick() -> Iterator[None]:
             (backends, "get", lambda name: _Backend()),
             (processes, "launch", lambda *_: None),
             (render, "render", _render),
-            (encode, "require", lambda: None),
+            (render, "require", lambda: None),
             (tokenizer, "load_tokenizer", _tokenizer),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
