@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engram.show.video import draw, lines, screen, theme
+from engram.show.video import draw, screen, theme
+from engram.show.video import font as lines
 from engram.show.video.cast import Cast, Event
 from engram.show.video.font import Font
 from engram.support.errors import EngramError

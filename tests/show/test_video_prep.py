@@ -24,8 +24,7 @@ from engram.patterns.loading import find_files, load_patterns
 from engram.show.prep import checklist, personal, stages, terminal
 from engram.show.prep.finding import Finding, Situation
 from engram.show.video import cast, render
-from engram.show.video.record import record
-from engram.show.video.replay import caption, replay
+from engram.show.video.record import caption, record, replay
 from engram.support import schema
 from engram.support.files import PACKAGE
 

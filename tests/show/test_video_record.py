@@ -21,8 +21,7 @@ from engram.plan.documents import read
 from engram.show.clock import Clock
 from engram.show.demo import sections
 from engram.show.video import cast, screen, theme
-from engram.show.video.record import record
-from engram.show.video.replay import caption, replay
+from engram.show.video.record import caption, record, replay
 from engram.support import console as show
 from engram.support.errors import EngramError
 from tools.reference import REFERENCE

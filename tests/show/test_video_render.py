@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from engram.cli import main
-from engram.show.video import cast, draw, encode, gif, render, theme
+from engram.show.video import cast, draw, render, theme
 from engram.show.video.cast import Cast, Event
 from engram.support.errors import EngramError
 
@@ -118,19 +118,19 @@ def test_a_gif_with_many_colours_keeps_the_important_ones() -> None:
     random = np.random.default_rng(0).integers(0, 256, (4000, 3), dtype=np.uint8)
     pixels = np.concatenate([random, np.repeat([[20, 25, 33]], 9000, axis=0)])
     colours, counts = np.unique(pixels, axis=0, return_counts=True)
-    chosen = gif.palette(colours.astype(np.uint8), counts)
-    assert len(chosen) <= gif.COLOURS and [20, 25, 33] in chosen.tolist()
+    chosen = render.palette(colours.astype(np.uint8), counts)
+    assert len(chosen) <= render.COLOURS and [20, 25, 33] in chosen.tolist()
     nearest = np.abs(colours[:, None].astype(int) - chosen[None].astype(int)).max(axis=2).min(axis=1)
     assert nearest.max() < 64
 
 
 def test_a_gif_of_uneven_speed_is_our_mistake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot show 30 pictures"):
-        gif.gif(tmp_path / "x.gif", [], (np.zeros((1, 3), np.uint8), np.ones(1, int)), SIZE, 30)
+        render.gif(tmp_path / "x.gif", [], (np.zeros((1, 3), np.uint8), np.ones(1, int)), SIZE, 30)
 
 
 def test_missing_packages_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "PACKAGES", ("no_such_package", "PIL"))
+    monkeypatch.setattr(render, "PACKAGES", ("no_such_package", "PIL"))
     with pytest.raises(EngramError, match="not installed: no_such_package") as caught:
         render.render([CAST], tmp_path, "film")
     assert "make setup-video" in caught.value.fix
@@ -138,7 +138,7 @@ def test_missing_packages_name_the_command(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_pyav_without_h264_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "CODEC", "no_such_codec")
+    monkeypatch.setattr(render, "CODEC", "no_such_codec")
     with pytest.raises(EngramError, match="this PyAV cannot write"):
         render.render([CAST], tmp_path, "film", ["mp4"], size=SIZE)
     assert not list(tmp_path.iterdir())
@@ -158,5 +158,5 @@ def test_the_command_refuses_a_broken_recording(tmp_path: Path) -> None:
     path.write_text('{"version": 2, "width": 80, "height": 24}\n[0, "o", "\\u001b]52;c;eA==\\u0007"]\n')
     done = CliRunner().invoke(main, ["render", str(path)])
     assert done.exit_code == 2
-    assert "line 2: an OSC string (title, clipboard, link) is not allowed in a recording" in done.output
+    assert "line 2: '\\x1b]52;c;e' is not allowed in a recording" in done.output
     assert list(tmp_path.iterdir()) == [path]

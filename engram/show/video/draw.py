@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engram.show.video import theme
-from engram.show.video.font import Font
+from engram.show.video.font import Font, thickness
 from engram.show.video.font import height as cell_height
-from engram.show.video.lines import thickness
 from engram.show.video.screen import Cell, Screen
 from engram.support.errors import EngramError
 from engram.support.text import shorten, visible

@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from heapq import merge
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engram.evaluation import compare
 from engram.show.clock import Clock, VirtualClock
+from engram.show.demo import demo
+from engram.show.demo.material import load
 from engram.show.video.cast import ENVIRONMENT, MARKER, OUTPUT, Cast, Event, dumps, loads
+from engram.support.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,3 +82,27 @@ def _console(stream: Recorder, clock: Clock, width: int, height: int) -> Console
         get_time=clock.now,
         _environ=ENVIRONMENT,
     )
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engram.show.clock import Clock
+
+    pass
+
+
+def replay(backend: str, data: Path, results: Path, patterns: str | None = None) -> Show:
+    """`engram demo --quick` for `record`; it raises EngramError where results or data are missing."""
+    material = load(results / backend, data, patterns)
+
+    def perform(console: Console, clock: Clock) -> None:
+        demo.play(console, clock, material)
+
+    return perform
+
+
+def caption(backend: str, results: Path) -> str:
+    """What ran where, for a window's title: `engram · mlx · CPU (x86_64, OpenBLAS)`."""
+    document = compare.stored(results / backend)
+    return visible(f"engram · {document['backend']} · {document['device']}")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from engram.show.video import draw, encode
+from engram.show.clock import Marker
+from engram.show.video import draw
 from engram.show.video.cast import Cast
-from engram.show.video.compose import together
-from engram.show.video.gif import gif
+from engram.show.video.screen import together
 from engram.support import locks
+from engram.support.errors import EngramError
+from engram.support.files import write_bytes, writing
 
 KINDS = ("png", "gif", "mp4")  # what takes longest comes last
 FPS, GIF_FPS = 20, 10
@@ -33,7 +38,7 @@ def render(
     until the longest ends. Chapters are the first one's sections. `size` (pixels) and `fps` are the MP4's. Raises
     EngramError where packages are missing or a recording does not fit into the picture.
     """
-    encode.require()
+    require()
     titles = titles or [cast.title for cast in casts]
     grids = [(cast.width, cast.height) for cast in casts]
     scene = draw.scene(grids, titles, size)
@@ -43,17 +48,17 @@ def render(
             if kind == "mp4":
                 painter = draw.Painter(scene)
                 pictures = ((painter.paint(screens), count) for screens, count in together(casts, fps))
-                encode.mp4(path, pictures, size, fps, titles[0], casts[0].markers)
+                mp4(path, pictures, size, fps, titles[0], casts[0].markers)
             elif kind == "gif":
                 width = GIF_WIDTHS[len(casts) > 1] * size[0] // draw.FULL[0]
-                _gif(path, casts, draw.trimmed(draw.scene(grids, titles, (width, TALLEST))))
+                _paint_gif(path, casts, draw.trimmed(draw.scene(grids, titles, (width, TALLEST))))
             else:
                 *_, (screens, _) = together(casts, fps)
-                encode.png(path, draw.Painter(scene).paint(screens))
+                png(path, draw.Painter(scene).paint(screens))
     return paths
 
 
-def _gif(path: Path, casts: Sequence[Cast], scene: draw.Scene) -> None:
+def _paint_gif(path: Path, casts: Sequence[Cast], scene: draw.Scene) -> None:
     """Paint twice: for the colours, and for the file."""
     painter = draw.Painter(scene, GIF_SHADES)
     runs = list(together(casts, GIF_FPS))
@@ -61,3 +66,184 @@ def _gif(path: Path, casts: Sequence[Cast], scene: draw.Scene) -> None:
         painter.paint(screens)
     pictures = ((painter.paint(screens), count) for screens, count in runs)
     gif(path, pictures, painter.colours(), (scene.width, scene.height), GIF_FPS)
+
+
+if TYPE_CHECKING:
+    from engram.show.video.draw import Picture
+
+    Pictures = Iterable[tuple[Picture, int]]  # a picture, and for how many frames it stands
+
+PACKAGES = ("av", "PIL", "numpy", "pyte")
+# x264 keeps thin text sharp at this quality; one thread, so that the bytes do not depend on the number of cores
+CODEC = "libx264"
+X264 = {"crf": "18", "preset": "veryfast", "threads": "1", "g": "150"}
+BT709 = 1  # of colour space, primaries and transfer, in H.264's tables
+MOVIE = {"movflags": "+faststart", "fflags": "+bitexact"}
+
+
+def require() -> None:
+    """Raise an EngramError that names the packages for recordings that are not installed."""
+    import importlib.util
+
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EngramError(
+            f"recordings need packages that are not installed: {', '.join(missing).replace('PIL', 'pillow')}",
+            fix="make setup-video, or pip install 'engram[video]'",
+        )
+
+
+def mp4(path: Path, pictures: Pictures, size: tuple[int, int], fps: int, title: str, marks: Sequence[Marker]) -> None:
+    """Write H.264 (yuv420p, BT.709, index first) with a chapter for each marker, whole or absent.
+
+    The first chapter begins with the film, each ends where the next begins.
+    """
+    import av
+
+    # the index can be put first in a file alone
+    with writing(path) as work, av.open(str(work), "w", format="mp4", options=MOVIE) as container:
+        container.metadata["title"] = title
+        stream = _video(container, size, fps)
+        total = 0
+        packets: list[Any] = []
+        for picture, count in pictures:
+            frame = _frame(picture)
+            for _ in range(count):
+                frame.pts, frame.time_base = total, Fraction(1, fps)
+                packets += stream.encode(frame)
+                total += 1
+        packets += stream.encode(None)
+        container.set_chapters(_chapters(marks, round(1000 * total / fps)))
+        for packet in packets:
+            container.mux(packet)
+
+
+def png(path: Path, picture: Picture) -> None:
+    """Write one picture, whole or absent."""
+    from PIL import Image
+
+    with io.BytesIO() as out:
+        Image.fromarray(picture).save(out, "PNG", optimize=True)
+        write_bytes(path, out.getvalue())
+
+
+def _video(container: Any, size: tuple[int, int], fps: int) -> Any:
+    import av
+
+    try:
+        stream = container.add_stream(CODEC, rate=fps, options=X264)
+    except av.codec.codec.UnknownCodecError as error:
+        raise EngramError("this PyAV cannot write H.264", where="av", fix="pip install --force-reinstall av") from error
+    stream.width, stream.height = size
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    context.flags |= av.codec.context.Flags.bitexact.value
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = 1  # limited, as players expect
+    return stream
+
+
+def _frame(picture: Picture) -> Any:
+    import av
+
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    return frame.reformat(
+        format="yuv420p", dst_colorspace="ITU709", src_color_range="JPEG", dst_color_range="MPEG", threads=1
+    )
+
+
+def _chapters(markers: Sequence[Marker], end: int) -> list[Any]:
+    """Chapters in milliseconds; of several markers at one time, the last."""
+    starts = [0, *(min(round(1000 * marker.time), end) for marker in markers[1:]), end]
+    unit = Fraction(1, 1000)
+    return [
+        {"id": i, "start": starts[i], "end": starts[i + 1], "time_base": unit, "metadata": {"title": title}}
+        for i, (_, title) in enumerate(markers)
+        if starts[i] < starts[i + 1]
+    ]
+
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    pass
+
+COLOURS = 255  # of the palette; one more means «as before»
+SURE = 24  # the most frequent colours are kept exactly
+TICK = 100  # a GIF's time, in parts of a second
+
+
+def gif(
+    path: Path, pictures: Pictures, colours: tuple[NDArray[Any], NDArray[Any]], size: tuple[int, int], fps: int
+) -> None:
+    """Write a GIF that repeats for ever, whole or absent; `colours` are all that occur (n × 3), and their counts.
+
+    Raises ValueError where a picture cannot stand for whole hundredths of a second.
+    """
+    import av
+
+    if TICK % fps:
+        raise ValueError(f"a GIF cannot show {fps} pictures a second")
+    chosen = palette(*colours)
+    numbers, shades = _numbers(colours[0], chosen), _argb(chosen)
+    with io.BytesIO() as out:
+        with av.open(out, "w", format="gif", options={"fflags": "+bitexact", "loop": "0"}) as container:
+            stream = container.add_stream("gif", rate=fps)
+            stream.width, stream.height = size
+            stream.pix_fmt = "pal8"
+            at = 0
+            for picture, count in pictures:
+                indexed: Any = (numbers[_packed(picture)], shades)
+                frame = av.VideoFrame.from_ndarray(indexed, format="pal8")
+                frame.pts, frame.time_base = at, Fraction(1, fps)
+                for packet in stream.encode(frame):
+                    packet.duration = count  # the muxer asks for the last one's
+                    container.mux(packet)
+                at += count
+            container.mux(stream.encode(None))
+        write_bytes(path, out.getvalue())
+
+
+def palette(colours: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
+    """At most 255 colours (n × 3) for these: themselves, or median cuts beside the most frequent ones."""
+    import numpy as np
+    from PIL import Image
+
+    if len(colours) <= COLOURS:
+        return colours
+    order = np.argsort(-counts, kind="stable")
+    weighted = np.repeat(colours[order], np.log2(counts[order]).astype(int) + 1, axis=0)  # rare colours count too
+    image = Image.fromarray(weighted[None]).quantize(COLOURS - SURE, Image.Quantize.MEDIANCUT)
+    cuts = np.asarray(image.getpalette(), np.uint8).reshape(-1, 3)[: COLOURS - SURE]
+    return np.unique(np.concatenate([colours[order[:SURE]], cuts]), axis=0)
+
+
+def _numbers(colours: NDArray[Any], chosen: NDArray[Any]) -> NDArray[Any]:
+    """For each 24-bit colour that occurs, the number of the nearest in the palette."""
+    import numpy as np
+
+    table = np.zeros(1 << 24, np.uint8)
+    for start in range(0, len(colours), 4096):
+        part = colours[start : start + 4096]
+        distance = ((part[:, None].astype(np.int32) - chosen[None].astype(np.int32)) ** 2).sum(axis=2)
+        table[_packed(part)] = distance.argmin(axis=1)
+    return table
+
+
+def _packed(colours: NDArray[Any]) -> NDArray[Any]:
+    """The last axis, red, green and blue, as one number."""
+    import numpy as np
+
+    wide = colours.astype(np.uint32)
+    packed: NDArray[Any] = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    return packed
+
+
+def _argb(chosen: NDArray[Any]) -> NDArray[Any]:
+    """The palette as FFmpeg takes it; its last entry is see-through."""
+    import numpy as np
+
+    shades = np.zeros((256, 4), np.uint8)
+    shades[: len(chosen), 0] = 255
+    shades[: len(chosen), 1:] = chosen
+    return shades

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -207,3 +207,20 @@ def _themed(code: int, rest: list[int]) -> list[int]:
         base = 30 if code == 38 else 40
         return [base + rest[1] if rest[1] < 8 else base + 60 + rest[1] - 8]
     return [code, *rest]
+
+
+def together(casts: Sequence[Cast], fps: int) -> Iterator[tuple[tuple[Screen, ...], int]]:
+    """The recordings' screens, and for how many frames they stand; the shorter ones' last screens stay to the end."""
+    total = max(frames(cast, fps) for cast in casts)
+    changes: list[dict[int, Screen]] = []
+    for cast in casts:
+        at, starts = 0, {}
+        for shown, count in play(cast, fps):
+            starts[at] = shown
+            at += count
+        changes.append(starts)
+    times = sorted({at for starts in changes for at in starts})
+    now = [starts[0] for starts in changes]
+    for at, end in zip(times, [*times[1:], total]):
+        now = [starts.get(at, before) for starts, before in zip(changes, now)]
+        yield tuple(now), end - at
