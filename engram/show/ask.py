@@ -1,63 +1,122 @@
-"""Questions of one's own: the base model and the tuned one answer side by side, token by token."""
+"""Your own questions: the base model and the tuned one answer side by side, token by token."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engram.models.model import Model
-from engram.show import ask_view
-from engram.show.ask_side import Settings, Side, make_room, remember, start_over
-from engram.show.demo.answers import speaker
+from engram.show.demo import keys
+from engram.show.demo.answers import Speaker, speaker
+from engram.show.demo.panels import BESIDE
+from engram.show.demo.stage import LINE, QUIET, WIDEST, too_small
 from engram.support import console as show
 from engram.support.errors import EngramError
 from engram.support.text import visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["Settings", "Side", "each", "once", "open_sides", "talk"]
+    from rich.console import Console, RenderableType
 
 PROMPT = "> "
 NEW, QUIT = "/new", "/quit"
 HELP = f"{NEW} starts over, {QUIT} or Ctrl-D leaves, Ctrl-C stops an answer. Nothing of this is kept."
+CUT, STOPPED = " …", " [stopped]"  # after an answer that reached the limit, or was interrupted
+HEAD = 10  # columns of a name before a text
+NOTHING = "(nothing)"
+FRAMES = 15  # a second
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limit of an answer in tokens, temperature (0 is greedy) with its seed, and the model's context in tokens."""
+
+    max_new_tokens: int
+    context: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class Side:
+    """A model, its own conversation, and its answer to the last question as far as it has come.
+
+    `mark` follows the answer: empty while it grows and where the model ended it, else CUT or STOPPED.
+    """
+
+    name: str
+    speaker: Speaker
+    settings: Settings
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    text: str = ""
+    mark: str = ""
+
+    def prompt(self, question: str) -> list[int]:
+        """The ids that ask this question after the turns so far."""
+        messages = [
+            {"role": role, "content": content}
+            for turn in self.turns
+            for role, content in zip(("user", "assistant"), turn)
+        ]
+        return self.speaker.encoder.chat([*messages, {"role": "user", "content": question}])
+
+    def room(self, question: str) -> int:
+        """Tokens of the context left over after turns, question and the longest answer; negative: too long."""
+        return self.settings.context - self.settings.max_new_tokens - len(self.prompt(question))
+
+    def answer(self, question: str) -> Generator[None, None, None]:
+        """Answer token by token: `text` grows each time. Closed early, the answer is marked as stopped."""
+        settings, tokens = self.settings, list[int]()
+        self.text, self.mark = "", STOPPED
+        ids = self.prompt(question)
+        for token in self.speaker.stream(ids, settings.max_new_tokens, settings.temperature, settings.seed):
+            tokens.append(token)
+            self.text = self.speaker.encoder.text(tokens).rstrip("\ufffd")  # an unfinished character
+            yield
+        self.text = self.speaker.encoder.text(tokens)
+        self.mark = CUT if len(tokens) == settings.max_new_tokens else ""
+
+    def lines(self) -> list[str]:
+        """The answer's lines, control characters made visible."""
+        return [visible(line) for line in self.text.strip().split("\n")]
 
 
 def open_sides(
     backend: str, model: Model, adapters: dict[str, Path | None], settings: Settings, quantize: str = "none"
 ) -> list[Side]:
-    """The models that answer, in memory: a name for each, and its adapter, if any."""
+    """Load the models that answer: a name for each, and its adapter, if any."""
     return [Side(name, speaker(backend, model, one, quantize), settings) for name, one in adapters.items()]
 
 
 def once(sides: list[Side], question: str) -> None:
-    """One question: every side's answer, and what had to be forgotten for it, if anything.
+    """Print every side's answer to one question, and how many old turns were dropped to make room for it.
 
-    Raises EngramError for an empty question, and for one that is too long for the model's context.
+    Raises EngramError for an empty question and for one that is too long for the model's context.
     """
     console, question = show.make_console(), _clean(question)
     if not question:
         raise EngramError("nothing was asked", where="ask", fix='engram ask "…"')
-    if dropped := make_room(sides, question):
+    if dropped := _make_room(sides, question):
         turns = "the oldest turn" if dropped == 1 else f"the {dropped} oldest turns"
         console.print(f"forgotten: {turns}; the model's context is {sides[0].settings.context} tokens", style="dim")
     try:
-        ask_view.answer(console, sides, question)
+        _answer(console, sides, question)
     finally:
-        remember(sides, question)
+        for side in sides:
+            side.turns.append((question, side.text))
 
 
 def each(sides: list[Side], questions: Iterable[str]) -> None:
-    """Questions that have nothing to do with each other, empty ones left out; raises EngramError where none is left."""
+    """Answer unrelated questions, skipping empty ones; raises EngramError where none is left."""
     console, asked = show.make_console(), False
     for question in filter(None, map(_clean, questions)):
         if asked:
             console.print()
         start_over(sides)
-        ask_view.line(console, "question", visible(question))
+        console.file.write(f"{'question':<{HEAD}}{visible(question)}\n")
         once(sides, question)
         asked = True
     if not asked:
@@ -78,7 +137,10 @@ def talk(sides: list[Side]) -> None:
                 start_over(sides)
                 console.print("a new conversation", style="dim")
             elif question:
-                _try(console, sides, question)
+                try:
+                    once(sides, question)
+                except EngramError as error:  # the conversation goes on
+                    console.print(visible(str(error), newline="\n"), style="red")
             interrupted = False
         except KeyboardInterrupt:
             if interrupted:
@@ -87,12 +149,23 @@ def talk(sides: list[Side]) -> None:
             console.print("\nCtrl-C once more leaves", style="dim")
 
 
-def _try(console: Console, sides: list[Side], question: str) -> None:
-    """Ask; a question that cannot be asked ends no conversation."""
-    try:
-        once(sides, question)
-    except EngramError as error:
-        console.print(visible(str(error), newline="\n"), style="red")
+def start_over(sides: Sequence[Side]) -> None:
+    """Forget the conversation."""
+    for side in sides:
+        side.turns.clear()
+
+
+def _make_room(sides: Sequence[Side], question: str) -> int:
+    """Drop the oldest turns on all sides until this question and its answer fit; the number of turns dropped."""
+    dropped = 0
+    while (room := min(side.room(question) for side in sides)) < 0:
+        if not sides[0].turns:
+            what = f"the question is {-room} tokens too long for the model's context of {sides[0].settings.context}"
+            raise EngramError(what, where="ask", fix="ask a shorter one, or lower --max-new-tokens")
+        for side in sides:
+            del side.turns[0]
+        dropped += 1
+    return dropped
 
 
 def _read(console: Console) -> str | None:
@@ -107,5 +180,81 @@ def _read(console: Console) -> str | None:
 
 
 def _clean(question: str) -> str:
-    """Without blanks around it, and without bytes that are no text, which no tokenizer takes."""
+    """Without blanks around it, and without bytes that no tokenizer takes."""
     return question.encode("utf-8", "replace").decode("utf-8").strip()
+
+
+def _answer(console: Console, sides: Sequence[Side], question: str) -> None:
+    """Show the answers as they grow: boxes on a terminal that is large enough, else text, one after the other.
+
+    An interrupt leaves the text so far on the screen, marked as stopped.
+    """
+    with keys.unseen(), contextlib.ExitStack() as closing:
+        streams = [closing.enter_context(contextlib.closing(side.answer(question))) for side in sides]
+        if console.is_terminal and not too_small(console):
+            _grow(console, sides, streams)
+        else:
+            for side, stream in zip(sides, streams, strict=True):
+                _write(console, side, stream)
+
+
+def _grow(console: Console, sides: Sequence[Side], streams: Sequence[Iterator[None]]) -> None:
+    """A token of each side in turn, in boxes."""
+    from rich.live import Live
+
+    for side in sides:
+        side.text, side.mark = "", ""
+    with Live(_boxes(console, sides), console=console, refresh_per_second=FRAMES) as live:
+        try:
+            waiting = list(streams)
+            while waiting:
+                waiting = [stream for stream in waiting if next(stream, waiting) is not waiting]
+                live.update(_boxes(console, sides))
+        finally:
+            live.update(_boxes(console, sides))
+
+
+def _boxes(console: Console, sides: Sequence[Side]) -> RenderableType:
+    """The answers side by side where there is room, else one below the other."""
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    width = min(console.width, WIDEST)
+    beside = width >= BESIDE and len(sides) > 1
+    grid = Table.grid(padding=(0, 1), pad_edge=False)
+    for _ in sides if beside else sides[:1]:
+        grid.add_column(width=(width - 1) // 2 if beside else width)
+    boxes = [
+        Panel(
+            Text.assemble("\n".join(side.lines()), (side.mark, QUIET)),
+            title=Text(side.name, "bold"),
+            title_align="left",
+            border_style=LINE,
+        )
+        for side in sides
+    ]
+    for row in [boxes] if beside else [[box] for box in boxes]:
+        grid.add_row(*row)
+    return grid
+
+
+def _write(console: Console, side: Side, stream: Iterator[None]) -> None:
+    """One side's answer as text, each piece as it comes; further lines are indented, so that none looks like a name."""
+    written = 0
+    console.file.write(f"{side.name:<{HEAD}}")
+
+    def more() -> None:
+        nonlocal written
+        text = ("\n" + " " * HEAD).join(side.lines())
+        console.file.write(text[written:])
+        console.file.flush()
+        written = max(written, len(text))
+
+    try:
+        for _ in stream:
+            more()
+    finally:
+        more()
+        console.file.write(("" if written else NOTHING) + side.mark + "\n")
+        console.file.flush()

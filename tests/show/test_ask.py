@@ -17,8 +17,7 @@ from small_run import Run
 from engram import backends
 from engram.cli import main
 from engram.models.tokenizer import load_encoder
-from engram.show import ask, ask_side, ask_view
-from engram.show import ask_side as sides_module
+from engram.show import ask
 from engram.show.demo.answers import Speaker
 from engram.support import console as show
 from engram.support.errors import EngramError
@@ -33,7 +32,7 @@ def called(run: Run, *arguments: str, stdin: bytes | None = None) -> Result:
 
 
 def said(out: str, name: str) -> list[str]:
-    return [line[ask_view.HEAD :] for line in out.splitlines() if line.startswith(f"{name:<{ask_view.HEAD}}")]
+    return [line[ask.HEAD :] for line in out.splitlines() if line.startswith(f"{name:<{ask.HEAD}}")]
 
 
 def taught(run: Run) -> list[dict[str, Any]]:
@@ -59,13 +58,13 @@ class Echo:
         yield from list(map(ord, self.says))[:limit]
 
 
-def pair(one: str, other: str, limit: int = 20, context: int = 100) -> list[ask_side.Side]:
-    settings = ask_side.Settings(limit, context)
+def pair(one: str, other: str, limit: int = 20, context: int = 100) -> list[ask.Side]:
+    settings = ask.Settings(limit, context)
     speakers = [Speaker(echo, echo, None) for echo in (Echo(one), Echo(other))]  # type: ignore[arg-type]
-    return [ask_side.Side(name, one, settings) for name, one in zip(("baseline", "tuned"), speakers, strict=True)]
+    return [ask.Side(name, one, settings) for name, one in zip(("baseline", "tuned"), speakers, strict=True)]
 
 
-def on(console: Console, sides: list[ask_side.Side], question: str = "?") -> str:
+def on(console: Console, sides: list[ask.Side], question: str = "?") -> str:
     with show.printing_on(console):
         ask.once(sides, question)
     assert isinstance(console.file, io.StringIO)
@@ -143,7 +142,7 @@ def test_each_model_keeps_its_own_answers() -> None:
         last = side.speaker.encoder.prompts[-1]  # type: ignore[attr-defined]
         assert [m["content"] for m in last] == ["first", answer, "second"]
         assert [m["role"] for m in last] == ["user", "assistant", "user"]
-    sides_module.start_over(sides)
+    ask.start_over(sides)
     on(text_console(), sides, "third")
     assert len(sides[0].speaker.encoder.prompts[-1]) == 1  # type: ignore[attr-defined]
 
