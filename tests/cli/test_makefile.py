@@ -63,11 +63,15 @@ def house(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def alone() -> dict[str, str]:
+    """The environment without the variables of a make that runs these tests."""
+    return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ENGRAM_VENV")}
+
+
 def make(house: Path, *arguments: str) -> list[str]:
     """Run make; the stub's calls, first words only where that says enough."""
     (house / "calls").unlink(missing_ok=True)
-    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    done = subprocess.run(["make", *arguments], cwd=house, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(["make", *arguments], cwd=house, capture_output=True, text=True, env=alone(), check=False)
     assert done.returncode == 0, done.stderr
     calls = (house / "calls").read_text().splitlines() if (house / "calls").exists() else []
     return [" ".join(call.split()[: 3 if call.startswith("eval") else 1]) for call in calls]
@@ -234,8 +238,10 @@ def test_an_adapter_stays_where_make_is_interrupted_just_after(house: Path) -> N
     engram.write_text(
         STUB.replace("adapters/$place/$weights ;;", "adapters/$place/$weights; touch trained; sleep 1 ;;")
     )
-    with subprocess.Popen(["make", "train"], cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(["make", "train"], cwd=house, env=alone(), **pipes) as running:
         while not (house / "trained").exists():
+            assert running.poll() is None, running.communicate()
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
         running.communicate()
@@ -361,7 +367,7 @@ def test_nothing_to_do_is_quick(house: Path) -> None:
 
 
 def test_make_alone_lists_targets_and_variables(house: Path) -> None:
-    out = subprocess.run(["make"], cwd=house, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(["make"], cwd=house, env=alone(), capture_output=True, text=True, check=True).stdout
     for target in re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M):
         assert f"make {target} " in out
     for variable in ("BACKEND", "MODEL", "RECIPE", "SEED", "PATTERNS", "ADAPTER"):
