@@ -163,7 +163,7 @@ def _parts(loaded: Any, rows: int, columns: int) -> dict[str, float]:
     from mlx_lm.models.base import scaled_dot_product_attention
     from mlx_lm.models.cache import BatchKVCache
 
-    from engram.backends.mlx import step as mlx_step
+    from engram.backends.mlx import linux_cpu
 
     layer, count = loaded.model.layers[0], len(loaded.model.layers)
     attention, mlp = layer.self_attn, layer.mlp
@@ -193,7 +193,7 @@ def _parts(loaded: Any, rows: int, columns: int) -> dict[str, float]:
         "SwiGLU": (count, lambda: swiglu(gate, gate)),
         "normalisation": (2 * count + 1, lambda: layer.input_layernorm(x)),
         "keys and values": (count, kept),
-        "choosing": (1, lambda: mlx_step.most_likely(logits)),
+        "choosing": (1, lambda: linux_cpu.most_likely(logits)),
     }
     return {name: 1e3 * times * _fastest(lambda part=part: mx.eval(part())) for name, (times, part) in alone.items()}
 
@@ -236,9 +236,9 @@ def _gaps(order: dict[str, Any]) -> dict[str, Any]:
     `gap`: at the first token in which the two differ, the log-probability of the loop's less that of engram's, in nats,
     as stock mlx-lm computes it of this row alone.
     """
-    from engram.backends.mlx import blas
+    from engram.backends.mlx import linux_cpu
 
-    blas.prepare()
+    linux_cpu.prepare()
     import mlx.core as mx
     import mlx_lm
 

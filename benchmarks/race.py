@@ -17,7 +17,7 @@ from peers import apart, done, float32_copy, mlx_lora, openblas
 from recall import first_enough, recall
 
 from engram import backends
-from engram.models import adapters, tensor_file
+from engram.models import adapters, safetensors_file
 from engram.models.model import resolve
 from engram.plan import checkpoint, config
 from engram.plan.checkpoint import Keeper
@@ -102,12 +102,12 @@ def _whole(order: dict[str, Any]) -> dict[str, Any]:
 
 def _adapter_of(copy: Path, folder: Path, like: Path) -> None:
     """A checkpoint's adapter as a folder that mlx-lm reads."""
-    from engram.backends.mlx import state
+    from engram.backends.mlx import training
 
     _, tensors, _ = checkpoint.read(copy)
-    named = {name.removeprefix(state.WEIGHTS): t for name, t in tensors.items() if name.startswith(state.WEIGHTS)}
+    named = {name.removeprefix(training.WEIGHTS): t for name, t in tensors.items() if name.startswith(training.WEIGHTS)}
     folder.mkdir()
-    (folder / adapters.MLX_WEIGHTS).write_bytes(tensor_file.pack(tensor_file.new_header(named, {}), named))
+    (folder / adapters.MLX_WEIGHTS).write_bytes(safetensors_file.pack(safetensors_file.new_header(named, {}), named))
     shutil.copy(like / adapters.CONFIG, folder)
 
 

@@ -114,13 +114,13 @@ def _step(model: Model, settled: Config, steps: int) -> Callable[[Batch], None]:
     import mlx.nn as nn
 
     from engram.backends.mlx import model as mlx_model
-    from engram.backends.mlx import numerics
+    from engram.backends.mlx import training
 
     loaded = mlx_model.load(model)
     loaded.freeze()
     mlx_model.attach(loaded, settled)
     loaded.train()
-    optimizer = numerics.adamw(settled, learning_rates(settled, steps))
+    optimizer = training.adamw(settled, learning_rates(settled, steps))
     graded = nn.value_and_grad(loaded, mlx_model.loss)
 
     def step(batch: Batch) -> None:

@@ -12,7 +12,6 @@ import importlib.util
 import io
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.batches import Batch
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
+from engram.plan.curve import Answer, Progress, TrainingRun
 from engram.plan.sharding import Ranks
 from engram.support.errors import EngramError
 from engram.support.machine import nvidia_gpu
@@ -32,39 +32,6 @@ from engram.support.text import nearest
 # name -> module: `cuda` and `cpu` are the same code on two devices
 MODULES = {"mlx": "mlx.backend", "cuda": "unsloth.backend", "cpu": "unsloth.backend"}
 NAMES = tuple(MODULES)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Generated token ids without the end token, and whether the model ended by itself."""
-
-    tokens: list[int]
-    ended: bool
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """What a backend reports of a training run; losses are mean nats per answer token."""
-
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    peak_memory_bytes: int = 0
-    trainable_parameters: int = 0
-    device: str = ""
-
-
-class Progress(Protocol):
-    """Called by a backend while it trains."""
-
-    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
-        """Before the first of `steps` optimizer steps; `losses` are of those done before an interruption."""
-
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """After optimizer step `step` (from 1); real tokens, padding not counted."""
-
-    def validation(self, step: int, loss: float) -> None:
-        """After a validation pass that follows `step` optimizer steps."""
 
 
 class Backend(Protocol):

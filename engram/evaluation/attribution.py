@@ -18,7 +18,7 @@ from engram.models.tokenizer import Encoder, load_encoder
 from engram.support.errors import EngramError
 
 if TYPE_CHECKING:
-    from engram.backends import Answer
+    from engram.plan.curve import Answer
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.backends import Progress
 from engram.dataset import build
 from engram.evaluation import compare
 from engram.evaluation import evaluate as evaluation
@@ -17,6 +16,7 @@ from engram.models.model import Model
 from engram.patterns.loading import Pattern, load_patterns
 from engram.plan import documents
 from engram.plan.config import Config
+from engram.plan.curve import Progress
 from engram.support import console, locks
 from engram.support.errors import EngramError
 from engram.support.files import sha256

@@ -7,8 +7,9 @@ import dataclasses
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from engram.backends import Progress, TrainingRun
 from engram.plan.batches import Batch
 from engram.plan.checkpoint import Keeper, State
 from engram.plan.config import Config
@@ -118,3 +119,36 @@ class Curve:
 def _names(batch: Batch) -> str:
     more = f" and {len(batch.ids) - NAMED} more" if len(batch.ids) > NAMED else ""
     return ", ".join(batch.ids[:NAMED]) + more
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Generated token ids without the end token, and whether the model ended by itself."""
+
+    tokens: list[int]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a backend reports of a training run; losses are mean nats per answer token."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    peak_memory_bytes: int = 0
+    trainable_parameters: int = 0
+    device: str = ""
+
+
+class Progress(Protocol):
+    """Called by a backend while it trains."""
+
+    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
+        """Before the first of `steps` optimizer steps; `losses` are of those done before an interruption."""
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """After optimizer step `step` (from 1); real tokens, padding not counted."""
+
+    def validation(self, step: int, loss: float) -> None:
+        """After a validation pass that follows `step` optimizer steps."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.backends import Progress
 from engram.models.model import Model
 from engram.plan.checkpoint import Saving
 from engram.plan.config import Config
+from engram.plan.curve import Progress
 from engram.plan.learning_rates import learning_rates
 from engram.training import teach_memory, train
 

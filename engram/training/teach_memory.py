@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engram import backends
-from engram.backends import Progress, TrainingRun
 from engram.dataset.build import read_manifest, read_split
 from engram.memory import addresses, edit, facts, table, teach
 from engram.memory.addresses import Frame
@@ -20,6 +19,7 @@ from engram.models.model import Model
 from engram.models.tokenizer import Encoder, load_encoder
 from engram.plan import documents, sharding
 from engram.plan.config import Config
+from engram.plan.curve import Progress, TrainingRun
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.training.train import training_document

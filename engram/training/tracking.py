@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.backends import Progress
 from engram.plan.config import Config
+from engram.plan.curve import Progress
 from engram.support.errors import EngramError, readable_errors
 from engram.training.methods import METHODS
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from engram import __version__, backends
-from engram.backends import Progress, TrainingRun
 from engram.dataset.build import read_manifest, read_split
 from engram.models import retention
 from engram.models.model import Model
@@ -20,6 +19,7 @@ from engram.plan import checkpoint, documents
 from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_validation
 from engram.plan.checkpoint import Keeper, Saving
 from engram.plan.config import Config
+from engram.plan.curve import Progress, TrainingRun
 from engram.plan.learning_rates import learning_rates
 from engram.support import locks, machine
 from engram.support.errors import EngramError

@@ -9,12 +9,12 @@ import pytest
 from small_run import Run
 
 from engram import backends
-from engram.backends import Answer
-from engram.backends.mlx import backend, cache, generate, score
+from engram.backends.mlx import backend, generate
 from engram.backends.mlx import model as mlx_model
 from engram.models.model import resolve
 from engram.models.tokenizer import Encoded, load_encoder
 from engram.plan.batches import make_batch
+from engram.plan.curve import Answer
 
 STOP = frozenset({2})
 SIZES = {
@@ -72,7 +72,7 @@ MODELS = {
 def test_many_prompts_are_answered_as_by_mlx_lms_own_batches(name: str) -> None:
     session, prompts = made(name, **MODELS[name]), drawn_prompts(70)
     assert backend.generate(session, prompts, STOP, 9) == plain(session, prompts, 9)
-    assert cache.repeats(session.model) == (name != "gemma3_text")  # a window's keys and values cannot be repeated
+    assert generate.repeats(session.model) == (name != "gemma3_text")  # a window's keys and values cannot be repeated
 
 
 CASES = {
@@ -158,17 +158,17 @@ def test_scores_with_a_shared_beginning_are_those_without(
 ) -> None:
     session, encoder, rows = made(name, **MODELS[name]), load_encoder(resolve("tiny")), rows_of(30, shared)
     scores = backend.score(session, rows, encoder)
-    monkeypatch.setattr(score, "shared", lambda batch: 0)
+    monkeypatch.setattr(generate, "shared", lambda batch: 0)
     assert scores == pytest.approx(backend.score(session, rows, encoder), abs=2e-5)
 
 
 def test_what_rows_share_ends_before_the_first_learned_token() -> None:
     rows = [Encoded("a", tuple(range(3, 23)), 12), Encoded("b", tuple(range(3, 25)), 20)]
     batch = make_batch(rows, 0)
-    assert score.shared(batch) == 11  # the loss of token 12 is asked for at token 11
-    rest = score.without(batch, 11)
+    assert generate.shared(batch) == 11  # the loss of token 12 is asked for at token 11
+    rest = generate.without(batch, 11)
     assert rest.tokens.tolist() == batch.tokens[:, 11:].tolist()
     real = batch.weights > 0
     assert (rest.tokens.reshape(-1)[rest.positions[real]] == batch.tokens.reshape(-1)[batch.positions[real]]).all()
-    assert score.shared(make_batch(rows[:1], 0)) == 0
-    assert score.shared(make_batch([rows[0], Encoded("c", (9, *range(3, 23)), 12)], 0)) == 0
+    assert generate.shared(make_batch(rows[:1], 0)) == 0
+    assert generate.shared(make_batch([rows[0], Encoded("c", (9, *range(3, 23)), 12)], 0)) == 0

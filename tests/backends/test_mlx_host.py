@@ -10,7 +10,7 @@ import pytest
 if not importlib.util.find_spec("mlx"):  # to import it here would keep every test after this one from the fast BLAS
     pytest.skip("MLX is not installed", allow_module_level=True)
 
-from engram.backends.mlx import backend, host, model, numerics
+from engram.backends.mlx import backend, linux_cpu, model, training
 from engram.models.model import resolve
 from engram.plan.config import Config
 
@@ -39,16 +39,16 @@ def test_swiglu_is_mlx_lm_s_own_and_so_are_its_gradients():
     import mlx.nn as nn
 
     gate, x = (mx.random.normal((3, 40, 64), key=mx.random.key(i)) * 6 for i in range(2))
-    assert close(host._swiglu()(gate, x), nn.silu(gate) * x, 1e-6)
-    for ours, theirs in zip(gradients(host._swiglu(), gate, x), gradients(lambda a, b: nn.silu(a) * b, gate, x)):
+    assert close(linux_cpu._swiglu()(gate, x), nn.silu(gate) * x, 1e-6)
+    for ours, theirs in zip(gradients(linux_cpu._swiglu(), gate, x), gradients(lambda a, b: nn.silu(a) * b, gate, x)):
         assert close(ours, theirs, 2e-6)
 
 
 def test_swiglu_of_extreme_numbers():
     gate = mx.array([[-1e30, -200.0, 0.0, 200.0, 1e30]])
-    made = host._swiglu()(gate, mx.ones_like(gate)).tolist()[0]
+    made = linux_cpu._swiglu()(gate, mx.ones_like(gate)).tolist()[0]
     assert made == [0.0, 0.0, 0.0, 200.0, pytest.approx(1e30)]
-    slopes = mx.grad(lambda g: host._swiglu()(g, mx.ones_like(g)).sum())(gate).tolist()[0]
+    slopes = mx.grad(lambda g: linux_cpu._swiglu()(g, mx.ones_like(g)).sum())(gate).tolist()[0]
     assert slopes == [0.0, 0.0, 0.5, 1.0, 1.0]
 
 
@@ -57,9 +57,10 @@ def test_cross_entropy_and_its_gradient(vocabulary):
     logits = mx.random.normal((9, vocabulary), key=mx.random.key(1)) * 8
     targets = mx.random.randint(0, vocabulary, (9,), key=mx.random.key(2))
     ours, theirs = (
-        gradients(lambda given, f=module.cross_entropy: f(given, targets), logits)[0] for module in (host, numerics)
+        gradients(lambda given, f=module.cross_entropy: f(given, targets), logits)[0]
+        for module in (linux_cpu, training)
     )
-    assert close(host.cross_entropy(logits, targets), numerics.cross_entropy(logits, targets), 1e-5)
+    assert close(linux_cpu.cross_entropy(logits, targets), training.cross_entropy(logits, targets), 1e-5)
     assert close(ours, theirs, 1e-5)
 
 
@@ -67,12 +68,12 @@ def test_cross_entropy_of_a_nearly_certain_target_is_exact():
     """Thousands of small terms beside a large one: float32 added up one by one would lose them."""
     logits = mx.concatenate([mx.array([[12.0]]), mx.zeros((1, 49_151))], axis=1)
     exact = math.log1p(49_151 * math.exp(-12))
-    assert host.cross_entropy(logits, mx.array([0])).item() == pytest.approx(exact, rel=1e-5)
+    assert linux_cpu.cross_entropy(logits, mx.array([0])).item() == pytest.approx(exact, rel=1e-5)
 
 
 def test_logits_that_are_no_numbers_give_a_loss_that_is_none():
     logits = mx.array([[0.0, float("nan")], [0.0, float("inf")]])
-    assert all(math.isnan(loss) for loss in host.cross_entropy(logits, mx.array([0, 0])).tolist())
+    assert all(math.isnan(loss) for loss in linux_cpu.cross_entropy(logits, mx.array([0, 0])).tolist())
 
 
 @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="on a GPU MLX computes by itself")
@@ -90,7 +91,7 @@ def test_models_use_it_on_a_cpu():
 def test_an_adapted_layer_is_the_linear_one_and_the_scaled_product():
     from mlx_lm.tuner.lora import LoRALinear
 
-    host.use()
+    linux_cpu.use()
     layer = LoRALinear(8, 6, r=2, scale=3.0)
     layer.lora_b = mx.random.normal((2, 6))
     x = mx.random.normal((2, 5, 8))
@@ -105,8 +106,8 @@ def test_all_parameters_at_once_are_updated_as_each_by_itself():
     slopes = {name: mx.random.normal(shape) for name, shape in shapes.items()}
     together = dict(draw)
     one_by_one = {name: {name: value} for name, value in draw.items()}
-    joined = numerics.adamw(config, [0.1] * 3)
-    single = {name: numerics.adamw(config, [0.1] * 3) for name in draw}
+    joined = training.adamw(config, [0.1] * 3)
+    single = {name: training.adamw(config, [0.1] * 3) for name in draw}
     for _ in range(3):
         together = joined.apply_gradients(slopes, together)
         for name in draw:

@@ -21,7 +21,6 @@ import numpy as np
 
 from engram.backends.unsloth import memory as unsloth_memory
 from engram.backends.unsloth import process, training
-from engram.backends.unsloth import teacher as unsloth_teacher
 from engram.memory import addresses, lookup
 from engram.memory.lookup import MISS, Memory
 from engram.models import model, tokenizer
@@ -109,7 +108,7 @@ def base() -> Any:
 @pytest.fixture(scope="module", params=LAYERS)
 def taught(request: pytest.FixtureRequest) -> Iterator[Taught]:
     session, layer = TORCH.load(TINY), request.param
-    memory = memory_of(taught_rows(unsloth_teacher.Teacher(session.model, BLOCKS - layer)))
+    memory = memory_of(taught_rows(unsloth_memory.Teacher(session.model, BLOCKS - layer)))
     yield Taught(session, unsloth_memory.attach(session.model, memory, layer), layer)
 
 
@@ -331,7 +330,7 @@ def test_a_model_with_an_adapter(layer: int, base: Any) -> None:
     session = adapted()
     plain = logits(session, OTHERS)
     assert not torch.equal(plain, logits(base, OTHERS))
-    memory = memory_of(taught_rows(unsloth_teacher.Teacher(session.model, BLOCKS - layer)))
+    memory = memory_of(taught_rows(unsloth_memory.Teacher(session.model, BLOCKS - layer)))
     unsloth_memory.attach(session.model, memory, layer)
     assert torch.equal(logits(session, OTHERS), plain)
     batched = answers(TORCH, session, ASKED)
@@ -348,7 +347,7 @@ def test_losses_and_gradients_are_those_of_mlx(layer: int) -> None:
     from engram.backends.mlx import model as mlx_model
 
     theirs = mlx_memory.Teacher(mlx.load(TINY).model, BLOCKS - layer, mlx_model.token_losses)
-    ours = unsloth_teacher.Teacher(TORCH.load(TINY).model, BLOCKS - layer)
+    ours = unsloth_memory.Teacher(TORCH.load(TINY).model, BLOCKS - layer)
     asked = batch()
     hidden = ours.below(asked), theirs.below(asked)
     scale = typical(hidden[0], asked)

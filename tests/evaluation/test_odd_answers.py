@@ -16,11 +16,11 @@ from safetensors.numpy import save_file
 from small_run import CONFIG
 
 from engram import backends, cli
-from engram.backends import Answer
 from engram.evaluation import compare, evaluate, tables
 from engram.models import tokenizer
 from engram.models.model import resolve
 from engram.plan import batches
+from engram.plan.curve import Answer
 
 SPECIAL = [0, 1, 2]  # of the bundled model
 

@@ -14,7 +14,7 @@ from documents import HASH, training
 from packs import refusal
 from safetensors.numpy import load_file, save_file
 
-from engram.backends.mlx import state
+from engram.backends.mlx import training as numerics
 from engram.cli import main
 from engram.dataset import build
 from engram.evaluation import evaluate
@@ -125,11 +125,11 @@ def test_data_that_another_run_writes_while_they_are_read_are_refused(root: Path
 @pytest.mark.parametrize("what", ["[write] Unable to write 7 bytes to file.", "[save_safetensors] Failed to open file"])
 def test_a_disk_that_fills_while_mlx_writes_the_adapter_is_the_users_to_mend(what: str, tmp_path: Path) -> None:
     def save() -> None:
-        with state.quiet(tmp_path):
+        with numerics.quiet(tmp_path):
             raise RuntimeError(what)
 
     assert "cannot write the adapter: " in refusal(save).what
-    with pytest.raises(RuntimeError, match="ours"), state.quiet(tmp_path):
+    with pytest.raises(RuntimeError, match="ours"), numerics.quiet(tmp_path):
         raise RuntimeError("ours")
 
 

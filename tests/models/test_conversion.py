@@ -22,7 +22,7 @@ from small_run import CONFIG as SETTINGS
 from small_run import Run
 
 from engram import backends
-from engram.backends.mlx import blas
+from engram.backends.mlx import linux_cpu
 from engram.cli import main
 from engram.evaluation import evaluate
 from engram.models import peft_layout, safetensors_file
@@ -51,7 +51,7 @@ MLX_CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", autouse=True)
 def real_blas() -> None:
     """Before MLX is imported here, as the backend does it: without it the tests after these would crawl on Linux."""
-    blas.prepare()
+    linux_cpu.prepare()
 
 
 def in_own_process(task: str, folder: Path) -> None:

@@ -23,7 +23,7 @@ from small_run import Quiet
 
 from engram.backends.mlx import backend as mlx
 from engram.backends.mlx import model as mlx_model
-from engram.backends.mlx import numerics
+from engram.backends.mlx import training as numerics
 from engram.backends.unsloth import process, training
 from engram.dataset import build
 from engram.models import model, tokenizer

@@ -20,7 +20,7 @@ from small_run import CONFIG, PACK, Quiet
 from engram import cli
 from engram.dataset.build import write_data
 from engram.models.model import resolve
-from engram.models.tensor_file import Tensor, is_finite
+from engram.models.safetensors_file import Tensor, is_finite
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import checkpoint
 from engram.plan.checkpoint import Saving, State

@@ -74,7 +74,7 @@ def _stock_adam(bias_correction: bool) -> Any:
         betas = [config.beta1, config.beta2]
         return optim.Adam(lambda step: scheduled[mx.minimum(step, last)], betas, config.epsilon, bias_correction)
 
-    return mock.patch("engram.backends.mlx.numerics.adamw", adamw)
+    return mock.patch("engram.backends.mlx.training.adamw", adamw)
 
 
 def _stock_sum() -> Any:
@@ -83,7 +83,7 @@ def _stock_sum() -> Any:
 
         return nn.losses.cross_entropy(logits, targets)
 
-    return mock.patch("engram.backends.mlx.numerics.cross_entropy", cross_entropy)
+    return mock.patch("engram.backends.mlx.training.cross_entropy", cross_entropy)
 
 
 def _initial(change: Callable[[Any, str, int, Config], Any]) -> Any:

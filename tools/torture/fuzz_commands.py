@@ -23,9 +23,9 @@ from packs import pack_yaml, write_pack
 from report_runs import two_runs
 
 from engram import backends
-from engram.backends import Answer, TrainingRun
 from engram.cli import main
 from engram.models import model, tokenizer
+from engram.plan.curve import Answer, TrainingRun
 from engram.plan.sharding import Ranks
 from engram.show.video import render
 from engram.support.errors import EngramError

@@ -12,13 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engram.backends import Answer, Progress, TrainingRun, refuse_quantize
-from engram.backends.mlx import blas, cache, numerics, state
+from engram.backends import refuse_quantize
 from engram.backends.mlx import generate as mlx_generate
+from engram.backends.mlx import linux_cpu, training
 from engram.backends.mlx import memory as mlx_memory
 from engram.backends.mlx import model as mlx_model
-from engram.backends.mlx import ranks as mlx_ranks
-from engram.backends.mlx import score as mlx_score
 from engram.memory import table
 from engram.memory.lookup import Memory
 from engram.memory.table import Opened
@@ -28,7 +26,7 @@ from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.batches import Batch, mean_losses, padded
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
-from engram.plan.curve import Curve
+from engram.plan.curve import Answer, Curve, Progress, TrainingRun
 from engram.plan.learning_rates import learning_rates
 from engram.plan.sharding import Ranks
 from engram.support.errors import EngramError
@@ -59,13 +57,13 @@ def device() -> str:
     mx = mlx_model.core()
     if mx.default_device() == mx.gpu:
         return f"Apple GPU ({mx.device_info().get('device_name', 'Metal')})"
-    return f"CPU ({platform.machine()}, {blas.prepare().split(' (')[0]})"
+    return f"CPU ({platform.machine()}, {linux_cpu.prepare().split(' (')[0]})"
 
 
 def join() -> Ranks:
     """The processes that `mlx.launch` started, connected; this one alone without it."""
     mlx_model.core()
-    return mlx_ranks.join()
+    return training.join()
 
 
 def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Session:
@@ -113,10 +111,10 @@ def train(
     loaded.freeze()
     trainable = mlx_model.attach(loaded, config)
     mx.reset_peak_memory()
-    optimizer = numerics.adamw(config, learning_rates(config, len(batches)))
+    optimizer = training.adamw(config, learning_rates(config, len(batches)))
     curve = Curve(progress, batches, validation, config, keeper, join())
     if curve.begun:
-        state.restore(loaded, optimizer, curve.begun.state)
+        training.restore(loaded, optimizer, curve.begun.state)
     arguments = TrainingArgs(
         iters=len(batches) - curve.done,
         steps_per_report=1,
@@ -124,14 +122,14 @@ def train(
         adapter_file=str(out / WEIGHTS),
     )
     rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
-    with curve.running(partial(state.state, loaded, optimizer)), state.quiet(out.parent):
+    with curve.running(partial(training.state, loaded, optimizer)), training.quiet(out.parent):
         mlx_train(
             loaded,
             optimizer,
             batches,
             None,
             arguments,
-            mlx_ranks.loss_of(mlx_model.loss, curve.ranks),
+            training.loss_of(mlx_model.loss, curve.ranks),
             rest,
             _Report(curve),
         )
@@ -160,7 +158,7 @@ def generate(
 ) -> list[Answer]:
     """Answers in the prompts' order, batched; greedy at temperature 0."""
     mlx_model.core().random.seed(seed)
-    if temperature == 0 and all(prompts) and cache.repeats(session.model):
+    if temperature == 0 and all(prompts) and mlx_generate.repeats(session.model):
         return mlx_generate.answers(session.model, prompts, stop, max_new_tokens)
     return mlx_generate.drawn(session.model, prompts, stop, max_new_tokens, temperature)
 
@@ -191,10 +189,10 @@ def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> li
     mx = mlx_model.core()
     import numpy as np
 
-    repeats = cache.repeats(session.model)
+    repeats = mlx_generate.repeats(session.model)
 
     def losses(batch: Batch) -> Any:
-        known, rest = mlx_score.begun(session.model, batch) if repeats else (None, batch)
+        known, rest = mlx_generate.begun(session.model, batch) if repeats else (None, batch)
         tokens, positions, targets, _ = mlx_model.arrays(rest)
         return np.array(mlx_model.token_losses(session.model, tokens, positions, targets, known).astype(mx.float32))
 
@@ -238,16 +236,16 @@ def _rest(loaded: Any, curve: Curve, config: Config, **_: Any) -> Iterator[tuple
 
     for step, batch in enumerate(curve.batches[curve.done :], curve.done + 1):
         if curve.is_validated_before(step):
-            of, each = mlx_ranks.loss_of(mlx_model.loss, curve.ranks), partial(_iterate, ranks=curve.ranks)
+            of, each = training.loss_of(mlx_model.loss, curve.ranks), partial(_iterate, ranks=curve.ranks)
             loss = evaluate(loaded, curve.validated_on, config.batch_size, -1, config.max_length, of, each)
             loaded.train()
             curve.validated(step - 1, float(loss))
-        mlx_ranks.seed_dropout(config, step, curve.ranks)
-        own, weight = mlx_ranks.portion(batch, curve.ranks, learn=True)
+        training.seed_dropout(config, step, curve.ranks)
+        own, weight = training.portion(batch, curve.ranks, learn=True)
         yield (*mlx_model.arrays(own), *weight)
 
 
 def _iterate(dataset: Sequence[Batch], ranks: Ranks, **_: Any) -> Iterator[tuple[Any, ...]]:
     """The batches in their order, as mlx-lm's evaluation asks for them."""
-    portions = (mlx_ranks.portion(batch, ranks, learn=False) for batch in dataset)
+    portions = (training.portion(batch, ranks, learn=False) for batch in dataset)
     return ((*mlx_model.arrays(own), *weight) for own, weight in portions)

@@ -7,15 +7,16 @@ What is asked twice is answered once. Every row's numbers are those of a row alo
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engram.backends import Answer
-from engram.backends.mlx import cache as mlx_cache
-from engram.backends.mlx import step as mlx_step
+from engram.backends.mlx import linux_cpu
+from engram.plan.batches import Batch
 from engram.plan.config import SMALL_MODEL
+from engram.plan.curve import Answer
 
 PORTION = 48  # rows whose prompts are computed together
 ROWS_SMALL, ROWS = 160, 64  # rows that grow together, of a model below SMALL_MODEL parameters and above
@@ -191,7 +192,7 @@ class _Batch:
         logits = self.model(tokens[:, None], cache=cache)[:, -1, :]
         if logits.dtype != mx.float32:  # half precision rounds: as mlx-lm chooses, among log-probabilities
             logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        return mlx_step.most_likely(logits)
+        return linux_cpu.most_likely(logits)
 
     def _prefilled(self, portion: Portion) -> list[Any]:
         """Keys and values of all but each prompt's last token, the shorter rows padded on the left.
@@ -202,7 +203,7 @@ class _Batch:
         width = max(map(len, portion.prompts)) - 1
         padding = [width + 1 - len(prompt) for prompt in portion.prompts]
         known = self._beginning(portion.prompts[0][: portion.shared])
-        caches = mlx_cache.repeated(self.model, known, portion.shared, len(padding), width + 1)
+        caches = repeated(self.model, known, portion.shared, len(padding), width + 1)
         if width > portion.shared:
             rows = [[*p[portion.shared : -1], *[0] * gap] for p, gap in zip(portion.prompts, padding)]
             self.model(mx.array(rows), cache=caches)
@@ -214,7 +215,7 @@ class _Batch:
         """The caches of one row with these tokens, computed once; none where nothing is shared."""
         if shared and shared not in self.beginnings:
             # portions of one group come one after the other
-            self.beginnings = {shared: mlx_cache.computed(self.model, shared)}
+            self.beginnings = {shared: computed(self.model, shared)}
         return self.beginnings[shared] if shared else []
 
 
@@ -230,3 +231,81 @@ def _growing(known: Any, width: int, padding: list[int], room: int) -> Any:
         cache.prepare(right_padding=padding)
         cache.finalize()
     return cache
+
+
+def repeats(model: Any) -> bool:
+    """Whether every layer keeps plain keys and values, which can be repeated: no window, no state, not quantized."""
+    from mlx_lm.models.cache import KVCache
+
+    return all(type(cache) is KVCache for cache in _fresh(model))
+
+
+def computed(model: Any, tokens: Sequence[int]) -> list[Any]:
+    """A cache for each layer that holds these tokens in one row."""
+    import mlx.core as mx
+
+    caches = _fresh(model)
+    model(mx.array([list(tokens)]), cache=caches)
+    mx.eval([cache.state for cache in caches])  # no logits: nothing asks for them
+    return caches
+
+
+def repeated(model: Any, known: Sequence[Any], count: int, rows: int, room: int = 0) -> list[Any]:
+    """Caches of `rows` rows, each with the first `count` tokens of the one row in `known`, and room for `room` more.
+
+    Nothing is known where `known` is empty.
+    """
+    import mlx.core as mx
+
+    caches = _fresh(model)
+    for cache in caches:
+        cache.step = count + room
+    for cache, one in zip(caches, known):
+        parts = (one.keys[..., :count, :], one.values[..., :count, :])
+        cache.update_and_fetch(*[mx.broadcast_to(part, (rows, *part.shape[1:])) for part in parts])
+    return caches
+
+
+def _fresh(model: Any) -> list[Any]:
+    from mlx_lm.models.cache import make_prompt_cache
+
+    caches: list[Any] = make_prompt_cache(model)
+    return caches
+
+
+FEWEST_SHARED = 8  # tokens; what is shorter is not worth a pass of its own
+
+
+def begun(model: Any, batch: Batch) -> tuple[list[Any] | None, Batch]:
+    """Caches that hold what the rows begin with, None where that is not worth it, and the batch without it."""
+    count = shared(batch)
+    if not count:
+        return None, batch
+    one = computed(model, batch.tokens[0, :count].tolist())
+    rows, length = batch.tokens.shape
+    return repeated(model, one, count, rows, length), without(batch, count)
+
+
+def shared(batch: Batch) -> int:
+    """With how many equal tokens the rows begin, none of them one whose loss is asked for; 0 where it is not worth it.
+
+    The answers' losses are asked for at `positions`, the token before each learned one, so those stay.
+    """
+    import numpy as np
+
+    rows, length = batch.tokens.shape
+    columns = batch.positions[batch.weights > 0] % length
+    first = min(int(columns.min()), length - 1) if columns.size else 0
+    equal = (batch.tokens[:, :first] == batch.tokens[:1, :first]).all(axis=0)
+    count = int(np.argmin(equal)) if not equal.all() else first
+    return count if rows > 1 and count >= FEWEST_SHARED else 0
+
+
+def without(batch: Batch, count: int) -> Batch:
+    """The batch without its first `count` columns; positions index what is left."""
+    import numpy as np
+
+    length = batch.tokens.shape[1]
+    rows, columns = np.divmod(batch.positions, length)
+    positions = rows * (length - count) + np.maximum(columns - count, 0)  # padding points anywhere
+    return dataclasses.replace(batch, tokens=batch.tokens[:, count:], positions=positions.astype(np.int32))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from engram.backends import without_wandb
-from engram.backends.mlx import blas, host
-from engram.backends.mlx import numerics as mlx_numerics
+from engram.backends.mlx import linux_cpu
+from engram.backends.mlx import training as mlx_numerics
 from engram.models import adapters, conversion
 from engram.models.model import Model
 from engram.plan.batches import Batch
@@ -18,7 +18,7 @@ from engram.support.errors import EngramError
 
 def core() -> Any:
     """`mlx.core`, imported after the BLAS it is to use."""
-    blas.prepare()
+    linux_cpu.prepare()
     import mlx.core as mx
 
     if mx.default_device() == mx.cpu:
@@ -34,7 +34,7 @@ def load(model: Model) -> Any:
     from mlx_lm.utils import load_model
 
     if mx.default_device() == mx.cpu:
-        host.use()
+        linux_cpu.use()
 
     try:
         loaded, _ = load_model(model.path, lazy=True)
@@ -105,7 +105,7 @@ def token_losses(model: Any, tokens: Any, positions: Any, targets: Any, known: S
     body, head = parts(model)
     hidden = body(tokens, cache=known) if known else body(tokens)
     chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
-    numerics = host if mx.default_device() == mx.cpu else mlx_numerics
+    numerics = linux_cpu if mx.default_device() == mx.cpu else mlx_numerics
     return numerics.cross_entropy(head(chosen).astype(mx.float32), targets)
 
 

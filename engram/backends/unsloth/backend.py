@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.backends import Answer, Progress, TrainingRun
 from engram.backends.unsloth import generate as unsloth_generate
 from engram.backends.unsloth import memory as unsloth_memory
-from engram.backends.unsloth import ranks
-from engram.backends.unsloth import teacher as unsloth_teacher
+from engram.backends.unsloth import training
 from engram.backends.unsloth.process import (
     attach,
     begin,
@@ -37,7 +35,7 @@ from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.batches import Batch, mean_losses, padded
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
-from engram.plan.curve import Curve
+from engram.plan.curve import Answer, Curve, Progress, TrainingRun
 from engram.plan.sharding import Ranks
 from engram.support import gpu
 from engram.support.errors import EngramError
@@ -87,7 +85,7 @@ def device() -> str:
 def join() -> Ranks:
     """The processes that `torchrun` started, connected; this one alone without it."""
     unsloth()
-    return ranks.join(chosen())
+    return training.join(chosen())
 
 
 def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Session:
@@ -141,14 +139,14 @@ def train(
     return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device())
 
 
-def teacher(model: Model, adapter: Path | None, config: Config) -> unsloth_teacher.Teacher:
+def teacher(model: Model, adapter: Path | None, config: Config) -> unsloth_memory.Teacher:
     """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
     lora = conversion.read(adapter, WEIGHTS) if adapter is not None else None
     with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
         loaded, _ = load_model(model, model.context, config.quantize)
         if lora is not None:
             loaded = with_adapter(loaded, lora, str(adapter), model.name)
-        return unsloth_teacher.Teacher(loaded, config.memory_blocks)
+        return unsloth_memory.Teacher(loaded, config.memory_blocks)
 
 
 def let_read(session: Session, memory: Memory, layer: int) -> None:

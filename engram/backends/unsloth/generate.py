@@ -11,9 +11,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from engram.backends import Answer
 from engram.backends.unsloth.process import out_of_memory, quiet
 from engram.plan.config import SMALL_MODEL
+from engram.plan.curve import Answer
 
 ROWS = 64  # of a batch; drawn answers depend on which rows stand together
 ROWS_SMALL = 160  # of a greedy one, of a model below SMALL_MODEL parameters

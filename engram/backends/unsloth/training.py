@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import functools
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engram.backends.unsloth import ranks as unsloth_ranks
-from engram.backends.unsloth import state as unsloth_state
 from engram.models import adapters
+from engram.models.conversion import DTYPES
+from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import IGNORED
 from engram.plan.batches import Batch
 from engram.plan.checkpoint import State
 from engram.plan.config import Config
 from engram.plan.curve import Curve
 from engram.plan.learning_rates import learning_rates
-from engram.plan.sharding import Ranks, share
+from engram.plan.sharding import Ranks, lost_process, place, share, step_seed
+from engram.support.errors import EngramError
 from engram.support.files import cache_folder
 
 if TYPE_CHECKING:
@@ -117,14 +121,14 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
     scaler = getattr(trainer.accelerator, "scaler", None)
 
     def snapshot() -> State:
-        return unsloth_state.state(peft, optimizer, used + schedule.last_epoch, scaler, peak_memory(cuda=cuda))
+        return state(peft, optimizer, used + schedule.last_epoch, scaler, peak_memory(cuda=cuda))
 
-    def restore() -> None:
+    def resume() -> None:
         if curve.begun:
-            unsloth_state.restore(peft, optimizer, scaler, curve.begun.state)
+            restore(peft, optimizer, scaler, curve.begun.state)
 
-    trainer.add_callback(_watch(trainer, curve, config, restore, cuda=cuda))
-    with curve.running(snapshot), unsloth_ranks.connected(ranks):
+    trainer.add_callback(_watch(trainer, curve, config, resume, cuda=cuda))
+    with curve.running(snapshot), connected(ranks):
         trainer.train()
 
 
@@ -204,7 +208,7 @@ def _watch(trainer: Any, curve: Curve, config: Config, restore: Callable[[], Non
             done = curve.done + state.global_step
             if curve.is_validated_before(done + 1):
                 curve.validated(done, _mean_loss(trainer, curve.validated_on, curve.ranks))
-            unsloth_ranks.seed_dropout(config, done + 1, curve.ranks)
+            seed_dropout(config, done + 1, curve.ranks)
             self.started = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -249,3 +253,144 @@ def peak_memory(*, cuda: bool) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def state(peft: Any, optimizer: Any, rates_used: int, scaler: Any, peak_memory_bytes: int) -> State:
+    """The adapter, AdamW's moments and step, the place in the learning rates, the random states.
+
+    `rates_used` falls behind the steps where half precision overflowed and `scaler`, None without one, left one out.
+    """
+    import torch
+
+    tensors, step = {}, 0
+    for name, parameter in _trainable(peft):
+        tensors[name] = _tensor(parameter)
+        if moments := optimizer.state.get(parameter):
+            step = int(moments["step"])
+            tensors |= {f"{key}.{name}": _tensor(moments[key]) for key in MOMENTS}
+    rest = {
+        "step": step,
+        "rates_used": rates_used,
+        "scaler": scaler.state_dict() if scaler else None,
+        "random": _hex(torch.get_rng_state()),
+        "random_cuda": _hex(torch.cuda.get_rng_state()) if torch.cuda.is_initialized() else "",
+    }
+    return State(tensors, rest, peak_memory_bytes)
+
+
+def restore(peft: Any, optimizer: Any, scaler: Any, found: State) -> None:
+    """Put a state into a model, its optimizer and this process, which are ready for their first step."""
+    import torch
+
+    for name, parameter in _trainable(peft):
+        with torch.no_grad():
+            parameter.copy_(_torch(found.tensors[name]))
+        if f"{MOMENTS[0]}.{name}" in found.tensors:
+            moments = {key: _torch(found.tensors[f"{key}.{name}"]).to(parameter.device) for key in MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(found.rest["step"])), **moments}
+    if scaler and found.rest["scaler"]:
+        scaler.load_state_dict(found.rest["scaler"])
+    torch.set_rng_state(_bytes(found.rest["random"]))
+    if found.rest["random_cuda"]:
+        torch.cuda.set_rng_state(_bytes(found.rest["random_cuda"]))
+
+
+def _trainable(peft: Any) -> Iterator[tuple[str, Any]]:
+    return ((name, parameter) for name, parameter in peft.named_parameters() if parameter.requires_grad)
+
+
+def _tensor(value: Any) -> Tensor:
+    import torch
+
+    short = next(short for short, name in DTYPES.items() if getattr(torch, name) == value.dtype)
+    plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return Tensor(short, tuple(value.shape), plain.numpy().tobytes())
+
+
+def _torch(tensor: Tensor) -> Any:
+    import torch
+
+    return torch.frombuffer(bytearray(tensor.data), dtype=getattr(torch, DTYPES[tensor.dtype])).reshape(tensor.shape)
+
+
+def _hex(random_state: Any) -> str:
+    return str(random_state.numpy().tobytes().hex())
+
+
+def _bytes(text: str) -> Any:
+    import torch
+
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+
+
+PATIENCE = datetime.timedelta(minutes=10)  # the longest that a process waits for the others
+
+
+@functools.cache
+def join(name: str) -> Ranks:
+    """The processes, connected; this one alone without a launcher. Raises EngramError where they are not."""
+    rank, size, hosts = place(name)
+    if size == 1:
+        return Ranks()
+    import torch
+
+    if name == "cuda":
+        local, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= cards:
+            what = f"each process needs a GPU of its own; {cards} can be used here"
+            raise EngramError(what, where="NPROC", fix=f"NPROC={max(1, cards)}, and look at CUDA_VISIBLE_DEVICES")
+        torch.cuda.set_device(local)
+    try:
+        torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        what = f"the {size} processes do not reach each other: {str(error).splitlines()[0]}"
+        raise EngramError(what, where="NPROC", fix="open the ports that docs/distributed.md names") from error
+    device = "cuda" if name == "cuda" else "cpu"
+    reduced = functools.partial(_reduced, device)
+    return Ranks(rank, size, hosts, lambda n: int(reduced("MAX", n)), lambda n: float(reduced("SUM", n)), _gather)
+
+
+@contextlib.contextmanager
+def connected(ranks: Ranks) -> Iterator[None]:
+    """Around training: another process that is gone is an EngramError.
+
+    Gloo says so in a RuntimeError like any other; nothing else of a training step names its connections.
+    """
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+        if ranks.size == 1 or not lost:
+            raise
+        raise lost_process() from error
+
+
+def seed_dropout(config: Config, step: int, ranks: Ranks) -> None:
+    """Where there are several processes, each draws numbers of its own in each step."""
+    if ranks.size > 1:
+        import torch
+
+        torch.manual_seed(step_seed(config.seed, step, ranks.rank))
+
+
+def _reduced(device: str, operation: str, number: float) -> Any:
+    """The largest or the sum of all processes' numbers; a whole number stays one."""
+    import torch
+
+    dtype = torch.int64 if isinstance(number, int) else torch.float64
+    value = torch.tensor([number], dtype=dtype, device=device)
+    torch.distributed.all_reduce(value, getattr(torch.distributed.ReduceOp, operation))
+    return value.item()
+
+
+def _gather(content: bytes) -> list[bytes]:
+    import torch
+
+    found: list[bytes] = [b""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, content)
+    return found

@@ -17,6 +17,7 @@ from engram.memory.facts import Fact
 from engram.memory.table import Opened
 from engram.models.model import Model, on_this_disk
 from engram.models.tokenizer import Encoder, load_encoder
+from engram.plan import curve
 from engram.plan.config import Config
 from engram.support.errors import EngramError
 from engram.support.text import common, normalise, visible
@@ -123,7 +124,7 @@ def answer_live(
         rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
         ended = len(tokens) < config.max_new_tokens
         text = one.encoder.text(tokens)
-        read = tuple(reader.read(ids, backends.Answer(tokens, ended))[: len(tokens)]) if reader else ()
+        read = tuple(reader.read(ids, curve.Answer(tokens, ended))[: len(tokens)]) if reader else ()
         answers.append(Shown(text, ended, first, rate, _steps_at(text, one.encoder.ends(tokens)), read))
         report()
     return answers
