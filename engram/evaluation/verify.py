@@ -47,7 +47,7 @@ def verify(path: Path, places: Places) -> list[Finding]:
         raise EngramError("no such result", where=str(path), fix="make eval compare")
     document, changed = results.parsed(path, "make it again: make eval compare")
     name = document.get("document") if isinstance(document, dict) else None
-    if name not in _CHECKS:
+    if not isinstance(name, str) or name not in _CHECKS:
         what = f"not a result document ({', '.join(_CHECKS)})"
         raise EngramError(what, where=f"{path} $.document", fix="name one of results/<backend>/*.json")
     schema.check(document, name, str(path))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 CODE = """
-from engram.backends import blas
+from engram.backends.mlx import linux_cpu as blas
 print(blas.prepare())
 import mlx.core as mx
 a = mx.random.normal((64, 64))
