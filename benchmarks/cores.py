@@ -24,14 +24,14 @@ PACKAGES = {"mlx": "mlx_lm", "cpu": "unsloth"}
 # engram gives a model as small as `tiny` one torch thread, whatever the environment says
 PATCHED = """
 import sys
-from engram.backends import unsloth_process
+from engram.backends.unsloth import process
 from engram.cli import main
 threads = int(sys.argv.pop())
 def set_threads(_):
-    unsloth_process.unsloth()
+    process.unsloth()
     import torch
     torch.set_num_threads(threads)
-unsloth_process._set_threads = set_threads
+process._set_threads = set_threads
 main()
 """
 

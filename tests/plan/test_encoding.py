@@ -16,7 +16,7 @@ from engram.dataset.build import split
 from engram.dataset.rows import Example
 from engram.models import retention
 from engram.models.model import resolve
-from engram.models.tokenizer import IGNORED, TOGETHER, Encoded, Encoder, load_encoder
+from engram.models.tokenizer import IGNORED, TEXTS, Encoded, Encoder, load_encoder
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan.batches import encode, make_batch, plan_batches, plan_validation
 from engram.plan.config import Config
@@ -51,7 +51,7 @@ def test_prompt_is_what_generation_is_asked_with(encoder: Encoder) -> None:
 
 
 def test_many_are_encoded_as_each_of_them(encoder: Encoder) -> None:
-    texts = ["Hello", "", " a  b ", "ä\u0301 \U0001f600", "<|im_end|>", "line\nline", *map(str, range(TOGETHER))]
+    texts = ["Hello", "", " a  b ", "ä\u0301 \U0001f600", "<|im_end|>", "line\nline", *map(str, range(TEXTS))]
     assert encoder.prompts(texts) == [encoder.prompt(text) for text in texts]
     assert encoder.prompts([]) == []
     rows = [Example(f"{i}-ask", str(i), "fact", "c", "ask", "train", text, text[::-1]) for i, text in enumerate(texts)]
