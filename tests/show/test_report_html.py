@@ -23,7 +23,7 @@ from report_runs import HOSTILE, LOSSES, hostile_run, recording, two_runs
 from engram.cli import main
 from engram.evaluation import compare
 from engram.plan import documents
-from engram.show.report import answers, charts, gather, html, player, sections
+from engram.show.report import charts, gather, html, tables
 from engram.show.video import cast
 from engram.support.text import visible
 from tools.parity.main import REFERENCE
@@ -154,7 +154,7 @@ def test_every_answer_is_there_with_its_outcome(two: Path) -> None:
         ("cpu", "generalization", "right"): 1, ("cpu", "generalization", "wrong"): 3,
         ("mlx", "generalization", "right"): 1, ("mlx", "generalization", "wrong"): 3,
     }  # fmt: skip
-    assert answers.state(True, False) == "broken"
+    assert tables.OUTCOMES[True, False] == "broken"
 
 
 def test_same_results_same_bytes(two: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_run_of_another_model_is_left_out_and_said(two: Path, tmp_path: Path) 
     ("broken", "reason"),
     [
         ('{"version": 2}\n', "line 1: width None"),
-        ('{"version": 2, "width": 80, "height": 24}\n[0, "o", "\\u001b]0;x\\u0007"]\n', "an OSC string"),
+        ('{"version": 2, "width": 80, "height": 24}\n[0, "o", "\\u001b]0;x\\u0007"]\n', "is not allowed in a recording"),
         ("no cast", "line 1: no asciicast header"),
     ],
 )
@@ -248,7 +248,7 @@ def test_the_parity_table_is_shown_where_there_is_one(two: Path, tmp_path: Path)
 
 
 def test_the_film_holds_every_screen_of_the_recording() -> None:
-    film = player.film(recording("first"))
+    film = html.film(recording("first"))
     shown: dict[int, str] = {}
     at: list[tuple[float, list[str]]] = []
     for seconds, changes in film.frames:
@@ -281,7 +281,7 @@ def test_json_in_the_page_cannot_end_its_element() -> None:
 
 def test_charts_say_what_they_show(two: Path) -> None:
     found = gather.gather(two)
-    level = sections.level("recall", found.first.comparison)
+    level = tables.level("recall", found.first.comparison)
     assert charts.say(level) == "recall, n = 20: before 10.0 % [2.8, 30.1], after 90.0 % [69.9, 97.2]"
     drawing = ElementTree.fromstring(str(charts.strip(level)))
     assert [dot.get("cx") for dot in drawing.iter("circle")] == ["10%", "90%"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from engram.evaluation import compare_runs
 from engram.plan import documents
-from engram.show.report import charts, sections
+from engram.show.report import charts, tables
 from engram.support.console import interval, p_value, percent
 from engram.support.text import visible
 
@@ -19,7 +19,7 @@ def parts(reference: Path) -> dict[str, str]:
     """The tables, by the name of their place."""
     comparison = documents.read(reference / LEAD / "comparison.json", "comparison", MAKE)
     seeds = documents.read(reference / "seeds.json", "seeds", MAKE)
-    return {"by-category": categories_table(comparison), "seeds": table(sections.seed_table(seeds))}
+    return {"by-category": categories_table(comparison), "seeds": table(tables.seed_table(seeds))}
 
 
 def pictures(reference: Path, folder: Path) -> dict[Path, str]:
@@ -39,17 +39,17 @@ def pictures(reference: Path, folder: Path) -> dict[Path, str]:
 
 def categories_table(comparison: dict[str, Any]) -> str:
     """Each category of each split, before and after."""
-    found = sections.Table(["category", "split", "n", "before", "after", "change, points", "p (Holm)", ""], [])
+    found = tables.Table(["category", "split", "n", "before", "after", "change, points", "p (Holm)", ""], [])
     for split, categories in comparison["categories"].items():
         for name, row in categories.items():
             sides = [f"{percent(row[side]['exact'])} {interval(row[side]['ci95'])}" for side in ("before", "after")]
-            change = sections.points(row["change"])
+            change = tables.points(row["change"])
             cells = [str(row["n"]), *sides, change, p_value(row["p_holm"]), row["verdict"]]
             found.rows.append([f"`{visible(name)}`", split, *cells])
     return table(found)
 
 
-def table(found: sections.Table) -> str:
+def table(found: tables.Table) -> str:
     """A table in Markdown."""
     lines = [found.columns, ["---"] * len(found.columns), *found.rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -18,7 +18,7 @@ from engram.dataset.rows import Example
 from engram.evaluation import compare, compare_runs, pipeline, verify
 from engram.models import retention
 from engram.plan import documents as results
-from engram.show.report import player
+from engram.show.report import html
 from engram.show.video import cast, screen
 from tools.torture import nasty
 from tools.torture.hunt import Case, read
@@ -135,6 +135,6 @@ def check_lines(case: Case, folder: Path) -> Any:
     path.write_bytes(case.content)
     found = read(lambda: cast.read(path), path.name)
     if found:
-        read(lambda: (screen.last(found), player.film(found).data()), path.name)
+        read(lambda: (screen.last(found), html.film(found).data()), path.name)
         assert all(cast._ALLOWED.fullmatch(e.data) for e in found.events if e.code == cast.OUTPUT)
     return found

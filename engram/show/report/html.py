@@ -5,21 +5,65 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engram.show.report import answers, charts, gather, player, sections
+from engram.show.report import charts, gather, tables
+from engram.show.video import screen, theme
+from engram.show.video.cast import Cast
+from engram.show.video.screen import Cell, Row
 from engram.support import console, locks
-from engram.support.files import PACKAGE, write_text
+from engram.support.files import write_text
 from engram.support.text import visible
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-ASSETS = PACKAGE / "show" / "report" / "assets"
-TEMPLATE = "report.html.j2"
 # what could end the element or begin a comment, and the two line ends that are none in JSON
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+FUNCTIONS = {  # that the template calls
+    **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
+    **{name: getattr(tables, name) for name in ("points", "signed", "millions", "level", "facts", "changed")},
+    **{name: getattr(tables, name) for name in ("pair_table", "pair_lines", "seed_table")},
+    **{name: getattr(charts, name) for name in ("strip", "scale", "levels")},
+}
+FPS = 20  # how often the recording is looked at, as the film does
+Style = tuple[theme.Colour, theme.Colour, bool, bool, bool, bool]
+PLAIN: Style = (theme.FOREGROUND, theme.BACKGROUND, False, False, False, False)
+Span = tuple[int, str]  # the number of a style, and text
+
+
+@dataclass
+class Film:
+    """A recording's screens: styles and rows stand once, a frame names what it changes.
+
+    `frames` holds (seconds, [(line, number of the row), …]); line and row count from 0.
+    """
+
+    width: int
+    height: int
+    seconds: float
+    styles: list[Style] = field(default_factory=lambda: [PLAIN])
+    rows: list[list[Span]] = field(default_factory=list)
+    frames: list[tuple[float, list[tuple[int, int]]]] = field(default_factory=list)
+    chapters: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def last(self) -> list[list[Span]]:
+        """The rows of the last screen, which the page shows before anything plays."""
+        lines: dict[int, int] = {}
+        for _, changes in self.frames:
+            lines.update(changes)
+        return [self.rows[lines[y]] for y in range(self.height)]
+
+    def data(self) -> dict[str, Any]:
+        """What the script reads."""
+        return {"seconds": self.seconds, "height": self.height, "rows": self.rows, "frames": self.frames}
+
+    def css(self) -> str:
+        """The rules of the styles, `.t0`, `.t1`, …, and letters so large that the lines fill the page's width."""
+        # a letter is 0.602 of its size wide, and 2.6 are the margins; below 8.5 pixels nobody can read
+        size = f".screen{{font-size:clamp(8.5px,calc(100cqi / {0.602 * self.width + 2.8:.4g}),17px)}}\n"
+        return size + "".join(f".t{number}{{{_rule(style)}}}\n" for number, style in enumerate(self.styles))
 
 
 def make(folder: Path, out: Path, first: str | None = None) -> gather.Found:
@@ -37,37 +81,17 @@ def render(found: gather.Found) -> str:
     """The page as HTML."""
     from markupsafe import Markup
 
-    film = player.film(found.cast) if found.cast else None
-    style = "\n" + charts.style() + _asset("report.css") + (film.css() if film else "")
+    recording = film(found.cast) if found.cast else None
+    style = "\n" + charts.style() + _asset("report.css") + (recording.css() if recording else "")
     script = "\n" + _asset("report.js")
     view = _view(found) | {
-        "film": film,
-        "film_data": Markup(data_block(film.data())) if film else "",
+        "film": recording,
+        "film_data": Markup(data_block(recording.data())) if recording else "",
         "style": Markup(style),
         "script": Markup(script),
         "policy": policy(style, script),
     }
-    return environment().get_template(TEMPLATE).render(view) + "\n"
-
-
-def environment() -> Environment:
-    """Jinja that escapes every value, after making visible what could steer a screen."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, finalize=shown, undefined=StrictUndefined)
-    made.globals |= {
-        **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
-        **{name: getattr(sections, name) for name in ("points", "signed", "millions", "level", "facts")},
-        **{name: getattr(sections, name) for name in ("pair_table", "pair_lines", "seed_table")},
-        **{name: getattr(charts, name) for name in ("strip", "scale", "levels")},
-        "changed": answers.changed,
-    }
-    return made
-
-
-def shown(value: Any) -> Any:
-    """A value of the template as it may stand on the page: plain text with its control characters visible."""
-    return visible(value) if type(value) is str else value
+    return charts.environment().get_template("report.html.j2").render(FUNCTIONS | view) + "\n"
 
 
 def data_block(value: Any) -> str:
@@ -87,29 +111,29 @@ def _digest(text: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return (ASSETS / name).read_text("utf-8")
+    return (charts.ASSETS / name).read_text("utf-8")
 
 
 def _view(found: gather.Found) -> dict[str, Any]:
     """What the template shows."""
-    listed = answers.rows(found.runs)
+    listed = tables.answers(found.runs)
     curves = charts.curves(found.runs)
     first = found.first.comparison
     view = {
         "first": first,
         "recall": first["improvement"]["recall"],
         "runs": found.runs,
-        "about": sections.ABOUT,
+        "about": tables.ABOUT,
         "answers": listed,
-        "states": answers.STATES,
-        "marks": answers.MARKS,
-        "counts": answers.counts(listed),
+        "states": tables.STATES,
+        "marks": tables.MARKS,
+        "counts": tables.counts(listed),
         "category_names": sorted({row.category for row in listed}),
         "loss": charts.losses(curves) if curves else None,
         "loss_curves": curves,
-        "speed": sections.speed(found.runs),
+        "speed": tables.speed(found.runs),
         "pairs": [pair for pair in found.pairs if not pair["refused"]],
-        "parity": sections.parity_section(found.parity) if found.parity else None,
+        "parity": tables.parity_section(found.parity) if found.parity else None,
         "seeds": found.seeds,
         "cast_title": found.cast.title if found.cast else "",
         "cast_of": found.cast_of,
@@ -128,3 +152,57 @@ def _contents(view: dict[str, Any]) -> list[tuple[str, str]]:
         "parity": "Parity", "seeds": "Seeds", "provenance": "Provenance",
     }  # fmt: skip
     return [(name, title) for name, title in names.items() if name not in ("pairs", "parity", "seeds") or view[name]]
+
+
+def film(cast: Cast) -> Film:
+    """The screens of a recording, each where it first differs from the one before."""
+    made = Film(cast.width, cast.height, cast.duration)
+    made.chapters = [(marker.time, visible(marker.title)) for marker in cast.markers]
+    styles: dict[Style, int] = {PLAIN: 0}
+    rows: dict[Row, int] = {}
+    shown: tuple[Row, ...] = ()
+    at = 0
+    for picture, count in screen.play(cast, FPS):
+        changes = []
+        for y, row in enumerate(picture.rows):
+            if not shown or row != shown[y]:
+                if row not in rows:
+                    rows[row] = len(rows)
+                    made.rows.append(_spans(row, styles))
+                changes.append((y, rows[row]))
+        if changes:
+            made.frames.append((round(at / FPS, 3), changes))
+        shown, at = picture.rows, at + count
+    made.styles = list(styles)
+    return made
+
+
+def _spans(row: Row, styles: dict[Style, int]) -> list[Span]:
+    """Neighbours of one style together; blanks at the end of the line are left out."""
+    spans = []
+    for style, cells in groupby(row, key=_style):
+        text = visible("".join(cell.text for cell in cells))
+        spans.append((styles.setdefault(style, len(styles)), text))
+    if spans and _looks_empty(list(styles)[spans[-1][0]]):
+        number, text = spans.pop()
+        spans += [(number, text.rstrip(" "))] if text.strip(" ") else []
+    return spans
+
+
+def _looks_empty(style: Style) -> bool:
+    _, background, _, _, underlined, struck = style
+    return background == theme.BACKGROUND and not underlined and not struck
+
+
+def _style(cell: Cell) -> Style:
+    return cell.colour, cell.background, cell.bold, cell.italic, cell.underlined, cell.struck
+
+
+def _rule(style: Style) -> str:
+    colour, background, bold, italic, underlined, struck = style
+    lines = " ".join(name for name, on in (("underline", underlined), ("line-through", struck)) if on)
+    parts = [f"color:#{bytes(colour).hex()}"]
+    if background != theme.BACKGROUND:
+        parts.append(f"background:#{bytes(background).hex()}")
+    parts += ["font-weight:700"] * bold + ["font-style:italic"] * italic
+    return ";".join(parts + ([f"text-decoration:{lines}"] if lines else []))

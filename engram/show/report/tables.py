@@ -1,4 +1,4 @@
-"""The tables of the page, from the documents: the same figures, and the same words, as the terminal prints."""
+"""The tables of the page, from the documents: the same figures and words as in the terminal, and every answer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from engram.evaluation import tables
+from engram.evaluation.compare import paired
 from engram.evaluation.compare_runs import Run
 from engram.evaluation.scoring import GENERAL
 from engram.show.report import charts
@@ -22,12 +23,42 @@ TARGETS = {
     "same_answers": "same greedy answers, share",
 }
 
+STATES = {
+    "fixed": "fixed",
+    "broken": "broken",
+    "right": "unchanged, right",
+    "wrong": "unchanged, wrong",
+}
+MARKS = {"fixed": "✓", "broken": "✗", "right": "=", "wrong": "–"}
+OUTCOMES = {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}
+
 
 class Table(NamedTuple):
     """Column heads (an empty one over the names of the rows), and rows of texts."""
 
     columns: list[str]
     rows: list[list[str]]
+
+
+class Row(NamedTuple):
+    """One question, both answers, and the state: a key of `STATES`."""
+
+    run: str
+    split: str
+    category: str
+    prompt: str
+    expected: str
+    before: str
+    after: str
+    state: str
+
+
+class Kept(NamedTuple):
+    """A general prompt that is no pattern, and its answers."""
+
+    prompt: str
+    before: str
+    after: str
 
 
 def points(value: float | None) -> str:
@@ -121,9 +152,9 @@ def facts(run: Run) -> dict[str, str]:
     """Where a run's figures come from."""
     document = run.comparison
     made, model, adapter = document["provenance"], document["model"], run.stages["tuned"]["adapter"]
-    hardware = made["hardware"]
+    hardware, revision = made["hardware"], f", revision {model['revision']}" if model["revision"] else ""
     found = {
-        "Model": f"{model['name']}, {model['parameters']:,} parameters" + _revision(model),
+        "Model": f"{model['name']}, {model['parameters']:,} parameters" + revision,
         "SHA-256 of its weights": model["weights_sha256"],
         "SHA-256 of the adapter": adapter["sha256"],
         "SHA-256 of the data's manifest": document["data"]["manifest_sha256"],
@@ -138,8 +169,30 @@ def facts(run: Run) -> dict[str, str]:
     return found | {f"SHA-256 of {stage}.json": digest for stage, digest in document["sources"].items()}
 
 
-def _revision(model: dict[str, Any]) -> str:
-    return f", revision {model['revision']}" if model["revision"] else ""
+def answers(runs: Sequence[Run]) -> list[Row]:
+    """Every answer to the test sets, in their order."""
+    return [_row(run.name, *pair) for run in runs for pair in paired(*_both(run, "answers"))]
+
+
+def changed(run: Run) -> list[Kept]:
+    """The general prompts that the tuned model answers differently."""
+    pairs = [(b, a) for b, a in paired(*_both(run, "general")) if "answer" in b]
+    return [Kept(b["prompt"], b["answer"], a["answer"]) for b, a in pairs if b["answer"] != a["answer"]]
+
+
+def counts(found: Sequence[Row]) -> dict[str, int]:
+    """How many rows there are of each state."""
+    return {name: sum(row.state == name for row in found) for name in STATES}
+
+
+def _row(run: str, before: dict[str, Any], after: dict[str, Any]) -> Row:
+    category = f"{before['kind']}/{before['category']}"
+    texts = (before["prompt"], before["expected"], before["answer"], after["answer"])
+    return Row(run, before["split_kind"], category, *texts, OUTCOMES[before["exact"], after["exact"]])
+
+
+def _both(run: Run, part: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    return run.stages["baseline"][part], run.stages["tuned"][part]
 
 
 def _listed(values: dict[str, Any]) -> str:
