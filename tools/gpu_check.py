@@ -185,7 +185,7 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
         curve = Curve(Silent(), batches, [], settled)
         training.run(peft, curve, settled, cuda=cuda)
     write_bytes(adapter / unsloth.WEIGHTS, unsloth.serialised(peft))
-    described = adapters.peft_config(settled, chosen.name, targets)
+    described = adapters.peft_settings(settled.rank, settled.alpha, settled.dropout, chosen.name, targets)
     write_text(adapter / adapters.CONFIG, json.dumps(described, indent=2) + "\n")
     tokenizer = AutoTokenizer.from_pretrained(chosen.path, trust_remote_code=False)
     name = torch.cuda.get_device_name() if cuda else "CPU"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.models.safetensors_file import header
-from engram.plan.config import Config
 from engram.support import strict_json
 from engram.support.errors import EngramError
 from engram.support.files import recover, sha256, sha256_text
@@ -25,7 +24,7 @@ CONFIG = "adapter_config.json"
 LAYOUTS = {MLX_WEIGHTS: ("mlx-lm", "lora_parameters"), PEFT_WEIGHTS: ("PEFT", "peft_type")}
 
 
-def initial_factor(name: str, inputs: int, config: Config) -> NDArray[np.float32]:
+def initial_factor(name: str, inputs: int, rank: int, seed: int) -> NDArray[np.float32]:
     """The first factor of one layer's adapter, float32 [inputs, rank], uniform within ±1/√inputs.
 
     Drawn from the seed and the layer's name alone, so that every backend starts from the same adapter, whatever
@@ -33,29 +32,27 @@ def initial_factor(name: str, inputs: int, config: Config) -> NDArray[np.float32
     """
     import numpy as np
 
-    seed = int(sha256_text(f"lora:{config.seed}:{name}")[:16], 16)
+    state = int(sha256_text(f"lora:{seed}:{name}")[:16], 16)
     bound = 1 / math.sqrt(inputs)
-    draws = np.random.Generator(np.random.PCG64(seed)).random((inputs, config.rank), dtype=np.float64)
+    draws = np.random.Generator(np.random.PCG64(state)).random((inputs, rank), dtype=np.float64)
     return ((2 * draws - 1) * bound).astype(np.float32)
 
 
-def mlx_config(config: Config, model_name: str) -> dict[str, Any]:
+def mlx_config(rank: int, scale: float, dropout: float, model_name: str) -> dict[str, Any]:
     """`adapter_config.json` as stock mlx-lm reads it: LoRA on every linear layer of every block."""
     return {
         "fine_tune_type": "lora",
         "model": model_name,
         "num_layers": -1,
-        "lora_parameters": {"rank": config.rank, "scale": config.scale, "dropout": config.dropout},
+        "lora_parameters": {"rank": rank, "scale": scale, "dropout": dropout},
     }
 
 
-def peft_config(config: Config, base: str, targets: Sequence[str]) -> dict[str, Any]:
-    """`adapter_config.json` as stock PEFT reads it: LoRA on the linear layers of these names, in every block."""
-    return peft_settings(config.rank, config.alpha, config.dropout, base, targets)
-
-
 def peft_settings(rank: int, alpha: float, dropout: float, base: str | None, targets: Sequence[str]) -> dict[str, Any]:
-    """`peft_config` of these values; `base` None where the base model has no name."""
+    """`adapter_config.json` as stock PEFT reads it: LoRA on the linear layers of these names, in every block.
+
+    `base` is None if the base model has no name.
+    """
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -211,7 +211,7 @@ def test_training_starts_from_the_shared_initial_adapter(run: Run, tmp_path: Pat
     tensors = load_file(tmp_path / "a" / "adapters.safetensors")
     for name, value in tensors.items():
         if name.endswith(".lora_a"):
-            expected = initial_factor(name.removesuffix(".lora_a"), value.shape[0], config)
+            expected = initial_factor(name.removesuffix(".lora_a"), value.shape[0], config.rank, config.seed)
             assert value == pytest.approx(expected, abs=1e-9)
 
 

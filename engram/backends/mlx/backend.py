@@ -134,7 +134,11 @@ def train(
             _Report(curve),
         )
     if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
-        write_text(out / adapters.CONFIG, json.dumps(adapters.mlx_config(config, model.name), indent=2) + "\n")
+        write_text(
+            out / adapters.CONFIG,
+            settings = adapters.mlx_config(config.rank, config.scale, config.dropout, model.name)
+            json.dumps(settings, indent=2) + "\n",
+        )
     return curve.finished(int(mx.get_peak_memory()), trainable, device())
 
 

@@ -75,7 +75,7 @@ def attach(model: Any, config: Config) -> int:
     linear_to_lora_layers(model, -1, settings)
     mx.random.seed(config.seed)  # dropout
     first = {
-        name: mx.array(adapters.initial_factor(name.removesuffix(".lora_a"), value.shape[0], config))
+        name: mx.array(adapters.initial_factor(name.removesuffix(".lora_a"), value.shape[0], config.rank, config.seed))
         for name, value in tree_flatten(model.trainable_parameters())
         if name.endswith(".lora_a")
     }

@@ -134,7 +134,9 @@ def train(
         training.run(peft, curve, config, cuda=chosen() == "cuda")
     if not curve.ranks.rank:
         write_bytes(out / WEIGHTS, serialised(peft))
-        settings = adapters.peft_config(config, REGISTRY.get(model.name) or model.name, targets)
+        settings = adapters.peft_settings(
+            config.rank, config.alpha, config.dropout, REGISTRY.get(model.name) or model.name, targets
+        )
         write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
     return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device())
 

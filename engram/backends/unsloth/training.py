@@ -46,7 +46,7 @@ def start_at_the_shared_adapter(peft: Any, config: Config) -> int:
         for name, module in peft.named_modules():
             if "default" in getattr(module, "lora_A", {}):
                 first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
-                factor = adapters.initial_factor(name.removeprefix(PREFIX), first.shape[1], config)
+                factor = adapters.initial_factor(name.removeprefix(PREFIX), first.shape[1], config.rank, config.seed)
                 first.copy_(torch.from_numpy(factor.T.copy()))
                 second.zero_()
     return sum(parameter.numel() for parameter in peft.parameters() if parameter.requires_grad)
