@@ -307,4 +307,5 @@ def make_adapter(place: Path) -> None:
     tensors = {f"{name}.lora_a": draws.random((8, 2), np.float32) for name in layers}
     tensors |= {f"{name}.lora_b": draws.random((2, 8), np.float32) for name in layers}
     save_file(tensors, place / adapters.MLX_WEIGHTS)
-    (place / adapters.CONFIG).write_text(json.dumps(adapters.mlx_config(config, "tiny")))
+    described = adapters.mlx_config(config.rank, config.scale, config.dropout, "tiny")
+    (place / adapters.CONFIG).write_text(json.dumps(described))

@@ -42,7 +42,6 @@ PARTS = {
     "documents": Part("a result document, a manifest or a parity table", 5000, "fuzz_json"),
     "lines": Part("rows of data or general text, or a recording", 3500, "fuzz_json"),
     "adapters": Part("an adapter's folder", 1500, "fuzz_folders"),
-    "models": Part("a model's folder", 400, "fuzz_folders"),
     "commands": Part("a command line", 2000, "fuzz_commands"),
 }
 

@@ -1,4 +1,4 @@
-"""Folders from elsewhere: adapters in both layouts and models, their configuration, weights and tokenizer spoiled."""
+"""Adapters from elsewhere, in both layouts: their configuration, header or weights spoiled."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from engram.models import adapters, conversion, retention, safetensors_file
-from engram.models.model import Model, resolve
+from engram.models import adapters, conversion, safetensors_file
 from engram.models.safetensors_file import Tensor
-from engram.models.tokenizer import load_encoder
-from engram.support.files import BUNDLED
 from tools.torture import nasty
 from tools.torture.hunt import Case, read
 
@@ -27,7 +24,6 @@ MLX = {
 }  # fmt: skip
 WEIGHTS = {"peft": adapters.PEFT_WEIGHTS, "mlx": adapters.MLX_WEIGHTS}
 CONFIGS: dict[str, dict[str, Any]] = {"peft": PEFT, "mlx": MLX}
-MODEL_FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "model.safetensors", "heldout.jsonl")
 
 
 @functools.cache
@@ -98,47 +94,3 @@ def check_adapters(case: Case, folder: Path) -> Any:
     assert (back / adapters.CONFIG).read_bytes() == config, "the configuration came back changed"
     assert (back / WEIGHTS[layout]).read_bytes() == file, "the weights came back changed"
     return described
-
-
-def models_cases(_: Path) -> st.SearchStrategy[Case]:
-    """The bundled model with one of its files spoiled."""
-    load_encoder(resolve("tiny"))  # importing transformers takes seconds
-    return st.sampled_from(MODEL_FILES).flatmap(lambda name: st.builds(Case, st.just(f"model, {name}"), _model(name)))
-
-
-@functools.cache
-def _bundled(name: str) -> Any:
-    if name == "heldout.jsonl":
-        return json.loads((BUNDLED / "tiny" / name).read_bytes().split(b"\n")[0])
-    if name == "model.safetensors":
-        return weights("mlx")[0]
-    return json.loads((BUNDLED / "tiny" / name).read_bytes())
-
-
-def _model(name: str) -> st.SearchStrategy[bytes]:
-    document = _bundled(name)
-    spoiled = nasty.spoiled(document).map(nasty.dumps)
-    if name == "model.safetensors":
-        data = weights("mlx")[1]
-        whole = spoiled.map(lambda text: safetensors(text, data))
-        return st.one_of(whole, nasty.damaged(safetensors(json.dumps(document), data)))
-    encoded = spoiled.map(lambda text: text.encode("utf-8", "surrogatepass"))
-    return st.one_of(encoded, nasty.damaged(json.dumps(document).encode()))
-
-
-def check_models(case: Case, folder: Path) -> Any:
-    """Resolve the model, count its parameters, load its tokenizer and its general rows."""
-    place, name = folder / "model", case.kind.split()[-1]
-    if not place.exists():
-        shutil.copytree(BUNDLED / "tiny", place)
-    (place / name).write_bytes(case.content)
-    try:
-        found: Model | None = read(lambda: resolve(str(place)), "model", place=False)
-        if found is not None:
-            read(lambda: found.describe(), "model", place=False)
-            read(lambda: retention.general_set(found), "heldout.jsonl", place=False)
-        if found is not None and name.endswith("config.json"):
-            read(lambda: load_encoder(found).prompt("Hi"), "model", place=False)
-        return found
-    finally:
-        shutil.copyfile(BUNDLED / "tiny" / name, place / name)

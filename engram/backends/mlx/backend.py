@@ -134,11 +134,8 @@ def train(
             _Report(curve),
         )
     if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
-        write_text(
-            out / adapters.CONFIG,
-            settings = adapters.mlx_config(config.rank, config.scale, config.dropout, model.name)
-            json.dumps(settings, indent=2) + "\n",
-        )
+        settings = adapters.mlx_config(config.rank, config.scale, config.dropout, model.name)
+        write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
     return curve.finished(int(mx.get_peak_memory()), trainable, device())
 
 
