@@ -26,7 +26,8 @@ ENVIRONMENT = {"TERM": "xterm-256color"}  # all that a recording says of where i
 REMEDY = "record it again: make record"
 # text and layout; colours, cursor moves, erasing; the cursor's place and visibility
 _ALLOWED = re.compile(
-    r"(?:[^\x00-\x1f\x7f-\x9f\ud800-\udfff]|[\b\t\n\r]|\x1b\[(?:\d{1,5})?(?:;\d{1,5}){0,31}[A-HJ-MPXdfm@]"
+    r"(?:[^\x00-\x1f\x7f-\x9f\ud800-\udfff]|[\b\t\n\r]|\x1b\[(?:\d{1,5})?(?:;\d{1,5}){0,31}m"
+    r"|\x1b\[(?:\d{1,5})?(?:;\d{1,5})?[Hf]|\x1b\[(?:\d{1,5})?[A-GJ-MPXd@]"
     r"|\x1b\[\?(?:7|25)[hl]|\x1b[78])*"
 )
 OTHER_EVENTS = {"i": "typed input", "r": "a change of size", "x": "an exit status"}
