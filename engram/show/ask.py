@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engram.models.model import Model
-from engram.show.demo import keys
+from engram.show.demo import stage
 from engram.show.demo.answers import Speaker, speaker
 from engram.show.demo.panels import BESIDE
 from engram.show.demo.stage import LINE, QUIET, WIDEST, too_small
@@ -189,7 +189,7 @@ def _answer(console: Console, sides: Sequence[Side], question: str) -> None:
 
     An interrupt leaves the text so far on the screen, marked as stopped.
     """
-    with keys.unseen(), contextlib.ExitStack() as closing:
+    with stage.unseen(), contextlib.ExitStack() as closing:
         streams = [closing.enter_context(contextlib.closing(side.answer(question))) for side in sides]
         if console.is_terminal and not too_small(console):
             _grow(console, sides, streams)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from engram import cli
-from engram.show.demo import sections
+from engram.show.demo import stage
 from engram.support.files import PACKAGE
 from tools.docs import make, script
 
@@ -81,6 +81,6 @@ def test_every_package_of_every_list_is_held_by_a_hash() -> None:
 def test_every_section_of_the_show_has_talking_points_and_none_else() -> None:
     spoken = (ROOT / "docs" / "video_script.md").read_text("utf-8")
     points = dict(re.findall(r"^## (.+?)$(.*?)(?=^<!-- say)", spoken, re.M | re.S))
-    assert list(points) == list(sections.SECTIONS) == list(script.SAYINGS)
+    assert list(points) == list(stage.SECTIONS) == list(script.SAYINGS)
     assert all(text.count("\n- ") >= 2 for text in points.values())
-    assert re.findall(r"^<!-- say: (.+?) -->$", spoken, re.M) == list(sections.SECTIONS)
+    assert re.findall(r"^<!-- say: (.+?) -->$", spoken, re.M) == list(stage.SECTIONS)

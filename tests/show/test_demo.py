@@ -17,7 +17,7 @@ from engram.cli import main
 from engram.dataset import rows as examples
 from engram.evaluation import compare
 from engram.plan import documents
-from engram.show.demo import answers, demo, findings, material
+from engram.show.demo import answers, demo, figures, material
 from engram.support.errors import EngramError
 
 
@@ -147,10 +147,10 @@ def test_what_could_not_be_measured_is_named(run: Run) -> None:
     document = json.loads(json.dumps(run.comparison))
     document["improvement"]["generalization"] |= {"n": 0, "exact": None, "ci95": None, "verdict": "not measured"}
     document["tuned"]["recall"] |= {"n": 100, "exact": 0.93}
-    found = findings.findings(document)
+    found = figures.findings(document)
     assert any(f.head == "Not measured" and f.text.startswith("generalization") for f in found)
-    assert findings.Finding("Still wrong", "7 of 100 taught patterns.") in found
-    assert not any(f.head == "Still wrong" for f in findings.findings(_all_right(document)))
+    assert figures.Finding("Still wrong", "7 of 100 taught patterns.") in found
+    assert not any(f.head == "Still wrong" for f in figures.findings(_all_right(document)))
 
 
 def _all_right(document: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from engram.memory import table
 from engram.memory.facts import Fact
 from engram.models.tokenizer import load_encoder
 from engram.plan import documents
-from engram.show.demo import demo, erased, material, reads, sections
+from engram.show.demo import answers, demo, erased, material
+from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown
 from engram.show.demo.material import Material
 from engram.show.video.cast import Cast
@@ -102,7 +103,7 @@ def test_text_marks_what_was_read_under_its_tokens(taught: Path, capsys: pytest.
         first = next(i for i, line in enumerate(lines) if example.prompt in line)
         after = next(i for i in range(first, len(lines)) if lines[i].startswith("after"))
         if example.split_kind == "generalization":
-            assert not any(mark in "".join(lines[first : after + 2]) for mark in reads.MARKS)
+            assert not any(mark in "".join(lines[first : after + 2]) for mark in answers.MARKS)
             continue
         text, marks, legend = lines[after : after + 3]
         start = text.index(example.answer)
@@ -272,15 +273,15 @@ def test_marks_stand_under_cells() -> None:
     answer = Shown(
         "for i in 漢字 x", True, steps=(3, 5, 8, 9, 10, 11, 13), read=(one, one, None, one, other, third, one)
     )
-    assert reads.under(answer, 0, answer.line) == "◆── ◆   ◆●─●─ ◆"  # two of its characters take two cells each
-    assert reads.under(answer, 0, "for i in") == "◆── ◆   "
-    assert reads.legend([answer]) == ["◆ read from: one → b", "● read from: other → b, and 1 more"]
-    assert reads.under(Shown("plain", True, steps=(5,)), 0, "plain") == "     "
+    assert answers.under(answer, 0, answer.line) == "◆── ◆   ◆●─●─ ◆"  # two of its characters take two cells each
+    assert answers.under(answer, 0, "for i in") == "◆── ◆   "
+    assert answers.legend([answer]) == ["◆ read from: one → b", "● read from: other → b, and 1 more"]
+    assert answers.under(Shown("plain", True, steps=(5,)), 0, "plain") == "     "
     blank = Shown("a b", True, steps=(1, 2, 3), read=(None, one, None))
-    assert reads.under(blank, 0, "a b") == " ◆ "
+    assert answers.under(blank, 0, "a b") == " ◆ "
     cut = dataclasses.replace(answer, ended=False)
-    assert reads.under(cut, 0, cut.line).endswith("◆  ")  # no mark under what says that it goes on
-    assert reads.shown(Fact("a\x1b\nb", "c")) == "a\\x1b b → c"
+    assert answers.under(cut, 0, cut.line).endswith("◆  ")  # no mark under what says that it goes on
+    assert answers.shown(Fact("a\x1b\nb", "c")) == "a\\x1b b → c"
 
 
 def test_half_a_character_is_no_text_yet(run: Run) -> None:

@@ -20,7 +20,8 @@ from engram.cli import main
 from engram.evaluation import compare
 from engram.plan import documents
 from engram.show.clock import Clock, PacedClock, VirtualClock
-from engram.show.demo import acts, chart, demo, material, panels, platforms, sections
+from engram.show.demo import acts, demo, figures, material, panels, platforms
+from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown
 from engram.show.demo.material import Material
 from engram.show.demo.stage import Stage, fold
@@ -258,9 +259,9 @@ def test_platforms_through_a_pipe_and_what_is_refused(run: Run, tmp_path: Path) 
 
 
 def test_the_curve_has_its_losses() -> None:
-    assert chart.bins([4.0, 2.0], 4) == [4.0, 4.0, 2.0, 2.0]
-    assert chart.bins([4.0, 2.0, 3.0, 1.0], 2) == [3.0, 2.0]
-    assert [chart.ceiling(value) for value in (0, 0.011, 0.5, 1, 5.1, 8, 12, 4000)] == [
+    assert figures.bins([4.0, 2.0], 4) == [4.0, 4.0, 2.0, 2.0]
+    assert figures.bins([4.0, 2.0, 3.0, 1.0], 2) == [3.0, 2.0]
+    assert [figures.ceiling(value) for value in (0, 0.011, 0.5, 1, 5.1, 8, 12, 4000)] == [
         1,
         0.02,
         0.5,
@@ -270,8 +271,8 @@ def test_the_curve_has_its_losses() -> None:
         20,
         5000,
     ]
-    assert chart.strip(0.0, 4) == "▁" and chart.strip(1.0, 4) == "████" and chart.strip(0.5, 3) == "█▄"
-    assert chart.strip(7.0, 4) == "████"
+    assert figures.strip(0.0, 4) == "▁" and figures.strip(1.0, 4) == "████" and figures.strip(0.5, 3) == "█▄"
+    assert figures.strip(7.0, 4) == "████"
 
 
 def test_folding_keeps_every_letter_and_fits() -> None:

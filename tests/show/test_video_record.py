@@ -19,7 +19,7 @@ from engram.dataset.build import write_data
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan.documents import read
 from engram.show.clock import Clock
-from engram.show.demo import sections
+from engram.show.demo import stage as sections
 from engram.show.video import cast, screen, theme
 from engram.show.video.record import caption, record, replay
 from engram.support import console as show

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engram.show.demo import demo, sections
+from engram.show.demo import demo
+from engram.show.demo import stage as sections
 from engram.show.demo.answers import is_right, replayed
-from engram.show.demo.findings import findings
+from engram.show.demo.figures import findings
 from engram.show.demo.material import Material, asked, choose_rows
 from engram.show.video.record import record
 from engram.support.console import interval, number, percent

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engram.dataset.phrasing import TRAIN
-from engram.show.demo import chart, erased, figures, panels, sections
+from engram.show.demo import erased, figures, panels
+from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown, Splitter, words
-from engram.show.demo.findings import findings
+from engram.show.demo.figures import findings
 from engram.show.demo.material import Lesson, Material
 from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
 from engram.support.text import visible
@@ -98,7 +99,7 @@ def training(stage: Stage, material: Material) -> None:
     s = log["summary"]
     stage.put(row, MARGIN, styled((methods.of(log["recipe"]).describe(log), "")))
     stage.put(row + 1, MARGIN, styled(("loss, nats per answer token", QUIET)))
-    row = chart.draw(stage, log, row + 2, 16 if stage.height >= ROOMY else 12)
+    row = figures.draw(stage, log, row + 2, 16 if stage.height >= ROOMY else 12)
     speed = (
         f"{s['steps']} steps, {s['rows']:,} rows in {s['train_seconds']:.0f} s: {s['tokens_per_second']:,.0f} tokens/s"
     )

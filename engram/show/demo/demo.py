@@ -14,7 +14,8 @@ from engram.memory.table import is_memory
 from engram.models.model import Model
 from engram.plan.config import Config
 from engram.show.clock import Clock, PacedClock, RealClock
-from engram.show.demo import acts, erased, keys, plain, platforms
+from engram.show.demo import acts, erased, plain, platforms
+from engram.show.demo import stage as keys
 from engram.show.demo.answers import Shown, Splitter, live, refuse_other, replayed, splitter
 from engram.show.demo.material import Material, asked, choose_rows, load
 from engram.show.demo.plain import show_pair, show_summary

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.dataset.rows import Example
 from engram.memory.facts import Fact
-from engram.show.demo import panels, plain, reads, sections
+from engram.show.demo import answers as reads
+from engram.show.demo import panels, plain
+from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown, Splitter, is_right, stored_answer, words
 from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, fold, styled
 from engram.support.text import normalise, visible

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.evaluation.scoring import GENERAL
-from engram.show.demo import sections
-from engram.show.demo.findings import tested
+from engram.show.demo import stage as sections
 from engram.show.demo.stage import MARGIN, QUIET, Stage, styled
-from engram.support.console import bounds, interval, number, percent
+from engram.support.console import SPARKS, bounds, interval, number, p_value, percent
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -103,3 +104,169 @@ def _bar(share: float, width: int, style: str) -> Text:
     part = "▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else ""
     full = "█" * (eighths // 8) + part
     return styled((full, style), ("·" * (width - len(full)), "bright_black"))
+
+
+if TYPE_CHECKING:
+    from engram.show.demo.stage import Stage
+
+SECONDS = 6.0  # for the whole curve
+LABELS = 6  # columns left of the axis
+CURVE, CHECK, MARK = "cyan", "bold yellow", "◆"
+INSIDE = f"reverse {CURVE}"  # a mark within the curve's area, cut out of it
+
+
+def draw(stage: Stage, log: dict[str, Any], row: int, height: int) -> int:
+    """Draw the training's losses into `height` rows from `row` on, as time goes. The next free row.
+
+    Each column is the mean loss of its share of the steps; a mark is the validation loss after a step.
+    """
+    from rich.text import Text
+
+    from engram.show.demo.stage import MARGIN, QUIET
+
+    left = MARGIN + LABELS
+    width, steps = stage.inner - LABELS - 1, log["steps"]
+    means = bins([step["loss"] for step in steps], width)
+    checks = {min(v["step"] * width // len(steps), width - 1): v["loss"] for v in log["validation"]}
+    top = ceiling(max([*means, *checks.values()]))
+    for at in range(height + 1):
+        value = top * (height - at) / height
+        named = at in (0, height) or (2 * at == height)
+        put_label = f"{value:.3g}" if named else ""
+        corner = "└" if at == height else "┤" if named else "│"
+        stage.put(row + at, MARGIN, Text(f"{put_label:>{LABELS - 1}}{corner}", QUIET))
+    stage.put(row + height, left, Text("─" * width, QUIET))
+    _axis(stage, row + height + 1, left, width, len(steps))
+    checked: float | None = None
+    for column, mean in enumerate(means):
+        for up, character in enumerate(strip(mean / top, height)):
+            stage.put(row + height - 1 - up, left + column, Text(character, CURVE))
+        if column in checks:
+            checked = checks[column]
+            up = min(int(height * checked / top), height - 1)
+            inside = strip(mean / top, height)[up : up + 1] == SPARKS[7]
+            stage.put(row + height - 1 - up, left + column, Text(MARK, INSIDE if inside else CHECK))
+        _status(stage, row + height + 2, log, min((column + 1) * len(steps) // width, len(steps)), checked)
+        stage.clock.sleep(SECONDS / width)
+    return row + height + 3
+
+
+def bins(values: Sequence[float], width: int) -> list[float]:
+    """Means of `values` over `width` columns; fewer values than columns are repeated."""
+    n = len(values)
+    parts = [values[i * n // width : max((i + 1) * n // width, i * n // width + 1)] for i in range(width)]
+    return [sum(part) / len(part) for part in parts]
+
+
+def ceiling(value: float) -> float:
+    """The next of 1, 2, 5 times a power of ten: the top of an axis."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= value * (1 - 1e-9))
+
+
+def strip(share: float, height: int) -> str:
+    """A column of blocks from the bottom up, an eighth of a row at least."""
+    eighths = max(min(round(8 * height * share), 8 * height), 1)
+    return SPARKS[7] * (eighths // 8) + (SPARKS[eighths % 8 - 1] if eighths % 8 else "")
+
+
+def _axis(stage: Stage, row: int, left: int, width: int, steps: int) -> None:
+    from rich.text import Text
+
+    from engram.show.demo.stage import QUIET
+
+    end = f"step {steps}"
+    stage.put(row, left, Text(f"1{end:>{width - 1}}", QUIET))
+
+
+def _status(stage: Stage, row: int, log: dict[str, Any], step: int, checked: float | None) -> None:
+    """The figures of the steps drawn so far, in places that do not move."""
+    from rich.text import Text
+
+    from engram.show.demo.stage import MARGIN
+
+    step = max(step, 1)
+    seconds = sum(one["seconds"] for one in log["steps"][:step])
+    line = Text.assemble(
+        (" " * LABELS, ""), (f"step {step:>5}", "bold"), (f"   {seconds:6.1f} s   ", ""),
+        ("█ ", CURVE), (f"loss {log['steps'][step - 1]['loss']:8.3f}   ", ""),
+        (f"{MARK} ", CHECK), (f"validation {'–' if checked is None else f'{checked:.3f}':>8}", ""),
+    )  # fmt: skip
+    stage.put(row, MARGIN, line)
+
+
+STYLES = {"Lost": "bold red", "Not shown": "bold yellow", "Still wrong": "bold yellow", "Changed": "bold yellow"}
+OF = {"recall": "taught patterns in other words", "generalization": "patterns never taught"}
+KINDS = {"text": "general text", "chat": "general chat"}
+
+
+class Finding(NamedTuple):
+    """One sentence under its head: `Lost`, `Not shown`, `Not measured`, …"""
+
+    head: str
+    text: str
+
+    @property
+    def style(self) -> str:
+        """How the head is drawn."""
+        return STYLES.get(self.head, "bold")
+
+
+def findings(comparison: dict[str, Any]) -> list[Finding]:
+    """Every loss first, then what was not shown, what is still wrong, and what nobody measured."""
+    return [*_losses(comparison), *_unproved(comparison), *_wrong(comparison), *_unmeasured(comparison)]
+
+
+def _losses(comparison: dict[str, Any]) -> list[Finding]:
+    found = []
+    for name, change in comparison["improvement"].items():
+        if change["verdict"] == "loss":
+            points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
+            found.append(Finding("Lost", f"{name}: {points} (n = {change['n']})."))
+    for kind, part in ((kind, comparison["retention"][kind]) for kind in KINDS):
+        if part["verdict"] == "loss":
+            sides = f"perplexity {number(part['before'])} → {number(part['after'])}"
+            nats = f"{part['nats']:+.2f} nats per token {bounds(part['ci95'])}"
+            found.append(Finding("Lost", f"{KINDS[kind]} is predicted worse: {sides}, {nats} (n = {part['n']})."))
+    changed = comparison["retention"]["changed"]
+    if changed["share"]:
+        share = f"{percent(changed['share'])} {interval(changed['ci95'])}"
+        text = f"{share} of {changed['n']} answers to general prompts: teaching reaches further than the patterns."
+        found.append(Finding("Changed", text))
+    return found
+
+
+def _unproved(comparison: dict[str, Any]) -> list[Finding]:
+    found = []
+    for name, change in comparison["improvement"].items():
+        if change["verdict"] == "not shown":
+            points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
+            numbers = f"{points}, {tested(change['p_value'])}, n = {change['n']}"
+            found.append(Finding("Not shown", f"an effect on {name} ({OF[name]}): {numbers}."))
+    return found
+
+
+def _wrong(comparison: dict[str, Any]) -> list[Finding]:
+    after = comparison["tuned"]["recall"]
+    wrong = after["n"] - round(after["n"] * after["exact"]) if after["n"] else 0
+    return [Finding("Still wrong", f"{wrong} of {after['n']} taught patterns.")] if wrong else []
+
+
+def _unmeasured(comparison: dict[str, Any]) -> list[Finding]:
+    missing = [name for name, change in comparison["improvement"].items() if change["verdict"] == "not measured"]
+    missing += [KINDS[kind] for kind in KINDS if comparison["retention"][kind]["verdict"] == "not measured"]
+    found = [Finding("Not measured", f"{', '.join(missing)}: there was nothing to measure on.")] if missing else []
+    limit = comparison["scoring"]["max_new_tokens"]
+    text = (
+        f"patterns that nobody wrote down, answers beyond {limit} tokens, and the spread over seeds "
+        f"(this is seed {comparison['recipe']['seed']}; make seeds)."
+    )
+    return [*found, Finding("Not measured", text)]
+
+
+def tested(value: float | None) -> str:
+    """A p-value in a sentence: `p = 0.5`, `p < 1e-6`."""
+    shown = p_value(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"

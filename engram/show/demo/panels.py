@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from engram.show.demo import reads
+from engram.show.demo import answers
 from engram.show.demo.answers import Shown, is_right
 from engram.show.demo.stage import LINE, MARGIN, QUIET, Stage, fold
 from engram.support.text import normalise, visible
@@ -106,7 +106,7 @@ def perform(stage: Stage, block: Block, row: int) -> int:
     answer(stage, drawn)
     end = drawn[1].end
     for line in _legend(block):
-        stage.put(end, MARGIN, Text(line, reads.STYLE))
+        stage.put(end, MARGIN, Text(line, answers.STYLE))
         end += 1
     if block.verdict:
         stage.put(end, MARGIN, Text(block.verdict, "bold"))
@@ -192,8 +192,8 @@ class Drawn:
                 shown.append(" …", style)
             self._line(top + high * at, shown)
             if high > 1:
-                marks = reads.under(said.answer, start, typed)
-                self._line(top + high * at + 1, Text.assemble(" " * len(label), (marks, reads.STYLE)))
+                marks = answers.under(said.answer, start, typed)
+                self._line(top + high * at + 1, Text.assemble(" " * len(label), (marks, answers.STYLE)))
         if done:
             self._mark(number)
 
@@ -244,11 +244,11 @@ def _lines_of(said: Said, width: int) -> int:
 
 def _most(answer: Shown) -> tuple[int, int]:
     """How many lines of an answer are shown, and how many rows each takes: one more where marks stand under it."""
-    return (MOST_READ, 2) if reads.is_read(answer) else (MOST, 1)
+    return (MOST_READ, 2) if answers.is_read(answer) else (MOST, 1)
 
 
 def _legend(block: Block) -> list[str]:
-    return reads.legend(said.answer for box in block.boxes for said in box.said)
+    return answers.legend(said.answer for box in block.boxes for said in box.said)
 
 
 def _steps(answer: Shown) -> tuple[int, ...]:

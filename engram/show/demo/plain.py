@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engram.evaluation import tables
-from engram.show.demo import reads
+from engram.show.demo import answers
 from engram.show.demo.answers import Shown, is_right
-from engram.show.demo.findings import findings
+from engram.show.demo.figures import findings
 from engram.show.demo.material import Material
 from engram.show.demo.panels import TITLES
 from engram.show.demo.stage import fold
@@ -82,13 +82,13 @@ def answer_lines(name: str, answer: Shown, right: bool | None, width: int) -> li
         rate = f", {answer.rate:.0f} tokens/s" if answer.rate else ""
         times = f"  [{1000 * answer.first:.0f} ms to first token{rate}]"
     head = Text(mark, style=f"bold {style}".strip())
-    if not reads.is_read(answer):
+    if not answers.is_read(answer):
         return [(name, head, Text.assemble((answer.line, style), (times, "dim")))]
     text = Text()
     for start, part in fold(answer.line, width):
         text.append(f"{part}\n", style=style)
-        text.append(f"{reads.under(answer, start, part)}\n", style=reads.STYLE)
-    text.append("\n".join(reads.legend([answer])), style=reads.STYLE)
+        text.append(f"{answers.under(answer, start, part)}\n", style=answers.STYLE)
+    text.append("\n".join(answers.legend([answer])), style=answers.STYLE)
     return [(name, head, text.append(f"\n{times.strip()}" if times else "", style="dim"))]
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.evaluation import compare, compare_runs, tables
-from engram.show.demo import acts, figures, panels, plain, sections
+from engram.show.demo import acts, figures, panels, plain
+from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown, Splitter, is_right, replayed
-from engram.show.demo.findings import tested
+from engram.show.demo.figures import tested
 from engram.show.demo.material import asked, choose_rows, read_run
 from engram.show.demo.stage import MARGIN, QUIET, Stage
 from engram.support.console import interval, percent

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -146,3 +149,59 @@ def styled(*parts: tuple[str, str]) -> Text:
     from rich.text import Text
 
     return Text.assemble(*parts)
+
+
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """What is typed meanwhile is not shown, and waits to be read; Ctrl-C stays what it is."""
+    try:
+        import termios
+    except ImportError:  # no such terminals on this system
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    try:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def wait() -> None:
+    """Wait for any key on a terminal, for Enter or the end of the input elsewhere; Ctrl-C raises KeyboardInterrupt."""
+    try:
+        import termios
+        import tty
+    except ImportError:  # no such terminals on this system
+        sys.stdin.readline()
+        return
+    if not sys.stdin.isatty():
+        sys.stdin.readline()
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal)  # keys come one by one and unseen; Ctrl-C stays what it is
+        os.read(terminal, 1)
+        termios.tcflush(terminal, termios.TCIFLUSH)  # the rest of an arrow key is no second key
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+TITLE = "What this is"
+TAUGHT = "What is taught"
+TRAINING = "Training"
+RECALL = "Before and after: taught"
+GENERALIZATION = "Before and after: held out"
+FIGURES = "The figures"
+NOT_SHOWN = "Lost, and not shown"
+ERASED = "One fact, erased and put back"  # of a run with a memory alone, before the figures
+SECTIONS = (TITLE, TAUGHT, TRAINING, RECALL, GENERALIZATION, FIGURES, NOT_SHOWN)
+
+PLATFORMS_ANSWERS = "Two platforms: answers"
+PLATFORMS_FIGURES = "Two platforms: figures"
