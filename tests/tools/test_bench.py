@@ -14,7 +14,6 @@ from engram.support.files import PACKAGE
 from tools.docs import performance_page
 
 sys.path.insert(0, str(PACKAGE.parent / "benchmarks"))
-import recall
 import targets
 
 PROVENANCE = {
@@ -59,21 +58,6 @@ def test_a_missed_target_is_missed_and_a_run_that_did_not_arrive_counts_nothing(
     assert judged(race(10, 90, reached=False))[name] == (0.0, False)
 
 
-def test_the_first_adapter_that_recalls_enough() -> None:
-    shares = [0.0, 0.3, 0.94, 0.95, 0.99, 1.0]
-    saved = [(step, float(step), Path(str(step))) for step in range(len(shares))]
-    asked: list[int] = []
-
-    def ask(folder: Path) -> float:
-        asked.append(int(folder.name))
-        return shares[asked[-1]]
-
-    assert recall.first_enough(saved, ask) == (3, 3.0)
-    assert len(asked) <= 4
-    assert recall.first_enough(saved[:3], ask) is None
-    assert recall.first_enough([], ask) is None
-
-
 def test_the_page_says_what_was_not_measured(tmp_path: Path) -> None:
     assert set(performance_page.parts(tmp_path / "none.json").values()) == {"Not run yet: `make bench`.\n"}
     parts = race(10, 29)
@@ -90,12 +74,3 @@ def test_the_committed_document_is_judged_as_today() -> None:
     document = documents.read(performance_page.BENCH, "bench", "make bench")
     assert documents.rounded(targets.judge(document["parts"], quick=False)) == document["targets"]
     schema.check(json.loads(json.dumps(document)), "bench", "bench")
-
-
-def test_an_answer_with_the_loop_s_tokens_is_the_loop_s_whatever_its_text() -> None:
-    stage = {"peers": {"mlx_lm": {"identical": 66, "answers": 68}}}
-    gaps = [{"id": "a", "same_tokens": True}, {"id": "b", "same_tokens": False, "token": 3, "gap": 1e-6}]
-    found = {"stages": {"tuned": stage}, "profile": {"tuned": {"gaps": gaps}}}
-    assert targets._identical(found) == pytest.approx(100 * 66 / 68)
-    assert targets._same_tokens(found) == pytest.approx(100 * 67 / 68)
-    assert targets._same_tokens({"stages": {"tuned": stage}}) is None

@@ -15,10 +15,10 @@ import pytest
 import engram
 from engram.support.errors import EngramError
 from tools.tiny import card
-from tools.tiny.build import build, write_held_out, write_replay
+from tools.tiny.build import build, write_replay
 from tools.tiny.conversations import conversations
 from tools.tiny.library_text import Entry, Library, read_library
-from tools.tiny.rows import encode_conversation, pack_chat, pack_text
+from tools.tiny.rows import encode_conversation
 from tools.tiny.turns import Bank, bank_from
 
 TINY = Path(engram.__file__).parent / "bundled" / "tiny"
@@ -56,21 +56,6 @@ def test_library_text_is_large_ordered_and_without_tests(library: Library) -> No
     assert len(library.entries) > 2_000 and len(library.lines) > 20_000 and len(library.words) > 500
     assert not any(entry.name.startswith(("test.", "_")) for entry in library.entries if "." in entry.name)
     assert not set(library.held_out) & set(library.documents)
-
-
-def test_library_reads_any_folder_in_sorted_order(tmp_path: Path) -> None:
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "b.py").write_text("never = 'read'\n", encoding="utf-8")
-    (tmp_path / "b.py").write_text('"""The second module of two."""\n', encoding="utf-8")
-    (tmp_path / "a.py").write_text(
-        'def go(x):\n    """Walk as far as it goes. Then stop."""\n    return walk(x, far)\n', encoding="utf-8"
-    )
-    library = read_library(tmp_path)
-    assert library == read_library(tmp_path)
-    assert [entry.name for entry in library.entries] == ["a.go", "b"]
-    assert library.entries[0] == Entry("a.go", "function", "x", "Walk as far as it goes.")
-    assert library.lines == ("return walk(x, far)",)
-    assert not any("never" in text for text in library.documents)
 
 
 # -- the conversations
@@ -121,21 +106,6 @@ def test_a_conversation_is_encoded_as_the_chat_template_writes_it(tokenizer: Any
         assert spoken == "".join(
             f"{message['content']}<|im_end|>" for message in talk if message["role"] == "assistant"
         )
-
-
-def test_rows_are_packed_whole(tokenizer: Any) -> None:
-    chat = pack_chat(conversations(small_bank(), 1, 100), tokenizer, 64)
-    assert chat.tokens.shape == chat.weights.shape and chat.tokens.shape[1] == 65
-    assert (chat.tokens[:, 0] == tokenizer.convert_tokens_to_ids("<|im_start|>")).all()
-    text = pack_text(["one two three " * 40, "four"], tokenizer, 16)
-    assert text.tokens.shape[1] == 17 and (text.weights == 1).all()
-
-
-def test_held_out_rows(tmp_path: Path) -> None:
-    talks = list(conversations(small_bank(), 2, 50))
-    write_held_out(tmp_path / "heldout.jsonl", talks, ["short", "x" * 2000, "y" * 90_000])
-    rows = [json.loads(line) for line in (tmp_path / "heldout.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["kind"] for row in rows] == ["chat"] * 40 + ["text"] * 40
 
 
 def test_replay_rows_are_short_and_from_the_training(tokenizer: Any, tmp_path: Path) -> None:
