@@ -76,21 +76,16 @@ def train(use: Shared, checkpoint_every: int, fresh: bool, report_to: str | None
 
 @click.command("eval")
 @value_option("stage", "both", "Which model to ask.", click.Choice(["both", "baseline", "tuned"]))
-@click.option("--fresh-baseline", is_flag=True, help="Measure the baseline, even if it was measured before.")
 @shared("adapter", *STAGE)
-def evaluate(use: Shared, stage: str, fresh_baseline: bool) -> None:
-    """Answer the test set before (baseline) and after (tuned), and score it.
-
-    A baseline of the same model, data, settings, code and packages that was measured on this machine before is taken
-    from the cache, with a note of its date.
-    """
-    from engram.evaluation import baselines, compare, pipeline, tables
+def evaluate(use: Shared, stage: str) -> None:
+    """Answer the test set before (baseline) and after (tuned), and score it."""
+    from engram.evaluation import compare, pipeline, tables
     from engram.support import console
 
     use.announce()
     at = (use.backend, use.model, use.config, use.data, use.taught, use.run, console.note)
     stages = compare.STAGES if stage == "both" else (stage,)
-    for document in pipeline.evaluate(*at, stages, baselines.place(), fresh_baseline):
+    for document in pipeline.evaluate(*at, stages):
         tables.result(document)
 
 

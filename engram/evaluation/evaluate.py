@@ -12,7 +12,7 @@ from engram.backends import Backend
 from engram.dataset import phrasing
 from engram.dataset.build import read_manifest, read_split
 from engram.dataset.rows import ASKED, Example
-from engram.evaluation import attribution, baselines, erase, scoring
+from engram.evaluation import attribution, erase, scoring
 from engram.evaluation.attribution import Reader
 from engram.memory import table
 from engram.memory.table import is_memory
@@ -39,32 +39,18 @@ def evaluate(
     data: Path,
     out: Path,
     report: Callable[[str], None] = print,
-    kept: Path | None = None,
-    fresh: bool = False,
 ) -> dict[str, Any]:
     """Answer the whole test set and the general rows, score them, and write the result document; return it.
 
-    `adapter` None is the baseline. `report` receives a line at each part. A baseline is kept in the folder `kept`, if
-    one is given, and taken from it if it was measured before, unless `fresh`. Next to the result of a memory goes the
+    `adapter` None is the baseline. `report` receives a line at each part. Next to the result of a memory goes the
     measurement of an erased fact (`erase.write`). Raises EngramError for missing or changed data, a model or adapter
     that cannot be used, an adapter that is not the one of the training log next to `out`, and an empty test set.
     """
     with locks.held(out, "engram eval"):
         identity = documents.data_identity(read_manifest(data), data)
         known = retention.general_set(model)
-        name, document = "", None
-        if adapter is None and kept is not None:
-            device, scored = backends.get(backend_name).device(), scoring_identity(config, known)
-            name = baselines.key(backend_name, device, model, identity, scored, config)
-            document = None if fresh else baselines.find(kept, name, config)
-        if document:
-            when = document["provenance"]["created"]
-            report(f"baseline taken from the cache, measured {when}; --fresh-baseline measures it again")
-        else:
-            log = out.with_name("training.json")
-            document = _measured(backend_name, model, adapter, config, data, identity, known, log, report)
-            if kept is not None and name:
-                baselines.keep(kept, name, document)
+        log = out.with_name("training.json")
+        document = _measured(backend_name, model, adapter, config, data, identity, known, log, report)
         documents.write(out, document, "result")
         if adapter and is_memory(adapter):
             erase.write(model, adapter, document, config, out.with_name(erase.NAME), report)

@@ -71,17 +71,12 @@ def evaluate(
     folder: Path,
     report: Callable[[str], None],
     stages: Sequence[str] = STAGES,
-    kept: Path | None = None,
-    fresh: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the result of each stage, written to `folder`: of the model, then with what the folder `taught` holds.
-
-    `kept` and `fresh` are those of `evaluate.evaluate`.
-    """
+    """Yield the result of each stage, written to `folder`: of the model, then with what the folder `taught` holds."""
     for stage in stages:
         adapter = taught if stage == "tuned" else None
         out = folder / f"{stage}.json"
-        yield evaluation.evaluate(backend, model, adapter, config, data, out, report, kept, fresh)
+        yield evaluation.evaluate(backend, model, adapter, config, data, out, report)
 
 
 def parse_seeds(text: str) -> list[int]:
