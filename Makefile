@@ -34,7 +34,7 @@ DOCKER_COMPOSE ?=
 export BACKEND MODEL RECIPE METHOD SEED SEEDS PATTERNS SET QUANTIZE CHECKPOINT ADAPTER FORMAT ARGS REPORT_TO DIR BESIDE NPROC
 export SERVICE BASE_IMAGE DOCKER_COMPOSE
 
-# a question is no program of make's: its dollar signs stay
+# make must not expand the dollar signs of a question
 export QUESTION := $(value Q)
 
 # the container's image brings its own
@@ -66,7 +66,7 @@ SOME_READY := $(firstword $(wildcard $(VENV)/.ready $(VENV)/.ready-cuda $(VENV)/
 
 comma := ,
 PATTERN_PLACES := $(subst $(comma), ,$(PATTERNS))
-# a name with nothing of that name here is a bundled pack's: PATTERNS=http,ports
+# a name that is neither a file nor a folder is a bundled pack: PATTERNS=http,ports
 PACKS := $(foreach place,$(PATTERN_PLACES),$(if $(wildcard $(place)),,$(wildcard patterns/packs/$(place).yaml)))
 PATTERN_FILES := $(sort $(wildcard $(PATTERN_PLACES:%=%/*.yaml) $(PATTERN_PLACES:%=%/*.yml) $(filter %.yaml %.yml,$(PATTERN_PLACES))) $(PACKS))
 RECIPE_FILE := $(wildcard $(filter %.yaml %.yml,$(RECIPE)))
@@ -74,7 +74,7 @@ SETTINGS := $(foreach pair,$(SET) $(if $(filter-out none,$(QUANTIZE)),quantize=$
 
 MANIFEST := data/manifest.json
 LORA := adapters/$(NAME)/$(WEIGHTS)
-# what is taught: the backend's adapter, a memory, or a memory on top of the adapter; each with results of its own
+# what is taught: the backend's adapter, a memory, or a memory on top of the adapter; each with its own results
 TRAINED := $(LORA)
 LABEL := $(NAME)
 HOW :=
@@ -83,7 +83,7 @@ LABEL := $(NAME)-$(METHOD)
 TRAINED := adapters/$(LABEL)/memory.safetensors
 HOW := --method "$$METHOD"
 endif
-# what is evaluated: that, or what lies in the folder ADAPTER
+# what is evaluated: that, or the adapter in the folder ADAPTER
 USED := $(TRAINED)
 WITH := $(HOW)
 ifneq ($(ADAPTER),)
@@ -109,14 +109,14 @@ help: ## this list
 	@echo "  BACKEND   = $(BACKEND)  (auto, mlx, cuda, cpu)"
 	@echo "  MODEL     = $(MODEL)  (auto, tiny, smollm-135m, ... a hub id or a folder)"
 	@echo "  RECIPE    = $(RECIPE)  (default, seed, or a .yaml file of settings)"
-	@echo "  METHOD    = $(METHOD)  (lora, memory: rows that are read at a taught answer and nowhere else, both)"
+	@echo "  METHOD    = $(METHOD)  (lora, memory: rows that are read only at a taught answer, both)"
 	@echo "  SEED      = $(SEED)  (of the split, the adapter and the batches)"
 	@echo "  SEEDS     = $(SEEDS)  (of make seeds)"
 	@echo "  PATTERNS  = $(PATTERNS)  (a folder or file of patterns, or a pack: http, ports, acronyms, capitals; several with commas)"
 	@echo "  SET       = $(SET)  (settings over the recipe's: SET=\"rank=4 epochs=3\")"
 	@echo "  QUANTIZE  = $(QUANTIZE)  (4bit: load the model in 4 bits; BACKEND=cuda alone)"
 	@echo "  CHECKPOINT = $(CHECKPOINT)  (training steps between two checkpoints; 0: none)"
-	@echo "  FRESH     = $(FRESH)  (of train: 1 drops the checkpoint of an interrupted run and begins anew)"
+	@echo "  FRESH     = $(FRESH)  (of train: 1 drops the checkpoint of an interrupted run and starts over)"
 	@echo "  NPROC     = $(NPROC)  (of train: processes on this machine that train as one, on the same curve)"
 	@echo "  DIR       = $(DIR)  (of export-eval: the folder that it writes)"
 	@echo "  ADAPTER   = $(ADAPTER)  (for eval, compare, demo: the folder of another backend's adapter)"
@@ -125,7 +125,7 @@ help: ## this list
 	@echo "              for export: --quantize q8_0; for parity, torture, bench: --quick)"
 	@echo "  REPORT_TO = $(REPORT_TO)  (of train: tensorboard or wandb; the curve goes to results/<backend>/logs)"
 	@echo "  Q         =   (of ask: the question; without one it keeps asking)"
-	@echo "  YES       = $(YES)  (of video-prep: 1 says yes to what only a person can see)"
+	@echo "  YES       = $(YES)  (of video-prep: 1 answers yes to the questions that only a person can answer)"
 	@echo "  BESIDE    = $(BESIDE)  (of record-compare: the other backend)"
 	@echo "  SERVICE   = $(SERVICE)  (of docker-*: engram with an NVIDIA GPU, engram-cpu without)"
 	@echo "  BASE_IMAGE, DOCKER_COMPOSE  (of docker-*: docs/container.md)"
@@ -146,7 +146,7 @@ train: $(TRAINED) ## teach the model: a LoRA adapter in adapters/<backend>/; int
 
 eval: $(OUT)/baseline.json $(OUT)/tuned.json ## answer the test set before and after
 
-compare: $(OUT)/comparison.json ## before and after, paired, with intervals; and every backend beside the others
+compare: $(OUT)/comparison.json ## before and after, paired, with intervals; and every backend next to the others
 	@$(ENGRAM) compare --backend $(NAME) --show --categories $(WITH)
 	@$(ENGRAM) compare --across
 
@@ -171,7 +171,7 @@ record-compare: $(OUT)/comparison.json | $(VIDEO_READY) ## two backends' demos s
 report: $(OUT)/comparison.json ## every result as one page that needs nothing else: results/report.html
 	@$(ENGRAM) report --first $(LABEL)
 
-# looks at what is there and never makes it; only what is named beside it is made first
+# checks what exists and makes nothing; targets named on the same command line are made first
 video-prep: | $(VIDEO_READY) $(filter all demo record report,$(MAKECMDGOALS)) ## the checklist before a video: what is stale, missing, personal (YES=1: answer its questions)
 	@$(ENGRAM) video-prep --backend $(NAME) --patterns "$$PATTERNS" $(if $(YES),--yes) \
 	  --model "$$(if [ "$$MODEL" = auto ] && [ -f $(MODEL_FILE) ]; then cat $(MODEL_FILE); else echo "$$MODEL"; fi)"
@@ -197,7 +197,7 @@ parity: $(VENV)/.ready $(VENV)/.ready-$(PARITY) ## MLX and Unsloth on one loss c
 	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(call listed,-r requirements-video.txt)
 	@$(PYTHON) -m tools.parity --backend $(PARITY) $(ARGS)
 
-base-model: $(READY) ## train the bundled model `tiny` anew (under an hour on two cores)
+base-model: $(READY) ## retrain the bundled model `tiny` (under an hour on two cores)
 	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-r requirements-torch.txt)
 	$(PYTHON) -m tools.tiny
 
@@ -232,10 +232,10 @@ test-slow: $(DEV_READY) ## the tests that take minutes: whole runs without netwo
 torture: $(DEV_READY) ## the campaign of faults: kills, broken files, hostile input, long runs (ARGS=--quick)
 	@$(PYTHON) -m tools.torture --seed "$$SEED" $(ARGS)
 
-bench: $(DEV_READY) $(VENV)/.ready-cpu ## engram beside stock mlx-lm, plain TRL and lm_eval, on this machine (ARGS=--quick)
+bench: $(DEV_READY) $(VENV)/.ready-cpu ## engram compared with stock mlx-lm, plain TRL and lm_eval, on this machine (ARGS=--quick)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
-compare-methods: $(READY) $(VENV)/.ready-cpu ## LoRA, memory, both, examples in the prompt and a dictionary, side by side (docs/memory.md)
+compare-methods: $(READY) $(VENV)/.ready-cpu ## LoRA, memory, both, examples in the prompt and a dictionary, compared (docs/memory.md)
 	@$(PYTHON) -m tools.methods $(ARGS)
 
 lint: $(DEV_READY) ## ruff and mypy
@@ -247,13 +247,13 @@ format: $(DEV_READY) ## let ruff format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-lock: ## the lists of packages anew, with a hash for each file (needs uv; ARGS=--upgrade)
+lock: ## rewrite the lists of packages, with a hash for each file (needs uv; ARGS=--upgrade)
 	@.ci/lock $(ARGS)
 
 audit: $(DEV_READY) ## ask the index for known holes in the packages of the lists
 	@$(PYTHON) .ci/audit.py
 
-clean: ## take away what the stages wrote (results/reference stays)
+clean: ## delete what the stages wrote (results/reference stays)
 	rm -rf .make adapters/mlx adapters/cuda adapters/cpu results/mlx results/cuda results/cpu results/seeds
 	rm -f adapters/.*.checkpoint.safetensors results/comparison.json results/report.html
 	rm -rf exports/lm-eval exports/peft exports/mlx exports/fused exports/gguf exports/ollama
@@ -316,7 +316,7 @@ $(DEV_READY): requirements-dev.txt $(READY) $(VIDEO_READY)
 
 # --- parameters: rewritten only where they differ, so that a changed variable redoes what depends on it -----------------
 
-# each shell writes a file of its own, so that two makes at once do not take each other's away
+# each shell writes its own file, so that two makes at once do not remove each other's
 keep = mkdir -p $(@D) && printf '%s\n' $(1) > $@.$$$$ && if cmp -s $@.$$$$ $@; then rm -f $@.$$$$; else mv -f $@.$$$$ $@; fi
 
 .make/data.params: FORCE
@@ -348,7 +348,7 @@ $(MODEL_FILE): .make/model.params | $(READY)
 $(MANIFEST): .make/data.params $(PATTERN_FILES) engram/patterns/loading.py engram/dataset/phrasing.py engram/dataset/build.py | $(READY)
 	@$(ENGRAM) data --patterns "$$PATTERNS" --seed "$$SEED"
 
-# an adapter is whole or absent: make need not take it away when it is interrupted itself
+# an adapter is whole or absent: an interrupted make need not delete it
 .PRECIOUS: $(LORA) $(TRAINED)
 $(LORA): $(MANIFEST) $(MODEL_FILE) .make/$(NAME).params $(RECIPE_FILE) $(if $(FRESH),FORCE) | $(READY)
 	@$(ENGRAM) train $(STAGE) --checkpoint-every "$$CHECKPOINT" $(if $(FRESH),--fresh) \

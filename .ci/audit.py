@@ -1,6 +1,6 @@
 """Known holes in the packages of every list, as the index knows them (make audit).
 
-Exit code 0: none is known, or nobody could be asked, which is said; 1: there are some.
+Exit code 0: none is known, or the index did not answer, which is said; 1: there are some.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
         missed += skipped
         known += answered
         if not answered:
-            break  # nobody answers; the other lists would wait as long
+            break  # no answer; the other lists would wait as long
     print(*found, sep="\n", end="\n" if found else "")
     if missed:
         print(f"audit: NOT DONE for {len(missed) if known else 'all'} packages ({missed[0][:120]})")

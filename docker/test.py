@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The container in a real engine: builds the CPU image, runs the stages in it, and checks what they leave.
 
-Needs Docker, a compose command and make; as root on Debian it starts an engine of its own where none runs. Where no
+Needs Docker, a compose command and make; as root on Debian it starts an engine if none runs. Where no
 registry can be reached, the base image is made with debootstrap, and pip's wheels are fetched on the host, with the
 host's own pip settings. Everything that it makes is taken away again. Standard library only: it runs before any setup.
 """
@@ -201,7 +201,7 @@ def engine(work: Path) -> Iterator[dict[str, str]]:
                 )
             time.sleep(0.5)
         os.chown(work / "docker.sock", 0, STRANGER)
-        say("started an engine of its own")
+        say("started an engine")
         yield environment
     finally:
         daemon.terminate()
@@ -442,7 +442,7 @@ def no_gpu(run: Run) -> None:
 
 
 def rebuild(run: Run) -> None:
-    """After a change of the code only the code is copied anew."""
+    """After a change of the code only the code is copied again."""
     source = run.checkout / "engram" / "__init__.py"
     source.write_text(source.read_text("utf-8") + "\n# changed\n", "utf-8")
     started = time.monotonic()
@@ -483,7 +483,7 @@ def read_only(run: Run) -> None:
 
 
 def take_away(run: Run) -> None:
-    """The test's images and volume; an engine of its own goes with its folder."""
+    """The test's images and volume; an engine that it started goes with its folder."""
     if run.wheels:
         run.wheels.shutdown()
     for folder in run.leftovers:

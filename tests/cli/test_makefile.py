@@ -214,7 +214,7 @@ def test_another_backend_has_folders_of_its_own(house: Path) -> None:
     assert make(house, "demo", "BACKEND=cpu") == ["demo"]
 
 
-def test_training_gets_its_checkpoints_and_begins_anew_only_when_asked(house: Path) -> None:
+def test_training_gets_its_checkpoints_and_starts_over_only_when_asked(house: Path) -> None:
     make(house, "train")
     assert "--checkpoint-every 25" in (house / "calls").read_text()
     assert make(house, "train") == []
@@ -309,7 +309,7 @@ WITH = ["eval --stage baseline", "eval --stage tuned", "compare"]
 
 @pytest.fixture
 def foreign(house: Path) -> Path:
-    """A house with results of its own, and an adapter that came from elsewhere."""
+    """A house with its own results and an adapter from elsewhere."""
     make(house, "demo")
     (house / "adapters" / "cuda").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):

@@ -84,7 +84,7 @@ def test_a_cache_that_is_a_file_is_named(tmp_path: Path) -> None:
 
 
 def no_network(*arguments: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """engram in a network of its own that has not even a loopback; skips where this user may not make one."""
+    """engram in a network namespace without even a loopback; skips if this user may not make one."""
     unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False).returncode:
         pytest.skip("this user can make no network namespace here")

@@ -49,7 +49,7 @@ class Payload:
 
 
 def evil_model(folder: Path, mark: Path, draw: random.Random | None = None) -> Path:
-    """The bundled model, with everything beside it that some loader runs or unpickles; a choice of it where drawn."""
+    """The bundled model, with files that some loaders run or unpickle; with `draw`, a choice of them."""
     shutil.copytree(BUNDLED / "tiny", folder)
     code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
     names = ["evil", "modeling_evil", "tokenization_evil", "configuration_evil", "__init__", "sitecustomize", "jinja2"]
@@ -92,12 +92,12 @@ FOLDERS: dict[str, Callable[[Path, Path], None]] = {
     "an index that leads out": weights_elsewhere,
     "a template that is a link": link("chat_template.jinja"),
     "weights that are a link": link("model.safetensors"),
-    "a linked file beside": link("notes.txt"),
+    "a linked file next to it": link("notes.txt"),
     "code for mlx-lm": lambda folder, _: change(folder / "config.json", model_file="evil.py"),
     "an unknown architecture": lambda folder, _: change(folder / "config.json", model_type="../../evil"),
     "an adapter inside": lambda folder, _: change(folder / "adapter_config.json", base_model_name_or_path="../x"),
     "pickled weights alone": lambda folder, _: (folder / "model.safetensors").rename(folder / "model.bin") and None,
-    "weights beside the index": lambda folder, _: (folder / "model-2.safetensors").touch(),
+    "weights next to the index": lambda folder, _: (folder / "model-2.safetensors").touch(),
 }
 
 
