@@ -273,14 +273,14 @@ def test_marks_stand_under_cells() -> None:
     answer = Shown(
         "for i in 漢字 x", True, steps=(3, 5, 8, 9, 10, 11, 13), read=(one, one, None, one, other, third, one)
     )
-    assert answers.under(answer, 0, answer.line) == "◆── ◆   ◆●─●─ ◆"  # two of its characters take two cells each
-    assert answers.under(answer, 0, "for i in") == "◆── ◆   "
+    assert answer.under(0, answer.line) == "◆── ◆   ◆●─●─ ◆"  # two of its characters take two cells each
+    assert answer.under(0, "for i in") == "◆── ◆   "
     assert answers.legend([answer]) == ["◆ read from: one → b", "● read from: other → b, and 1 more"]
-    assert answers.under(Shown("plain", True, steps=(5,)), 0, "plain") == "     "
+    assert Shown("plain", True, steps=(5,)).under(0, "plain") == "     "
     blank = Shown("a b", True, steps=(1, 2, 3), read=(None, one, None))
-    assert answers.under(blank, 0, "a b") == " ◆ "
+    assert blank.under(0, "a b") == " ◆ "
     cut = dataclasses.replace(answer, ended=False)
-    assert answers.under(cut, 0, cut.line).endswith("◆  ")  # no mark under what says that it goes on
+    assert cut.under(0, cut.line).endswith("◆  ")  # no mark under what says that it goes on
     assert answers.shown(Fact("a\x1b\nb", "c")) == "a\\x1b b → c"
 
 

@@ -13,7 +13,7 @@ import click
 
 from engram.evaluation import tables
 from engram.plan import documents
-from engram.show.demo import answers, material, plain
+from engram.show.demo import answers, material, panels, plain
 from engram.show.video import cast
 from engram.support import console as show
 from engram.support.files import PACKAGE, write_text
@@ -140,7 +140,7 @@ def demo_output() -> str:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         console = show.make_console()
         for row, (before, after) in zip(rows, answers.replayed(rows, stored), strict=True):
-            plain.show_pair(console, row, before, after)
+            plain.show_block(console, panels.pair(row, before, after))
         console.print()
         plain.show_summary(comparison)
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engram.dataset.phrasing import TRAIN
-from engram.show.demo import erased, figures, panels
+from engram.show.demo import figures, panels
 from engram.show.demo import stage as sections
-from engram.show.demo.answers import Shown, Splitter, words
+from engram.show.demo.answers import Shown
 from engram.show.demo.figures import findings
 from engram.show.demo.material import Lesson, Material
 from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
@@ -32,33 +32,15 @@ BACKENDS = {"mlx": "MLX", "cuda": "Unsloth, CUDA", "cpu": "Unsloth, CPU"}
 HEADS = 15  # columns of what stands before a finding
 HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "end": 8.0}
 
-Answers = Callable[[Callable[[int, int], None]], list[tuple[Shown, Shown]]]
-Erased = Callable[[], dict[str, Any] | None]
-
 
 def platform(document: dict[str, Any]) -> str:
     """What a document's numbers were made on, in words: backend and device."""
     return visible(f"{BACKENDS[document['backend']]} · {document['device']}")
 
 
-def perform(
-    stage: Stage, material: Material, answers: Answers, erase: Erased, live: bool, split: Splitter = words
-) -> None:
-    """The whole show; `answers` gives what both models say to the material's rows when it is their turn, and `erase`
-    what erasing a fact does, where there is a memory."""
-    stage.open()
-    title(stage, material, live)
-    taught(stage, material)
-    training(stage, material)
-    given = answers(
-        lambda done, of: stage.put(stage.last, MARGIN, styled((f"both models answer now: {done} of {of}", QUIET)))
-    )
-    pairs(stage, material, given, live)
-    if document := erase():
-        erased.perform(stage, document, split)
-    figures.perform(stage, material.comparison)
-    not_shown(stage, material)
-    stage.close()
+def report(stage: Stage, done: int, of: int) -> None:
+    """The progress of live answers, in the last row."""
+    stage.put(stage.last, MARGIN, styled((f"both models answer now: {done} of {of}", QUIET)))
 
 
 def title(stage: Stage, material: Material, live: bool) -> None:
@@ -111,7 +93,7 @@ def training(stage: Stage, material: Material) -> None:
 def pairs(stage: Stage, material: Material, given: Sequence[tuple[Shown, Shown]], live: bool) -> None:
     """Each question with both answers: taught patterns, then held-out ones."""
     medians = [None, None] if live else [material.comparison[stage]["latency"] for stage in ("baseline", "tuned")]
-    blocks = [panels.pair(e, *both, *medians) for e, both in zip(material.rows, given, strict=True)]
+    blocks = [panels.pair(e, *both, medians) for e, both in zip(material.rows, given, strict=True)]
     note = times(material.comparison, live)
     for split, name in (("recall", sections.RECALL), ("generalization", sections.GENERALIZATION)):
         answer(stage, name, [block for block in blocks if block.example.split_kind == split], note)

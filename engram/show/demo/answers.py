@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram import backends
 from engram.dataset.rows import Example
@@ -23,6 +23,8 @@ from engram.support.errors import EngramError
 from engram.support.text import common, normalise, visible
 
 STAGES = ("baseline", "tuned")
+MARKS, UNDER = "◆●", "─"  # at a token's first character: the first fact's, that of any other; and under its rest
+MARKED = "bold yellow"
 Splitter = Callable[[str], list[int]]  # a text -> where each of its tokens ends
 
 
@@ -44,7 +46,31 @@ class Shown:
     @property
     def line(self) -> str:
         """The answer in one line that cannot drive a terminal."""
-        return (visible(normalise(self.text)) or "(nothing)") + ("" if self.ended else " …")
+        return one_line(self.text) + ("" if self.ended else " …")
+
+    @property
+    def is_read(self) -> bool:
+        """Whether any token was read from a row of a memory."""
+        return any(self.read)
+
+    def under(self, start: int, text: str) -> str:
+        """The marks under a part of the line that begins at `start`, a cell for each of the text's cells.
+
+        A mark and a line under each token that was read from a row, blanks under every other.
+        """
+        from rich.cells import cell_len
+
+        marks, known = [" "] * len(self.line), facts([self])
+        for begin, end, fact in zip((0, *self.steps), self.steps, self.read):
+            if fact is not None and end > begin:
+                blanks = len(self.line[begin:end]) - len(self.line[begin:end].lstrip())
+                first = begin + (blanks if blanks < end - begin else 0)
+                marks[first:end] = [MARKS[min(known.index(fact), 1)], *UNDER * (end - first - 1)]
+        marks += [" "] * len(text)
+        return "".join(
+            mark + (" " if mark == " " else UNDER) * (cell_len(character) - 1) if cell_len(character) else ""
+            for mark, character in zip(marks[start:], text)
+        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +84,30 @@ class Speaker:
     def stream(self, ids: Sequence[int], limit: int, temperature: float = 0.0, seed: int = 0) -> Iterator[int]:
         """The tokens of an answer to these ids as they come, `limit` at most; greedy at temperature 0."""
         return self.module.stream(self.session, ids, self.encoder.stop_ids, limit, temperature, seed)
+
+
+def one_line(text: str) -> str:
+    """A text in one line that cannot drive a terminal; `(nothing)` for an empty one."""
+    return visible(normalise(text)) or "(nothing)"
+
+
+def facts(answers: Iterable[Shown]) -> list[Fact]:
+    """The facts that were read for these answers, each once."""
+    return list(dict.fromkeys(fact for answer in answers for fact in answer.read if fact))
+
+
+def legend(answers: Iterable[Shown]) -> list[str]:
+    """A line for each fact that was read: one for each mark at most."""
+    found = facts(answers)
+    lines = [f"{mark} read from: {shown(fact)}" for mark, fact in zip(MARKS, found)]
+    if len(found) > len(MARKS):
+        lines[-1] += f", and {len(found) - len(MARKS)} more"
+    return lines
+
+
+def shown(fact: Fact) -> str:
+    """A fact on one line that cannot drive a terminal."""
+    return f"{visible(normalise(fact.input))} → {visible(normalise(fact.output))}"
 
 
 def is_right(example: Example, answer: Shown) -> bool:
@@ -181,63 +231,3 @@ def _rising(ends: Sequence[int], length: int) -> tuple[int, ...]:
     """Lengths that never go back and end with the whole text."""
     risen = list(itertools.accumulate((min(end, length) for end in ends), max)) or [0]
     return (*risen[:-1], length)
-
-
-if TYPE_CHECKING:
-    from engram.memory.facts import Fact
-
-    pass
-
-MARKS, UNDER = "◆●", "─"  # at a token's first character: the first fact's, that of any other; and under its rest
-STYLE = "bold yellow"
-
-
-def is_read(answer: Shown) -> bool:
-    """Whether any token of what is shown was read from a row."""
-    return any(answer.read)
-
-
-def under(answer: Shown, start: int, text: str) -> str:
-    """What stands under a part of the answer's line that begins at `start`: a cell for each of the text's cells.
-
-    A mark and a line under each token that was read from a row, blanks under every other.
-    """
-    from rich.cells import cell_len
-
-    marks = _marks(answer)
-    found = []
-    for mark, character in zip(marks[start:].ljust(len(text)), text):
-        wide = cell_len(character)
-        found.append((mark + (" " if mark == " " else UNDER) * (wide - 1))[:wide])
-    return "".join(found)
-
-
-def facts(answers: Iterable[Shown]) -> list[Fact]:
-    """The facts that were read for these answers, each once."""
-    return list(dict.fromkeys(fact for answer in answers for fact in answer.read if fact))
-
-
-def legend(answers: Iterable[Shown]) -> list[str]:
-    """A line for each fact that was read: at most one for each mark."""
-    found = facts(answers)
-    lines = [f"{mark} read from: {shown(fact)}" for mark, fact in zip(MARKS, found)]
-    if len(found) > len(MARKS):
-        lines[-1] += f", and {len(found) - len(MARKS)} more"
-    return lines
-
-
-def shown(fact: Fact) -> str:
-    """A fact on one line that cannot drive a terminal."""
-    return f"{visible(normalise(fact.input))} → {visible(normalise(fact.output))}"
-
-
-def _marks(answer: Shown) -> str:
-    """A mark, a line or a blank for each character of the answer."""
-    line, known = answer.line, facts([answer])
-    found = [" "] * len(line)
-    for begin, end, fact in zip((0, *answer.steps), answer.steps, answer.read):
-        if fact is not None and end > begin:
-            blanks = len(line[begin:end]) - len(line[begin:end].lstrip())
-            first = begin + (blanks if blanks < end - begin else 0)
-            found[first:end] = [MARKS[min(known.index(fact), 1)], *UNDER * (end - first - 1)]
-    return "".join(found)

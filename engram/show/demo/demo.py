@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engram.evaluation import erase
 from engram.memory.table import is_memory
 from engram.models.model import Model
 from engram.plan.config import Config
 from engram.show.clock import Clock, PacedClock, RealClock
-from engram.show.demo import acts, erased, plain, platforms
-from engram.show.demo import stage as keys
-from engram.show.demo.answers import Shown, Splitter, live, refuse_other, replayed, splitter
-from engram.show.demo.material import Material, asked, choose_rows, load
-from engram.show.demo.plain import show_pair, show_summary
+from engram.show.demo import acts, erased, figures, panels, plain, platforms, stage
+from engram.show.demo.answers import Shown, live, refuse_other, replayed, splitter
+from engram.show.demo.material import Material, asked, load
 from engram.show.demo.stage import Stage, too_small
 from engram.support import console as show
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-__all__ = [
-    "Manner",
-    "asked",
-    "choose_rows",
-    "load",
-    "perform",
-    "perform_platforms",
-    "play",
-    "replayed",
-    "show_pair",
-    "show_summary",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +31,38 @@ class Manner:
     speed: float = 1.0
     width: int | None = None
     pause: bool = False
+
+
+@dataclass(frozen=True)
+class Speakers:
+    """Both models of a run: with `model` they answer live, without they replay the stored answers."""
+
+    material: Material
+    backend: str = ""
+    model: Model | None = None
+    adapter: Path = Path()
+
+    def answers(self, report: Callable[[int, int], None] = lambda _done, _of: None) -> list[tuple[Shown, Shown]]:
+        """The answers to the show's rows; `report` hears how many of how many are made."""
+        shown = self.material
+        if self.model is None:
+            return replayed(shown.rows, shown.stages, splitter(shown.comparison["model"]["name"]))
+        return live(shown.rows, self.backend, self.model, self.adapter, self._config, report)
+
+    def erased(self) -> dict[str, Any] | None:
+        """The effect of erasing a fact, stored or measured now; None without a memory, or where it cannot be had."""
+        if self.model is None or not is_memory(self.adapter):
+            return self.material.erased
+        example = erase.choose(asked(self.material.stages["tuned"]), self.material.comparison["recipe"]["seed"])
+        if example is None or erase.missing(self.adapter, example):
+            return None
+        return erase.measure(self.backend, self.model, self.adapter, example, self._config)
+
+    @property
+    def _config(self) -> Config:
+        comparison = self.material.comparison
+        limit, quantize = comparison["scoring"]["max_new_tokens"], comparison["recipe"].get("quantize", "none")
+        return Config(max_new_tokens=limit, quantize=quantize)
 
 
 def perform(
@@ -65,24 +82,21 @@ def perform(
     material = load(place, data, patterns)
     if model:
         refuse_other(model, backend, adapter, material.comparison, material.stages["tuned"])
+    speakers = Speakers(material, backend, model, adapter)
     with _curtain(manner) as (console, staged):
         if staged is None:
-            _as_text(console, material, backend, model, adapter, manner)
+            _as_text(console, speakers, manner)
         else:
-            staged.platform = acts.platform(material.comparison)
-            given = _answers(material, backend, model, adapter), _erased(material, backend, model, adapter)
-            acts.perform(staged, material, *given, model is not None, _split(material))
+            _draw(staged, speakers)
 
 
 def play(console: Console, clock: Clock, material: Material) -> None:
     """The show of the stored answers on this console and clock; as text where there is no room to draw."""
     if too_small(console):
         with show.printing_on(console):
-            _as_text(console, material, "", None, Path(), Manner())
-        return
-    stage = Stage(console, clock, acts.platform(material.comparison))
-    given = _answers(material, "", None, Path()), _erased(material, "", None, Path())
-    acts.perform(stage, material, *given, live=False, split=_split(material))
+            _as_text(console, Speakers(material), Manner())
+    else:
+        _draw(Stage(console, clock, ""), Speakers(material))
 
 
 def perform_platforms(names: list[str], folder: Path, manner: Manner) -> None:
@@ -96,65 +110,46 @@ def perform_platforms(names: list[str], folder: Path, manner: Manner) -> None:
             platforms.perform(staged, both, splitter(both.runs[0].comparison["model"]["name"]))
 
 
-def _answers(material: Material, backend: str, model: Model | None, adapter: Path) -> acts.Answers:
-    if model is None:
-        return lambda _: replayed(material.rows, material.stages, _split(material))
-    return lambda report: live(material.rows, backend, model, adapter, _config(material), report)
+def _draw(staged: Stage, speakers: Speakers) -> None:
+    """The sections one after the other; what answers or is erased live is computed when it is its turn."""
+    material, is_live = speakers.material, speakers.model is not None
+    staged.platform = acts.platform(material.comparison)
+    staged.open()
+    acts.title(staged, material, is_live)
+    acts.taught(staged, material)
+    acts.training(staged, material)
+    acts.pairs(staged, material, speakers.answers(lambda done, of: acts.report(staged, done, of)), is_live)
+    if document := speakers.erased():
+        erased.perform(staged, document, splitter(material.comparison["model"]["name"]))
+    figures.perform(staged, material.comparison)
+    acts.not_shown(staged, material)
+    staged.close()
 
 
-def _erased(material: Material, backend: str, model: Model | None, adapter: Path) -> acts.Erased:
-    """What erasing a fact does, stored or measured now; None where there is no memory, or it cannot be measured."""
-    if model is None or not is_memory(adapter):
-        return lambda: material.erased
-    example = erase.choose(asked(material.stages["tuned"]), material.comparison["recipe"]["seed"])
-    if example is None or erase.missing(adapter, example):
-        return lambda: None
-    return lambda: erase.measure(backend, model, adapter, example, _config(material))
+def _as_text(console: Console, speakers: Speakers, manner: Manner) -> None:
+    def turn() -> None:
+        if manner.pause and sys.stdin.isatty():
+            stage.wait()
 
-
-def _config(material: Material) -> Config:
-    comparison = material.comparison
-    limit, quantize = comparison["scoring"]["max_new_tokens"], comparison["recipe"].get("quantize", "none")
-    return Config(max_new_tokens=limit, quantize=quantize)
-
-
-def _split(material: Material) -> Splitter:
-    return splitter(material.comparison["model"]["name"])
-
-
-def _as_text(
-    console: Console, material: Material, backend: str, model: Model | None, adapter: Path, manner: Manner
-) -> None:
+    material = speakers.material
     plain.introduce(console, material)
-    _turn(manner)
-    given: list[tuple[Shown, Shown]] = _answers(material, backend, model, adapter)(lambda _done, _of: None)
-    for example, (before, after) in zip(material.rows, given, strict=True):
-        show_pair(console, example, before, after)
-        _turn(manner)
-    if document := _erased(material, backend, model, adapter)():
+    turn()
+    for example, (before, after) in zip(material.rows, speakers.answers(), strict=True):
+        plain.show_block(console, panels.pair(example, before, after))
+        turn()
+    if document := speakers.erased():
         erased.show(console, document)
-        _turn(manner)
+        turn()
     console.print()
-    show_summary(material.comparison)
-
-
-def _turn(manner: Manner) -> None:
-    if manner.pause and sys.stdin.isatty():
-        keys.wait()
-
-
-def _console(manner: Manner) -> Console:
-    """The usual console, as wide as asked for; no wider than a terminal is."""
-    console = show.make_console()
-    if manner.width is not None:
-        console.width = min(manner.width, console.width) if console.is_terminal else manner.width
-    return console
+    plain.show_summary(material.comparison)
 
 
 @contextmanager
 def _curtain(manner: Manner) -> Iterator[tuple[Console, Stage | None]]:
     """The console, and a stage on it with the cursor hidden until the end; None where the show is text."""
-    console = _console(manner)
+    console = show.make_console()
+    if manner.width is not None:  # no wider than the terminal
+        console.width = min(manner.width, console.width) if console.is_terminal else manner.width
     drawn = console.is_terminal and (manner.speed > 0 or manner.pause)
     reason = too_small(console) if drawn else ""
     if reason:
@@ -164,12 +159,12 @@ def _curtain(manner: Manner) -> Iterator[tuple[Console, Stage | None]]:
         if not drawn or reason:
             yield console, None
             return
-        stage = Stage(console, PacedClock(RealClock(), manner.speed), "", keys.wait if manner.pause else None)
+        staged = Stage(console, PacedClock(RealClock(), manner.speed), "", stage.wait if manner.pause else None)
         console.show_cursor(False)
         try:
-            yield console, stage
+            yield console, staged
         except BaseException:
-            stage.close()
+            staged.close()
             raise
         finally:
             console.show_cursor(True)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.dataset.rows import Example
 from engram.memory.facts import Fact
-from engram.show.demo import answers as reads
 from engram.show.demo import panels, plain
 from engram.show.demo import stage as sections
-from engram.show.demo.answers import Shown, Splitter, is_right, stored_answer, words
+from engram.show.demo.answers import Splitter, is_right, one_line, stored_answer, words
 from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, fold, styled
 from engram.support.text import normalise, visible
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 HEADS = 13  # columns of what stands before a sentence
 ERASING, HOLD = 2.5, 8.0  # seconds
-TITLES = ("1  asked", "3  asked again")
 GOOD, BAD = "bold green", "bold red"
 
 
@@ -37,12 +35,13 @@ def sentences(document: dict[str, Any]) -> list[Sentence]:
     others = f"the other {rows['left']:,} are {'' if rows['same'] else 'not '}the same, bit for bit"
     kept = Sentence("2  erased", f"{rows['erased']} rows, from a copy of the memory; {others}", rows["same"])
     same = _like(said["erased"], said["without"])
-    text = f"token for token what {base} answers" if same else f"not what {base} answers: {_short(said['without'])}"
+    without, restored = (one_line(said[name]["answer"]) for name in ("without", "restored"))
+    text = f"token for token what {base} answers" if same else f"not what {base} answers: {without}"
     text += (
         f"; the logits after all {logits['tokens']} tokens are {'' if logits['same'] else 'not '}the same, bit for bit"
     )
     back = _like(said["restored"], said["taught"])
-    after = "the taught answer again, token for token" if back else f"another answer: {_short(said['restored'])}"
+    after = "the taught answer again, token for token" if back else f"another answer: {restored}"
     return [
         kept,
         Sentence("   again", text, same and logits["same"]),
@@ -56,28 +55,24 @@ def example(document: dict[str, Any]) -> Example:
     return Example(answer=asked.pop("expected"), **asked)
 
 
-def answers(document: dict[str, Any], split: Splitter = words) -> tuple[Shown, Shown]:
-    """What is said with the fact and without it."""
-    taught, erased = (stored_answer(document["answers"][name], split) for name in ("taught", "erased"))
-    return taught, erased
+def block(document: dict[str, Any], split: Splitter = words) -> panels.Block:
+    """The question, answered with the fact and without it."""
+    question = example(document)
+    boxes = []
+    for name, title, stored in (("asked", "1  asked", "taught"), ("again", "3  asked again", "erased")):
+        shown = stored_answer(document["answers"][stored], split)
+        boxes.append(panels.Box(title, (panels.Said(name, shown, is_right(question, shown)),)))
+    return panels.Block(question, (boxes[0], boxes[1]))
 
 
 def perform(stage: Stage, document: dict[str, Any], split: Splitter = words) -> None:
     """Ask, erase, ask again, put back."""
     row = stage.section(sections.ERASED)
-    question, (taught, erased) = example(document), answers(document, split)
-    boxes = [
-        panels.Box(title, (panels.Said("", shown, is_right(question, shown)),))
-        for title, shown in zip(TITLES, (taught, erased))
-    ]
-    block = panels.Block(question, (boxes[0], boxes[1]))
-    first, second = panels.places(stage, block, row)
-    panels.ask(stage, question, row)
+    asked = block(document, split)
+    first, second = panels.places(stage, asked, row)
+    panels.ask(stage, asked.example, row)
     panels.answer(stage, [first])
-    end = second.end
-    for line in reads.legend([taught, erased]):
-        stage.put(end, MARGIN, styled((line, reads.STYLE)))
-        end += 1
+    end = panels.marks(stage, asked, second.end)
     stage.clock.sleep(panels.THINK)
     kept, again, back = sentences(document)
     fact = Fact(**document["fact"])
@@ -96,11 +91,7 @@ def perform(stage: Stage, document: dict[str, Any], split: Splitter = words) -> 
 
 def show(console: Console, document: dict[str, Any]) -> None:
     """The same as text."""
-    question, shown = example(document), answers(document)
-    rows = plain.question(question)
-    for name, answer in zip(("asked", "again"), shown, strict=True):
-        rows += plain.answer_lines(name, answer, is_right(question, answer), plain.text_width(console))
-    plain.print_box(console, f"{visible(question.kind)} · {sections.ERASED}", rows)
+    plain.show_block(console, block(document), sections.ERASED)
     for sentence in sentences(document):
         style = "" if sentence.good else BAD
         console.print(f"{sentence.head.lstrip(' 1234')}: {sentence.text}", style=style)
@@ -117,7 +108,3 @@ def _say(stage: Stage, sentence: Sentence, row: int) -> int:
 
 def _like(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(one["tokens"] == other["tokens"] and one["ended"] == other["ended"])
-
-
-def _short(answer: dict[str, Any]) -> str:
-    return visible(normalise(answer["answer"])) or "(nothing)"

@@ -1,22 +1,20 @@
-"""Answers typed token by token in two boxes, side by side where there is room, else one below the other."""
+"""Questions and their answers, as a description; drawn as two boxes in which the answers are typed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.show.demo import answers
-from engram.show.demo.answers import Shown, is_right
-from engram.show.demo.stage import LINE, MARGIN, QUIET, Stage, fold
+from engram.dataset.rows import Example
+from engram.show.demo.answers import MARKED, Shown, is_right, legend
+from engram.show.demo.stage import LINE, MARGIN, QUIET, Stage, fold, styled
 from engram.support.text import normalise, visible
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from engram.dataset.rows import Example
-
-BESIDE = 92  # columns within the margins from which two boxes stand side by side
+BESIDE = 92  # columns within the margins from which two boxes are drawn side by side
 GAP = 2
 QUESTION = 3  # rows
 MOST, MOST_READ = 4, 3  # lines of one answer, and of one with marks under each
@@ -28,11 +26,12 @@ MARKS = {True: ("✓ right", "bold green"), False: ("✗ wrong", "bold red")}
 
 @dataclass(frozen=True)
 class Said:
-    """One answer in a box: what stands before it, the answer, whether it is the expected one, and how long it took."""
+    """One answer: its name in a text, its label in a box, whether it is the expected one, and how long it took."""
 
-    label: str
+    name: str
     answer: Shown
     right: bool
+    label: str = ""
     times: str = ""
 
 
@@ -46,29 +45,33 @@ class Box:
 
 @dataclass(frozen=True)
 class Block:
-    """One question with its boxes, and what is to be said when all is typed."""
+    """One question with its boxes, and a verdict shown when all is typed."""
 
     example: Example
     boxes: tuple[Box, Box]
     verdict: str = ""
 
+    @property
+    def said(self) -> list[Said]:
+        """The answers of both boxes."""
+        return [said for box in self.boxes for said in box.said]
 
-def pair(
-    example: Example,
-    before: Shown,
-    after: Shown,
-    usual_before: dict[str, Any] | None = None,
-    usual_after: dict[str, Any] | None = None,
-) -> Block:
-    """The block of one question before and after; `usual` are medians for an answer that has no time of its own."""
+    @property
+    def legend(self) -> list[str]:
+        """The facts that were read for the answers."""
+        return legend(said.answer for said in self.said)
 
-    def box(name: str, answer: Shown, usual: dict[str, Any] | None) -> Box:
-        said = Said("", answer, is_right(example, answer), times(answer.first, answer.rate))
-        if answer.first is None and usual:
-            said = replace(said, times=times(usual["first_token_seconds"], usual["tokens_per_second"]))
-        return Box(name, (said,))
 
-    return Block(example, (box("before", before, usual_before), box("after", after, usual_after)))
+def pair(example: Example, before: Shown, after: Shown, usual: Sequence[dict[str, Any] | None] = (None, None)) -> Block:
+    """One question before and after; `usual` are medians for answers that have no times of their own."""
+
+    def box(name: str, answer: Shown, median: dict[str, Any] | None) -> Box:
+        first, rate = answer.first, answer.rate
+        if first is None and median:
+            first, rate = median["first_token_seconds"], median["tokens_per_second"]
+        return Box(name, (Said(name, answer, is_right(example, answer), times=times(first, rate)),))
+
+    return Block(example, (box("before", before, usual[0]), box("after", after, usual[1])))
 
 
 def times(first: float | None, rate: float | None) -> str:
@@ -94,23 +97,26 @@ def pages(stage: Stage, blocks: Sequence[Block], room: int) -> list[list[Block]]
 def height(stage: Stage, block: Block) -> int:
     """Rows that a block takes."""
     rows = [_rows(box, _width(stage)) + 2 for box in block.boxes]
-    return QUESTION + (max(rows) if _beside(stage) else sum(rows)) + len(_legend(block)) + bool(block.verdict)
+    return QUESTION + (max(rows) if _beside(stage) else sum(rows)) + len(block.legend) + bool(block.verdict)
 
 
 def perform(stage: Stage, block: Block, row: int) -> int:
     """Ask the block's question at `row`, and type its answers. The next free row."""
-    from rich.text import Text
-
     ask(stage, block.example, row)
     drawn = places(stage, block, row)
     answer(stage, drawn)
-    end = drawn[1].end
-    for line in _legend(block):
-        stage.put(end, MARGIN, Text(line, answers.STYLE))
-        end += 1
+    end = marks(stage, block, drawn[1].end)
     if block.verdict:
-        stage.put(end, MARGIN, Text(block.verdict, "bold"))
+        stage.put(end, MARGIN, styled((block.verdict, "bold")))
     return end + bool(block.verdict)
+
+
+def marks(stage: Stage, block: Block, row: int) -> int:
+    """The facts that the answers were read from. The next free row."""
+    for line in block.legend:
+        stage.put(row, MARGIN, styled((line, MARKED)))
+        row += 1
+    return row
 
 
 def places(stage: Stage, block: Block, row: int) -> tuple[Drawn, Drawn]:
@@ -140,15 +146,10 @@ def answer(stage: Stage, drawn: Sequence[Drawn]) -> None:
 
 def ask(stage: Stage, example: Example, row: int) -> None:
     """The question with the expected answer, in QUESTION rows."""
-    from rich.text import Text
-
-    kind = visible(example.kind)
-    heading = Text.assemble((kind, "bold magenta"), (f" · {TITLES[example.split_kind]}", QUIET))
-    stage.put(row, MARGIN, heading)
-    for at, (name, text) in enumerate((("prompt    ", example.prompt), ("expected  ", example.answer)), start=1):
-        style = "bold" if at == 1 else ""
-        line = Text.assemble((name, QUIET), (visible(normalise(text)), style))
-        stage.put(row + at, MARGIN, line)
+    kind = (visible(example.kind), "bold magenta")
+    stage.put(row, MARGIN, styled(kind, (f" · {TITLES[example.split_kind]}", QUIET)))
+    stage.put(row + 1, MARGIN, styled(("prompt    ", QUIET), (visible(normalise(example.prompt)), "bold")))
+    stage.put(row + 2, MARGIN, styled(("expected  ", QUIET), (visible(normalise(example.answer)), "")))
 
 
 class Drawn:
@@ -165,35 +166,29 @@ class Drawn:
 
     def frame(self) -> None:
         """The empty box."""
-        from rich.text import Text
-
         self._edge(0, "╭", "╮", [(f" {self.box.title} ", "bold")])
         for at in range(self.rows):
-            self._line(at, Text(" " * self.inner))
+            self._line(at, styled((" " * self.inner, "")))
         self._edge(self.rows + 1, "╰", "╯", [])
 
     def type(self, number: int, tick: int) -> None:
-        """So many tokens of its answer of this number; with the last one it is marked."""
-        from rich.text import Text
-
+        """The first `tick` tokens of its answer of this number; with the last one it is marked right or wrong."""
         said = self.box.said[number]
-        steps = _steps(said.answer)
-        whole, done = said.answer.line, tick >= len(steps) - 1
-        end = len(whole) if done else steps[tick]
-        top = sum(_lines_of(one, self.inner) for one in self.box.said[:number])
+        answer, steps = said.answer, _steps(said.answer)
+        done = tick >= len(steps) - 1
+        end = len(answer.line) if done else steps[tick]
+        row = sum(_lines_of(one, self.inner) for one in self.box.said[:number])
         style = MARKS[said.right][1].removeprefix("bold ") if done else ""
-        lines = fold(whole, self.inner - len(said.label))
-        most, high = _most(said.answer)
+        most, high = _most(answer)
+        label, lines = said.label, fold(answer.line, self.inner - len(said.label))
         for at, (start, text) in enumerate(lines[:most]):
-            label = said.label if not at else " " * len(said.label)
             typed = text[: max(end - start, 0)]
-            shown = Text.assemble((label, QUIET), (typed, style))
-            if done and at == most - 1 and len(lines) > most:
-                shown.append(" …", style)
-            self._line(top + high * at, shown)
+            more = " …" if done and at == most - 1 and len(lines) > most else ""
+            self._line(row, styled((label, QUIET), (typed, style), (more, style)))
+            label = " " * len(label)
             if high > 1:
-                marks = answers.under(said.answer, start, typed)
-                self._line(top + high * at + 1, Text.assemble(" " * len(label), (marks, answers.STYLE)))
+                self._line(row + 1, styled((label, ""), (answer.under(start, typed), MARKED)))
+            row += high
         if done:
             self._mark(number)
 
@@ -201,28 +196,19 @@ class Drawn:
         """Right or wrong in the lower edge, and the time."""
         marks: list[tuple[str, str]] = []
         for said in self.box.said[: number + 1]:
-            text, style = MARKS[said.right]
-            label = f"{said.label.strip()} " if said.label else ""
-            marks += [(f" {label}", QUIET), (text, style)]
-            if said.times:
-                marks.append((f" · {said.times}", QUIET))
-            marks.append((" ", ""))
+            label, times = (f"{said.label.strip()} " if said.label else ""), (f" · {said.times}" if said.times else "")
+            marks += [(f" {label}", QUIET), MARKS[said.right], (times, QUIET), (" ", "")]
         self._edge(self.rows + 1, "╰", "╯", marks)
 
     def _edge(self, row: int, left: str, right: str, parts: list[tuple[str, str]]) -> None:
-        from rich.text import Text
-
-        text = Text.assemble(*parts)
+        text = styled(*parts)
         text.truncate(self.inner, overflow="ellipsis")
         rest = "─" * (self.inner + 1 - text.cell_len)
-        edge = Text.assemble((left + "─", LINE), text, (rest + right, LINE))
-        self.stage.put(self.row + row, self.column, edge)
+        self.stage.put(self.row + row, self.column, styled((left + "─", LINE)) + text + styled((rest + right, LINE)))
 
     def _line(self, row: int, text: Text) -> None:
-        from rich.text import Text as Line
-
         text.truncate(self.inner, overflow="ellipsis", pad=True)
-        self.stage.put(self.row + 1 + row, self.column, Line.assemble(("│ ", LINE), text, (" │", LINE)))
+        self.stage.put(self.row + 1 + row, self.column, styled(("│ ", LINE)) + text + styled((" │", LINE)))
 
 
 def _beside(stage: Stage) -> bool:
@@ -243,12 +229,8 @@ def _lines_of(said: Said, width: int) -> int:
 
 
 def _most(answer: Shown) -> tuple[int, int]:
-    """How many lines of an answer are shown, and how many rows each takes: one more where marks stand under it."""
-    return (MOST_READ, 2) if answers.is_read(answer) else (MOST, 1)
-
-
-def _legend(block: Block) -> list[str]:
-    return answers.legend(said.answer for box in block.boxes for said in box.said)
+    """The lines shown of an answer, and the rows that each takes: two where marks are drawn under it."""
+    return (MOST_READ, 2) if answer.is_read else (MOST, 1)
 
 
 def _steps(answer: Shown) -> tuple[int, ...]:

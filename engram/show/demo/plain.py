@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engram.evaluation import tables
-from engram.show.demo import answers
-from engram.show.demo.answers import Shown, is_right
+from engram.show.demo.answers import MARKED, legend
 from engram.show.demo.figures import findings
 from engram.show.demo.material import Material
-from engram.show.demo.panels import TITLES
+from engram.show.demo.panels import TITLES, Block, Said
 from engram.show.demo.stage import fold
 from engram.support import console as show
 from engram.support.text import normalise, shorten, visible
@@ -19,14 +17,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from engram.dataset.rows import Example
-
 MARKS = {True: ("✓", "green"), False: ("✗", "red")}
-Line = tuple[str, "Text", "Text"]  # name, mark, text
 
 
 def introduce(console: Console, material: Material) -> None:
-    """What runs where, three patterns as they are taught, and how the training went."""
+    """Model and platform, three patterns as they are taught, and how the training went."""
     comparison, counts = material.comparison, material.counts
     model = comparison["model"]
     console.rule("engram: patterns taught to a small language model", characters="─" if console.is_terminal else "-")
@@ -48,72 +43,54 @@ def introduce(console: Console, material: Material) -> None:
         console.print(f"  loss {losses[0]:.2f} {show.sparkline(losses)} {losses[-1]:.2f}  {took}")
 
 
-def show_pair(console: Console, example: Example, before: Shown, after: Shown) -> None:
-    """One prompt with the expected answer, and the two answers marked right or wrong."""
-    rows = question(example)
-    for name, answer in (("before", before), ("after", after)):
-        rows += answer_lines(name, answer, is_right(example, answer), text_width(console))
-    print_box(console, f"{visible(example.kind)} · {TITLES[example.split_kind]}", rows)
+def show_block(console: Console, block: Block, title: str = "") -> None:
+    """One question with the expected answer, and every answer marked right or wrong; `title` instead of its split."""
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn, grid = console.is_terminal, Table.grid(padding=(0, 1))
+    for name, text, style in (("prompt", block.example.prompt, ""), ("expected", block.example.answer, "dim")):
+        grid.add_row(name, " ", Text(visible(normalise(shorten(text, 200))), style))
+    names = max(len(name) for name in ("expected", *(said.name for said in block.said)))
+    for said in block.said:
+        mark, style = MARKS[said.right]
+        width = max(console.width - names - (7 if drawn else 3), 8)
+        grid.add_row(said.name, Text(mark, f"bold {style}"), _answer(said, style, width))
+    heading = f"{visible(block.example.kind)} · {title or TITLES[block.example.split_kind]}"
+    if drawn:
+        console.print(Panel(grid, title=Text(heading), title_align="left", border_style="cyan"))
+    else:
+        console.print(f"\n{heading}")
+        console.print(grid)
+    if block.verdict:
+        console.print(block.verdict)
 
 
 def show_summary(comparison: dict[str, Any]) -> None:
-    """The figures, what was lost, and what was not shown."""
+    """The figures, the losses, and effects that were not shown."""
     tables.comparison(comparison)
     console = show.make_console()
     for finding in findings(comparison):
         console.print(f"{finding.head}: {finding.text}", style=finding.style)
 
 
-def question(example: Example) -> list[Line]:
-    """The lines of a prompt and the expected answer."""
-    return [_line("prompt", example.prompt), _line("expected", example.answer, style="dim")]
-
-
-def answer_lines(name: str, answer: Shown, right: bool | None, width: int) -> list[Line]:
-    """One answer's line, marked where it is known to be right or wrong, with its own times where it was made live.
+def _answer(said: Said, style: str, width: int) -> Text:
+    """An answer, with its own times where it was made live.
 
     Where it was read of a memory, its tokens are marked in lines of at most `width` columns, and the fact is named.
     """
     from rich.text import Text
 
-    mark, style = MARKS[right] if right is not None else (" ", "")
-    times = ""
+    answer, times = said.answer, ""
     if answer.first is not None:
         rate = f", {answer.rate:.0f} tokens/s" if answer.rate else ""
-        times = f"  [{1000 * answer.first:.0f} ms to first token{rate}]"
-    head = Text(mark, style=f"bold {style}".strip())
-    if not answers.is_read(answer):
-        return [(name, head, Text.assemble((answer.line, style), (times, "dim")))]
+        times = f"[{1000 * answer.first:.0f} ms to first token{rate}]"
+    if not answer.is_read:
+        return Text.assemble((answer.line, style), (f"  {times}" if times else "", "dim"))
     text = Text()
     for start, part in fold(answer.line, width):
         text.append(f"{part}\n", style=style)
-        text.append(f"{answers.under(answer, start, part)}\n", style=answers.STYLE)
-    text.append("\n".join(answers.legend([answer])), style=answers.STYLE)
-    return [(name, head, text.append(f"\n{times.strip()}" if times else "", style="dim"))]
-
-
-def text_width(console: Console) -> int:
-    """Columns of what stands behind name and mark in a box."""
-    return max(console.width - (15 if console.is_terminal else 11), 8)
-
-
-def print_box(console: Console, title: str, rows: Sequence[Line]) -> None:
-    """Rows under a title: in a box on a terminal, indented through a pipe."""
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 1))
-    for row in rows:
-        grid.add_row(*row)
-    if console.is_terminal:
-        console.print(Panel(grid, title=Text(title), title_align="left", border_style="cyan"))
-    else:
-        console.print(f"\n{title}")
-        console.print(grid)
-
-
-def _line(name: str, text: str, style: str = "") -> Line:
-    from rich.text import Text
-
-    return name, Text(" "), Text(visible(normalise(shorten(text, 200))), style=style)
+        text.append(f"{answer.under(start, part)}\n", style=MARKED)
+    text.append("\n".join(legend([answer])), style=MARKED)
+    return text.append(f"\n{times}" if times else "", style="dim")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engram.evaluation import compare, compare_runs, tables
 from engram.show.demo import acts, figures, panels, plain
 from engram.show.demo import stage as sections
-from engram.show.demo.answers import Shown, Splitter, is_right, replayed
+from engram.show.demo.answers import Splitter, is_right, replayed
 from engram.show.demo.figures import tested
 from engram.show.demo.material import asked, choose_rows, read_run
 from engram.show.demo.stage import MARGIN, QUIET, Stage
@@ -70,6 +70,11 @@ def load(names: Sequence[str], folder: Path) -> Both:
     return Both((one, other), document, rows)
 
 
+def caption(both: Both) -> str:
+    """The names at the top of the screen."""
+    return " | ".join(visible(run.name) for run in both.runs)
+
+
 def perform(stage: Stage, both: Both, split: Splitter) -> None:
     """The questions typed in two boxes, and the figures; on a stage."""
     stage.open()
@@ -80,12 +85,20 @@ def perform(stage: Stage, both: Both, split: Splitter) -> None:
 
 
 def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
-    """Each question with a box for each platform: what it said before and after."""
+    """Each question with a box for each platform: its answer before and after."""
     given = [replayed(both.rows, run.stages, split) for run in both.runs]
     found = []
     for example, *sides in zip(both.rows, *given, strict=True):
-        boxes = [_box(run, example, side) for run, side in zip(both.runs, sides, strict=True)]
-        found.append(panels.Block(example, (boxes[0], boxes[1]), _verdict(*sides)))
+        boxes = []
+        for run, answers in zip(both.runs, sides, strict=True):
+            said = [
+                panels.Said(f"{visible(run.name)} {name}", answer, is_right(example, answer), f"{name:<8}")
+                for name, answer in zip(("before", "after"), answers, strict=True)
+            ]
+            boxes.append(panels.Box(f"{visible(run.name)} · {visible(run.comparison['device'])}", tuple(said)))
+        before, after = (one.text == other.text for one, other in zip(*sides, strict=True))
+        verdict = f"{'=' if before and after else '≠'} before: {SAME[before]} · after: {SAME[after]}"
+        found.append(panels.Block(example, (boxes[0], boxes[1]), verdict))
     return found
 
 
@@ -93,28 +106,9 @@ def print_plain(console: Console, both: Both) -> None:
     """The same as text."""
     console.print(" beside ".join(visible(run.name) for run in both.runs), style="bold")
     for block in blocks(both):
-        rows = plain.question(block.example)
-        for run, box in zip(both.runs, block.boxes, strict=True):
-            names = (f"{visible(run.name)} {said.label.strip()}" for said in box.said)
-            for name, said in zip(names, box.said, strict=True):
-                width = plain.text_width(console) - len(name)
-                rows += plain.answer_lines(name, said.answer, said.right, width)
-        plain.print_box(console, f"{visible(block.example.kind)} · {panels.TITLES[block.example.split_kind]}", rows)
-        console.print(block.verdict)
+        plain.show_block(console, block)
     console.print()
     tables.across(both.document)
-
-
-def _box(run: compare_runs.Run, example: Example, answers: tuple[Shown, Shown]) -> panels.Box:
-    said = [
-        panels.Said(f"{name:<8}", a, is_right(example, a)) for name, a in zip(("before", "after"), answers, strict=True)
-    ]
-    return panels.Box(f"{visible(run.name)} · {visible(run.comparison['device'])}", tuple(said))
-
-
-def _verdict(one: tuple[Shown, Shown], other: tuple[Shown, Shown]) -> str:
-    same = [a.text == b.text for a, b in zip(one, other, strict=True)]
-    return f"{'=' if all(same) else '≠'} before: {SAME[same[0]]} · after: {SAME[same[1]]}"
 
 
 def _figures(stage: Stage, both: Both) -> None:
@@ -156,8 +150,3 @@ def _tested(both: Both) -> list[Text]:
     if losses := pair["losses"]:
         lines.append(Text(f"training losses apart by {losses['max']:.2g} nats at most over {losses['steps']} steps"))
     return lines
-
-
-def caption(both: Both) -> str:
-    """What stands at the top of the screen."""
-    return " | ".join(visible(run.name) for run in both.runs)

@@ -1,8 +1,9 @@
-"""The screen that the show is drawn on: sections that clear it, lines at fixed places, and waiting."""
+"""The screen that the show is drawn on: its sections, lines at fixed places, and waiting for time or keys."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,19 @@ WIDEST = 120  # columns used; longer lines are hard to read
 MARGIN = 2
 ROOMY = 28  # lines from which there is air under the heading
 LINE, QUIET, HINT = "dim bright_black", "bright_black", "press a key"
+
+# the sections in their order: titles of screens and chapters of recordings
+TITLE = "What this is"
+TAUGHT = "What is taught"
+TRAINING = "Training"
+RECALL = "Before and after: taught"
+GENERALIZATION = "Before and after: held out"
+FIGURES = "The figures"
+NOT_SHOWN = "Lost, and not shown"
+ERASED = "One fact, erased and put back"  # of a run with a memory alone, before the figures
+SECTIONS = (TITLE, TAUGHT, TRAINING, RECALL, GENERALIZATION, FIGURES, NOT_SHOWN)
+PLATFORMS_ANSWERS = "Two platforms: answers"
+PLATFORMS_FIGURES = "Two platforms: figures"
 
 
 @dataclass
@@ -114,34 +128,25 @@ class Stage:
 
 
 def too_small(console: Console) -> str:
-    """Why the show cannot be drawn on this terminal, or nothing."""
+    """The reason why the show cannot be drawn on this terminal, or an empty text."""
     width, height = console.size
     if width >= WIDTH and height >= HEIGHT:
         return ""
     return f"this terminal has {width} columns and {height} lines; the show is drawn from {WIDTH} and {HEIGHT} up"
 
 
-def fold(text: str, width: int) -> list[tuple[int, str]]:
-    """The lines of a text folded at blanks to so many cells, each with the place in the text where it starts."""
-    from rich.cells import cell_len
+@functools.lru_cache(maxsize=1024)
+def fold(text: str, width: int) -> tuple[tuple[int, str], ...]:
+    """The lines of a text folded at blanks to `width` cells, each with its place in the text."""
+    from rich.console import Console
+    from rich.text import Text
 
-    lines: list[tuple[int, str]] = []
-    start, used, blank = 0, 0, -1
-    for at, character in enumerate(text):
-        wide = cell_len(character)
-        if used + wide > width and character == " ":
-            lines.append((start, text[start:at]))
-            start, used, blank = at + 1, 0, -1
-            continue
-        while used + wide > width and start < at:
-            cut = blank + 1 if blank >= start else at
-            lines.append((start, text[start:cut].rstrip()))
-            start, blank = cut, -1
-            used = cell_len(text[start:at])
-        if character == " ":
-            blank = at
-        used += wide
-    return [*lines, (start, text[start:])]
+    lines, at = [], 0
+    for line in Text(text).wrap(Console(width=width), width):
+        at = text.index(line.plain, at)
+        lines.append((at, line.plain.rstrip()))
+        at += len(line.plain)
+    return tuple(lines) or ((0, ""),)
 
 
 def styled(*parts: tuple[str, str]) -> Text:
@@ -152,56 +157,46 @@ def styled(*parts: tuple[str, str]) -> Text:
 
 
 @contextlib.contextmanager
-def unseen() -> Iterator[None]:
-    """What is typed meanwhile is not shown, and waits to be read; Ctrl-C stays what it is."""
+def _keyboard() -> Iterator[int | None]:
+    """The keyboard's descriptor, its settings restored afterwards; None where the input is no terminal."""
     try:
         import termios
     except ImportError:  # no such terminals on this system
-        yield
+        yield None
         return
     if not sys.stdin.isatty():
-        yield
+        yield None
         return
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
     try:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
-        yield
+        yield terminal
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """Keys typed meanwhile are not shown and wait to be read; Ctrl-C interrupts as usual."""
+    with _keyboard() as terminal:
+        if terminal is not None:
+            import termios
+
+            settings = termios.tcgetattr(terminal)
+            settings[3] &= ~termios.ECHO
+            termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
+        yield
 
 
 def wait() -> None:
     """Wait for any key on a terminal, for Enter or the end of the input elsewhere; Ctrl-C raises KeyboardInterrupt."""
-    try:
+    with _keyboard() as terminal:
+        if terminal is None:
+            sys.stdin.readline()
+            return
         import termios
         import tty
-    except ImportError:  # no such terminals on this system
-        sys.stdin.readline()
-        return
-    if not sys.stdin.isatty():
-        sys.stdin.readline()
-        return
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    try:
-        tty.setcbreak(terminal)  # keys come one by one and unseen; Ctrl-C stays what it is
+
+        tty.setcbreak(terminal)  # keys come one by one and unseen
         os.read(terminal, 1)
         termios.tcflush(terminal, termios.TCIFLUSH)  # the rest of an arrow key is no second key
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
-TITLE = "What this is"
-TAUGHT = "What is taught"
-TRAINING = "Training"
-RECALL = "Before and after: taught"
-GENERALIZATION = "Before and after: held out"
-FIGURES = "The figures"
-NOT_SHOWN = "Lost, and not shown"
-ERASED = "One fact, erased and put back"  # of a run with a memory alone, before the figures
-SECTIONS = (TITLE, TAUGHT, TRAINING, RECALL, GENERALIZATION, FIGURES, NOT_SHOWN)
-
-PLATFORMS_ANSWERS = "Two platforms: answers"
-PLATFORMS_FIGURES = "Two platforms: figures"
