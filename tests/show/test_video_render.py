@@ -114,21 +114,6 @@ def test_side_by_side_both_are_shown_to_the_longer_ones_end(tmp_path: Path) -> N
     assert not near(frames[30], theme.PALETTE["blue"]).any()
 
 
-def test_a_gif_with_many_colours_keeps_the_important_ones() -> None:
-    random = np.random.default_rng(0).integers(0, 256, (4000, 3), dtype=np.uint8)
-    pixels = np.concatenate([random, np.repeat([[20, 25, 33]], 9000, axis=0)])
-    colours, counts = np.unique(pixels, axis=0, return_counts=True)
-    chosen = render.palette(colours.astype(np.uint8), counts)
-    assert len(chosen) <= render.COLOURS and [20, 25, 33] in chosen.tolist()
-    nearest = np.abs(colours[:, None].astype(int) - chosen[None].astype(int)).max(axis=2).min(axis=1)
-    assert nearest.max() < 64
-
-
-def test_a_gif_of_uneven_speed_is_our_mistake(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot show 30 pictures"):
-        render.gif(tmp_path / "x.gif", [], (np.zeros((1, 3), np.uint8), np.ones(1, int)), SIZE, 30)
-
-
 def test_missing_packages_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "PACKAGES", ("no_such_package", "PIL"))
     with pytest.raises(EngramError, match="not installed: no_such_package") as caught:

@@ -16,11 +16,22 @@ from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import write_bytes, writing
 
+if TYPE_CHECKING:
+    from engram.show.video.draw import Picture
+
+    Pictures = Iterable[tuple[Picture, int]]  # a picture, and its number of frames
+
 KINDS = ("png", "gif", "mp4")  # what takes longest comes last
 FPS, GIF_FPS = 20, 10
 GIF_WIDTHS = (960, 1600)  # of one recording, and of several
 GIF_SHADES = 8  # of a text's colour: the eye sees no fewer, and the file is a quarter smaller
 TALLEST = 4000  # pixels that a GIF may have before it is trimmed
+PACKAGES = ("av", "PIL", "numpy", "pyte")
+# x264 keeps thin text sharp at this quality; one thread, so that the bytes do not depend on the number of cores
+CODEC = "libx264"
+X264 = {"crf": "18", "preset": "veryfast", "threads": "1", "g": "150"}
+BT709 = 1  # of colour space, primaries and transfer, in H.264's tables
+MOVIE = {"movflags": "+faststart", "fflags": "+bitexact"}
 
 
 def render(
@@ -51,34 +62,11 @@ def render(
                 mp4(path, pictures, size, fps, titles[0], casts[0].markers)
             elif kind == "gif":
                 width = GIF_WIDTHS[len(casts) > 1] * size[0] // draw.FULL[0]
-                _paint_gif(path, casts, draw.trimmed(draw.scene(grids, titles, (width, TALLEST))))
+                gif(path, casts, draw.trimmed(draw.scene(grids, titles, (width, TALLEST))))
             else:
                 *_, (screens, _) = together(casts, fps)
                 png(path, draw.Painter(scene).paint(screens))
     return paths
-
-
-def _paint_gif(path: Path, casts: Sequence[Cast], scene: draw.Scene) -> None:
-    """Paint twice: for the colours, and for the file."""
-    painter = draw.Painter(scene, GIF_SHADES)
-    runs = list(together(casts, GIF_FPS))
-    for screens, _ in runs:
-        painter.paint(screens)
-    pictures = ((painter.paint(screens), count) for screens, count in runs)
-    gif(path, pictures, painter.colours(), (scene.width, scene.height), GIF_FPS)
-
-
-if TYPE_CHECKING:
-    from engram.show.video.draw import Picture
-
-    Pictures = Iterable[tuple[Picture, int]]  # a picture, and for how many frames it stands
-
-PACKAGES = ("av", "PIL", "numpy", "pyte")
-# x264 keeps thin text sharp at this quality; one thread, so that the bytes do not depend on the number of cores
-CODEC = "libx264"
-X264 = {"crf": "18", "preset": "veryfast", "threads": "1", "g": "150"}
-BT709 = 1  # of colour space, primaries and transfer, in H.264's tables
-MOVIE = {"movflags": "+faststart", "fflags": "+bitexact"}
 
 
 def require() -> None:
@@ -116,6 +104,32 @@ def mp4(path: Path, pictures: Pictures, size: tuple[int, int], fps: int, title: 
         container.set_chapters(_chapters(marks, round(1000 * total / fps)))
         for packet in packets:
             container.mux(packet)
+
+
+def gif(path: Path, casts: Sequence[Cast], scene: draw.Scene) -> None:
+    """Write a GIF that repeats for ever, whole or absent. The screens are painted twice: for the colours, and to keep.
+
+    All pictures have one palette, so that what does not change keeps its colour.
+    """
+    import numpy as np
+    from PIL import Image
+
+    painter = draw.Painter(scene, GIF_SHADES)
+    runs = list(together(casts, GIF_FPS))
+    for screens, _ in runs:
+        painter.paint(screens)
+    colours, counts = painter.colours()
+    weighted = np.repeat(colours, np.log2(counts).astype(int) + 1, axis=0)  # frequent colours are kept exactly
+    palette = Image.fromarray(weighted[None]).quantize(255, Image.Quantize.MEDIANCUT)
+    pictures = (
+        Image.fromarray(painter.paint(screens)).quantize(palette=palette, dither=Image.Dither.NONE)
+        for screens, _ in runs
+    )
+    durations = [1000 // GIF_FPS * count for _, count in runs]
+    with io.BytesIO() as out:
+        first = next(pictures)
+        first.save(out, "GIF", save_all=True, append_images=pictures, duration=durations, loop=0)
+        write_bytes(path, out.getvalue())
 
 
 def png(path: Path, picture: Picture) -> None:
@@ -161,89 +175,3 @@ def _chapters(markers: Sequence[Marker], end: int) -> list[Any]:
         for i, (_, title) in enumerate(markers)
         if starts[i] < starts[i + 1]
     ]
-
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    pass
-
-COLOURS = 255  # of the palette; one more means «as before»
-SURE = 24  # the most frequent colours are kept exactly
-TICK = 100  # a GIF's time, in parts of a second
-
-
-def gif(
-    path: Path, pictures: Pictures, colours: tuple[NDArray[Any], NDArray[Any]], size: tuple[int, int], fps: int
-) -> None:
-    """Write a GIF that repeats for ever, whole or absent; `colours` are all that occur (n × 3), and their counts.
-
-    Raises ValueError where a picture cannot stand for whole hundredths of a second.
-    """
-    import av
-
-    if TICK % fps:
-        raise ValueError(f"a GIF cannot show {fps} pictures a second")
-    chosen = palette(*colours)
-    numbers, shades = _numbers(colours[0], chosen), _argb(chosen)
-    with io.BytesIO() as out:
-        with av.open(out, "w", format="gif", options={"fflags": "+bitexact", "loop": "0"}) as container:
-            stream = container.add_stream("gif", rate=fps)
-            stream.width, stream.height = size
-            stream.pix_fmt = "pal8"
-            at = 0
-            for picture, count in pictures:
-                indexed: Any = (numbers[_packed(picture)], shades)
-                frame = av.VideoFrame.from_ndarray(indexed, format="pal8")
-                frame.pts, frame.time_base = at, Fraction(1, fps)
-                for packet in stream.encode(frame):
-                    packet.duration = count  # the muxer asks for the last one's
-                    container.mux(packet)
-                at += count
-            container.mux(stream.encode(None))
-        write_bytes(path, out.getvalue())
-
-
-def palette(colours: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
-    """At most 255 colours (n × 3) for these: themselves, or median cuts beside the most frequent ones."""
-    import numpy as np
-    from PIL import Image
-
-    if len(colours) <= COLOURS:
-        return colours
-    order = np.argsort(-counts, kind="stable")
-    weighted = np.repeat(colours[order], np.log2(counts[order]).astype(int) + 1, axis=0)  # rare colours count too
-    image = Image.fromarray(weighted[None]).quantize(COLOURS - SURE, Image.Quantize.MEDIANCUT)
-    cuts = np.asarray(image.getpalette(), np.uint8).reshape(-1, 3)[: COLOURS - SURE]
-    return np.unique(np.concatenate([colours[order[:SURE]], cuts]), axis=0)
-
-
-def _numbers(colours: NDArray[Any], chosen: NDArray[Any]) -> NDArray[Any]:
-    """For each 24-bit colour that occurs, the number of the nearest in the palette."""
-    import numpy as np
-
-    table = np.zeros(1 << 24, np.uint8)
-    for start in range(0, len(colours), 4096):
-        part = colours[start : start + 4096]
-        distance = ((part[:, None].astype(np.int32) - chosen[None].astype(np.int32)) ** 2).sum(axis=2)
-        table[_packed(part)] = distance.argmin(axis=1)
-    return table
-
-
-def _packed(colours: NDArray[Any]) -> NDArray[Any]:
-    """The last axis, red, green and blue, as one number."""
-    import numpy as np
-
-    wide = colours.astype(np.uint32)
-    packed: NDArray[Any] = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    return packed
-
-
-def _argb(chosen: NDArray[Any]) -> NDArray[Any]:
-    """The palette as FFmpeg takes it; its last entry is see-through."""
-    import numpy as np
-
-    shades = np.zeros((256, 4), np.uint8)
-    shades[: len(chosen), 0] = 255
-    shades[: len(chosen), 1:] = chosen
-    return shades
