@@ -70,26 +70,23 @@ def test_painting_on_equals_painting_anew() -> None:
 def test_lines_join_across_cells(width: int) -> None:
     """Where two neighbours have arms towards each other, their pixels at the common edge are the same."""
     height = Font(width).height
-    drawn = {c: lines.mask(c, width, height) for c in "─│┌┐└┘├┤┬┴┼╭╮╰╯━┃┏┓┗┛┣┫┳┻╋═║╔╗╚╝╠╣╦╩╬"}
-    groups = ("─│┌┐└┘├┤┬┴┼╭╮╰╯", "━┃┏┓┗┛┣┫┳┻╋", "═║╔╗╚╝╠╣╦╩╬")
-    for group in groups:
-        arms = {c: lines._arms(c) for c in group}
-        for one, other in itertools.product(group, repeat=2):
-            if "RIGHT" in arms[one] and "LEFT" in arms[other]:
-                assert (drawn[one][:, -1] == drawn[other][:, 0]).all(), (one, other)
-            if "DOWN" in arms[one] and "UP" in arms[other]:
-                assert (drawn[one][-1] == drawn[other][0]).all(), (one, other)
+    drawn = {c: lines.mask(c, width, height) for c in "─│┌┐└┘├┤┬┴┼╭╮╰╯"}
+    arms = {c: lines._arms(c) for c in drawn}
+    for one, other in itertools.product(drawn, repeat=2):
+        if "RIGHT" in arms[one] and "LEFT" in arms[other]:
+            assert (drawn[one][:, -1] == drawn[other][:, 0]).all(), (one, other)
+        if "DOWN" in arms[one] and "UP" in arms[other]:
+            assert (drawn[one][-1] == drawn[other][0]).all(), (one, other)
     for character, mask in drawn.items():
-        arms = lines._arms(character)
         edges = {"LEFT": mask[:, 0], "RIGHT": mask[:, -1], "UP": mask[0], "DOWN": mask[-1]}
-        assert {arm for arm, edge in edges.items() if edge.any()} == set(arms), character
+        assert {arm for arm, edge in edges.items() if edge.any()} == arms[character], character
 
 
 def test_blocks_fill_their_share() -> None:
     shares = [lines.mask(character, 16, 32).mean() / 255 for character in "▁▂▃▄▅▆▇█"]
     assert shares == [n / 8 for n in range(1, 9)]
     assert [round(8 * lines.mask(character, 16, 32).mean() / 255) for character in "▏▎▍▌▋▊▉"] == list(range(1, 8))
-    assert lines.mask("▙", 16, 32).mean() / 255 == 0.75
+    assert lines.mask("━", 16, 32) is None  # the font has it
 
 
 def test_the_font_has_what_the_shows_print() -> None:

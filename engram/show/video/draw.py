@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engram.show.video import theme
@@ -83,7 +83,7 @@ def scene(grids: Sequence[tuple[int, int]], titles: Sequence[str], size: tuple[i
     left = (width - wide - (len(windows) - 1) * gap) // 2
     placed = []
     for window in windows:
-        placed.append(_moved(window, left, (height - window.size[1]) // 2))
+        placed.append(replace(window, left=left, top=(height - window.size[1]) // 2))
         left += window.size[0] + gap
     return Scene(width, height, tuple(placed))
 
@@ -93,7 +93,7 @@ def trimmed(scene: Scene) -> Scene:
     gap = round(GAP * scene.width)
     height = max(window.size[1] for window in scene.windows) + 2 * gap
     height += height % 2
-    windows = tuple(_moved(window, window.left, (height - window.size[1]) // 2) for window in scene.windows)
+    windows = tuple(replace(window, left=window.left, top=(height - window.size[1]) // 2) for window in scene.windows)
     return Scene(scene.width, height, windows)
 
 
@@ -228,7 +228,3 @@ def _rounded(size: tuple[int, int]) -> Any:
 
 def _window(grid: tuple[int, int], title: str, cell_width: int) -> Window:
     return Window(0, 0, *grid, (cell_width, cell_height(cell_width)), title)
-
-
-def _moved(window: Window, left: int, top: int) -> Window:
-    return Window(left, top, window.columns, window.lines, window.cell, window.title)

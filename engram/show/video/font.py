@@ -1,13 +1,12 @@
-"""Draw characters as masks of a cell: the bundled DejaVu Sans Mono through Pillow, lines and blocks by ourselves.
+"""Draw characters as masks of a cell, in the bundled DejaVu Sans Mono through Pillow.
 
-Lines and blocks are drawn to the pixel, so that boxes and bars join across cells.
+Light lines and blocks are drawn here, to the pixel, so that boxes and bars join across cells.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import re
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
@@ -87,74 +86,50 @@ def _has(character: str, bold: bool) -> bool:
     return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
 
 
-ARMS: dict[str, tuple[str, ...]] = {"LEFT": ("LEFT",), "RIGHT": ("RIGHT",), "UP": ("UP",), "DOWN": ("DOWN",)}
+ARMS: dict[str, tuple[str, ...]] = {arm: (arm,) for arm in ("LEFT", "RIGHT", "UP", "DOWN")}
 ARMS |= {"HORIZONTAL": ("LEFT", "RIGHT"), "VERTICAL": ("UP", "DOWN")}
-LEVEL = ("LEFT", "RIGHT")
-WEIGHTS = ("LIGHT", "HEAVY", "DOUBLE", "SINGLE")
-SHADES = {"░": 64, "▒": 128, "▓": 191}
-# the quarters of U+2596 to U+259F: upper left 1, upper right 2, lower left 4, lower right 8
-QUARTERS = dict(zip("▖▗▘▙▚▛▜▝▞▟", (4, 8, 1, 13, 9, 7, 11, 2, 6, 14)))
+OTHER_LINES = ("HEAVY", "DOUBLE", "DASH", "DIAGONAL")
 FINE = 4  # samples along an edge of a pixel, for arcs
 
 
 def mask(character: str, width: int, height: int) -> Mask | None:
-    """The character as a mask of the cell in pixels, or None where the font draws it (letters, diagonals)."""
-    if "▀" <= character <= "▟":
+    """The character as a mask of the cell in pixels; None where the font draws it: all but light lines and blocks."""
+    if "▀" <= character <= "▐" or character in "▔▕":
         return _block(character, width, height)
-    if not "─" <= character <= "╿" or not (arms := _arms(character)):
+    if not (arms := _arms(character)):
         return None
-    return _arc(arms, width, height) if " ARC " in unicodedata.name(character) else _cross(arms, width, height)
+    return _arc(arms, width, height) if "ARC" in unicodedata.name(character) else _cross(arms, width, height)
 
 
-def thickness(width: int, weight: str = "LIGHT") -> int:
-    """A line's width in pixels, in a cell of this width; a double line's with the gap in its middle."""
-    light = max(round(width / 9), 1)
-    return {"HEAVY": max(2 * light, light + 2), "DOUBLE": 3 * light}.get(weight, light)
+def thickness(width: int) -> int:
+    """A line's width in pixels, in a cell of this width."""
+    return max(round(width / 9), 1)
 
 
 @functools.cache
-def _arms(character: str) -> dict[str, str]:
-    """The weight of each arm that the character has, from its Unicode name; none for diagonals.
-
-    `BOX DRAWINGS DOWN LIGHT AND RIGHT UP HEAVY` is {DOWN: LIGHT, RIGHT: HEAVY, UP: HEAVY}; dashes count as lines.
-    """
-    name = re.sub(r"(DOUBLE|TRIPLE|QUADRUPLE) DASH ", "", unicodedata.name(character).removeprefix("BOX DRAWINGS "))
-    arms: dict[str, str] = {}
-    weight = "LIGHT"
-    for part in name.split(" AND ") if "DIAGONAL" not in name else ():
-        words = part.split()
-        weight = next((word for word in words if word in WEIGHTS), weight)  # one without has the weight before it
-        arms.update((arm, weight) for word in words for arm in ARMS.get(word, ()))
-    return arms
+def _arms(character: str) -> frozenset[str]:
+    """The arms of a light line, from its Unicode name: `BOX DRAWINGS LIGHT DOWN AND RIGHT` has DOWN and RIGHT."""
+    words = unicodedata.name(character, "").split()
+    if words[:3] != ["BOX", "DRAWINGS", "LIGHT"] or any(word in OTHER_LINES for word in words):
+        return frozenset()
+    return frozenset(arm for word in words for arm in ARMS.get(word, ()))
 
 
-def _cross(arms: dict[str, str], width: int, height: int) -> Mask:
-    """Arms from the middle to the edges; then the gaps of the double ones, which are open to each other."""
+def _cross(arms: frozenset[str], width: int, height: int) -> Mask:
+    """Arms from the middle to the edges."""
     import numpy as np
 
     drawn = np.zeros((height, width), np.uint8)
-    light = thickness(width)
-    for arm, weight in arms.items():
-        crossing = [thickness(width, other) for one, other in arms.items() if (one in LEVEL) != (arm in LEVEL)]
-        drawn[_strip(arm, width, height, thickness(width, weight), max(crossing, default=light))] = 255
-    for arm in (arm for arm, weight in arms.items() if weight == "DOUBLE"):
-        closed = any(other != "DOUBLE" for other in arms.values())  # by the light line that it meets
-        drawn[_strip(arm, width, height, light, -light if closed else light)] = 0
+    thick = thickness(width)
+    left, top = (width - thick) // 2, (height - thick) // 2
+    for arm in arms:
+        rows = {"UP": slice(0, top + thick), "DOWN": slice(top, height)}.get(arm, slice(top, top + thick))
+        columns = {"LEFT": slice(0, left + thick), "RIGHT": slice(left, width)}.get(arm, slice(left, left + thick))
+        drawn[rows, columns] = 255
     return drawn
 
 
-def _strip(arm: str, width: int, height: int, thick: int, middle: int) -> tuple[slice, slice]:
-    """Rows and columns of an arm `thick` pixels wide that reaches through a middle of `middle` pixels."""
-    level = arm in LEVEL
-    across, along = (height, width) if level else (width, height)
-    side = slice((across - thick) // 2, (across - thick) // 2 + thick)
-    start = (along - abs(middle)) // 2
-    end = start + middle if middle > 0 else start
-    way = slice(0, end) if arm in ("LEFT", "UP") else slice(start if middle > 0 else start - middle, along)
-    return (side, way) if level else (way, side)
-
-
-def _arc(arms: dict[str, str], width: int, height: int) -> Mask:
+def _arc(arms: frozenset[str], width: int, height: int) -> Mask:
     """A rounded corner: a quarter circle, and straight lines from its ends to the cell's edges."""
     import numpy as np
 
@@ -176,14 +151,7 @@ def _block(character: str, width: int, height: int) -> Mask:
 
     drawn = np.zeros((height, width), np.uint8)
     number = ord(character)
-    if character in SHADES:
-        drawn[:] = SHADES[character]
-    elif character in QUARTERS:
-        halves = (slice(0, height // 2), slice(height // 2, height)), (slice(0, width // 2), slice(width // 2, width))
-        for bit in range(4):
-            if QUARTERS[character] >> bit & 1:
-                drawn[halves[0][bit // 2], halves[1][bit % 2]] = 255
-    elif character == "▀":
+    if character == "▀":
         drawn[: height // 2] = 255
     elif number <= 0x2588:  # lower eighths, up to the full block
         drawn[height - round(height * (number - 0x2580) / 8) :] = 255
