@@ -1,4 +1,4 @@
-"""The section with the figures: recall, generalization and retention, each with its n and interval."""
+"""The figures of a run, drawn: the loss curve, recall, generalization and retention; and its findings as sentences."""
 
 from __future__ import annotations
 
@@ -18,84 +18,136 @@ VERDICTS = {"gain": "bold green", "loss": "bold red", "not shown": "bold yellow"
 BAR_SECONDS = 1.0
 BAR_FRAMES = 20
 HOLD = 9.0
+STYLES = {"Lost": "bold red", "Not shown": "bold yellow", "Still wrong": "bold yellow", "Changed": "bold yellow"}
+OF = {"recall": "taught patterns in other words", "generalization": "patterns never taught"}
+KINDS = {"text": "general text", "chat": "general chat"}
+SECONDS = 6.0  # for the whole curve
+LABELS = 6  # columns left of the axis
+CURVE, CHECK, MARK = "cyan", "bold yellow", "◆"
+INSIDE = f"reverse {CURVE}"  # a mark within the curve's area, cut out of it
+
+
+class Finding(NamedTuple):
+    """One sentence under its head: `Lost`, `Not shown`, `Not measured`, …"""
+
+    head: str
+    text: str
+
+    @property
+    def style(self) -> str:
+        """The style of the head."""
+        return STYLES.get(self.head, "bold")
+
+
+def findings(comparison: dict[str, Any]) -> list[Finding]:
+    """Every loss first, then effects that were not shown, answers still wrong, and everything not measured."""
+    improvement, retention = comparison["improvement"], comparison["retention"]
+    lost, unproved, missing = [], [], []
+    for name, change in improvement.items():
+        if change["verdict"] == "loss":
+            lost.append(Finding("Lost", f"{name}: {difference(change)} (n = {change['n']})."))
+        elif change["verdict"] == "not shown":
+            numbers = f"{difference(change)}, {tested(change['p_value'])}, n = {change['n']}"
+            unproved.append(Finding("Not shown", f"an effect on {name} ({OF[name]}): {numbers}."))
+        elif change["verdict"] == "not measured":
+            missing.append(name)
+    for kind, title in KINDS.items():
+        part = retention[kind]
+        if part["verdict"] == "loss":
+            sides = f"perplexity {number(part['before'])} → {number(part['after'])}"
+            nats = f"{part['nats']:+.2f} nats per token {bounds(part['ci95'])}"
+            lost.append(Finding("Lost", f"{title} is predicted worse: {sides}, {nats} (n = {part['n']})."))
+        elif part["verdict"] == "not measured":
+            missing.append(title)
+    if (changed := retention["changed"])["share"]:
+        share = f"{percent(changed['share'])} {interval(changed['ci95'])}"
+        text = f"{share} of {changed['n']} answers to general prompts: teaching reaches further than the patterns."
+        lost.append(Finding("Changed", text))
+    after = comparison["tuned"]["recall"]
+    wrong = after["n"] - round(after["n"] * after["exact"]) if after["n"] else 0
+    still = [Finding("Still wrong", f"{wrong} of {after['n']} taught patterns.")] if wrong else []
+    if missing:
+        still.append(Finding("Not measured", f"{', '.join(missing)}: there was nothing to measure on."))
+    limit, seed = comparison["scoring"]["max_new_tokens"], comparison["recipe"]["seed"]
+    text = (
+        f"patterns that nobody wrote down, answers beyond {limit} tokens, and the spread over seeds "
+        f"(this is seed {seed}; make seeds)."
+    )
+    return [*lost, *unproved, *still, Finding("Not measured", text)]
+
+
+def difference(change: dict[str, Any]) -> str:
+    """A change of a share in points, with its interval."""
+    return f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
+
+
+def tested(value: float | None) -> str:
+    """A p-value in a sentence: `p = 0.5`, `p < 1e-6`."""
+    shown = p_value(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def perform(stage: Stage, comparison: dict[str, Any]) -> None:
     """Recall, generalization and retention with n and intervals; the bars grow to their values."""
     row = stage.section(sections.FIGURES)
-    bars: list[tuple[int, float, str]] = []
+    width, bars = min(stage.inner - 34, 50), list[tuple[int, float, str]]()
     for name, text in (("recall", "taught, in words never trained on"), ("generalization", "held out, never taught")):
-        row = _split(stage, comparison, name, text, row, bars)
-    row = _retention(stage, comparison["retention"], row)
-    _beside_them(stage, comparison, row)
+        change = comparison["improvement"][name]
+        stage.put(row, MARGIN, styled((f"{name}  ", "bold"), (f"{text}, n = {change['n']}", QUIET)))
+        for at, (label, side, style) in enumerate((("before", "baseline", QUIET), ("after", "tuned", "cyan")), row + 1):
+            part = comparison[side][name]
+            shown = f"{percent(part['exact']):>8}  {interval(part['ci95'])}"
+            stage.put(at, MARGIN, styled((f"  {label:6}", QUIET)))
+            stage.put(at, MARGIN + 10 + width, styled((shown, "bold" if side == "tuned" else "")))
+            bars.append((at, part["exact"] or 0.0, style))
+        if change["exact"] is None:
+            stage.put(row + 3, MARGIN, styled(("  change  not measured", "yellow")))
+        else:
+            test = f"  ·  McNemar {tested(change['p_value'])}  ·  "
+            changed = (("  change  ", QUIET), (difference(change), ""), (test, QUIET), _verdict(change))
+            stage.put(row + 3, MARGIN, styled(*changed))
+        row += 5
+    _retention(stage, comparison["retention"], row)
+    _consistency(stage, comparison, row + 5)
     for frame in range(1, BAR_FRAMES + 1):
         for at, share, style in bars:
-            stage.put(at, MARGIN + 10, _bar(share * frame / BAR_FRAMES, _bar_width(stage), style))
+            stage.put(at, MARGIN + 10, _bar(share * frame / BAR_FRAMES, width, style))
         stage.clock.sleep(BAR_SECONDS / BAR_FRAMES)
     stage.hold(HOLD)
 
 
-def _split(
-    stage: Stage, comparison: dict[str, Any], name: str, text: str, row: int, bars: list[tuple[int, float, str]]
-) -> int:
-    """One split: its n, both shares with their intervals, and the change with its test."""
-    change = comparison["improvement"][name]
-    stage.put(row, MARGIN, styled((f"{name}  ", "bold"), (f"{text}, n = {change['n']}", QUIET)))
-    for at, (label, side, style) in enumerate((("before", "baseline", QUIET), ("after", "tuned", "cyan")), start=1):
-        part, width = comparison[side][name], _bar_width(stage)
-        shown = f"{percent(part['exact']):>8}  {interval(part['ci95'])}"
-        stage.put(row + at, MARGIN, styled((f"  {label:6}", QUIET)))
-        stage.put(row + at, MARGIN + 10 + width, styled((shown, "bold" if side == "tuned" else "")))
-        bars.append((row + at, part["exact"] or 0.0, style))
-    if change["exact"] is None:
-        stage.put(row + 3, MARGIN, styled(("  change  not measured", "yellow")))
-    else:
-        points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
-        test = f"  ·  McNemar {tested(change['p_value'])}  ·  "
-        verdict = (change["verdict"], VERDICTS.get(change["verdict"], "bold"))
-        stage.put(row + 3, MARGIN, styled(("  change  ", QUIET), (points, ""), (test, QUIET), verdict))
-    return row + 5
-
-
-def _retention(stage: Stage, kept: dict[str, Any], row: int) -> int:
+def _retention(stage: Stage, kept: dict[str, Any], row: int) -> None:
     stage.put(row, MARGIN, styled(("retention  ", "bold"), ("what the model could do before, perplexity", QUIET)))
     for at, kind in enumerate(GENERAL, start=1):
         part = kept[kind]
         sides = f"{number(part['before'])} → {number(part['after'])}"
         nats = "" if part["nats"] is None else f"{part['nats']:+.2f} nats {bounds(part['ci95'])}"
-        verdict = (part["verdict"], VERDICTS.get(part["verdict"], "bold"))
-        line = styled(
-            (f"  {kind:6}  ", QUIET), (f"{sides:<15}", ""), (f"  {nats}, n = {part['n']}  ·  ", QUIET), verdict
-        )
-        stage.put(row + at, MARGIN, line)
+        figures = (f"  {kind:6}  ", QUIET), (f"{sides:<15}", ""), (f"  {nats}, n = {part['n']}  ·  ", QUIET)
+        stage.put(row + at, MARGIN, styled(*figures, _verdict(part)))
     changed = kept["changed"]
     share = f"{percent(changed['share'])} {interval(changed['ci95'])} of {changed['n']} general answers are others now"
     stage.put(row + 3, MARGIN, styled(("  answers ", QUIET), (share, "")))
-    return row + 5
 
 
-def _beside_them(stage: Stage, comparison: dict[str, Any], row: int) -> None:
+def _consistency(stage: Stage, comparison: dict[str, Any], row: int) -> None:
     """Consistency and latency."""
     sides = [comparison[stage] for stage in ("baseline", "tuned")]
-    agreed = " → ".join(percent(s["consistency"]["phrasing_agreement"]) for s in sides)
-    drawn = " → ".join(percent(s["consistency"]["sample_agreement"]) for s in sides)
+    same, latency = [side["consistency"] for side in sides], [side["latency"] for side in sides]
+    agreed, drawn = (" → ".join(percent(one[f"{name}_agreement"]) for one in same) for name in ("phrasing", "sample"))
     first = " → ".join(
-        number(1000 * s["latency"]["first_token_seconds"]) if s["latency"]["first_token_seconds"] else "–"
-        for s in sides
+        number(1000 * one["first_token_seconds"] if one["first_token_seconds"] else None) for one in latency
     )
-    rate = " → ".join(f"{s['latency']['tokens_per_second'] or 0:,.0f}" for s in sides)
-    temperature = comparison["scoring"]["temperature"]
-    n = f", n = {sides[1]['consistency']['patterns']}"
-    prompts = f", {sides[1]['latency']['prompts']} prompts"
-    stage.put(row, MARGIN, styled(("consistency  ", "bold"), (f"same answer in other words {agreed}{n}", "")))
-    stage.put(row + 1, MARGIN, styled(("             ", ""), (f"same answer at temperature {temperature} {drawn}", "")))
-    stage.put(
-        row + 2, MARGIN, styled(("latency      ", "bold"), (f"first token {first} ms · {rate} tokens/s{prompts}", ""))
-    )
+    rate = " → ".join(f"{one['tokens_per_second'] or 0:,.0f}" for one in latency)
+    for at, (head, text) in enumerate((
+        ("consistency", f"same answer in other words {agreed}, n = {same[1]['patterns']}"),
+        ("", f"same answer at temperature {comparison['scoring']['temperature']} {drawn}"),
+        ("latency", f"first token {first} ms · {rate} tokens/s, {latency[1]['prompts']} prompts"),
+    )):  # fmt: skip
+        stage.put(row + at, MARGIN, styled((f"{head:<13}", "bold" if head else ""), (text, "")))
 
 
-def _bar_width(stage: Stage) -> int:
-    return min(stage.inner - 34, 50)
+def _verdict(change: dict[str, Any]) -> tuple[str, str]:
+    return change["verdict"], VERDICTS.get(change["verdict"], "bold")
 
 
 def _bar(share: float, width: int, style: str) -> Text:
@@ -106,24 +158,11 @@ def _bar(share: float, width: int, style: str) -> Text:
     return styled((full, style), ("·" * (width - len(full)), "bright_black"))
 
 
-if TYPE_CHECKING:
-    from engram.show.demo.stage import Stage
-
-SECONDS = 6.0  # for the whole curve
-LABELS = 6  # columns left of the axis
-CURVE, CHECK, MARK = "cyan", "bold yellow", "◆"
-INSIDE = f"reverse {CURVE}"  # a mark within the curve's area, cut out of it
-
-
 def draw(stage: Stage, log: dict[str, Any], row: int, height: int) -> int:
     """Draw the training's losses into `height` rows from `row` on, as time goes. The next free row.
 
     Each column is the mean loss of its share of the steps; a mark is the validation loss after a step.
     """
-    from rich.text import Text
-
-    from engram.show.demo.stage import MARGIN, QUIET
-
     left = MARGIN + LABELS
     width, steps = stage.inner - LABELS - 1, log["steps"]
     means = bins([step["loss"] for step in steps], width)
@@ -132,20 +171,19 @@ def draw(stage: Stage, log: dict[str, Any], row: int, height: int) -> int:
     for at in range(height + 1):
         value = top * (height - at) / height
         named = at in (0, height) or (2 * at == height)
-        put_label = f"{value:.3g}" if named else ""
-        corner = "└" if at == height else "┤" if named else "│"
-        stage.put(row + at, MARGIN, Text(f"{put_label:>{LABELS - 1}}{corner}", QUIET))
-    stage.put(row + height, left, Text("─" * width, QUIET))
-    _axis(stage, row + height + 1, left, width, len(steps))
+        label, corner = f"{value:.3g}" if named else "", "└" if at == height else "┤" if named else "│"
+        stage.put(row + at, MARGIN, styled((f"{label:>{LABELS - 1}}{corner}", QUIET)))
+    stage.put(row + height, left, styled(("─" * width, QUIET)))
+    stage.put(row + height + 1, left, styled((f"1{f'step {len(steps)}':>{width - 1}}", QUIET)))
     checked: float | None = None
     for column, mean in enumerate(means):
         for up, character in enumerate(strip(mean / top, height)):
-            stage.put(row + height - 1 - up, left + column, Text(character, CURVE))
+            stage.put(row + height - 1 - up, left + column, styled((character, CURVE)))
         if column in checks:
             checked = checks[column]
             up = min(int(height * checked / top), height - 1)
             inside = strip(mean / top, height)[up : up + 1] == SPARKS[7]
-            stage.put(row + height - 1 - up, left + column, Text(MARK, INSIDE if inside else CHECK))
+            stage.put(row + height - 1 - up, left + column, styled((MARK, INSIDE if inside else CHECK)))
         _status(stage, row + height + 2, log, min((column + 1) * len(steps) // width, len(steps)), checked)
         stage.clock.sleep(SECONDS / width)
     return row + height + 3
@@ -172,101 +210,13 @@ def strip(share: float, height: int) -> str:
     return SPARKS[7] * (eighths // 8) + (SPARKS[eighths % 8 - 1] if eighths % 8 else "")
 
 
-def _axis(stage: Stage, row: int, left: int, width: int, steps: int) -> None:
-    from rich.text import Text
-
-    from engram.show.demo.stage import QUIET
-
-    end = f"step {steps}"
-    stage.put(row, left, Text(f"1{end:>{width - 1}}", QUIET))
-
-
 def _status(stage: Stage, row: int, log: dict[str, Any], step: int, checked: float | None) -> None:
     """The figures of the steps drawn so far, in places that do not move."""
-    from rich.text import Text
-
-    from engram.show.demo.stage import MARGIN
-
     step = max(step, 1)
     seconds = sum(one["seconds"] for one in log["steps"][:step])
-    line = Text.assemble(
+    line = styled(
         (" " * LABELS, ""), (f"step {step:>5}", "bold"), (f"   {seconds:6.1f} s   ", ""),
         ("█ ", CURVE), (f"loss {log['steps'][step - 1]['loss']:8.3f}   ", ""),
         (f"{MARK} ", CHECK), (f"validation {'–' if checked is None else f'{checked:.3f}':>8}", ""),
     )  # fmt: skip
     stage.put(row, MARGIN, line)
-
-
-STYLES = {"Lost": "bold red", "Not shown": "bold yellow", "Still wrong": "bold yellow", "Changed": "bold yellow"}
-OF = {"recall": "taught patterns in other words", "generalization": "patterns never taught"}
-KINDS = {"text": "general text", "chat": "general chat"}
-
-
-class Finding(NamedTuple):
-    """One sentence under its head: `Lost`, `Not shown`, `Not measured`, …"""
-
-    head: str
-    text: str
-
-    @property
-    def style(self) -> str:
-        """How the head is drawn."""
-        return STYLES.get(self.head, "bold")
-
-
-def findings(comparison: dict[str, Any]) -> list[Finding]:
-    """Every loss first, then what was not shown, what is still wrong, and what nobody measured."""
-    return [*_losses(comparison), *_unproved(comparison), *_wrong(comparison), *_unmeasured(comparison)]
-
-
-def _losses(comparison: dict[str, Any]) -> list[Finding]:
-    found = []
-    for name, change in comparison["improvement"].items():
-        if change["verdict"] == "loss":
-            points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
-            found.append(Finding("Lost", f"{name}: {points} (n = {change['n']})."))
-    for kind, part in ((kind, comparison["retention"][kind]) for kind in KINDS):
-        if part["verdict"] == "loss":
-            sides = f"perplexity {number(part['before'])} → {number(part['after'])}"
-            nats = f"{part['nats']:+.2f} nats per token {bounds(part['ci95'])}"
-            found.append(Finding("Lost", f"{KINDS[kind]} is predicted worse: {sides}, {nats} (n = {part['n']})."))
-    changed = comparison["retention"]["changed"]
-    if changed["share"]:
-        share = f"{percent(changed['share'])} {interval(changed['ci95'])}"
-        text = f"{share} of {changed['n']} answers to general prompts: teaching reaches further than the patterns."
-        found.append(Finding("Changed", text))
-    return found
-
-
-def _unproved(comparison: dict[str, Any]) -> list[Finding]:
-    found = []
-    for name, change in comparison["improvement"].items():
-        if change["verdict"] == "not shown":
-            points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
-            numbers = f"{points}, {tested(change['p_value'])}, n = {change['n']}"
-            found.append(Finding("Not shown", f"an effect on {name} ({OF[name]}): {numbers}."))
-    return found
-
-
-def _wrong(comparison: dict[str, Any]) -> list[Finding]:
-    after = comparison["tuned"]["recall"]
-    wrong = after["n"] - round(after["n"] * after["exact"]) if after["n"] else 0
-    return [Finding("Still wrong", f"{wrong} of {after['n']} taught patterns.")] if wrong else []
-
-
-def _unmeasured(comparison: dict[str, Any]) -> list[Finding]:
-    missing = [name for name, change in comparison["improvement"].items() if change["verdict"] == "not measured"]
-    missing += [KINDS[kind] for kind in KINDS if comparison["retention"][kind]["verdict"] == "not measured"]
-    found = [Finding("Not measured", f"{', '.join(missing)}: there was nothing to measure on.")] if missing else []
-    limit = comparison["scoring"]["max_new_tokens"]
-    text = (
-        f"patterns that nobody wrote down, answers beyond {limit} tokens, and the spread over seeds "
-        f"(this is seed {comparison['recipe']['seed']}; make seeds)."
-    )
-    return [*found, Finding("Not measured", text)]
-
-
-def tested(value: float | None) -> str:
-    """A p-value in a sentence: `p = 0.5`, `p < 1e-6`."""
-    shown = p_value(value)
-    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"

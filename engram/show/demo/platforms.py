@@ -11,10 +11,10 @@ from engram.evaluation import compare, compare_runs, tables
 from engram.show.demo import acts, figures, panels, plain
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Splitter, is_right, replayed
-from engram.show.demo.figures import tested
+from engram.show.demo.figures import difference, tested
 from engram.show.demo.material import asked, choose_rows, read_run
 from engram.show.demo.stage import MARGIN, QUIET, Stage
-from engram.support.console import interval, percent
+from engram.support.console import percent
 from engram.support.errors import EngramError
 from engram.support.text import visible
 
@@ -140,10 +140,9 @@ def _tested(both: Both) -> list[Text]:
         change = pair["splits"][name]
         if change["exact"] is not None:
             differ = change["verdict"] in ("gain", "loss")
-            points = f"{100 * change['exact']:+.1f} points {interval(change['ci95'], points=True)}"
             said = "a difference" if differ else "no difference shown"
             test = f"{tested(change['p_value'])}, n = {change['n']}"
-            head = f"{name}, {names[1]} against {names[0]}: {points}, {test}: "
+            head = f"{name}, {names[1]} against {names[0]}: {difference(change)}, {test}: "
             lines.append(Text.assemble(head, (said, "bold yellow" if differ else "bold green")))
     shares = [f"{stage} {percent(pair['same_answers'][f'{stage}_test']['share'])}" for stage in compare.STAGES]
     lines.append(Text(f"same text in answer to the test prompts: {', '.join(shares)}"))
