@@ -166,7 +166,7 @@ def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], s
     On a terminal it asks you about each point that it can't check. Exit code 0: nothing fails and no question is open;
     else 2.
     """
-    from engram.show.prep import checklist, terminal
+    from engram.show.prep import checklist, finding
     from engram.show.prep.finding import Situation
     from engram.show.video import render as rendering
     from engram.support import schema
@@ -176,7 +176,7 @@ def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], s
     found = checklist.examine(at, os.environ, public)
     if yes:
         found = checklist.answered(found, lambda _: True)
-    elif not as_json and terminal.interactive():
+    elif not as_json and finding.interactive():
         found = checklist.answered(found, lambda one: click.confirm(one.text))
     if as_json:
         document = checklist.document(found, use.backend)

@@ -1,11 +1,10 @@
-"""The time a show keeps: the real one, or one that a recording moves by itself."""
+"""The time of a show: the real one, or one that a recording moves by itself."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 
 class Marker(NamedTuple):
@@ -15,79 +14,45 @@ class Marker(NamedTuple):
     title: str
 
 
-class Clock(Protocol):
-    """What a show asks for time, so that it can be watched live and recorded without waiting."""
+class Clock:
+    """Real time since the clock was made, `speed` times as fast: 2 halves every wait, 0 leaves all of them out."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._speed, self._started = speed, time.monotonic()
 
     def now(self) -> float:
         """Seconds since the start of the show."""
-
-    def sleep(self, seconds: float) -> None:
-        """Let that much time pass; raises ValueError where it is negative or no finite number."""
-
-    def mark(self, title: str) -> None:
-        """A section of this title starts now."""
-
-
-class RealClock:
-    """Time as it passes; sections leave no trace."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    def now(self) -> float:
-        """Seconds since the clock was made."""
         return time.monotonic() - self._started
 
     def sleep(self, seconds: float) -> None:
-        """Wait; see `Clock`."""
-        time.sleep(_checked(seconds))
+        """Let that much time of the show pass; raises ValueError where it is negative or no finite number."""
+        if not math.isfinite(seconds) or seconds < 0:
+            raise ValueError(f"a show cannot sleep for {seconds} s")
+        if self._speed:
+            self._pass(seconds / self._speed)
 
     def mark(self, title: str) -> None:
-        """Nobody keeps the sections of a live show."""
+        """A section of this title starts now; a live show keeps no record of it."""
+
+    def _pass(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
-@dataclass
-class VirtualClock:
-    """Time that passes only in `sleep`, at once and exactly: what is shown when depends on the show alone."""
+class VirtualClock(Clock):
+    """Time that passes only in `sleep`, at once and exactly: when a screen is shown depends on the show alone."""
 
-    time: float = 0.0
-    markers: list[Marker] = field(default_factory=list)
+    def __init__(self, speed: float = 1.0) -> None:
+        super().__init__(speed)
+        self._now = 0.0
+        self.markers: list[Marker] = []
 
     def now(self) -> float:
         """The seconds slept so far."""
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        """Move on without waiting; see `Clock`."""
-        self.time += _checked(seconds)
+        return self._now
 
     def mark(self, title: str) -> None:
         """Keep the section's start."""
-        self.markers.append(Marker(self.time, title))
+        self.markers.append(Marker(self._now, title))
 
-
-@dataclass(frozen=True)
-class PacedClock:
-    """Another clock, `speed` times as fast: 2 halves every wait, 0 leaves all of them out."""
-
-    clock: Clock
-    speed: float
-
-    def now(self) -> float:
-        """Seconds since the start of the show."""
-        return self.clock.now()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait for the speed's share of it; see `Clock`."""
-        if self.speed:
-            self.clock.sleep(seconds / self.speed)
-
-    def mark(self, title: str) -> None:
-        """A section of this title starts now."""
-        self.clock.mark(title)
-
-
-def _checked(seconds: float) -> float:
-    if not math.isfinite(seconds) or seconds < 0:
-        raise ValueError(f"a show cannot sleep for {seconds} s")
-    return seconds
+    def _pass(self, seconds: float) -> None:
+        self._now += seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engram.show.clock import Marker, RealClock, VirtualClock
+from engram.show.clock import Clock, Marker, VirtualClock
 from engram.show.video import cast
 from engram.support.errors import EngramError
 
@@ -148,7 +148,7 @@ def test_clocks() -> None:
     virtual.sleep(3600)
     virtual.mark("b")
     assert virtual.now() == 3600 and virtual.markers == [Marker(0, "a"), Marker(3600, "b")]
-    real = RealClock()
+    real = Clock()
     real.sleep(0.02)
     assert real.now() >= 0.02
     for clock in (virtual, real):

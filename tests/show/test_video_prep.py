@@ -21,16 +21,14 @@ from engram.cli import main
 from engram.dataset.build import write_data
 from engram.evaluation import compare
 from engram.patterns.loading import find_files, load_patterns
-from engram.show.prep import checklist, personal, stages, terminal
+from engram.show.prep import checklist, finding, personal, stages
 from engram.show.prep.finding import Finding, Situation
-from engram.show.video import cast, render
+from engram.show.video import cast
 from engram.show.video.record import caption, record, replay
 from engram.support import schema
 from engram.support.files import PACKAGE
 
 OWNER = personal.Owner("jdoe", "jdoes-laptop.lan", "/home/jdoe", "Jane Doe", "jane@doe.name")
-GIF = b"GIF89a\x3b"
-MP4 = b"".join(struct.pack(">I4s", 8, kind) for kind in (b"ftyp", b"mdat", b"moov"))
 SCRIPT = "# Script\n\n## What is taught\n\n- a\n\n## Before and after\n\n- b\n\n## The figures\n\n- c\n"
 
 
@@ -52,8 +50,8 @@ def remade(at: Situation) -> None:
     """The recordings of the results as they are."""
     made = record(replay("mlx", at.data, at.results, at.patterns), title=caption("mlx", at.results))
     cast.write(at.place / "demo.cast", made)
-    (at.place / "demo.mp4").write_bytes(MP4)
-    (at.place / "demo.gif").write_bytes(GIF)
+    (at.place / "demo.mp4").touch()
+    (at.place / "demo.gif").touch()
     titles = [title for title in dict.fromkeys(m.title for m in made.markers) if not title.endswith(("taught", "out"))]
     at.script.write_text(SCRIPT + "".join(f"\n## {title}\n\n- d\n" for title in titles))
 
@@ -78,7 +76,7 @@ def contents(root: Path) -> dict[Path, bytes]:
 def test_where_all_is_well_only_a_person_is_asked_and_nothing_is_written(
     house: Situation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "measure", lambda: None)
+    monkeypatch.setattr(finding, "measure", lambda: None)
     before = contents(house.data.parent)
     found = look(house)
     looked_at = {"clean environment", "models local", "data", "adapter", "pipeline", "nothing personal", "free disk"}
@@ -142,14 +140,6 @@ def no_film(at: Situation) -> None:
     (at.place / "demo.mp4").unlink()
 
 
-def cut_film(at: Situation) -> None:
-    (at.place / "demo.mp4").write_bytes(MP4[:-2])
-
-
-def cut_gif(at: Situation) -> None:
-    (at.place / "demo.gif").write_bytes(GIF[:-1])
-
-
 def old_film(at: Situation) -> None:
     os.utime(at.place / "demo.mp4", (1, 1))
 
@@ -184,8 +174,6 @@ SPOILED: list[tuple[Callable[[Situation], None], list[str], str]] = [
     (no_comparison, ["pipeline"], "no such result"),
     (other_packages, ["pipeline"], "numpy 0.1 then"),
     (no_film, ["backup recordings"], "demo.mp4"),
-    (cut_film, ["backup recordings"], "demo.mp4: cut off"),
-    (cut_gif, ["backup recordings"], "demo.gif: cut off"),
     (old_film, ["backup recordings"], "demo.mp4 older"),
     (other_cast, ["backup recordings"], "looks different"),
     (broken_cast, ["backup recordings"], "version None"),
@@ -202,7 +190,7 @@ def test_each_spoiled_thing_fails_its_own_line(
     house: Situation,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(terminal, "measure", lambda: None)
+    monkeypatch.setattr(finding, "measure", lambda: None)
     spoil(house)
     found = look(house)
     assert failing(found) == expected
@@ -225,20 +213,6 @@ def test_a_full_disk_fails(house: Situation, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(checklist.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**29}))
     found = look(house)["free disk"]
     assert (found.state, found.text) == ("fail", "0.5 GiB where the recordings go")
-
-
-def test_a_real_film_and_gif_are_whole(tmp_path: Path) -> None:
-    def small(console, clock) -> None:  # type: ignore[no-untyped-def]
-        console.print("hello")
-        clock.sleep(0.2)
-
-    render.render([record(small, 20, 5)], tmp_path, "demo", ("mp4", "gif"), size=(960, 540))
-    film = (tmp_path / "demo.mp4").read_bytes()
-    assert checklist.WHOLE["mp4"](tmp_path / "demo.mp4") == checklist.WHOLE["gif"](tmp_path / "demo.gif") == ""
-    (tmp_path / "demo.mp4").write_bytes(film[: len(film) // 2])
-    assert checklist.WHOLE["mp4"](tmp_path / "demo.mp4") == "cut off"
-    (tmp_path / "demo.mp4").write_bytes(b"")
-    assert checklist.WHOLE["mp4"](tmp_path / "demo.mp4") == "no MP4"
 
 
 def test_the_rule_of_the_talking_points() -> None:
@@ -306,13 +280,13 @@ def test_a_spoiled_situation_fails_with_exactly_its_lines(house: Situation) -> N
 
 
 def test_the_commands_exit_codes_and_its_questions(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "measure", lambda: None)
+    monkeypatch.setattr(finding, "measure", lambda: None)
     runner = CliRunner(env=dict.fromkeys(personal.secrets(os.environ), None))
     open_questions = runner.invoke(main, command(house))
     assert open_questions.exit_code == 2 and "9 pass, 3 warn, 0 fail, 5 ask: not ready" in open_questions.output
     yes = runner.invoke(main, [*command(house), "--yes"])
     assert yes.exit_code == 0 and "14 pass, 3 warn, 0 fail, 0 ask: ready to record" in yes.output, yes.output
-    monkeypatch.setattr(terminal, "interactive", lambda: True)
+    monkeypatch.setattr(finding, "interactive", lambda: True)
     asked = runner.invoke(main, command(house), input="y\ny\nn\ny\ny\n")
     assert asked.exit_code == 2 and "✗ fail  microphone" in asked.output and "13 pass" in asked.output
     assert [asked.output.count(f"{question} [y/N]") for question, _ in checklist.QUESTIONS.values()] == [1] * 5

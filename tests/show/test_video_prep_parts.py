@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engram import __version__
-from engram.show.prep import personal, stages, terminal
+from engram.show.prep import finding, personal, stages
 from engram.show.prep.personal import Owner, search
 from engram.show.video.cast import Cast, Event
 from engram.support import machine
@@ -82,21 +82,21 @@ def test_a_recording_is_read_off_its_screen_section_by_section() -> None:
     assert personal.titles(recording) == ["two"]
 
 
-def measured(columns: int, lines: int) -> terminal.Terminal | None:
+def measured(columns: int, lines: int) -> finding.Terminal | None:
     """A terminal of this size, measured."""
     import fcntl
     import termios
 
     leader, follower = os.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    found = terminal.measure((follower,))
+    found = finding.measure((follower,))
     os.close(follower)
     os.close(leader)
     return found
 
 
-def states(found: terminal.Terminal | None) -> list[str]:
-    return [one.state for one in terminal.checks(found)]
+def states(found: finding.Terminal | None) -> list[str]:
+    return [one.state for one in finding.checks(found)]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def states(found: terminal.Terminal | None) -> list[str]:
     ],
 )
 def test_the_size(size: tuple[int, int], state: str) -> None:
-    assert states(terminal.Terminal(*size, "truecolor"))[0] == state
+    assert states(finding.Terminal(*size, "truecolor"))[0] == state
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_the_colours(variables: dict[str, str], state: str, monkeypatch: pytest.
 
 def test_without_a_terminal_nothing_is_measured() -> None:
     read, write = os.pipe()
-    assert terminal.measure((read, write)) is None and states(None) == ["warn"] * 3
+    assert finding.measure((read, write)) is None and states(None) == ["warn"] * 3
     os.close(read)
     os.close(write)
 

@@ -13,7 +13,7 @@ from engram.evaluation import erase
 from engram.memory.table import is_memory
 from engram.models.model import Model
 from engram.plan.config import Config
-from engram.show.clock import Clock, PacedClock, RealClock
+from engram.show.clock import Clock
 from engram.show.demo import acts, erased, figures, panels, plain, platforms, stage
 from engram.show.demo.answers import Shown, live, refuse_other, replayed, splitter
 from engram.show.demo.material import Material, asked, load
@@ -159,7 +159,7 @@ def _curtain(manner: Manner) -> Iterator[tuple[Console, Stage | None]]:
         if not drawn or reason:
             yield console, None
             return
-        staged = Stage(console, PacedClock(RealClock(), manner.speed), "", stage.wait if manner.pause else None)
+        staged = Stage(console, Clock(manner.speed), "", stage.wait if manner.pause else None)
         console.show_cursor(False)
         try:
             yield console, staged

@@ -1,16 +1,14 @@
-"""The whole checklist: every check in the plan's order, what only a person can see, and the document of it."""
+"""The whole checklist: every check in the plan's order, the questions for a person, and the document of it."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from engram.show.prep import personal, stages, terminal
+from engram.show.prep import finding, personal, stages
 from engram.show.prep.finding import ASK, FAIL, PASS, STATES, Finding, Situation, failed, refused, unchecked
 from engram.show.video import cast
 from engram.show.video.cast import Cast
@@ -21,7 +19,13 @@ from engram.support.files import read_bytes
 from engram.support.text import normalise, visible
 
 SCHEMA_VERSION = 1
-ENOUGH_DISK = 2**30  # bytes: an hour of a screen recording at 1080p, and the films of `make record` beside it
+ENOUGH_DISK = 2**30  # bytes: an hour of a screen recording at 1080p, and the films of `make record`
+PAIRS = "Before and after"
+_PAIR = re.compile(r".+: (taught|held out)\b")  # a prompt answered before and after, titled by its kind of pattern
+_FENCE = re.compile(r"\s*(```|~~~)")
+MARKS = {"pass": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "ask": ("?", "cyan")}
+RECORDINGS = "backup recordings"
+KINDS = ("cast", "mp4", "gif")
 QUESTIONS = {
     "fresh terminal": ("Is this a fresh terminal window, its prompt without your name?", "open a new window, PS1='$ '"),
     "screen resolution": (
@@ -45,7 +49,7 @@ def examine(at: Situation, environment: Mapping[str, str], public: Iterable[str]
     found = [
         personal.environment(environment),
         *made,
-        *terminal.checks(terminal.measure()),
+        *finding.checks(finding.measure()),
         personal.check(at, demo, search),
         _disk(at),
         recordings(at, explained=any(one.state == FAIL for one in made)),
@@ -116,11 +120,6 @@ def _printable(one: Finding, search: personal.Search) -> Finding:
     return replace(one, text=clean(one.text), fix=clean(one.fix), details=tuple(map(clean, one.details)))
 
 
-PAIRS = "Before and after"
-_PAIR = re.compile(r".+: (taught|held out)\b")  # a prompt answered before and after, titled by its kind of pattern
-_FENCE = re.compile(r"\s*(```|~~~)")
-
-
 def talking_points(at: Situation, titles: list[str]) -> Finding:
     """Whether the script has something to say on each of these sections."""
     name = "talking points"
@@ -165,9 +164,6 @@ def _folded(title: str) -> str:
     return normalise(title).casefold()
 
 
-MARKS = {"pass": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "ask": ("?", "cyan")}
-
-
 def show(found: Sequence[Finding]) -> None:
     """Print each finding with its state and the remedy, and the sum of it."""
     from rich.text import Text
@@ -185,28 +181,21 @@ def show(found: Sequence[Finding]) -> None:
     console.print(f"{counts}: {'ready to record' if ready(found) else 'not ready'}", style="bold")
 
 
-RECORDINGS = "backup recordings"
-KINDS = ("cast", "mp4", "gif")
-
-
 def recordings(at: Situation, explained: bool) -> Finding:
-    """Whether cast, film and GIF of the demo are there, whole, and show what the demo would show now.
+    """Whether cast, film and GIF of the demo exist and show the demo of these results.
 
-    A recording follows from the results alone, so the cast is held against one made now, byte by byte: that is newer
-    than the adapter whatever the file times say. Film and GIF are drawn from the cast, so they must not be older.
-    Where the demo cannot be performed, that is this line's failure unless another line has `explained` it.
+    A recording follows from the results alone, so the cast is compared with one made now, byte by byte. Film and GIF
+    are drawn from the cast, so they must not be older. Where the demo cannot be performed, this line fails unless
+    another line has `explained` it.
     """
-    anew = at.make("record")
+    again = at.make("record")
     files = {kind: at.place / f"demo.{kind}" for kind in KINDS}
     if missing := [file.name for file in files.values() if not file.is_file()]:
-        return failed(RECORDINGS, f"missing in {at.place}: {', '.join(missing)}", anew)
-    broken = [f"{files[kind].name}: {why}" for kind in KINDS[1:] if (why := WHOLE[kind](files[kind]))]
+        return failed(RECORDINGS, f"missing in {at.place}: {', '.join(missing)}", again)
     try:
         stored = cast.read(files["cast"])
     except EngramError as error:
-        return refused(RECORDINGS, error, anew)
-    if broken:
-        return failed(RECORDINGS, "not whole", anew, tuple(broken))
+        return refused(RECORDINGS, error, again)
     try:
         now = personal.perform(at, stored.width, stored.height)
     except EngramError as error:
@@ -214,37 +203,8 @@ def recordings(at: Situation, explained: bool) -> Finding:
             return unchecked(RECORDINGS, "the demo cannot be shown now")
         return failed(RECORDINGS, f"nothing to hold them against: {error.what}", at.make("demo record"), error.problems)
     if cast.dumps(now).encode("utf-8") != read_bytes(files["cast"]):
-        return failed(RECORDINGS, "stale: the demo of these results looks different now", anew)
-    if older := [files[kind].name for kind in KINDS[1:] if _older(files[kind], files["cast"])]:
-        return failed(RECORDINGS, f"stale: {', '.join(older)} older than demo.cast", anew)
+        return failed(RECORDINGS, "stale: the demo of these results looks different now", again)
+    times = {kind: file.stat().st_mtime for kind, file in files.items()}
+    if older := [files[kind].name for kind in KINDS if times[kind] < times["cast"]]:
+        return failed(RECORDINGS, f"stale: {', '.join(older)} older than demo.cast", again)
     return Finding(RECORDINGS, PASS, f"cast, film and GIF of these results, {now.duration:.0f} s")
-
-
-def _older(file: Path, than: Path) -> bool:
-    return file.stat().st_mtime < than.stat().st_mtime
-
-
-def _film(path: Path) -> str:
-    """What is wrong with an MP4's outer boxes, or nothing: each has its length and its kind in front."""
-    size, at, kinds = path.stat().st_size, 0, []
-    with path.open("rb") as file:
-        while at + 8 <= size:
-            file.seek(at)
-            length, kind = struct.unpack(">I4s", file.read(8))
-            if length == 1:  # the length did not fit into 32 bits and follows
-                length = int.from_bytes(file.read(8), "big")
-            at += max(length or size - at, 8)  # 0: up to the end
-            kinds.append(kind)
-    if kinds[:1] != [b"ftyp"]:
-        return "no MP4"
-    return "" if at == size and {b"moov", b"mdat"} <= {*kinds} else "cut off"
-
-
-def _gif(path: Path) -> str:
-    content = read_bytes(path)
-    if content[:6] not in (b"GIF89a", b"GIF87a"):
-        return "no GIF"
-    return "" if content.endswith(b"\x3b") else "cut off"
-
-
-WHOLE = {"mp4": _film, "gif": _gif}

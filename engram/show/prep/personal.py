@@ -23,6 +23,31 @@ from engram.support.files import BUNDLED, read_bytes
 from engram.support.text import normalise
 
 NAME = "nothing personal"
+FPS = 4  # anything shown for less than a quarter of a second is too short to read
+_FRAME = re.compile("[\u2500-\u259f]+")  # lines and blocks
+SHORTEST_NAME = 4  # characters; a shorter name is part of too many words
+SHORTEST_SECRET = 8
+SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|KEY|APIKEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.I)
+# accounts and hosts that name no person
+GENERIC = frozenset((
+    *("root", "user", "users", "username", "admin", "administrator", "guest", "nobody", "home", "engram"),
+    *("ubuntu", "debian", "fedora", "runner", "vagrant", "docker", "node", "ec2-user", "localhost", "localdomain"),
+))  # fmt: skip
+EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}(?![\w-])")
+# the user of SSH addresses (git@github.com), and names reserved for examples and tests (RFC 2606, RFC 6761)
+NO_PERSON = re.compile(r"^git@|[@.](?:example\.(?:com|net|org)|example|test|invalid|localhost)$", re.I)
+HOME = re.compile(r"(?:/home/|/Users/|\b[A-Za-z]:\\Users\\)[\w.-]+")
+SHAPES = {
+    "a Hugging Face token": r"hf_[A-Za-z0-9]{16,}",
+    "an API key": r"sk-[A-Za-z0-9_-]{16,}",
+    "a GitHub token": r"(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{16,}",
+    "a GitLab token": r"glpat-[A-Za-z0-9_-]{16,}",
+    "an AWS access key": r"(?:AKIA|ASIA)[A-Z0-9]{16}",
+    "a Google API key": r"AIza[A-Za-z0-9_-]{30,}",
+    "a Slack token": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",
+    "a signed web token": r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
 
 
 def environment(variables: Mapping[str, str]) -> Finding:
@@ -87,10 +112,6 @@ def _named(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.is_absolute() else str(path)
 
 
-FPS = 4  # what stands for less than a quarter of a second nobody reads
-_FRAME = re.compile("[\u2500-\u259f]+")  # lines and blocks
-
-
 class Line(NamedTuple):
     """A line of the screen: its section, its number from the top (0: the whole screen as one line), its text."""
 
@@ -129,31 +150,6 @@ def _section(cast: Cast, time: float) -> str:
     return next((marker.title for marker in reversed(cast.markers) if marker.time <= time), "start")
 
 
-SHORTEST_NAME = 4  # characters; a shorter name stands in too many words
-SHORTEST_SECRET = 8
-SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|KEY|APIKEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.I)
-# accounts and hosts that stand for no person
-GENERIC = frozenset((
-    *("root", "user", "users", "username", "admin", "administrator", "guest", "nobody", "home", "engram"),
-    *("ubuntu", "debian", "fedora", "runner", "vagrant", "docker", "node", "ec2-user", "localhost", "localdomain"),
-))  # fmt: skip
-EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}(?![\w-])")
-# the user of SSH addresses (git@github.com), and names reserved for examples and tests (RFC 2606, RFC 6761)
-NO_PERSON = re.compile(r"^git@|[@.](?:example\.(?:com|net|org)|example|test|invalid|localhost)$", re.I)
-HOME = re.compile(r"(?:/home/|/Users/|\b[A-Za-z]:\\Users\\)[\w.-]+")
-SHAPES = {
-    "a Hugging Face token": r"hf_[A-Za-z0-9]{16,}",
-    "an API key": r"sk-[A-Za-z0-9_-]{16,}",
-    "a GitHub token": r"(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{16,}",
-    "a GitLab token": r"glpat-[A-Za-z0-9_-]{16,}",
-    "an AWS access key": r"(?:AKIA|ASIA)[A-Z0-9]{16}",
-    "a Google API key": r"AIza[A-Za-z0-9_-]{30,}",
-    "a Slack token": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",
-    "a signed web token": r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-}
-
-
 @dataclass(frozen=True)
 class Owner:
     """Who this machine would name; empty where it does not say."""
@@ -185,12 +181,8 @@ class Search:
         taken: set[int] = set()
         for kind, pattern in self.needles:
             for match in pattern.finditer(text):
-                span = range(*match.span())
-                if (
-                    match.group().casefold() not in self.public
-                    and not _harmless(match.group())
-                    and taken.isdisjoint(span)
-                ):
+                span, word = range(*match.span()), match.group()
+                if word.casefold() not in self.public and not _harmless(word) and taken.isdisjoint(span):
                     taken.update(span)
                     yield kind, match.start(), match.end()
 
@@ -219,7 +211,9 @@ def secrets(environment: Mapping[str, str]) -> dict[str, str]:
 def search(of: Owner, environment: Mapping[str, str], public: Iterable[str] = ()) -> Search:
     """What to search for; `public` lists names and addresses that may be seen."""
     values = secrets(environment).items()
-    found = [Needle(f"the value of {name}", _literal(v)) for name, v in values if len(v) >= SHORTEST_SECRET]
+    found = [
+        Needle(f"the value of {name}", re.compile(re.escape(v))) for name, v in values if len(v) >= SHORTEST_SECRET
+    ]
     found += [Needle(kind, re.compile(rf"(?<![A-Za-z0-9]){shape}")) for kind, shape in SHAPES.items()]
     if of.git_email:
         found.append(Needle("git's e-mail address", _whole(of.git_email)))
@@ -237,13 +231,9 @@ def search(of: Owner, environment: Mapping[str, str], public: Iterable[str] = ()
 
 
 def _names(of: Owner) -> dict[str, str]:
-    host = (
-        {"host name": of.host}
-        if "." not in of.host
-        else {"host name": of.host, "host's short name": of.host.split(".")[0]}
-    )
-    names = {"git user name": of.git_name, **host, "user name": of.user}
-    return {kind: name for kind, name in names.items() if name}
+    short = of.host.split(".")[0]
+    names = {"git user name": of.git_name, "host name": of.host, "host's short name": short if short != of.host else ""}
+    return {kind: name for kind, name in (names | {"user name": of.user}).items() if name}
 
 
 def _useless(name: str) -> str:
@@ -264,10 +254,6 @@ def _whole(name: str) -> re.Pattern[str]:
     """The name as whole words, whatever its capitals and the blanks in it."""
     words = r"\s+".join(re.escape(word) for word in name.split())
     return re.compile(rf"(?<!\w){words}(?!\w)", re.I)
-
-
-def _literal(value: str) -> re.Pattern[str]:
-    return re.compile(re.escape(value))
 
 
 @functools.cache
