@@ -80,6 +80,8 @@ def make(house: Path, *arguments: str) -> list[str]:
 def test_demo_runs_every_stage_once(house: Path) -> None:
     stages = ["data", "resolve-model", "eval --stage baseline", "train", "eval --stage tuned", "compare", "demo"]
     assert sorted(make(house, "demo")) == sorted(stages)
+    assert make(house, "demo") == ["demo"]
+    assert make(house, "train", "eval", "data") == []
 
 
 def test_questions_are_asked_of_what_was_trained(house: Path) -> None:
@@ -95,12 +97,6 @@ def test_the_curve_is_reported_only_where_it_is_asked_for(house: Path) -> None:
     assert make(house, "train", "REPORT_TO=wandb") == []  # it changes no adapter
     make(house, "train", "SEED=1")
     assert "--report-to" not in (house / "calls").read_text()
-
-
-def test_an_export_follows_the_comparison_and_names_its_format(house: Path) -> None:
-    assert make(house, "export", "FORMAT=ollama", "ARGS=--quantize q8_0")[-1] == "export"
-    last = (house / "calls").read_text().splitlines()[-1]
-    assert last == "export --format ollama --model tiny --backend mlx --quantize q8_0"
 
 
 @pytest.mark.parametrize(("method", "trained"), [("memory", 1), ("both", 2)])
@@ -120,13 +116,11 @@ def test_a_method_has_files_of_its_own(house: Path, method: str, trained: int) -
     assert sum(f"--method {method}" in call for call in calls if call.startswith("train")) == 1
 
 
-def test_a_second_demo_only_shows(house: Path) -> None:
-    make(house, "demo")
-    assert make(house, "demo") == ["demo"]
-    assert make(house, "train", "eval", "data") == []
-
-
-def test_the_export_has_the_settings_of_the_evaluation(house: Path) -> None:
+def test_an_export_names_its_format_or_has_the_settings_of_the_evaluation(house: Path) -> None:
+    assert make(house, "export", "FORMAT=ollama", "ARGS=--quantize q8_0")[-1] == "export"
+    last = (house / "calls").read_text().splitlines()[-1]
+    assert last == "export --format ollama --model tiny --backend mlx --quantize q8_0"
+    make(house, "clean")
     assert sorted(make(house, "export-eval", "DIR=out dir", "RECIPE=seed", "SET=max_new_tokens=9")) == sorted(
         ["data", "resolve-model", "export-eval"]
     )
@@ -147,10 +141,12 @@ def test_a_changed_pattern_file_redoes_everything_but_the_model(house: Path) -> 
     assert sorted(make(house, "demo")) == sorted(stages)
 
 
-def test_a_new_pattern_file_is_noticed(house: Path) -> None:
+def test_a_new_and_a_deleted_pattern_file_are_noticed(house: Path) -> None:
     make(house, "data")
     (house / "patterns" / "more.yml").touch()
     os.utime(house / "patterns" / "more.yml", (1, 1))
+    assert make(house, "data") == ["data"]
+    (house / "patterns" / "more.yml").unlink()
     assert make(house, "data") == ["data"]
 
 
@@ -175,13 +171,6 @@ def test_what_is_here_wins_over_a_pack_of_its_name(house: Path) -> None:
     time.sleep(0.02)
     assert make(house, "data", "PATTERNS=http,ports") == ["data"]
     assert (house / ".make" / "data.params").read_text().split()[-2:] == ["patterns/packs/http.yaml", "ports/own.yaml"]
-
-
-def test_a_deleted_pattern_file_is_noticed(house: Path) -> None:
-    (house / "patterns" / "more.yaml").touch()
-    make(house, "data")
-    (house / "patterns" / "more.yaml").unlink()
-    assert make(house, "data") == ["data"]
 
 
 @pytest.mark.parametrize(

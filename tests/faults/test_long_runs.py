@@ -29,12 +29,6 @@ def samples(each: float, cases: int = 10_000, **held: list[int]) -> list[dict[st
     ]
 
 
-def test_what_fills_at_the_beginning_is_no_growth() -> None:
-    assert list(faults(KIND, samples(0), [])) == []
-    assert list(faults(KIND, samples(200), [])) == []
-    assert long_runs.growth(samples(0)) == 0
-
-
 def test_what_grows_to_the_end_is_named() -> None:
     assert list(faults(KIND, samples(1024), [])) == ["memory grew by 4.9 MiB over the last 5,000, 1,024 bytes each"]
     assert long_runs.growth(samples(1024)) * 1000 == pytest.approx(1000 / 1024)

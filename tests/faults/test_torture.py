@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import time
 from pathlib import Path
-from threading import Thread, main_thread
 
 import pytest
 
@@ -95,18 +93,6 @@ def test_every_way_to_lose_is_told_and_the_other_parts_go_on(fakes: Path, capsys
     assert "fake_sound: 9 cases, 0 lost" in out
     assert not _alive(int((fakes / "pid").read_text()))  # a part is ended with all that it started
     assert not (fakes / "torture.json").exists()  # the reference document is of full campaigns
-
-
-def test_an_interrupt_ends_the_parts_too(fakes: Path) -> None:
-    def interrupt() -> None:
-        while not (fakes / "pid").exists():
-            time.sleep(0.05)
-        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
-
-    Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        torture.main(["--quick"], [part("fake_hang"), part("fake_sound")])
-    assert not _alive(int((fakes / "pid").read_text()))
 
 
 def _alive(pid: int) -> bool:
