@@ -36,7 +36,7 @@ def held(path: Path, command: str) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            holder = visible(shorten(file.read_text("utf-8", "replace"), 120)) if file.is_file() else ""
+            holder = _holder(file)
             who = f"another engram ({holder})" if holder else "another engram"
             raise EngramError(f"{who} is writing here", where=str(path), fix="wait for it, or stop it") from error
     try:
@@ -53,3 +53,13 @@ def held(path: Path, command: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # remove the folders if nothing was written in them
             for folder in made:
                 folder.rmdir()
+
+
+def _holder(file: Path) -> str:
+    """Who holds the lock, as its file says; it is written a moment after the lock is taken."""
+    for _ in range(50):
+        with contextlib.suppress(OSError):
+            if said := file.read_text("utf-8", "replace"):
+                return visible(shorten(said, 120))
+        time.sleep(0.01)
+    return ""
