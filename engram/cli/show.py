@@ -130,18 +130,18 @@ def record(
 ) -> None:
     """Record the demo of the stored results, without a terminal: an asciicast, and the chosen pictures, or all."""
     from engram import backends
-    from engram.show.video import cast, record
+    from engram.show.video import cast
     from engram.show.video import render as rendering
     from engram.support import locks
 
     rendering.require()
     named = [use.backend] if beside is None else [use.backend, backends.choose(beside)]
     names = [label(one, None, use.method) for one in named]
-    usual = (record.WIDTH, record.HEIGHT) if beside is None else record.BESIDE
+    usual = (cast.WIDTH, cast.HEIGHT) if beside is None else cast.BESIDE
     size = (width or usual[0], height or usual[1])
-    shows = [record.replay(one, use.data, use.results, use.patterns) for one in names]
-    captions = [record.caption(one, use.results) for one in names]
-    casts = [record.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
+    shows = [cast.replay(one, use.data, use.results, use.patterns) for one in names]
+    captions = [cast.caption(one, use.results) for one in names]
+    casts = [cast.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
     folder = out or (use.run if beside is None else use.results)
     stem = "demo" if beside is None else "demo-compare"
     with locks.held(folder / stem, "engram record"):

@@ -28,8 +28,7 @@ from engram.show.demo import answers, demo, erased, material
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown
 from engram.show.demo.material import Material
-from engram.show.video.cast import Cast
-from engram.show.video.record import record
+from engram.show.video.cast import Cast, record
 from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.training import teach_memory

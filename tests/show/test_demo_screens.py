@@ -19,15 +19,13 @@ from test_demo import spoiled
 from engram.cli import main
 from engram.evaluation import compare
 from engram.plan import documents
-from engram.show.clock import Clock
 from engram.show.demo import acts, demo, figures, material, panels, platforms
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown
 from engram.show.demo.material import Material
-from engram.show.demo.stage import Stage, fold
+from engram.show.demo.stage import Clock, Stage, fold
 from engram.show.video import cast
-from engram.show.video.cast import Cast
-from engram.show.video.record import record
+from engram.show.video.cast import Cast, record
 from engram.support.console import interval, percent
 from engram.support.errors import EngramError
 

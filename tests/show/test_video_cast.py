@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engram.show.clock import Clock, Marker, VirtualClock
+from engram.show.demo.stage import Clock, Marker, VirtualClock
 from engram.show.video import cast
 from engram.support.errors import EngramError
 

@@ -24,7 +24,7 @@ from engram.patterns.loading import find_files, load_patterns
 from engram.show.prep import checklist, finding, personal, stages
 from engram.show.prep.finding import Finding, Situation
 from engram.show.video import cast
-from engram.show.video.record import caption, record, replay
+from engram.show.video.cast import caption, record, replay
 from engram.support import schema
 from engram.support.files import PACKAGE
 

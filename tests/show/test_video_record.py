@@ -18,10 +18,10 @@ from engram.cli import main
 from engram.dataset.build import write_data
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan.documents import read
-from engram.show.clock import Clock
 from engram.show.demo import stage as sections
+from engram.show.demo.stage import Clock
 from engram.show.video import cast, screen, theme
-from engram.show.video.record import caption, record, replay
+from engram.show.video.cast import caption, record, replay
 from engram.support import console as show
 from engram.support.errors import EngramError
 from tools.reference import REFERENCE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engram.dataset import build
 from engram.patterns.loading import find_files, load_patterns
-from engram.show.video import cast, record, render
+from engram.show.video import cast, render
 from tools.reference import REFERENCE, RUNS
 
 NAME = "default-0"
@@ -22,8 +22,8 @@ def recorded() -> cast.Cast:
         files = find_files()
         build.write_data(load_patterns(files), files, root / "data", run.seed)
         shutil.copytree(REFERENCE / NAME, root / "results" / run.backend)
-        show = record.replay(run.backend, root / "data", root / "results")
-        return record.record(show, title=record.caption(run.backend, root / "results"))
+        show = cast.replay(run.backend, root / "data", root / "results")
+        return cast.record(show, title=cast.caption(run.backend, root / "results"))
 
 
 def paint(path: Path) -> None:

@@ -11,7 +11,7 @@ from engram.show.demo import stage as sections
 from engram.show.demo.answers import is_right, replayed
 from engram.show.demo.figures import findings
 from engram.show.demo.material import Material, asked, choose_rows
-from engram.show.video.record import record
+from engram.show.video.cast import record
 from engram.support.console import interval, number, percent
 
 

@@ -13,11 +13,10 @@ from engram.evaluation import erase
 from engram.memory.table import is_memory
 from engram.models.model import Model
 from engram.plan.config import Config
-from engram.show.clock import Clock
 from engram.show.demo import acts, erased, figures, panels, plain, platforms, stage
 from engram.show.demo.answers import Shown, live, refuse_other, replayed, splitter
 from engram.show.demo.material import Material, asked, load
-from engram.show.demo.stage import Stage, too_small
+from engram.show.demo.stage import Clock, Stage, too_small
 from engram.support import console as show
 
 if TYPE_CHECKING:

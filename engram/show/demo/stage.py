@@ -1,20 +1,22 @@
-"""The screen that the show is drawn on: its sections, lines at fixed places, and waiting for time or keys."""
+"""The screen that the show is drawn on and its clock: sections, lines at fixed places, waiting for time or keys."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from engram.show.clock import Clock
+    pass
 
 WIDTH, HEIGHT = 60, 24  # the smallest terminal that the show is drawn on
 WIDEST = 120  # columns used; longer lines are hard to read
@@ -34,6 +36,57 @@ ERASED = "One fact, erased and put back"  # of a run with a memory alone, before
 SECTIONS = (TITLE, TAUGHT, TRAINING, RECALL, GENERALIZATION, FIGURES, NOT_SHOWN)
 PLATFORMS_ANSWERS = "Two platforms: answers"
 PLATFORMS_FIGURES = "Two platforms: figures"
+
+
+class Marker(NamedTuple):
+    """The start of a section: seconds since the start of the show, and the section's title."""
+
+    time: float
+    title: str
+
+
+class Clock:
+    """Real time since the clock was made, `speed` times as fast: 2 halves every wait, 0 leaves all of them out."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._speed, self._started = speed, time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since the start of the show."""
+        return time.monotonic() - self._started
+
+    def sleep(self, seconds: float) -> None:
+        """Let that much time of the show pass; raises ValueError where it is negative or no finite number."""
+        if not math.isfinite(seconds) or seconds < 0:
+            raise ValueError(f"a show cannot sleep for {seconds} s")
+        if self._speed:
+            self._pass(seconds / self._speed)
+
+    def mark(self, title: str) -> None:
+        """A section of this title starts now; a live show keeps no record of it."""
+
+    def _pass(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class VirtualClock(Clock):
+    """Time that passes only in `sleep`, at once and exactly: when a screen is shown depends on the show alone."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        super().__init__(speed)
+        self._now = 0.0
+        self.markers: list[Marker] = []
+
+    def now(self) -> float:
+        """The seconds slept so far."""
+        return self._now
+
+    def mark(self, title: str) -> None:
+        """Keep the section's start."""
+        self.markers.append(Marker(self._now, title))
+
+    def _pass(self, seconds: float) -> None:
+        self._now += seconds
 
 
 @dataclass

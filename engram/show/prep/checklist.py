@@ -11,8 +11,7 @@ from typing import Any
 from engram.show.prep import finding, personal, stages
 from engram.show.prep.finding import ASK, FAIL, PASS, STATES, Finding, Situation, failed, refused, unchecked
 from engram.show.video import cast
-from engram.show.video.cast import Cast
-from engram.show.video.record import HEIGHT
+from engram.show.video.cast import HEIGHT, Cast
 from engram.support.console import make_console, make_table
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes

@@ -16,8 +16,7 @@ from engram.patterns.loading import find_files
 from engram.show.prep import finding
 from engram.show.prep.finding import PASS, WARN, Finding, Situation, failed
 from engram.show.video import cast, screen
-from engram.show.video.cast import Cast
-from engram.show.video.record import caption, record, replay
+from engram.show.video.cast import Cast, caption, record, replay
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, read_bytes
 from engram.support.text import normalise

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.show.clock import Marker
+from engram.show.demo.stage import Marker
 from engram.show.video import draw
 from engram.show.video.cast import Cast
 from engram.show.video.screen import together
