@@ -245,7 +245,7 @@ def test_the_parity_table_is_shown_where_there_is_one(two: Path, tmp_path: Path)
     assert "losses over the first 100 steps, nats parity 0.0001 5.2e-06 met" in text
     assert "same greedy answers, share default 0.99 97.4 % missed" in text
     edit(folder / "parity.json", "model", "weights_sha256", to=HASH["d"])
-    assert "the stored table is of another model" in page_of(folder)[1].text()
+    assert "parity of the backends of another model" in page_of(folder)[1].text()
     (folder / "parity.json").write_text("[]")
     assert "not a valid parity document" in page_of(folder)[1].text()
 
@@ -323,4 +323,4 @@ def test_seeds_of_this_model_are_shown(two: Path, tmp_path: Path) -> None:
     text = page_of(folder)[1].text()
     assert "mlx, seeds 0" in text and "+75.0 [+55.0, +90.0] over 20 patterns" in text
     edit(folder / "seeds" / "mlx.json", "model", "weights_sha256", to=HASH["d"])
-    assert "seeds of mlx they are of another model" in page_of(folder)[1].text()
+    assert "seeds of mlx of another model" in page_of(folder)[1].text()

@@ -147,41 +147,25 @@ def live(
     config: Config,
     report: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> list[tuple[Shown, Shown]]:
-    """Both models' answers, made now, one prompt at a time; `report` hears how many of how many are made."""
-    prompts, made = [e.prompt for e in rows], itertools.count(1)
-    sides = [
-        answer_live(prompts, backend, model, one, config, lambda: report(next(made), 2 * len(rows)))
-        for one in (None, adapter)
-    ]
+    """Both models' answers and times, one prompt at a time; `report` hears how many of how many are made."""
+    made, sides = itertools.count(1), []
+    for place in (None, adapter):
+        opened = table.opened(place, model, backends.get(backend).WEIGHTS) if place else None
+        one, reader, answers = speaker(backend, model, opened, config.quantize), attribution.reader(opened), []
+        for example in rows:
+            ids = one.encoder.prompt(example.prompt)
+            tokens, first, rest = timed(one.stream(ids, config.max_new_tokens))
+            rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
+            ended, text = len(tokens) < config.max_new_tokens, one.encoder.text(tokens)
+            read = tuple(reader.read(ids, curve.Answer(tokens, ended))[: len(tokens)]) if reader else ()
+            answers.append(Shown(text, ended, first, rate, _steps_at(text, one.encoder.ends(tokens)), read))
+            report(next(made), 2 * len(rows))
+        sides.append(answers)
     return list(zip(*sides, strict=True))
 
 
-def answer_live(
-    prompts: Sequence[str],
-    backend: str,
-    model: Model,
-    adapter: Path | None,
-    config: Config,
-    report: Callable[[], None] = lambda: None,
-) -> list[Shown]:
-    """One model's answers with their times."""
-    opened = table.opened(adapter, model, backends.get(backend).WEIGHTS) if adapter else None
-    one, answers = speaker(backend, model, opened, config.quantize), []
-    reader = attribution.reader(opened)
-    for prompt in prompts:
-        ids = one.encoder.prompt(prompt)
-        tokens, first, rest = timed(one.stream(ids, config.max_new_tokens))
-        rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
-        ended = len(tokens) < config.max_new_tokens
-        text = one.encoder.text(tokens)
-        read = tuple(reader.read(ids, curve.Answer(tokens, ended))[: len(tokens)]) if reader else ()
-        answers.append(Shown(text, ended, first, rate, _steps_at(text, one.encoder.ends(tokens)), read))
-        report()
-    return answers
-
-
 def speaker(backend: str, model: Model, adapter: Path | Opened | None, quantize: str) -> Speaker:
-    """The model in memory, after a first answer that nobody sees, so that no other pays for warming."""
+    """Load the model and let it answer once, so that no later answer is slowed by warming up."""
     module, encoder = backends.get(backend), load_encoder(model)
     one = Speaker(module, encoder, module.load(model, adapter, quantize))
     list(one.stream(encoder.prompt("Hello"), 2))

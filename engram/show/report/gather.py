@@ -1,7 +1,8 @@
-"""What the page shows: each run that may stand beside the first one, and a note for all that is missing or wrong."""
+"""The contents of the page: the runs that can be compared with the first, and a note of everything else."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ SETUP = "make setup-video report"
 class Note(NamedTuple):
     """Something that is not on the page: what, why (a line for each reason), and the command that makes it.
 
-    `serious` is what is there and wrong; the rest was only not made.
+    A `serious` note is of something that exists and is wrong; the rest was not made yet.
     """
 
     what: str
@@ -66,7 +67,8 @@ def gather(folder: Path, first: str | None = None) -> Found:
                 notes.append(_unlike(lead, run, differences))
             else:
                 shown.append(run)
-    found = Found(shown, _pairs(shown), notes=notes)
+    pairs = [compare_runs.pair(one, other) for one, other in itertools.combinations(shown, 2)]
+    found = Found(shown, pairs, notes=notes)
     for run in shown:
         if run.log is None:
             command = f"make train compare BACKEND={run.comparison['backend']}"
@@ -91,7 +93,7 @@ def _lead(
 
 
 def _again(name: str) -> str:
-    """The command that makes a run's documents anew."""
+    """The command that makes a run's documents again."""
     backend, _, adapter = name.partition("-with-")
     backend, _, method = backend.partition("-")
     settings = [f"BACKEND={backend}", *([f"METHOD={method}"] if method else [])]
@@ -107,24 +109,10 @@ def _unlike(lead: compare_runs.Run, run: compare_runs.Run, differences: Sequence
     return Note(what, tuple(differences), " ".join([_again(run.name), *settings]))
 
 
-def _pairs(runs: Sequence[compare_runs.Run]) -> list[dict[str, Any]]:
-    """Each two runs, tested."""
-    return [compare_runs.pair(one, other) for i, one in enumerate(runs) for other in runs[i + 1 :]]
-
-
 def _read_seeds(found: Found, folder: Path) -> None:
     for path in sorted((folder / "seeds").glob("*.json")):
-        command = f"make seeds BACKEND={path.stem}"
-        try:
-            document = documents.read(path, "seeds", command)
-        except EngramError as error:
-            found.notes.append(Note(f"seeds of {path.stem}", (error.what, *error.problems[:3]), command))
-            continue
-        if _same_weights(found, document):
-            found.seeds.append(document)
-        else:
-            why = f"they are of another model ({document['model']['name']})"
-            found.notes.append(Note(f"seeds of {path.stem}", (why,), f"{command} MODEL={_model(found)}"))
+        document = _same_model(found, path, "seeds", f"seeds of {path.stem}", f"make seeds BACKEND={path.stem}")
+        found.seeds += [document] if document else []
     if not found.seeds and not (folder / "seeds").is_dir():
         why = "one run does not say how much the seed matters"
         found.notes.append(Note("several seeds", (why,), "make seeds", False))
@@ -132,20 +120,23 @@ def _read_seeds(found: Found, folder: Path) -> None:
 
 def _read_parity(found: Found, folder: Path) -> None:
     for path in (folder / "parity.json", folder / "reference" / "parity.json"):
-        if not path.is_file():
-            continue
-        try:
-            document = documents.read(path, "parity", PARITY)
-        except EngramError as error:
-            found.notes.append(Note("parity of the backends", (error.what, *error.problems[:3]), PARITY))
+        if path.is_file():
+            found.parity = _same_model(found, path, "parity", "parity of the backends", PARITY)
             return
-        same = _same_weights(found, document)
-        if same:
-            found.parity = document
-        else:
-            why = f"the stored table is of another model ({document['model'].get('name')})"
-            found.notes.append(Note("parity of the backends", (why,), f"{PARITY} MODEL={_model(found)}"))
-        return
+
+
+def _same_model(found: Found, path: Path, kind: str, what: str, command: str) -> dict[str, Any] | None:
+    """A document of the leading run's model; else None, with a note of the reason."""
+    try:
+        document: dict[str, Any] = documents.read(path, kind, command)
+    except EngramError as error:
+        found.notes.append(Note(what, (error.what, *error.problems[:3]), command))
+        return None
+    lead, other = found.first.comparison["model"], document["model"]
+    if other["weights_sha256"] == lead["weights_sha256"]:
+        return document
+    found.notes.append(Note(what, (f"of another model ({other.get('name')})",), f"{command} MODEL={lead['name']}"))
+    return None
 
 
 def _read_cast(found: Found, folder: Path) -> None:
@@ -169,12 +160,3 @@ def _read_cast(found: Found, folder: Path) -> None:
     if found.cast is None and not any(note.what.startswith("recording") for note in found.notes):
         backend = found.first.comparison["backend"]
         found.notes.append(Note("recording of the demo", ("none was made yet",), f"{RECORD} BACKEND={backend}", False))
-
-
-def _same_weights(found: Found, document: dict[str, Any]) -> bool:
-    known: str = found.first.comparison["model"]["weights_sha256"]
-    return bool(document["model"]["weights_sha256"] == known)
-
-
-def _model(found: Found) -> str:
-    return str(found.first.comparison["model"]["name"])
