@@ -1,1 +1,1 @@
-"""What people look at: the demo, questions, the report, recordings, the checklist before a video."""
+"""The demo, your own questions, the report, recordings, and the checklist before a video."""

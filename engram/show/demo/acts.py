@@ -29,12 +29,12 @@ PIXELS = (
 SUBTITLE = "A small language model is taught patterns that never change, and asked before and after."
 HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 BACKENDS = {"mlx": "MLX", "cuda": "Unsloth, CUDA", "cpu": "Unsloth, CPU"}
-HEADS = 15  # columns of what stands before a finding
+HEADS = 15  # columns before a finding
 HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "end": 8.0}
 
 
 def platform(document: dict[str, Any]) -> str:
-    """What a document's numbers were made on, in words: backend and device."""
+    """Backend and device of a document, in words."""
     return visible(f"{BACKENDS[document['backend']]} · {document['device']}")
 
 
@@ -44,7 +44,7 @@ def report(stage: Stage, done: int, of: int) -> None:
 
 
 def title(stage: Stage, material: Material, live: bool) -> None:
-    """What runs where, and on what."""
+    """The run in five lines: model, platform, machine, patterns, answers."""
     row = stage.section(sections.TITLE)
     facts = [_fact(name, text) for name, text in _facts(material, live)]
     row += max((stage.last - row - len(_banner()) - len(facts) - 4) // 2, 0)
@@ -55,7 +55,7 @@ def title(stage: Stage, material: Material, live: bool) -> None:
 
 
 def taught(stage: Stage, material: Material) -> None:
-    """Three patterns as they stand in their files."""
+    """Three patterns, as written in their files."""
     row = stage.section(sections.TAUGHT)
     if material.missing:
         row = stage.lines(row, [styled((material.missing, "yellow"))])
@@ -116,7 +116,7 @@ def answer(stage: Stage, name: str, blocks: Sequence[panels.Block], note: str) -
 
 
 def times(comparison: dict[str, Any], live: bool) -> str:
-    """What the times under the answers are; a replay has the stored medians alone."""
+    """A note on the times under the answers; a replay has only the stored medians."""
     if live:
         return "Answered now, one prompt at a time; typed at reading speed."
     prompts = comparison["tuned"]["latency"]["prompts"]
@@ -124,7 +124,7 @@ def times(comparison: dict[str, Any], live: bool) -> str:
 
 
 def not_shown(stage: Stage, material: Material) -> None:
-    """What the run lost, what it did not show, and what nobody measured."""
+    """The run's losses, effects that were not shown, and everything not measured."""
     row = stage.section(sections.NOT_SHOWN)
     gap = 1 if stage.height >= ROOMY else 0
     for finding in findings(material.comparison):
@@ -168,7 +168,7 @@ def _facts(material: Material, live: bool) -> list[tuple[str, str]]:
 
 
 def _lesson(stage: Stage, lesson: Lesson, row: int) -> int:
-    """One pattern: where it stands, its lines in colour, and a question with its answer."""
+    """One pattern: its place, its lines in colour, and a question with its answer."""
     stage.put(row, MARGIN, styled((visible(lesson.place), "bold magenta")))
     row += 1
     for line in lesson.lines:

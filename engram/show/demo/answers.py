@@ -23,7 +23,7 @@ from engram.support.errors import EngramError
 from engram.support.text import common, normalise, visible
 
 STAGES = ("baseline", "tuned")
-MARKS, UNDER = "◆●", "─"  # at a token's first character: the first fact's, that of any other; and under its rest
+MARKS, UNDER = "◆●", "─"  # under a token's first character, for the first fact and for others; and under its rest
 MARKED = "bold yellow"
 Splitter = Callable[[str], list[int]]  # a text -> where each of its tokens ends
 

@@ -15,7 +15,7 @@ from engram.support.text import normalise, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-HEADS = 13  # columns of what stands before a sentence
+HEADS = 13  # columns before a sentence
 ERASING, HOLD = 2.5, 8.0  # seconds
 GOOD, BAD = "bold green", "bold red"
 
@@ -29,7 +29,7 @@ class Sentence(NamedTuple):
 
 
 def sentences(document: dict[str, Any]) -> list[Sentence]:
-    """What was erased, what the same question gives then, and what after the fact was put back."""
+    """The rows erased, the answer without the fact, and the answer after it was put back."""
     rows, said, logits = (document[name] for name in ("rows", "answers", "logits"))
     base = "the model with its adapter alone" if document["under"] else "the base model"
     others = f"the other {rows['left']:,} are {'' if rows['same'] else 'not '}the same, bit for bit"

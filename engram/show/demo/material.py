@@ -1,4 +1,4 @@
-"""What a show is of: one run's documents, its data, and the rows and pattern lines that are shown of them."""
+"""The contents of a show: one run's documents, its data, and the rows and pattern lines chosen from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLACE = re.compile(r"(?P<file>.*):(?P<line>\d+):\d+ \$\.(?P<part>examples|table
 
 
 class Lesson(NamedTuple):
-    """One taught pattern: where it stands, its lines as they stand there, and what is asked and answered."""
+    """One taught pattern: its place and its lines in the pattern file, and a question with its answer."""
 
     place: str
     lines: tuple[str, ...]
@@ -37,7 +37,7 @@ class Lesson(NamedTuple):
 class Material:
     """One run: its folder, comparison, answers before and after, training log if any, and its data.
 
-    `erased` is what erasing a fact of its memory did, if it has one and that was measured.
+    `erased` is the measured effect of erasing a fact, if the run has a memory.
 
     `rows` are those shown, `lessons` the patterns shown as taught, `missing` why they do not come from the pattern
     files, if they do not.
@@ -60,7 +60,7 @@ class Material:
 
     @property
     def where(self) -> str:
-        """The run's folder as it is shown: nothing of where the checkout lies."""
+        """The run's folder, without the path of the checkout."""
         return _short(self.place)
 
 

@@ -120,7 +120,7 @@ def marks(stage: Stage, block: Block, row: int) -> int:
 
 
 def places(stage: Stage, block: Block, row: int) -> tuple[Drawn, Drawn]:
-    """The block's boxes where they stand, below its question at `row`: side by side, or one below the other."""
+    """The block's boxes in their places below its question at `row`: side by side, or one below the other."""
     row += QUESTION
     width, beside = _width(stage), _beside(stage)
     rows = [_rows(box, width) for box in block.boxes]

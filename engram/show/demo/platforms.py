@@ -131,7 +131,7 @@ def _figures(stage: Stage, both: Both) -> None:
 
 
 def _tested(both: Both) -> list[Text]:
-    """What the tests of one run against the other say."""
+    """The tests of one run against the other, in sentences."""
     from rich.text import Text
 
     pair, names = both.pair, [visible(run.name) for run in both.runs]

@@ -93,7 +93,7 @@ class VirtualClock(Clock):
 class Stage:
     """A console that clears for each section and draws at fixed places, so that nothing scrolls and nothing jumps.
 
-    `platform` stands at the top of every section. `wait` None goes on by the clock; else it waits for a key.
+    `platform` is shown at the top of every section. `wait` None goes on by the clock; else it waits for a key.
     """
 
     console: Console
@@ -135,7 +135,7 @@ class Stage:
         return self.height - 2
 
     def put(self, row: int, column: int, text: Text) -> None:
-        """Draw one line at a place; what does not fit is cut off, and what stands there already is not drawn again."""
+        """Draw one line at a place; text that does not fit is cut off, text already there is not drawn again."""
         from rich.control import Control
 
         room = MARGIN + self.inner - column
@@ -157,7 +157,7 @@ class Stage:
         return row
 
     def hold(self, seconds: float) -> None:
-        """Let the screen stand for so long, or until a key is pressed."""
+        """Keep the screen for so long, or until a key is pressed."""
         from rich.text import Text
 
         if self.wait is None:

@@ -68,7 +68,7 @@ def failed(name: str, text: str, fix: str, details: tuple[str, ...] = ()) -> Fin
 
 
 def refused(name: str, error: EngramError, fix: str = "") -> Finding:
-    """What an error says, as a finding that fails."""
+    """An error as a finding that fails."""
     where = f"{error.where}: " if error.where else ""
     return failed(name, where + error.what, fix or error.fix, error.problems)
 

@@ -208,7 +208,7 @@ def secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def search(of: Owner, environment: Mapping[str, str], public: Iterable[str] = ()) -> Search:
-    """What to search for; `public` lists names and addresses that may be seen."""
+    """The search for the owner's names and for secrets; `public` lists names and addresses that may be seen."""
     values = secrets(environment).items()
     found = [
         Needle(f"the value of {name}", re.compile(re.escape(v))) for name, v in values if len(v) >= SHORTEST_SECRET
@@ -245,7 +245,7 @@ def _useless(name: str) -> str:
 
 
 def _harmless(text: str) -> bool:
-    """An address or path that stands for no person."""
+    """Whether an address or path names no person."""
     return bool(NO_PERSON.search(text)) or ("@" not in text and re.split(r"[/\\]", text)[-1].casefold() in GENERIC)
 
 

@@ -61,8 +61,8 @@ def data(at: Situation) -> Finding:
         return Finding(name, PASS, f"{counts['patterns']} patterns, as the pattern files have them; no leak")
     lines = tuple(_changed_files(manifest["inputs"], fresh["inputs"]))
     why = "the pattern files changed since" if lines else "engram makes other rows of these patterns now"
-    anew = f"rm {shlex.quote(str(at.data / 'manifest.json'))} && {at.make('demo record')}"
-    return failed(name, f"{at.data} is stale: {why}", anew, lines)
+    again = f"rm {shlex.quote(str(at.data / 'manifest.json'))} && {at.make('demo record')}"
+    return failed(name, f"{at.data} is stale: {why}", again, lines)
 
 
 def adapter(at: Situation) -> Finding:
@@ -79,9 +79,9 @@ def adapter(at: Situation) -> Finding:
         return failed(name, by_name[verify.ADAPTER].skipped, at.make("train"))
     readable = _readable(at.data)
     looked_at = [one for one in found if one.what != verify.MODEL and (readable or one.what != verify.DATA)]
-    anew = f"rm -r {shlex.quote(str(at.adapters / at.backend))} && {at.make('demo record')}"
+    again = f"rm -r {shlex.quote(str(at.adapters / at.backend))} && {at.make('demo record')}"
     if problems := tuple(line for one in looked_at for line in one.problems):
-        return failed(name, "the adapter is not the one trained on this data", anew, problems)
+        return failed(name, "the adapter is not the one trained on this data", again, problems)
     if not readable:
         return unchecked(name, f"{at.data} is missing or changed")
     digest = results.read(path, "training", "make train")["adapter"]["sha256"]
@@ -106,7 +106,9 @@ def pipeline(at: Situation) -> Finding:
     if causes:
         text = "the code or the packages changed since the results were made"
         return failed(name, text, at.make("clean demo record"), tuple(causes))
-    return Finding(name, PASS, f"ran as it stands, last on {documents['comparison']['provenance']['created'][:10]}")
+    return Finding(
+        name, PASS, f"all stages ran with this code, last on {documents['comparison']['provenance']['created'][:10]}"
+    )
 
 
 def _links(documents: dict[str, dict[str, Any]]) -> list[str]:
@@ -158,7 +160,7 @@ NO_STAGES = (
 
 
 def since(provenance: dict[str, Any], checkout: Path) -> list[str]:
-    """What changed since a document was made: a line for each cause, none where all is as it was.
+    """The changes since a document was made, a line for each cause.
 
     In a checkout that knows the document's commit, and where nothing was uncommitted then, the stages' files are
     compared by content. Else a file written later than the document counts as changed. Outside a checkout the version

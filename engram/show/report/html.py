@@ -34,7 +34,7 @@ Span = tuple[int, str]  # the number of a style, and text
 
 @dataclass
 class Film:
-    """A recording's screens: styles and rows stand once, a frame names what it changes.
+    """A recording's screens: styles and rows are kept once, a frame names its changes.
 
     `frames` holds (seconds, [(line, number of the row), …]); line and row count from 0.
     """
@@ -56,12 +56,12 @@ class Film:
         return [self.rows[lines[y]] for y in range(self.height)]
 
     def data(self) -> dict[str, Any]:
-        """What the script reads."""
+        """The data that the script reads."""
         return {"seconds": self.seconds, "height": self.height, "rows": self.rows, "frames": self.frames}
 
     def css(self) -> str:
         """The rules of the styles, `.t0`, `.t1`, …, and letters so large that the lines fill the page's width."""
-        # a letter is 0.602 of its size wide, and 2.6 are the margins; below 8.5 pixels nobody can read
+        # a letter is 0.602 of its size wide, and 2.6 are the margins; smaller than 8.5 pixels is too small to read
         size = f".screen{{font-size:clamp(8.5px,calc(100cqi / {0.602 * self.width + 2.8:.4g}),17px)}}\n"
         return size + "".join(f".t{number}{{{_rule(style)}}}\n" for number, style in enumerate(self.styles))
 
@@ -115,7 +115,7 @@ def _asset(name: str) -> str:
 
 
 def _view(found: gather.Found) -> dict[str, Any]:
-    """What the template shows."""
+    """The values of the template."""
     listed = tables.answers(found.runs)
     curves = charts.curves(found.runs)
     first = found.first.comparison

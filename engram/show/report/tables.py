@@ -83,7 +83,7 @@ def level(split: str, comparison: dict[str, Any]) -> charts.Level:
 
 
 def speed(runs: Sequence[Run]) -> Table:
-    """What training and answering took, a column for each run."""
+    """Time and memory of training and answering, a column for each run."""
     names = [name for name in tables.ACROSS if not name.startswith(("recall", "general", "perplexity"))]
     rows = [[name, *(tables.ACROSS[name](run.comparison) for run in runs)] for name in names]
     return Table(["", *(run.name for run in runs)], rows)
@@ -104,7 +104,7 @@ def pair_table(pair: dict[str, Any]) -> Table:
 
 
 def pair_lines(pair: dict[str, Any]) -> list[str]:
-    """What else is known of two runs: the share of the same texts, and how far the losses lie apart."""
+    """The share of same texts in two runs, and the difference of their losses."""
     lines = []
     for name, part in (pair["same_answers"] or {}).items():
         stage, questions = name.split("_")
@@ -143,7 +143,7 @@ def parity_section(document: dict[str, Any]) -> dict[str, Any]:
         rows.append([TARGETS[name], target["recipe"], limit, shown, met])
     lead = (
         f"MLX and Unsloth ({document['backend']}) on {document['model']['name']}, from the same adapter and batches: "
-        f"how far the losses lie apart, the worst of {len(document['pairs'])} pairs of training runs."
+        f"the difference of their losses, the worst of {len(document['pairs'])} pairs of training runs."
     )
     return {"lead": lead, "table": Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)}
 

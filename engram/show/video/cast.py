@@ -92,7 +92,7 @@ class Recorder(io.TextIOBase):
 
     @property
     def events(self) -> list[Event]:
-        """What was written."""
+        """The text written so far, an event for each time."""
         return [Event(time, OUTPUT, "".join(parts).replace("\n", "\r\n")) for time, parts in self._parts]
 
 
@@ -213,7 +213,7 @@ def _header_problems(header: dict[str, Any], events: list[Any]) -> Iterator[str]
 
 
 def _event_problem(value: Any, last: float) -> str:
-    """What is wrong with an event, or nothing."""
+    """The problem with an event, or an empty text."""
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, str) for part in value[1:]):
         return "not an event [seconds, code, text] in JSON"
     time, code, data = value

@@ -27,7 +27,7 @@ GAP = 0.0165  # between windows and around them, of the picture's width
 
 @dataclass(frozen=True)
 class Window:
-    """Where one terminal stands in the picture: its place, its cells' size, and its title; in pixels."""
+    """One terminal in the picture: its place, its cells' size, and its title; in pixels."""
 
     left: int
     top: int
@@ -98,7 +98,7 @@ def trimmed(scene: Scene) -> Scene:
 
 
 class Painter:
-    """Paints a scene's screens one after the other; only what differs from the last picture is drawn anew."""
+    """Paints a scene's screens one after the other; only rows that changed are drawn again."""
 
     def __init__(self, scene: Scene, shades: int = 256) -> None:
         """`shades`: of a text's colour on its background; few make a small GIF."""

@@ -1,4 +1,4 @@
-"""What a terminal shows while a recording plays: rows of cells, through pyte."""
+"""The terminal's screen while a recording plays: rows of cells, through pyte."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engram.show.video.cast import OUTPUT, Cast
 
 
 class Cell(NamedTuple):
-    """One place of the screen; a wide character's text stands in the first of its two cells, the second is empty."""
+    """One place of the screen; a wide character's text is in the first of its two cells, the second is empty."""
 
     text: str = " "
     colour: theme.Colour = theme.FOREGROUND
@@ -41,7 +41,7 @@ class Screen:
 
 
 def play(cast: Cast, fps: int) -> Iterator[tuple[Screen, int]]:
-    """The screens of a recording sampled `fps` times a second, each with the number of frames that it stands.
+    """The screens of a recording sampled `fps` times a second, each with its number of frames.
 
     Frame k shows what was written up to k/fps seconds, counted in whole milliseconds; there are `frames(cast, fps)`.
     """
@@ -90,7 +90,7 @@ class _Terminal:
         self._stream.feed(text)
 
     def screen(self) -> Screen:
-        """What is shown now."""
+        """The screen now."""
         screen = self._screen
         for y in screen.dirty:
             line = screen.buffer[y]
@@ -210,7 +210,7 @@ def _themed(code: int, rest: list[int]) -> list[int]:
 
 
 def together(casts: Sequence[Cast], fps: int) -> Iterator[tuple[tuple[Screen, ...], int]]:
-    """The recordings' screens, and for how many frames they stand; the shorter ones' last screens stay to the end."""
+    """The recordings' screens and their number of frames; the shorter ones' last screens stay to the end."""
     total = max(frames(cast, fps) for cast in casts)
     changes: list[dict[int, Screen]] = []
     for cast in casts:
