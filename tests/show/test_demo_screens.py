@@ -250,16 +250,8 @@ def test_platforms_through_a_pipe_and_what_is_refused(run: Run, tmp_path: Path) 
 def test_the_curve_has_its_losses() -> None:
     assert figures.bins([4.0, 2.0], 4) == [4.0, 4.0, 2.0, 2.0]
     assert figures.bins([4.0, 2.0, 3.0, 1.0], 2) == [3.0, 2.0]
-    assert [figures.ceiling(value) for value in (0, 0.011, 0.5, 1, 5.1, 8, 12, 4000)] == [
-        1,
-        0.02,
-        0.5,
-        1,
-        10,
-        10,
-        20,
-        5000,
-    ]
+    tops = [figures.ceiling(value) for value in (0, 0.011, 0.5, 1, 5.1, 8, 12, 4000)]
+    assert tops == [1, 0.02, 0.5, 1, 10, 10, 20, 5000]
     assert figures.strip(0.0, 4) == "▁" and figures.strip(1.0, 4) == "████" and figures.strip(0.5, 3) == "█▄"
     assert figures.strip(7.0, 4) == "████"
 

@@ -226,22 +226,6 @@ def test_it_fits_and_can_be_read(opened: Watched) -> None:
     assert opened.evaluate(LOW_CONTRAST) == []
 
 
-@pytest.mark.parametrize("opened", [{"color_scheme": "dark"}], indirect=True)
-def test_dark_mode_is_dark(opened: Watched) -> None:
-    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 22, 29)"
-    after = opened.locator("#headline .dot.after").first
-    assert after.evaluate("(e) => getComputedStyle(e).fill") == "rgb(109, 179, 255)"
-
-
-@pytest.mark.parametrize("opened", [{"viewport": PHONE}], indirect=True)
-def test_on_a_phone_an_answer_is_a_card(opened: Watched) -> None:
-    cells = opened.locator("#rows > tr:visible").first.locator("td")
-    tops = [cells.nth(i).bounding_box()["y"] for i in range(5)]
-    assert tops == sorted(set(tops))
-    assert cells.nth(2).evaluate("(e) => getComputedStyle(e, '::before').content") == '"Expected"'
-    assert opened.get_by_role("table", name="Every answer").get_by_role("cell").count() == 24 * 5
-
-
 @pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
 def test_without_scripts_all_is_there(opened: Watched) -> None:
     assert opened.rows() == 48

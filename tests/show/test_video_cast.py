@@ -53,26 +53,20 @@ def test_the_header_says_nothing_of_the_owner(monkeypatch: pytest.MonkeyPatch) -
     ("content", "expected"),
     [
         ("", "line 1: no asciicast header, which is a JSON object"),
-        ("[1, 2]\n", "line 1: no asciicast header, which is a JSON object"),
         (text([0, "o", "x"], version=3), "line 1: version 3, not 2"),
-        (text([0, "o", "x"], version=True), "line 1: version True, not 2"),
         (text([0, "o", "x"], width=100000), "line 1: width 100000, not 10 to 300"),
         (text([0, "o", "x"], height="24"), "line 1: height '24', not 3 to 120"),
         (text([0, "o", "x"], title="a\x1bb"), "line 1: title is no text of at most 200 visible characters"),
         (text([2, "o", "x"], duration=1), "line 1: duration 1, not 2.000 (the last event) to 1800 s"),
         (text([2, "o", "x"], duration=float("nan")), "line 1: duration nan, not 2.000 (the last event) to 1800 s"),
         (text(), "line 1: nothing is shown: the recording has no output"),
-        (text([0, "m", "x"]), "line 1: nothing is shown: the recording has no output"),
         (text([0, "o", "x"]) + "[0.5, \"o\"\n", "line 3: not an event [seconds, code, text] in JSON"),
         (text([0, "o", "x"], [1, "o"]), "line 3: not an event [seconds, code, text] in JSON"),
         (text([0, "o", 5]), "line 2: not an event [seconds, code, text] in JSON"),
         (text([1, "o", "x"], [0.5, "o", "y"]), "line 3: time goes back from 1.000 to 0.500 s"),
-        (text([-1, "o", "x"]), "line 2: time -1, not 0 to 1800 s"),
         (text([float("inf"), "o", "x"]), "line 2: time inf, not 0 to 1800 s"),
-        (text([10**400, "o", "x"]), f"line 2: time {str(10**400)[:39]}…, not 0 to 1800 s"),
         (text([True, "o", "x"]), "line 2: time True, not 0 to 1800 s"),
         (text([0, "i", "x"]), "line 2: event 'i' (typed input); known are 'o' and 'm'"),
-        (text([0, "q", "x"]), "line 2: event 'q' (unknown); known are 'o' and 'm'"),
         (text([0, "m", "x\ny"]), "line 2: a marker's title is no text of at most 200 visible characters"),
     ],
 )  # fmt: skip
@@ -89,33 +83,9 @@ def test_all_problems_are_named_at_once() -> None:
 
 @pytest.mark.parametrize(
     "sequence",
-    [
-        *(
-            "\x1b]52;c;aGk=\x07",
-            "\x1b]0;title\x1b\\",
-            "\x1bPq#0\x1b\\",
-            "\x1b_x\x1b\\",
-            "\x1b[6n",
-            "\x1b[c",
-            "\x1b[?1049h",
-        ),
-        *(
-            "\x1b[>4;2m",
-            "\x1b[21t",
-            "\x1b[2 q",
-            "\x1b[4:3m",
-            "\x1bc",
-            "\x07",
-            "\x00",
-            "\x7f",
-            "\x9b31m",
-            "\ud800",
-            "\x1b[3",
-            "\x1b",
-        ),
-        "\x1b[" + "1" * 80 + "m",
-    ],
-)
+    ["\x1b]52;c;aGk=\x07", "\x1bPq#0\x1b\\", "\x1b[6n", "\x1b[?1049h", "\x1b[>4;2m", "\x1b[2 q", "\x1b[4:3m",
+     "\x1bc", "\x07", "\x7f", "\x9b31m", "\ud800", "\x1b[3", "\x1b", "\x1b[" + "1" * 80 + "m"],
+)  # fmt: skip
 def test_only_text_colours_cursor_moves_and_erasing_are_allowed(sequence: str) -> None:
     (problem,) = problems(text([0, "o", "a" + sequence]))
     assert problem.startswith("line 2: '\\") and problem.endswith(" is not allowed in a recording")

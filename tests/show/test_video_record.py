@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from pathlib import Path
 
@@ -60,19 +59,6 @@ def test_a_show_that_drives_the_terminal_is_refused() -> None:
     with pytest.raises(EngramError) as caught:
         record(small_show, 1000, 5)
     assert caught.value.problems == ("line 1: width 1000, not 10 to 300",)
-
-
-def test_printing_goes_to_the_given_console_and_then_no_longer() -> None:
-    import io
-
-    console = Console(file=io.StringIO())
-    with show.printing_on(console):
-        assert show.make_console() is console
-        found = []
-        thread = threading.Thread(target=lambda: found.append(show.make_console()))
-        thread.start()
-        thread.join()
-    assert found[0] is not console and show.make_console() is not console
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,8 @@ def render(
     """Write `out/name.mp4`, `.gif` and `.png` (the last screen), those that `kinds` names; the files written.
 
     The recordings are shown side by side, each under its title (by default the recording's); a shorter one's last
-    screen stays until the longest ends. Chapters are the first one's sections. `size` (pixels) and `fps` are the MP4's. Raises
-    EngramError where packages are missing or a recording does not fit into the picture.
+    screen stays until the longest ends. Chapters are the first one's sections. `size` (pixels) and `fps` are the MP4's.
+    Raises EngramError where packages are missing or a recording does not fit into the picture.
     """
     require()
     titles = titles or [cast.title for cast in casts]
