@@ -110,16 +110,6 @@ def test_only_some_parts(fakes: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "no such part: fake_sond; there are fake_sound" in capsys.readouterr().err
 
 
-def test_a_part_that_is_run_again_takes_the_place_of_its_earlier_rows(fakes: Path) -> None:
-    out = ["--out", str(fakes / "out.json")]
-    assert torture.main([*out, "--seed", "1"], [part("fake_loss")]) == 1
-    assert torture.main([*out, "--add"], [part("fake_sound")]) == 0
-    assert torture.main([*out, "--add", "--seed", "2"], [part("fake_sound")]) == 0
-    document = json.loads((fakes / "out.json").read_text())
-    assert [(row["part"], row["seed"]) for row in document["parts"]] == [("fake_loss", 1), ("fake_sound", 2)]
-    assert document["totals"]["cases"] == 6 and document["totals"]["losses"] == 1
-
-
 def test_the_page_promises_no_part_that_is_not_run_and_hides_none() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
     rows = re.findall(r"\| `(\w+)` \| `tests/faults/test_(\w+)\.py` \|", page)

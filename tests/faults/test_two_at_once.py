@@ -60,12 +60,6 @@ def test_a_process_may_enter_its_own_place_again(tmp_path: Path) -> None:
     assert [*tmp_path.glob(".*")] == []
 
 
-def test_what_a_killed_writer_left_goes_when_the_place_is_held(tmp_path: Path) -> None:
-    (tmp_path / ".a.12345678.part").mkdir()
-    enter(tmp_path / "a")
-    assert [*tmp_path.iterdir()] == []
-
-
 def test_a_lock_that_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".a.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(EngramError, match="cannot write here"):

@@ -26,10 +26,6 @@ def part(result: dict) -> dict:
     return {"seconds": 1.0, "load": 0.0, "provenance": PROVENANCE, "result": result}
 
 
-def overhead(ours: list[float], bare: list[float]) -> dict:
-    return {"overhead": part({"rounds": {"engram": ours, "bare loop": bare, "mlx-lm's trainer": [2.0] * len(ours)}})}
-
-
 def race(seconds: float, stock: float, reached: bool = True) -> dict:
     run = {"seconds": seconds, "reached": reached, "steps": 1, "recall": 1.0}
     run |= {"whole_steps": 1, "whole_seconds": seconds}
@@ -39,16 +35,6 @@ def race(seconds: float, stock: float, reached: bool = True) -> dict:
 
 def judged(parts: dict, quick: bool = False) -> dict[str, tuple[float, bool]]:
     return {one["name"]: (one["measured"], one["met"]) for one in targets.judge(parts, quick)}
-
-
-def test_overhead_is_of_rounds_in_pairs() -> None:
-    """A slow minute, in which both are slow, is no overhead."""
-    measured, met = judged(overhead([1.01, 9.09, 1.01], [1.0, 9.0, 1.0]))[
-        "a real token over a bare loop on the same batches"
-    ]
-    assert measured == pytest.approx(1.0)
-    assert met
-    assert not judged(overhead([1.2], [1.0]))["a real token over a bare loop on the same batches"][1]
 
 
 def test_a_missed_target_is_missed_and_a_run_that_did_not_arrive_counts_nothing() -> None:

@@ -52,8 +52,3 @@ def test_both_runs_are_compared_and_a_missing_one_is_named(
     assert document["not_run"] == [reason]
     gpu_check.tell(document)
     assert "could not run: smollm-135m-random, unsloth: the memory does not suffice" in capsys.readouterr().out
-
-
-def test_a_run_that_fails_gives_its_last_line(tmp_path: Path) -> None:
-    order = {"run": "plain", "which": "tiny", "backend": "no-such-backend", "folder": str(tmp_path)}
-    assert gpu_check._order(order, 60) == {"reason": "KeyError: ('tiny', 'no-such-backend')"}

@@ -11,7 +11,7 @@ from engram.memory.facts import Fact
 from engram.models.model import resolve
 from engram.plan import documents
 from tools.docs import memory_page
-from tools.methods import campaign, contenders, limits, probes, table_size
+from tools.methods import campaign, limits, table_size
 
 NAMES = ("baseline", "memory", "in context", "dictionary")
 
@@ -62,15 +62,3 @@ def test_a_table_of_any_size_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     table_size.written(tmp_path / "rows", 500)
     found = table_size._measured("mlx", tmp_path / "rows", 500)
     assert found["bytes"] > 500 * 4 * table_size.WIDTH and found["lookup_microseconds"] > 0
-
-
-def test_a_dictionary_takes_the_longest_whole_words() -> None:
-    assert list(probes.tails("say  for i")) == ["say  for i", "for i", "i"]
-
-
-def test_the_nearest_pairs_stand_before_the_question() -> None:
-    known = {f"fact {i}": str(i) for i in range(20)}
-    grams = {text: contenders._triples(text) for text in known}
-    messages = contenders._shown("Continue: fact 13", known, grams)
-    assert len(messages) == 2 * contenders.EXAMPLES + 1 and messages[-1]["content"] == "Continue: fact 13"
-    assert messages[-2] == {"role": "assistant", "content": "13"}

@@ -15,7 +15,7 @@ import pytest
 import engram
 from engram.support.errors import EngramError
 from tools.tiny import card
-from tools.tiny.build import build, write_replay
+from tools.tiny.build import build
 from tools.tiny.conversations import conversations
 from tools.tiny.library_text import Entry, Library, read_library
 from tools.tiny.rows import encode_conversation
@@ -106,17 +106,6 @@ def test_a_conversation_is_encoded_as_the_chat_template_writes_it(tokenizer: Any
         assert spoken == "".join(
             f"{message['content']}<|im_end|>" for message in talk if message["role"] == "assistant"
         )
-
-
-def test_replay_rows_are_short_and_from_the_training(tokenizer: Any, tmp_path: Path) -> None:
-    talks = list(conversations(small_bank(), 2, 400))
-    documents = [f"document {i} " + "word " * 200 for i in range(100)]
-    write_replay(tmp_path / "replay.jsonl", talks, documents, tokenizer)
-    rows = [json.loads(line) for line in (tmp_path / "replay.jsonl").read_text(encoding="utf-8").splitlines()]
-    chats, texts = ([row for row in rows if row["kind"] == kind] for kind in ("chat", "text"))
-    assert 0 < len(chats) < 400 and all(row["messages"] in talks for row in chats)
-    assert max(len(tokenizer.encode(row["messages"][-1]["content"])) for row in chats) < 16
-    assert len(texts) == 40 and all(len(row["text"]) == 240 for row in texts)
 
 
 def test_without_torch_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
