@@ -325,7 +325,7 @@ def test_every_choice_of_layers_is_loaded(cpu_run: Run, tmp_path: Path, choice: 
     import torch
     from safetensors.torch import load_file, save_file
 
-    from engram.models.peft_targets import read as read_targets
+    from engram.models.peft_layout import read_targets
 
     backend, tensors = backends.get("cpu"), load_file(cpu_run.root / "adapter" / PEFT_WEIGHTS)
     settings = json.loads((cpu_run.root / "adapter" / ADAPTER_CONFIG).read_text()) | choice
