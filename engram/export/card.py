@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from engram.memory.table import is_memory
 from engram.models import adapters, conversion
-from engram.models.lora import Lora
+from engram.models.adapters import Lora
 from engram.models.model import REGISTRY, Model
 from engram.models.tokenizer import Encoder
 from engram.plan import documents

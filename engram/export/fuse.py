@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.models import safetensors_file
-from engram.models.lora import Lora, listed
+from engram.models.adapters import Lora, listed
 from engram.models.model import Model, weight_files
 from engram.models.safetensors_file import ITEM_BYTES, Entry, header
 from engram.support.errors import EngramError, readable_errors

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.export import fuse
-from engram.models.lora import Lora, listed
+from engram.models.adapters import Lora, listed
 from engram.models.model import Model
 from engram.models.safetensors_file import Entry
 from engram.models.tokenizer import Encoder

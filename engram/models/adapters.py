@@ -1,13 +1,16 @@
-"""LoRA adapters: where they start, and how they lie on disk."""
+"""LoRA adapters: where they start, how they lie on disk, and what each layout of them must say."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engram.models.safetensors_file import header
+from engram.models.safetensors_file import ITEM_BYTES, Tensor, header
 from engram.support import strict_json
 from engram.support.errors import EngramError
 from engram.support.files import recover, sha256, sha256_text
@@ -102,3 +105,142 @@ def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str
     if not isinstance(config, Mapping) or key not in config:
         raise EngramError(f"not a LoRA adapter of {layout}", where=str(folder / CONFIG), fix="make train")
     return dict(config), sha256(folder / weights)
+
+
+_BLOCK = re.compile(r"(.+\.[^.]+)\.(\d+)\.(.+)")
+_SHOWN = 3  # names in one line of a refusal
+SCALE_LIMIT = 1e30  # no scale is as large; times a rank it still is a number
+Key = tuple[str, str]  # a layer's name, and "A" or "B"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """y = Wx + scale · B(Ax) on each of `layers`: its factors A [rank, inputs] and B [outputs, rank].
+
+    `scale` is absolute. `every_block` says that the configuration attaches to all blocks of the model, so that a
+    list of names without block numbers describes it.
+    """
+
+    rank: int
+    scale: float
+    dropout: float
+    base: str | None
+    every_block: bool
+    layers: dict[str, tuple[Tensor, Tensor]]
+
+
+class Grid(NamedTuple):
+    """Layers that are the product of block numbers and names inside a block, and the names outside the blocks."""
+
+    blocks: list[int]
+    inside: list[str]
+    outside: list[str]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the blocks are numbered 0, 1, 2 … without a gap."""
+        return self.blocks == list(range(len(self.blocks)))
+
+
+class RefusedError(Exception):
+    """Why an adapter is not one that both layouts can hold: a line for each reason."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+def place(name: str) -> tuple[int, str] | None:
+    """The number of the block that a layer stands in and its name there; None outside of blocks.
+
+    None too where further numbers (of experts) follow: such names are used whole.
+    """
+    match = _BLOCK.fullmatch(name)
+    if not match or any(part.isdigit() for part in (*match[1].split("."), *match[3].split("."))):
+        return None
+    return int(match[2]), match[3]
+
+
+def grid(names: Iterable[str]) -> Grid | None:
+    """These layers as a grid, or None where some name of the product is missing, or in no block."""
+    places = {name: place(name) for name in names}
+    found = {known for known in places.values() if known}
+    outside = sorted(name for name, known in places.items() if not known)
+    blocks, inside = sorted({block for block, _ in found}), sorted({name for _, name in found})
+    several = len(found) != len(places) - len(outside)  # two lists of blocks, as of an encoder and a decoder
+    numbered = any(part.isdigit() for name in outside for part in name.split("."))
+    if several or numbered or not found or len(found) != len(blocks) * len(inside):
+        return None
+    return Grid(blocks, inside, outside)
+
+
+def number(
+    settings: Mapping[str, Any], name: str, default: float | None, problems: list[str], *, below: float
+) -> float:
+    """A number of a configuration whose size is less than `below`; anything else is a problem, and 0."""
+    value = settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < below:
+        problems.append(f"{name}: {value!r} is not a number that can be used here")
+        return 0.0
+    return float(value)
+
+
+def whole_number(settings: Mapping[str, Any], name: str, problems: list[str]) -> int:
+    """A positive whole number of a configuration; anything else is a problem, and 0."""
+    value = settings.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        problems.append(f"{name}: {value!r} is not a positive whole number")
+        return 0
+    return value
+
+
+def names_or_none(settings: Mapping[str, Any], name: str, problems: list[str]) -> list[str] | None:
+    """A list of names of a configuration, None where there is none; anything else is a problem."""
+    value = settings.get(name)
+    if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        problems.append(f"{name}: {value!r} is not a list of names")
+        return None
+    return value
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of these names in alphabetical order, and how many more there are."""
+    known = sorted(names)
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return ", ".join(known[:_SHOWN]) + more
+
+
+def unusable(name: str, tensor: Tensor) -> str:
+    """Why this tensor is no factor of a linear layer; empty where it may be one."""
+    if tensor.dtype not in ITEM_BYTES:
+        return f"dtype {tensor.dtype} (float32, float16 and bfloat16 are converted)"
+    if len(tensor.shape) != 2 or 0 in tensor.shape:
+        return "not a matrix (a convolution's or several experts' factors)"
+    leaf = name.split(".")[-1]
+    return "LoRA on an embedding" if "embed" in leaf or leaf in ("wte", "wpe") else ""
+
+
+def pair(factors: Mapping[Key, Tensor], rank: int, problems: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The factors of each layer, in the order of its name; appends what does not fit the rank or has no partner."""
+    names = sorted({name for name, _ in factors})
+    if not names:
+        problems.append("no LoRA factors in the weights file")
+    for part, other in (("A", "B"), ("B", "A")):
+        if alone := [name for name in names if (name, part) in factors and (name, other) not in factors]:
+            problems.append(f"factor {part} without {other}: {listed(alone)}")
+    whole = [name for name in names if (name, "A") in factors and (name, "B") in factors]
+    layers = {name: (factors[name, "A"], factors[name, "B"]) for name in whole}
+    ranks = Counter(size for a, b in layers.values() for size in {a.shape[0], b.shape[1]})
+    if len(ranks) > 1:
+        counts = ", ".join(f"{size} in {count} layers" for size, count in sorted(ranks.items()))
+        problems.append(f"mixed ranks: {counts}")
+    elif rank and ranks and rank not in ranks:
+        problems.append(f"the configuration's rank is {rank}, the tensors' is {next(iter(ranks))}")
+    return layers
+
+
+def grouped(reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with the names that it stands for."""
+    return [
+        f"{reason}: {listed(n for n, r in reasons.items() if r == reason)}" for reason in sorted({*reasons.values()})
+    ]

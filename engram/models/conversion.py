@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from engram.models import adapters, mlx_layout, peft_layout, safetensors_file
-from engram.models.lora import Lora, RefusedError, grid
+from engram.models.adapters import Lora, RefusedError, grid
 from engram.support import locks, strict_json
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import new_folder, read_bytes, write_bytes

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engram.models import adapters
-from engram.models.lora import (
+from engram.models.adapters import (
     SCALE_LIMIT,
     Key,
     Lora,

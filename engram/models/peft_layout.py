@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engram.models import adapters
-from engram.models.lora import (
+from engram.models.adapters import (
     SCALE_LIMIT,
     Key,
     Lora,

@@ -21,7 +21,7 @@ from engram.export import agreement, fuse, llamacpp, ollama, stage
 from engram.export import card as model_card
 from engram.export import gguf as gguf_file
 from engram.models import conversion, model, safetensors_file
-from engram.models.lora import Lora
+from engram.models.adapters import Lora
 from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import load_encoder, render
 from engram.support.errors import EngramError

@@ -26,9 +26,8 @@ from engram.backends.mlx import linux_cpu
 from engram.cli import main
 from engram.evaluation import evaluate
 from engram.models import peft_layout, safetensors_file
-from engram.models.adapters import CONFIG, MLX_WEIGHTS, PEFT_WEIGHTS, read_adapter
+from engram.models.adapters import CONFIG, MLX_WEIGHTS, PEFT_WEIGHTS, grid, read_adapter
 from engram.models.conversion import convert, describe, read, readable
-from engram.models.lora import grid
 from engram.models.safetensors_file import Tensor
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, sha256

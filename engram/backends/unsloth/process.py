@@ -11,7 +11,7 @@ from typing import Any
 
 from engram.backends import refuse_quantize, silenced, without_wandb
 from engram.models import conversion, peft_layout
-from engram.models.lora import Lora
+from engram.models.adapters import Lora
 from engram.models.model import Model
 from engram.plan.config import SMALL_MODEL, Config
 from engram.support.errors import EngramError, readable_errors
