@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,8 +228,9 @@ def test_an_adapter_stays_where_make_is_interrupted_just_after(house: Path) -> N
     engram.write_text(
         STUB.replace("adapters/$place/$weights ;;", "adapters/$place/$weights; touch trained; sleep 1 ;;")
     )
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(["make", "train"], cwd=house, env=alone(), **pipes) as running:
+    how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": alone()}
+    how["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    with subprocess.Popen(["make", "train"], cwd=house, **how) as running:
         while not (house / "trained").exists():
             assert running.poll() is None, running.communicate()
             time.sleep(0.02)
