@@ -92,7 +92,7 @@ def evaluate(run: Run, stage: Literal["baseline", "tuned"] = "tuned") -> dict[st
 def compare(run: Run) -> dict[str, Any]:
     """Compare baseline and tuned, paired; write and return `comparison.json`.
 
-    Each split's `improvement` has its n, difference, interval, p-value and verdict. Raises EngramError where a stage
+    Each split's `improvement` has its n, difference, interval, p-value and verdict. Raises EngramError if a stage
     has not been evaluated, or where the two are not comparable.
     """
     from engram.evaluation import compare as comparison

@@ -115,7 +115,7 @@ def choose(name: str = "auto") -> str:
 
 
 def get(name: str) -> Backend:
-    """The module of a backend; raises EngramError where its packages are not installed or its device is not usable."""
+    """The module of a backend; raises EngramError if its packages are not installed or its device is not usable."""
     module: Any = importlib.import_module(f"engram.backends.{MODULES[name]}")
     module.require(name)
     backend: Backend = module
@@ -154,7 +154,7 @@ def silenced() -> Iterator[None]:
 
 
 def refuse_quantize(quantize: str, name: str) -> None:
-    """Raise an EngramError where a backend that cannot quantize is asked to."""
+    """Raise an EngramError if a backend that cannot quantize is asked to."""
     if quantize != "none":
         raise EngramError(
             f"BACKEND={name} does not load a model in {quantize}",

@@ -86,7 +86,7 @@ def _test_phrasing(pattern: Pattern, seed: int) -> str:
 def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path, seed: int) -> dict[str, Any]:
     """Write `{train,valid,test}.jsonl` and, last, `manifest.json`; return the manifest.
 
-    Raises EngramError where two patterns make the same prompt, where nothing would be taught, where the splits leak,
+    Raises EngramError if two patterns make the same prompt, where nothing would be taught, where the splits leak,
     or where a file can't be written. Nothing is written before all is proven, and no file is replaced before all are
     on the disk.
     """

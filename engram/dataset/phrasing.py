@@ -39,7 +39,7 @@ def phrase(name: str, text: str) -> str:
 
 
 def unphrase(name: str, prompt: str) -> str | None:
-    """The input inside a prompt of the phrasing `name`, or None where the prompt is not of that phrasing."""
+    """The input inside a prompt of the phrasing `name`, or None if the prompt is not of that phrasing."""
     before, after = _around(name)
     if not (prompt.startswith(before) and prompt.endswith(after) and len(prompt) >= len(before) + len(after)):
         return None

@@ -68,7 +68,7 @@ def noted(reader: Reader | None, encoder: Encoder, prompt: Sequence[int], answer
 def facts_of(row: dict[str, Any]) -> list[Fact | None]:
     """The fact of each token, from what `noted` wrote into a row of a document; empty if no row was read.
 
-    Raises EngramError where it does not fit the row's answer.
+    Raises EngramError if it does not fit the row's answer.
     """
     read = row.get("read")
     if not read:
@@ -114,7 +114,7 @@ class Explained:
 
 
 def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit: int) -> Explained:
-    """Answer a prompt with the memory of a folder and without it; raises EngramError where there is no memory."""
+    """Answer a prompt with the memory of a folder and without it; raises EngramError if there is no memory."""
     backend, encoder = backends.get(backend_name), load_encoder(model)
     opened = table.opened(folder, model, backend.WEIGHTS) if table.is_memory(folder) else None
     known = reader(opened)

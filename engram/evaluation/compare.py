@@ -57,7 +57,7 @@ def stored(place: Path) -> dict[str, Any]:
 
 
 def results(place: Path) -> list[dict[str, Any]]:
-    """The baseline and the tuned result of a run's folder; raises EngramError where one is missing or broken."""
+    """The baseline and the tuned result of a run's folder; raises EngramError if one is missing or broken."""
     return [documents.read(place / f"{stage}.json", "result", "make eval") for stage in STAGES]
 
 

@@ -105,7 +105,7 @@ def pair(one: Run, other: Run) -> dict[str, Any]:
 
 
 def read_run(place: Path, name: str) -> Run:
-    """The run in a folder; raises EngramError where a document is missing, broken or newer than its comparison."""
+    """The run in a folder; raises EngramError if a document is missing, broken or newer than its comparison."""
     comparison = documents.read(place / "comparison.json", "comparison", "make compare")
     stages = dict(zip(STAGES, results(place), strict=True))
     stale = [stage for stage in STAGES if sha256(place / f"{stage}.json") != comparison["sources"][stage]]

@@ -27,7 +27,7 @@ SAME = ("schema_version", "backend", "device", "model", "adapter", "data", "reci
 
 
 def choose(examples: Sequence[Example], seed: int) -> Example | None:
-    """The question to ask, None where nothing was taught: by hash, then the longest answer that fits a line."""
+    """The question to ask, None if nothing was taught: by hash, then the longest answer that fits a line."""
     taught = [e for e in examples if e.split_kind == "recall"]
     fitting = [e for e in taught if len(e.answer) <= LONGEST] or taught
     first = sorted(fitting, key=lambda e: sha256_text(f"erase:{seed}:{e.id}"))[:LOOKED_AT]
@@ -54,7 +54,7 @@ def write(
 
 
 def stored(place: Path, tuned: dict[str, Any]) -> dict[str, Any] | None:
-    """The measurement in a run's folder, None without one; raises EngramError where it is of another run."""
+    """The measurement in a run's folder, None without one; raises EngramError if it is of another run."""
     path = place / NAME
     if not path.is_file():
         return None

@@ -36,7 +36,7 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
     if model.chat_template:
-        what = "this model has no chat template of its own, so lm_eval cannot ask it as engram does"
+        what = "this model has no chat template, so lm_eval cannot ask it as engram does"
         raise EngramError(what, where=model.name, fix="take a model with a chat template (MODEL=smollm-135m)")
     encoder = load_encoder(model)
     if asks_for_the_day(encoder.tokenizer):

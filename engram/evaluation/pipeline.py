@@ -117,7 +117,7 @@ def campaign(
 
 
 def summarise(places: Sequence[Path]) -> dict[str, Any]:
-    """The runs in these folders as one document; raises EngramError where they differ in more than the seed."""
+    """The runs in these folders as one document; raises EngramError if they differ in more than the seed."""
     comparisons = [compare.stored(place) for place in places]
     recipes = [{key: value for key, value in one["recipe"].items() if key != "seed"} for one in comparisons]
     alike = [one | {"recipe": recipe} for one, recipe in zip(comparisons, recipes)]

@@ -42,7 +42,7 @@ class Places:
 
 
 def verify(path: Path, places: Places) -> list[Finding]:
-    """Every check of one document. Raises EngramError where it is no result document of this version."""
+    """Every check of one document. Raises EngramError if it is no result document of this version."""
     if not path.is_file():
         raise EngramError("no such result", where=str(path), fix="make eval compare")
     document, changed = results.parsed(path, "make it again: make eval compare")
@@ -56,7 +56,7 @@ def verify(path: Path, places: Places) -> list[Finding]:
 
 
 def documents(folder: Path) -> list[Path]:
-    """The documents in a results folder; raises EngramError where there is none."""
+    """The documents in a results folder; raises EngramError if there is none."""
     found = sorted([*folder.glob("*/*.json"), *folder.glob("*.json")])
     found = [path for path in found if path.parent.name != "reference"]
     if not found:

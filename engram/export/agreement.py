@@ -26,7 +26,7 @@ Rows = Sequence[dict[str, Any]]  # `id`, `prompt` and `answer` of a tuned result
 
 
 def require_program() -> None:
-    """Raise an EngramError where no program is installed that loads a whole model."""
+    """Raise an EngramError if no program is installed that loads a whole model."""
     if not any(importlib.util.find_spec(module) for module in PROGRAMS):
         fix = "make setup; or export with --unchecked, and the card says so"
         raise EngramError("neither mlx-lm nor torch is here to check the model with", where="--format fused", fix=fix)
@@ -118,7 +118,7 @@ def check(program: str, asked: str, rows: Rows, given: Sequence[str]) -> dict[st
 
 
 def refuse_unlike(checks: Sequence[dict[str, Any]], form: str, bar: float) -> None:
-    """Raise an EngramError, with the numbers and the first differences, where a check is below the bar."""
+    """Raise an EngramError, with the numbers and the first differences, if a check is below the bar."""
     low = [one for one in checks if not one["n"] or one["share"] < bar]
     if low:
         problems = []

@@ -68,7 +68,7 @@ def write(model: Model, lora: Lora, folder: Path, wide: bool = False) -> str:
     """Write the merged model to an existing folder, in the base's files and order; return the dtypes' names.
 
     Every tensor keeps its dtype, and its bytes where it has no adapter; `wide` stores all of them in float32, so that
-    nothing is rounded. Raises EngramError where the adapter does not fit the model, or a merged number the dtype.
+    nothing is rounded. Raises EngramError if the adapter does not fit the model, or a merged number the dtype.
     """
     check(model, lora)
     dtypes = set()

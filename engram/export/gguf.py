@@ -60,7 +60,7 @@ class Settings(NamedTuple):
 
 
 def require() -> None:
-    """Raise an EngramError where the package that writes GGUF files is not installed."""
+    """Raise an EngramError if the package that writes GGUF files is not installed."""
     if not importlib.util.find_spec("gguf"):
         fix = "make setup-gguf, or pip install 'engram[gguf]'"
         raise EngramError("the package gguf is not installed", where="--format gguf", fix=fix)
@@ -300,7 +300,7 @@ def identify(folder: Path, prompts: Sequence[str]) -> Found:
     """The candidate that gives the same ids as the tokenizer in `folder` for every prompt and the most hard cases.
 
     A GGUF file names the way to split text before BPE, it cannot hold it: so each candidate is put into the model's own
-    tokenizer, and the ids are compared. Of equal candidates the first. Raises EngramError where none agrees on every
+    tokenizer, and the ids are compared. Of equal candidates the first. Raises EngramError if none agrees on every
     prompt and on nine in ten of the hard cases.
     """
     from tokenizers import Tokenizer

@@ -66,7 +66,7 @@ _GREEDY: Mapping[str, Any] = {"temperature": 0.0, "cache_prompt": False, "repeat
 
 
 def require() -> None:
-    """Raise an EngramError where llama.cpp's binding is not installed."""
+    """Raise an EngramError if llama.cpp's binding is not installed."""
     if not importlib.util.find_spec(BINDING):
         fix = "make setup-gguf, or pip install 'engram[gguf]'; or export with --unchecked, and the card says so"
         raise EngramError(f"llama.cpp is not here to check the file with ({BINDING})", where="--format gguf", fix=fix)
@@ -81,7 +81,7 @@ def name() -> str:
 def serving(file: Path, context: int, small: bool) -> Iterator[Server]:
     """llama.cpp's server with this model on the CPU, for the block; `context` is in tokens.
 
-    Raises EngramError where it does not load the file.
+    Raises EngramError if it does not load the file.
     """
     import xllamacpp
 

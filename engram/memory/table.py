@@ -113,7 +113,7 @@ def opened(folder: Path | Opened, model: Model, preferred: str = "") -> Opened:
     under = adapters.read_adapter(folder, preferred)[1] if lora else None
     if under != known["adapter"]:
         what = "this memory was fitted with another adapter under it"
-        lines = [f"adapter: {_shown(known['adapter'])} in {SETTINGS}, {_shown(under)} beside it"]
+        lines = [f"adapter: {_shown(known['adapter'])} in {SETTINGS}, {_shown(under)} next to it"]
         raise EngramError(what, where=str(folder), problems=lines, fix="make train METHOD=both")
     arrays, orders = _sound(folder / WEIGHTS, known), tuple(sorted(known["orders"], reverse=True))
     memory = Memory(arrays["slots"], arrays["numbers"], known["addresses"], orders, frame, arrays["rows"])

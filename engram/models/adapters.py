@@ -70,9 +70,9 @@ def peft_settings(rank: int, alpha: float, dropout: float, base: str | None, tar
 
 
 def weights_file(folder: Path, preferred: str = "") -> str:
-    """The name of the weights file in an adapter's folder, which says its layout; `preferred` where both are there.
+    """The name of the weights file in an adapter's folder, which tells its layout; `preferred` if both are there.
 
-    Raises EngramError where there is none, where there are both and none is preferred, and where a link leads out of
+    Raises EngramError if there is none, where there are both and none is preferred, and where a link leads out of
     the folder.
     """
     if not folder.exists():
@@ -86,14 +86,14 @@ def weights_file(folder: Path, preferred: str = "") -> str:
         raise EngramError(f"no adapter here: {', '.join(missing)} missing", where=str(folder), fix="make train")
     if len(present) > 1:
         what = f"weights in two layouts: {' and '.join(present)}"
-        raise EngramError(what, where=str(folder), fix="move one of them to a folder of its own")
+        raise EngramError(what, where=str(folder), fix="move one of them to another folder")
     return present[0]
 
 
 def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str]:
     """The configuration and the weights' SHA-256 of an adapter folder in either layout; see `weights_file`.
 
-    Raises EngramError where the folder, its configuration or its weights are missing or not readable, or where
+    Raises EngramError if the folder, its configuration or its weights are missing or not readable, or where
     the configuration is not of the weights' layout.
     """
     weights = weights_file(folder, preferred)
@@ -143,7 +143,7 @@ class Grid(NamedTuple):
 
 
 class RefusedError(Exception):
-    """Why an adapter is not one that both layouts can hold: a line for each reason."""
+    """The reasons, a line each, why an adapter can't be expressed in both layouts."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -151,7 +151,7 @@ class RefusedError(Exception):
 
 
 def place(name: str) -> tuple[int, str] | None:
-    """The number of the block that a layer stands in and its name there; None outside of blocks.
+    """Return the number of a layer's block and its name inside the block; None outside the blocks.
 
     None too where further numbers (of experts) follow: such names are used whole.
     """
@@ -162,7 +162,7 @@ def place(name: str) -> tuple[int, str] | None:
 
 
 def grid(names: Iterable[str]) -> Grid | None:
-    """These layers as a grid, or None where some name of the product is missing, or in no block."""
+    """Return these layers as a grid, or None if the product of blocks and names has gaps."""
     places = {name: place(name) for name in names}
     found = {known for known in places.values() if known}
     outside = sorted(name for name, known in places.items() if not known)
@@ -177,7 +177,7 @@ def grid(names: Iterable[str]) -> Grid | None:
 def number(
     settings: Mapping[str, Any], name: str, default: float | None, problems: list[str], *, below: float
 ) -> float:
-    """A number of a configuration whose size is less than `below`; anything else is a problem, and 0."""
+    """Read a number whose size is less than `below`; anything else is appended to `problems` and read as 0."""
     value = settings.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < below:
         problems.append(f"{name}: {value!r} is not a number that can be used here")
@@ -186,7 +186,7 @@ def number(
 
 
 def whole_number(settings: Mapping[str, Any], name: str, problems: list[str]) -> int:
-    """A positive whole number of a configuration; anything else is a problem, and 0."""
+    """Read a positive whole number; anything else is appended to `problems` and read as 0."""
     value = settings.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         problems.append(f"{name}: {value!r} is not a positive whole number")
@@ -195,7 +195,7 @@ def whole_number(settings: Mapping[str, Any], name: str, problems: list[str]) ->
 
 
 def names_or_none(settings: Mapping[str, Any], name: str, problems: list[str]) -> list[str] | None:
-    """A list of names of a configuration, None where there is none; anything else is a problem."""
+    """Read a list of names, None if there is none; anything else is appended to `problems`."""
     value = settings.get(name)
     if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         problems.append(f"{name}: {value!r} is not a list of names")
@@ -211,7 +211,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def unusable(name: str, tensor: Tensor) -> str:
-    """Why this tensor is no factor of a linear layer; empty where it may be one."""
+    """Say why this tensor can't be a factor of a linear layer; empty if it can."""
     if tensor.dtype not in ITEM_BYTES:
         return f"dtype {tensor.dtype} (float32, float16 and bfloat16 are converted)"
     if len(tensor.shape) != 2 or 0 in tensor.shape:
@@ -240,7 +240,7 @@ def pair(factors: Mapping[Key, Tensor], rank: int, problems: list[str]) -> dict[
 
 
 def grouped(reasons: Mapping[str, str]) -> list[str]:
-    """A line for each reason, with the names that it stands for."""
+    """Return a line for each reason, with the names it applies to."""
     return [
         f"{reason}: {listed(n for n, r in reasons.items() if r == reason)}" for reason in sorted({*reasons.values()})
     ]

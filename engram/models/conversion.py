@@ -1,4 +1,4 @@
-"""LoRA adapters between the layouts of PEFT and mlx-lm, there and back without a byte lost.
+"""Convert LoRA adapters between the layouts of PEFT and mlx-lm, and back byte by byte.
 
 What the other layout cannot hold (the text of the configuration, the order of the tensors) travels in the metadata of
 the weights file, which both stock loaders ignore; PEFT would warn of an unknown key in the configuration. On the way
@@ -40,7 +40,7 @@ class Files(NamedTuple):
 def read(folder: Path, preferred: str = "") -> Lora:
     """The adapter in a folder of either layout, `preferred` (a weights file's name) where both are there.
 
-    Raises EngramError where it cannot be read, and, with every reason, where it is not plain LoRA on linear layers.
+    Raises EngramError if it cannot be read, and, with every reason, where it is not plain LoRA on linear layers.
     """
     return _understood(_files(folder, preferred), folder)
 
@@ -65,7 +65,7 @@ def convert(source: Path, target: Path, to: str = "") -> str:
 
 @contextlib.contextmanager
 def readable(folder: Path, weights: str) -> Iterator[Path]:
-    """A folder with this adapter in the layout of `weights`: its own, or one that lasts as long as the block."""
+    """Yield a folder with this adapter in the layout of `weights`: its own, or a temporary one."""
     if adapters.weights_file(folder, weights) == weights:
         _files(folder, weights)
         yield folder
@@ -79,7 +79,7 @@ def readable(folder: Path, weights: str) -> Iterator[Path]:
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """What an adapter is, as named lines: layout, model, rank, scale, dropout, targets, layers, parameters, hash."""
+    """Describe an adapter in named lines: layout, model, rank, scale, dropout, targets, layers, parameters, hash."""
     files, (_, digest) = _files(folder), adapters.read_adapter(folder)
     lora = _understood(files, folder)
     known = grid(lora.layers)
@@ -131,7 +131,7 @@ def _understood(files: Files, folder: Path) -> Lora:
 
 
 def _translated(files: Files, wanted: str, folder: Path) -> Files:
-    """The adapter in the wanted layout: as it once was there, where it still is the same adapter, else anew."""
+    """Return the adapter in the wanted layout: its earlier files if it is still the same adapter, else new ones."""
     lora, layout = _understood(files, folder), _LAYOUTS[wanted]
     tensors = layout.tensors_of(lora)
     if known := _origin(files.header):
@@ -144,7 +144,7 @@ def _translated(files: Files, wanted: str, folder: Path) -> Files:
 
 
 def _origin(header: str) -> Mapping[str, str] | None:
-    """The texts that an earlier conversion kept, or None."""
+    """Return the texts kept by an earlier conversion, or None."""
     try:
         known = json.loads(safetensors_file.metadata(header)[ORIGIN])
         return known if isinstance(known["config"], str) and isinstance(known["header"], str) else None
@@ -153,7 +153,7 @@ def _origin(header: str) -> Mapping[str, str] | None:
 
 
 def _is_same(once: Files, lora: Lora, weights: str) -> bool:
-    """Whether these files, converted to the layout of `weights`, would say what is there now."""
+    """Whether these files, converted to the layout of `weights`, give the adapter that is there now."""
     back = _LAYOUTS[weights]
     try:
         once.config.encode("utf-8")

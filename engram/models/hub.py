@@ -44,7 +44,7 @@ def offline() -> bool:
 
 
 def cached(hub_id: str) -> Path | None:
-    """The folder of a hub model in the local cache, None where it is not whole there; asks no network."""
+    """The folder of a hub model in the local cache, None if it is not whole there; asks no network."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -142,7 +142,7 @@ def _check(hub_id: str, blobs: list[Path]) -> None:
 
 
 def _hash(blob: Path) -> str | None:
-    """The hash of the kind that a blob's name has; None where the name is no hash."""
+    """The hash of the kind that a blob's name has; None if the name is no hash."""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
         return None
     git = len(blob.name) == 40

@@ -107,7 +107,7 @@ def _inside(name: str) -> str:
 
 
 def _factors(tensors: Mapping[str, Tensor]) -> tuple[dict[Key, Tensor], dict[str, str]]:
-    """The factors, transposed to PEFT's orientation, and for every other tensor the reason why it is none."""
+    """Return the factors in PEFT's orientation, and for every other tensor the reason why it isn't one."""
     factors, reasons = {}, {}
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)

@@ -30,7 +30,7 @@ REGISTRY: Mapping[str, str] = {
     "qwen3-0.6b": "Qwen/Qwen3-0.6B",
     "phi-2": "microsoft/phi-2",
 }
-# phi-2 was trained on this form and ships no template of its own
+# phi-2 was trained on this form and ships no template
 TEMPLATES: Mapping[str, str] = {
     "phi-2": (
         "{% for m in messages %}{% if m['role'] == 'user' %}Instruct: {{ m['content'] }}\n"
@@ -54,7 +54,7 @@ class Model:
 
     @functools.cached_property
     def parameters(self) -> int:
-        """How many parameters the weight files hold, from their headers alone."""
+        """The number of parameters in the weight files, from their headers alone."""
         return sum(math.prod(one.shape) for path in weight_files(self.path) for one in header(path)[1].values())
 
     @functools.cached_property
@@ -65,7 +65,7 @@ class Model:
 
     @property
     def context(self) -> int:
-        """The longest sequence that is answered, in tokens: the model's own limit, 2,048 at most."""
+        """The longest sequence in tokens: the model's limit, 2,048 at most."""
         try:
             known = json.loads((self.path / "config.json").read_text("utf-8")).get("max_position_embeddings")
         except (OSError, ValueError, AttributeError):
@@ -73,7 +73,7 @@ class Model:
         return min(known, CONTEXT) if isinstance(known, int) and known > 0 else CONTEXT
 
     def describe(self) -> dict[str, Any]:
-        """The model as result documents name it; no local path in it."""
+        """Describe the model for result documents, without local paths."""
         return {
             "name": self.name,
             "revision": self.revision,
@@ -116,7 +116,7 @@ def resolve(spec: str = "auto") -> Model:
 def on_this_disk(spec: str) -> Model | None:
     """The model that `spec` names if it is here already, else None; asks no network.
 
-    Raises EngramError where it is here and not usable.
+    Raises EngramError if it is here and not usable.
     """
     if spec in ("tiny", "auto") or _looks_local(spec):
         return resolve("tiny" if spec == "auto" else spec)
@@ -186,13 +186,13 @@ def _checked(model: Model) -> Model:
         raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")
     if "model_file" in config:  # mlx-lm's way to bring Python along
         raise EngramError(
-            "this model brings code of its own, which is never run", where=model.name, fix="take another MODEL"
+            "this model comes with code, which is never run", where=model.name, fix="take another MODEL"
         )
     return model
 
 
 def _intact(model: Model) -> Model:
-    """Refuse a bundled model whose files are not as they were made: a weight with a flipped bit is read like any."""
+    """Refuse a bundled model with changed files: a flipped bit in a weight would go unnoticed."""
     made = checksums.read(model.path / checksums.NAME)
     broken = [name for name in made if not (model.path / name).is_file() or sha256(model.path / name) != made[name]]
     if broken or not made:

@@ -51,7 +51,7 @@ REFUSED = {
     "monteclora_config": "Monteclora",
     "arrow_config": "Arrow routing",
     "alora_invocation_tokens": "activated LoRA",
-    "modules_to_save": "whole modules beside the factors",
+    "modules_to_save": "whole modules next to the factors",
     "trainable_token_indices": "trained embeddings",
     "ensure_weight_tying": "tied embeddings",
     "rank_pattern": "ranks that differ between layers",
@@ -68,7 +68,7 @@ STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _PARTS = {
     "lora_magnitude_vector": "DoRA's magnitudes",
     "lora_embedding_": "LoRA on an embedding",
-    "modules_to_save": "whole modules beside the factors",
+    "modules_to_save": "whole modules next to the factors",
     "lora_B.bias": "trained biases",
     "trainable_tokens": "trained embeddings",
     "base_layer": "weights of the base model",
@@ -128,7 +128,7 @@ def _refused_settings(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _factors(tensors: Mapping[str, Tensor]) -> tuple[dict[Key, Tensor], dict[str, str]]:
-    """The factors by layer and part, and for every other tensor the reason why it is none."""
+    """Return the factors by layer and part, and for every other tensor the reason why it isn't one."""
     factors, reasons = {}, {}
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
@@ -165,7 +165,7 @@ class Targets:
         return isinstance(self.chosen, str) and self.chosen.lower() == "all-linear"
 
     def attach(self, name: str) -> bool:
-        """Whether the layer of this name gets LoRA; where nothing is chosen, PEFT chooses by architecture."""
+        """Whether the layer of this name gets LoRA; without a choice PEFT decides by architecture."""
         if self.excluded and _matches(self.excluded, name):
             return False
         if self.chosen is None or self._all_linear:
@@ -183,7 +183,7 @@ class Targets:
 
 
 def read_targets(settings: Mapping[str, Any], problems: list[str]) -> Targets:
-    """The targets of a configuration; what cannot be understood is appended to `problems` and left out."""
+    """Read a configuration's targets; anything unclear is appended to `problems` and left out."""
     chosen, excluded, patterns = (
         _names(settings, name, problems) for name in ("target_modules", "exclude_modules", "layers_pattern")
     )

@@ -1,4 +1,4 @@
-"""General text and chat that no pattern file holds: what the model could do before, and still should."""
+"""General text and chat outside all patterns: what the model could do before, and still should."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, read_bytes, sha256
 
 HELD_OUT, REPLAY = "heldout.jsonl", "replay.jsonl"
-BUNDLED_FOR = {HELD_OUT: "general.jsonl", REPLAY: "replay.jsonl"}  # for a model whose folder has none of its own
+BUNDLED_FOR = {HELD_OUT: "general.jsonl", REPLAY: "replay.jsonl"}  # for a model whose folder has none
 MAX_TOKENS = 512  # what is longer is cut: the set is to measure, not to fill the context
 
 
@@ -47,15 +47,15 @@ class GeneralSet:
 
 
 def general_set(model: Model) -> GeneralSet:
-    """What retention is measured on: a model's own held-out pretraining rows, else the bundled public-domain set.
+    """The rows that measure retention: a model's own held-out pretraining rows, else the bundled public-domain set.
 
-    Raises EngramError, naming each line, where the file is not what `engram base-model` writes.
+    Raises EngramError, naming each line, if the file is not what `engram base-model` writes.
     """
     return _read_set(model, HELD_OUT, ("chat", "text"))
 
 
 def replay_set(model: Model) -> GeneralSet:
-    """What a recipe may mix in so that less is forgotten: rows of a model's own training, else the bundled ones.
+    """Return the rows that a recipe may mix in: rows of a model's own training, else the bundled ones.
 
     None of them is in `general_set`. Raises EngramError as that does.
     """
@@ -95,7 +95,7 @@ def _read(path: Path, kinds: Sequence[str]) -> tuple[General, ...]:
     problems += [f"no row of the kind {kind!r}" for kind in kinds if not problems and not seen[kind]]
     if problems:
         what = "the general text and chat rows cannot be read"
-        raise EngramError(what, where=str(path), problems=problems[:20], fix="make them anew: engram base-model")
+        raise EngramError(what, where=str(path), problems=problems[:20], fix="make base-model")
     return tuple(rows)
 
 

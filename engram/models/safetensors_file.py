@@ -31,7 +31,7 @@ class Tensor(NamedTuple):
 def read(path: Path) -> tuple[str, dict[str, Tensor]]:
     """The header's JSON text, padding included, and the tensors of a safetensors file.
 
-    Raises EngramError where the file is cut short or damaged in any way that safetensors notices.
+    Raises EngramError if the file is cut short or damaged in any way that safetensors notices.
     """
     content = read_bytes(path)
     try:
@@ -44,7 +44,7 @@ def read(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def metadata(header: str) -> dict[str, str]:
-    """What a checked header's `__metadata__` holds; empty where it has none."""
+    """Return the `__metadata__` of a checked header; empty if it has none."""
     return dict(json.loads(header).get(METADATA) or {})
 
 
@@ -66,7 +66,7 @@ def new_header(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
 def pack(header: str, tensors: Mapping[str, Tensor]) -> bytes:
     """The file that has this header and these tensors, each where the header places it.
 
-    Raises ValueError where the header is not one of exactly these names, shapes and dtypes.
+    Raises ValueError if the header is not one of exactly these names, shapes and dtypes.
     """
     try:
         entries = {name: entry for name, entry in json.loads(header).items() if name != METADATA}
@@ -92,7 +92,7 @@ def transposed(tensor: Tensor) -> Tensor:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number of a tensor is NaN or infinite; of dtypes that adapters do not have, nothing is said."""
+    """Whether every number of a tensor is finite; True for dtypes that adapters don't have."""
     import numpy as np
 
     if tensor.dtype == "BF16":  # which NumPy lacks: all bits of the exponent are set
@@ -102,7 +102,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def _deserialised(content: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """The tensors of a safetensors file, by the library, which checks it; raises ValueError where it is not whole."""
+    """The tensors of a safetensors file, by the library, which checks it; raises ValueError if it is not whole."""
     import safetensors
 
     untyped: Any = safetensors
@@ -173,7 +173,7 @@ def as_float32(data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[np.fl
 def as_bytes(values: NDArray[np.float32], dtype: str) -> bytes:
     """The numbers in another dtype, each rounded to the nearest, ties to even.
 
-    Raises ValueError where one is not finite in that dtype.
+    Raises ValueError if one is not finite in that dtype.
     """
     import numpy as np
 

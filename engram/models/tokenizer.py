@@ -80,14 +80,14 @@ class Encoder:
         return self._joined(name, self.chat(messages[:-1]), self._ids([messages[-1]["content"]])[0])
 
     def plain(self, text: str) -> tuple[int, ...]:
-        """The ids of a text that is no chat."""
+        """The ids of plain text."""
         return tuple(self._ids([text])[0])
 
     def _chats(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
         return self._ids(render_all(self.tokenizer, conversations, True))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts as they stand: no special token is put before or behind."""
+        """The ids of texts without added special tokens."""
         found: list[list[int]] = []
         for i in range(0, len(texts), TEXTS):
             portion = list(texts[i : i + TEXTS])
@@ -98,7 +98,7 @@ class Encoder:
         return Encoded(name, (*asked, *answered, self.end_id), len(asked))
 
     def ends(self, ids: Sequence[int]) -> list[int]:
-        """How many characters of the ids' text are there after each of them; half a character is none yet."""
+        """The length of the text after each of the ids; half a character counts as none."""
         whole = self.text(ids)
         begun = (self.text(ids[:n]).rstrip("\ufffd") for n in range(1, len(ids)))
         risen = itertools.accumulate((common(part, whole) for part in begun), max)
@@ -127,7 +127,7 @@ def load_encoder(model: Model) -> Encoder:
 def load_tokenizer(model: Model) -> Any:
     """The model's own tokenizer (transformers), with a chat template.
 
-    Raises EngramError where the files cannot be read or no chat template is there.
+    Raises EngramError if the files cannot be read or no chat template is there.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
     from transformers import AutoTokenizer

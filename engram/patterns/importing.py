@@ -60,7 +60,7 @@ class _UnfitError(ValueError):
 def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
     """Write the pairs of `files` to the new pattern file `out`; return its patterns.
 
-    Raises EngramError, and writes nothing, where `out` exists, with every line that a pattern file can't hold, and
+    Raises EngramError, and writes nothing, if `out` exists, with every line that a pattern file can't hold, and
     with every input that comes twice. The file is written only after its text was read back to the same pairs.
     """
     _refuse_target(out)

@@ -54,7 +54,7 @@ def packs() -> dict[str, Path]:
 def find_files(spec: str | None = None) -> list[Path]:
     """The pattern files of `spec`: a folder, a file, a pack's name, or several with commas; else the bundled ones.
 
-    A file or folder wins over a pack of the same name. Raises EngramError where something named is neither, or where
+    A file or folder wins over a pack of the same name. Raises EngramError if something named is neither, or where
     a folder holds no `.yaml` or `.yml` file.
     """
     spec = spec or "patterns"
@@ -236,7 +236,7 @@ def _fill(template: str, values: dict[str, str]) -> str:
 
 
 def unfit(key: str, text: str) -> tuple[str, str] | None:
-    """Why `text` can't be an `input`, `output`, `category` or `name` (the `key`), and the fix; None where it can."""
+    """Why `text` can't be an `input`, `output`, `category` or `name` (the `key`), and the fix; None if it can."""
     half = None if text.isascii() else next((one for one in text if "\ud800" <= one <= "\udfff"), None)
     if half:
         return f"the {key} holds half a character (U+{ord(half):04X})", "write the whole character"

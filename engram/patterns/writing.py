@@ -37,7 +37,7 @@ def pattern_file(name: str, source: str, rows: Iterable[tuple[str, str, str | No
 def write_scaffold(folder: Path) -> list[Path]:
     """Write a first pattern file and a README into a new or empty folder; return their paths.
 
-    Raises EngramError where the folder holds something, naming it, or where it can't be written.
+    Raises EngramError if the folder holds something, naming it, or where it can't be written.
     """
     fix = "name a new or an empty folder"
     with readable_errors(folder, "write this folder"):

@@ -75,7 +75,7 @@ class _StopError(Exception):
 
 
 def read(path: FilePath, name: str | None = None) -> Source:
-    """`parse` a file; raises EngramError where it can't be opened."""
+    """`parse` a file; raises EngramError if it can't be opened."""
     with reading(path) as file:
         return parse(file.read(MAX_BYTES + 1), name)
 

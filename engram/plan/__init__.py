@@ -1,1 +1,1 @@
-"""All that two backends must agree on: settings, token ids and loss masks, batches, learning rates, checkpoints."""
+"""Everything two backends must agree on: settings, token ids and loss masks, batches, learning rates, checkpoints."""

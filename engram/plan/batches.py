@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PAD_LENGTH = 4  # row lengths are padded to a multiple of this, so that few shapes occur: a GPU prepares each anew
+PAD_LENGTH = 4  # row lengths are padded to a multiple of this, so that few shapes occur: a GPU prepares for each
 WINDOW = 16  # batches whose rows are sorted by length together; more pad less, but put rows of one family together
 PAD_TARGETS = 16  # and the number of learned positions to a multiple of this
 
@@ -60,7 +60,7 @@ def plan_batches(
     Every pass mixes `config.replay` replay rows for each row into the rows, other ones each time as far as they go.
     It shuffles them by a hash of seed, pass and row id (the same on every machine), sorts windows of sixteen batches
     by length so that little is padded, and shuffles the batches of the pass the same way. A pass's last batch may
-    be smaller; nothing is dropped. Raises EngramError where there are more steps than anybody runs.
+    be smaller; nothing is dropped. Raises EngramError if there are more steps than anybody runs.
     """
     rows = [*encoded, *replay]
     mixed_in = min(round(config.replay * len(encoded)), len(replay))
@@ -169,5 +169,5 @@ def _key(seed: int, epoch: int | str, name: str) -> str:
 
 
 def rounded_up(number: int, step: int) -> int:
-    """The least multiple of `step` that is no less than the number."""
+    """Round up to a multiple of `step`."""
     return -(-number // step) * step

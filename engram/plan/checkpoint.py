@@ -21,7 +21,7 @@ from engram.support.errors import EngramError, readable_errors
 from engram.support.files import read_bytes, recover, write_bytes
 
 LAYOUT = 2  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
-EVERY = 25  # steps between two checkpoints where nobody says otherwise
+EVERY = 25  # steps between two checkpoints by default
 _SEAL = 64 * "0"
 _SEAL_AT = 8 + len(f'{{"{safetensors_file.METADATA}":{{"sha256":"')
 
@@ -84,7 +84,7 @@ class Keeper:
         seconds: Sequence[float],
         validation: Sequence[tuple[int, float]],
     ) -> None:
-        """Replace the checkpoint by one after `step` steps; raises EngramError where a weight is no number any more."""
+        """Replace the checkpoint by one after `step` steps; raises EngramError if a weight is no longer a number."""
         if wrong := [name for name, tensor in state.tensors.items() if not safetensors_file.is_finite(tensor)]:
             what = f"{len(wrong)} tensors are no numbers after step {step}, {wrong[0]} the first of them"
             raise EngramError(what, where="training", problems=self.about(), fix="a lower learning_rate, FRESH=1")
@@ -98,12 +98,12 @@ class Keeper:
 
 
 def path_for(adapter: Path) -> Path:
-    """Where the checkpoint of the run lies that writes this adapter folder: hidden, beside it."""
+    """The path of a run's checkpoint: hidden, next to its adapter folder."""
     return adapter.with_name(f".{adapter.name}.checkpoint.safetensors")
 
 
 def drop(path: Path) -> None:
-    """Take a checkpoint away, and what a killed writer of it left beside it."""
+    """Delete a checkpoint, and what a killed writer of it left next to it."""
     with readable_errors(path, "take this checkpoint away"):
         path.unlink(missing_ok=True)
     recover(path, parts=True)
@@ -119,7 +119,7 @@ def pack(found: Checkpoint, identity: Mapping[str, Any]) -> bytes:
 
 
 def read(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor], dict[str, Any]]:
-    """What a checkpoint is of, its tensors and the rest of it; raises EngramError where it is not whole."""
+    """What a checkpoint is of, its tensors and the rest of it; raises EngramError if it is not whole."""
     content = read_bytes(path)
     said = content[_SEAL_AT : _SEAL_AT + len(_SEAL)]
     if said != hashlib.sha256(_sealed(content, _SEAL)).hexdigest().encode():

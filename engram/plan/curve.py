@@ -78,7 +78,7 @@ class Curve:
     def step(self, step: int, loss: float, seconds: float) -> None:
         """After optimizer step `step` (from 1), which took `seconds`: note it, keep a checkpoint, or stop.
 
-        Raises EngramError where `loss` is no number, or has exploded: above ten times the first loss, where a first
+        Raises EngramError if `loss` is no number, or has exploded: above ten times the first loss, where a first
         loss under 3 nats counts as 3. The highest loss of a reference run is two and a half times its first. Raises
         Stopped where a signal asked for it; at the last step it is not heeded, since the run is done.
         """

@@ -1,4 +1,4 @@
-"""Result documents: provenance, and reading and writing them whole and valid."""
+"""Read and write result documents, whole and valid, with their provenance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKSUM = "checksum"
 
 
 def provenance() -> dict[str, Any]:
-    """What made a document: versions, commit, time (UTC), hardware; by allow-list, nothing personal."""
+    """Versions, commit, time (UTC) and hardware behind a document; by allow-list, nothing personal."""
     import platform
 
     return {
@@ -35,12 +35,12 @@ def provenance() -> dict[str, Any]:
 
 
 def data_identity(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What identifies the data a document speaks of."""
+    """The identity of a document's data."""
     return {"manifest_sha256": sha256(folder / "manifest.json"), "seed": manifest["seed"]}
 
 
 def refuse_changed_data(identity: dict[str, Any], folder: Path) -> None:
-    """Raise an EngramError where the data are others than when their identity was taken: rows may be mixed."""
+    """Raise an EngramError if the data changed after their identity was taken: rows may be mixed."""
     if data_identity(read_manifest(folder), folder) != identity:
         what = "the data changed while they were read"
         raise EngramError(what, where=str(folder), fix="run this again when nothing writes them")
@@ -70,7 +70,7 @@ def read(path: Path, name: str, missing: str) -> dict[str, Any]:
 
 
 def parsed(path: Path, fix: str) -> tuple[Any, str]:
-    """A document without its checksum, and what is wrong with that; of one without any, nothing."""
+    """Return a document without its checksum, and the problem with the checksum, if any."""
     document = strict_json.read(path, fix)
     known = document.pop(CHECKSUM, None) if isinstance(document, dict) else None
     intact = known is None or known == sha256_text(_dumps(document))
@@ -82,7 +82,7 @@ def _dumps(document: dict[str, Any]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """The value with every number in it as it is written: six digits. Raises ValueError for one that is not finite."""
+    """Round every number in a value to the six digits that are written; raises ValueError for one that isn't finite."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"a result holds {value}")
@@ -93,7 +93,7 @@ def rounded(value: Any) -> Any:
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], fields: Iterable[str]) -> list[str]:
-    """A line for each of the fields (one level deep) in which two documents differ."""
+    """Return a line for each field, one level deep, in which two documents differ."""
     lines = []
     for name in fields:
         left, right = one.get(name), other.get(name)

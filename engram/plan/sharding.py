@@ -58,7 +58,7 @@ def _place_of_mlx_launch() -> tuple[int, int, int]:
 
 
 def lost_process() -> EngramError:
-    """The error of a process that waits for one that has ended."""
+    """The error of a process whose partner has ended."""
     fix = "the same command continues from the last checkpoint, if there is one"
     return EngramError("another process of this run has ended", where="training", fix=fix)
 

@@ -110,7 +110,7 @@ def once(sides: list[Side], question: str) -> None:
 
 
 def each(sides: list[Side], questions: Iterable[str]) -> None:
-    """Answer unrelated questions, skipping empty ones; raises EngramError where none is left."""
+    """Answer unrelated questions, skipping empty ones; raises EngramError if none is left."""
     console, asked = show.make_console(), False
     for question in filter(None, map(_clean, questions)):
         if asked:

@@ -1,1 +1,1 @@
-"""What knows nothing of models: errors, files, text, schemas, this machine."""
+"""Knows nothing of models: errors, files, locks, text, JSON, schemas, statistics, this machine, the console."""

@@ -1,4 +1,4 @@
-"""Lists of hashes: a folder that a command wrote is known again by its own; what is not on it is not ours."""
+"""Checksum lists: recognise a folder by the hashes written with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(folder: Path, suffixes: Sequence[str] = ()) -> list[str]:
 
 
 def refuse_other_files(out: Path, marker: str) -> None:
-    """Raise an EngramError where `out` holds anything but unchanged files of a list that names the file `marker`."""
+    """Raise an EngramError if `out` holds anything but unchanged files of a list that names the file `marker`."""
     if not out.is_dir():
         return
     fix = "name another folder, or take these files away"

@@ -1,4 +1,4 @@
-"""What the stages print: one console, numbers with n and interval, nothing a model or file can drive."""
+"""Print for the stages: one console, and the formats of shares, intervals, p-values and curves."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def make_table(console: Console, *columns: str, title: str | None = None) -> Tab
 
 
 def note(text: str) -> None:
-    """One dim line."""
+    """Print one dim line."""
     make_console().print(visible(text), style="dim")
 
 
@@ -125,7 +125,7 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
 
 class TrainingBar:
-    """A progress bar with loss and answer tokens per second; a line now and then where no bar can be drawn."""
+    """A progress bar with loss and answer tokens per second; a line now and then if no bar can be drawn."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -173,7 +173,7 @@ class TrainingBar:
 
 
 def training(log: dict[str, Any]) -> None:
-    """The summary of a training run."""
+    """Print the summary of a training run."""
     s, console = log["summary"], make_console()
     losses = [step["loss"] for step in log["steps"]]
     console.print(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
@@ -185,7 +185,7 @@ def training(log: dict[str, Any]) -> None:
 
 
 def findings(found: Sequence[tuple[str, str, str]]) -> bool:
-    """The doctor's findings (name, state, remedy or empty); whether all is well."""
+    """Print the doctor's findings (name, state, remedy or empty); return whether all is well."""
     console = make_console()
     for name, state, remedy in found:
         console.print(f"{'✗' if remedy else '✓'} {name:12} {visible(state)}")

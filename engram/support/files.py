@@ -27,14 +27,14 @@ def bundled(name: str) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes; raises EngramError where it cannot be read, and where it is far too large to be engram's."""
+    """Return the file's bytes; raises EngramError if it can't be read or is larger than LARGEST."""
     with reading(path) as file:
         return file.read()
 
 
 @contextlib.contextmanager
 def reading(path: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
-    """An open file; raises EngramError where it has more than `most` bytes, and as `read_bytes` does."""
+    """An open file; raises EngramError if it has more than `most` bytes, and as `read_bytes` does."""
     with readable_errors(path, "read this file"), path.open("rb") as file:
         if os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"it is larger than {most >> 30} GiB")
@@ -42,7 +42,7 @@ def reading(path: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, flush it to disk and move it into place: whole or absent."""
+    """Write `content` next to `path`, flush it to disk and move it into place: whole or absent."""
     _write_all({path: content})
 
 

@@ -98,10 +98,10 @@ def examine() -> Report:
 
 
 def problem(report: Report, *, unsloth: bool = True, torch_cuda: str | None = CUDA) -> Problem | None:
-    """The first thing that keeps the `cuda` backend from computing here, with its remedy; None where nothing does.
+    """The first thing that keeps the `cuda` backend from computing here, with its remedy; None if nothing does.
 
     `unsloth` is whether it is installed, `torch_cuda` the CUDA that torch is built for: empty for the CPU build,
-    None where there is no torch.
+    None if there is no torch.
     """
     if not report.found:
         return _no_driver(report)

@@ -1,4 +1,4 @@
-"""What machine this is: accelerators, hardware, versions, and nothing that names its owner."""
+"""Describe this machine: accelerators, hardware, versions; nothing that names its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what runs is ended, and training at the end of its step."""
+"""Ctrl-C and SIGTERM: end the work at once, or training after its step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """The shell's own for a program that this signal ended."""
+        """The exit code a shell uses for this signal."""
         return 128 + self.number
 
 
@@ -61,7 +61,7 @@ def patient() -> Iterator[None]:
 
 
 def heard() -> int:
-    """The number of the signal that asked to stop, 0 where none did."""
+    """Return the number of the signal that asked to stop, 0 if none did."""
     return _heard.number
 
 

@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 
 
 def wilson(successes: int, n: int) -> Interval | None:
-    """The 95 % Wilson score interval of a share; None where n is 0. Wilson (1927), through scipy."""
+    """The 95 % Wilson score interval of a share; None if n is 0. Wilson (1927), through scipy."""
     if n == 0:
         return None
     from scipy.stats import binomtest
@@ -22,7 +22,7 @@ def wilson(successes: int, n: int) -> Interval | None:
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float | None:
-    """The two-sided p-value of the exact McNemar test on paired outcomes; None where there is no pair.
+    """The two-sided p-value of the exact McNemar test on paired outcomes; None if there is no pair.
 
     Under no change, each pair that differs is equally likely to have been fixed or broken: a binomial test of
     those pairs alone. McNemar (1947), exact form. 1.0 where no pair differs. The pairs must be independent: one of
@@ -40,7 +40,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float | None:
 def paired_bootstrap(
     before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Hashable] | None = None, seed: int = 0
 ) -> Interval | None:
-    """The 95 % percentile interval of the mean difference, resampling clusters of pairs; None where there is no pair.
+    """The 95 % percentile interval of the mean difference, resampling clusters of pairs; None if there is no pair.
 
     `clusters` names each pair's cluster (its pattern), since answers to several phrasings of one pattern are not
     independent; without it every pair is its own. Efron (1979); 10,000 resamples of whole clusters (Davison and
@@ -55,7 +55,7 @@ def paired_bootstrap(
 def ratio_bootstrap(
     sums: Sequence[float], sizes: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
 ) -> Interval | None:
-    """The 95 % percentile interval of Σ sums / Σ sizes, resampling clusters; None where there is nothing.
+    """The 95 % percentile interval of Σ sums / Σ sizes, resampling clusters; None if there is nothing.
 
     With `sums` the differences of nats and `sizes` the tokens of each row, it is that of nats per token.
     """

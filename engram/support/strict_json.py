@@ -1,4 +1,4 @@
-"""JSON read safely: strict, bounded, and every refusal with its place.
+"""Read JSON strictly and within bounds; every refusal has its place.
 
 Python's own reader takes NaN, a key that stands twice, half a character, UTF-16, and nesting that later code cannot
 follow. What passes here can be walked, computed with and written again.
@@ -87,7 +87,7 @@ def _mapping(pairs: list[tuple[str, Any]], twice: dict[int, str]) -> dict[str, A
 
 
 def _unsound(value: Any, path: Keys, twice: dict[int, str]) -> Iterator[tuple[Keys, str]]:
-    """The first things that Python's reader lets pass and nothing after it can use."""
+    """Find values that Python's reader accepts and nothing after it can use."""
     if isinstance(value, (dict, list)):
         if len(path) >= MAX_DEPTH:
             yield path, f"nested deeper than {MAX_DEPTH} levels"

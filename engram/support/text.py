@@ -1,4 +1,4 @@
-"""Text as people compare it and as a screen may show it."""
+"""Compare text as people do, and make it safe to show."""
 
 from __future__ import annotations
 

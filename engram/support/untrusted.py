@@ -1,4 +1,4 @@
-"""Folders that others made: what they must hold, and that nothing in them leads elsewhere."""
+"""Check folders from others: required files, and no links or names that lead out of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST = 10_000  # entries of a folder that is looked through; a model's or an ada
 
 
 def refuse_links(folder: Path, fix: str) -> None:
-    """Raise an EngramError where a file of this folder is a link that leads out of it, or it has over MOST entries.
+    """Raise an EngramError if a file of this folder is a link that leads out of it, or it has over MOST entries.
 
     Else a model or an adapter could name a private file of this machine as its own text. The hub's cache keeps the
     files of `snapshots/<revision>` in `blobs`, so there these count as the folder's own.
@@ -36,7 +36,7 @@ def refuse_links(folder: Path, fix: str) -> None:
 def entries(folder: Path, fix: str) -> list[Path]:
     """The files and folders in a folder and below it; what goes away meanwhile, or may not be read, is passed over.
 
-    Raises EngramError where there are more than MOST: it may be a whole disk.
+    Raises EngramError if there are more than MOST: it may be a whole disk.
     """
     found = list(islice(_below(folder), MOST + 1))
     if len(found) > MOST:
@@ -60,7 +60,7 @@ def missing_files(folder: Path) -> list[str]:
 def shards(folder: Path) -> list[str]:
     """The weight files that a model's index names, in name order.
 
-    Raises EngramError where the index cannot be read or names anything but a safetensors file of this folder.
+    Raises EngramError if the index cannot be read or names anything but a safetensors file of this folder.
     """
     try:
         names = sorted(set(json.loads(read_bytes(folder / INDEX))["weight_map"].values()))

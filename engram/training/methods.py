@@ -32,7 +32,7 @@ class Method:
         own, model = (f"{log[part]['parameters']:,}" for part in ("adapter", "model"))
         if self is LORA:
             return f"LoRA of rank {log['recipe']['rank']}: {own} of {model} parameters are trained"
-        return f"{log['summary']['rows']:,} facts, {own} numbers in rows beside the model; its {model} stay as they are"
+        return f"{log['summary']['rows']:,} facts, {own} numbers in rows next to the model; its {model} stay"
 
     def rates(self, config: Config, steps: int) -> list[float]:
         """The learning rate of each step."""

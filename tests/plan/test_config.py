@@ -65,7 +65,7 @@ def test_a_file_of_settings_is_a_recipe(tmp_path: Path) -> None:
         ("rnak", "4", "unknown setting 'rnak', did you mean 'rank'?"),
         ("zzz", "4", "unknown setting 'zzz'; see docs/design.md"),
         ("", "4", "unknown setting ''; see docs/design.md"),
-        ("seed", "4", "unknown setting 'seed'; the seed is an option of its own (--seed)"),
+        ("seed", "4", "unknown setting 'seed'; the seed has its own option (--seed)"),
         ("name", "x", "unknown setting 'name'; the recipe's name is its own"),
         ("rank", "4.5", "rank = '4.5' is not a whole number"),
         ("rank", "four", "rank = 'four' is not a whole number"),
@@ -114,7 +114,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         ("schedule: 3", "schedule = 3 is not text"),
         ("learning_rate: .inf", "learning_rate = inf is not a finite number"),
         (f"learning_rate: {'9' * 400}", f"learning_rate = {'9' * 59}… is not a number"),
-        ("seed: 3", "unknown setting 'seed'; the seed is an option of its own (--seed)"),
+        ("seed: 3", "unknown setting 'seed'; the seed has its own option (--seed)"),
     ],
 )
 def test_a_recipe_files_values_are_checked_too(line: str, problem: str, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def build(
     """
     _require("torch", "transformers")
     scratch = work or out.with_name(f".{out.name}.work")
-    with locks.held(out, "engram base-model"):
+    with locks.held(out, "make base-model"):
         with new_folder(out) as new:
             scratch.mkdir(parents=True, exist_ok=True)
             card.write_card(new, _make(new, pretrain.Schedule(steps=steps or STEPS, seed=seed), scratch, report))
@@ -150,6 +150,6 @@ def _require(*packages: str) -> None:
     if missing:
         raise EngramError(
             f"pretraining the bundled model needs {' and '.join(missing)}",
-            where="engram base-model",
+            where="make base-model",
             fix="make base-model  (it installs them, then runs this command)",
         )

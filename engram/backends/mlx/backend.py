@@ -45,7 +45,7 @@ class Session:
 
 
 def require(name: str = "mlx") -> None:
-    """Raise an EngramError where mlx or mlx-lm is not installed."""
+    """Raise an EngramError if mlx or mlx-lm is not installed."""
     if not (importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx_lm")):
         raise EngramError(
             "the MLX backend is not installed", where=f"BACKEND={name}", fix="make setup, or pip install 'engram[mlx]'"
@@ -70,7 +70,7 @@ def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "no
     """The model, in float32 on a CPU and in its own precision on a GPU, with what the folder `adapter` holds, if given:
     a LoRA adapter in either layout, a memory, or both.
 
-    Raises EngramError where the model is not one that mlx-lm knows, or what it was taught cannot be read or does not
+    Raises EngramError if the model is not one that mlx-lm knows, or what it was taught cannot be read or does not
     fit it.
     """
     refuse_quantize(quantize, "mlx")
@@ -100,7 +100,7 @@ def train(
     """Train a LoRA adapter through mlx-lm's trainer and write it to `out` in the layout that stock mlx-lm reads.
 
     Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, so that
-    another backend can follow the same curve. Raises EngramError where the loss goes wrong, Stopped at a signal.
+    another backend can follow the same curve. Raises EngramError if the loss goes wrong, Stopped at a signal.
     """
     mx = mlx_model.core()
     refuse_quantize(config.quantize, "mlx")

@@ -273,11 +273,11 @@ def _fresh(model: Any) -> list[Any]:
     return caches
 
 
-FEWEST_SHARED = 8  # tokens; what is shorter is not worth a pass of its own
+FEWEST_SHARED = 8  # tokens; shorter ones are not worth a separate pass
 
 
 def begun(model: Any, batch: Batch) -> tuple[list[Any] | None, Batch]:
-    """Caches that hold what the rows begin with, None where that is not worth it, and the batch without it."""
+    """Caches that hold what the rows begin with, None if that is not worth it, and the batch without it."""
     count = shared(batch)
     if not count:
         return None, batch

@@ -66,7 +66,7 @@ def _lora(layer: Any, x: Any) -> Any:
 
 
 def _keep_memory() -> None:
-    """Have the C library keep freed memory for this process: every step would get the same pages anew, zeroed."""
+    """Have the C library keep freed memory for this process: every step would get the same pages back, zeroed."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:  # glibc
         for option, value in _MALLOC.values():
@@ -76,7 +76,7 @@ def _keep_memory() -> None:
 def cross_entropy(logits: Any, targets: Any) -> Any:
     """Cross-entropy in float32 [rows] of logits [rows, vocabulary] at the targets [rows], and its gradient.
 
-    NumPy adds in pairs, so that a large vocabulary's small terms are not lost beside a large sum.
+    NumPy adds in pairs, so that a large vocabulary's small terms are not lost in a large sum.
     """
     return _cross_entropy()(logits, targets)
 

@@ -1,7 +1,7 @@
-"""A memory beside an MLX model: rows added to what a block reads, at the tokens that an address answers.
+"""A memory for an MLX model: rows added to what a block reads, at the tokens that an address answers.
 
 Model and block get a subclass of their own class, for MLX has no hooks: parameters keep their names. What has been read
-so far stands beside the keys and values, as one cache more whose keys are token ids and whose values are rows found, so
+so far is kept with the keys and values, as one cache more whose keys are token ids and whose values are rows found, so
 that it is padded, joined, filtered and trimmed with them.
 """
 
@@ -101,7 +101,7 @@ class Read:
     def may_answer(self, header: tuple[int, ...]) -> bool:
         """Whether a row may answer at the next token, whatever it is: the last one had a row, or a header may end.
 
-        If not, nobody has to wait for that token, nor for the one before, and the next step is prepared while they are
+        If not, neither that token nor the one before has to be waited for, and the next step is prepared while they are
         computed.
         """
         if self.last.max() != MISS:
@@ -144,14 +144,14 @@ def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
     mx = _core()
     rows = _misses(tokens.shape) if found is None else mx.array(found.astype(np.int32)[:, None, :, None])
     kept.update_and_fetch(tokens[:, None, :, None], rows)
-    if _length(kept) % PILE == 0:  # nobody asks for them, and to have them made at every step costs time
+    if _length(kept) % PILE == 0:  # they are rarely asked for, and making them at every step costs time
         mx.eval(kept.keys, kept.values)
 
 
 def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
     """Put a memory before block `layer` of a model, or before its last norm where that is the number of its blocks.
 
-    `memory` None finds nothing: to watch and to replace what the block reads. Raises EngramError where the model has no
+    `memory` None finds nothing: to watch and to replace what the block reads. Raises EngramError if the model has no
     such place.
     """
     from mlx_lm.models.cache import KVCache, make_prompt_cache
@@ -182,7 +182,7 @@ def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
 
 
 def _norm(body: Any) -> Any:
-    """The norm behind the last block; None where there is none."""
+    """The norm behind the last block; None if there is none."""
     return next((body[name] for name in ("norm", "final_layernorm") if name in (body or {})), None)
 
 

@@ -27,7 +27,7 @@ def core() -> Any:
 
 
 def load(model: Model) -> Any:
-    """The model by mlx-lm's own loader, in float32 on a CPU; raises EngramError where mlx-lm does not know it."""
+    """The model by mlx-lm's own loader, in float32 on a CPU; raises EngramError if mlx-lm does not know it."""
     mx = core()
     with without_wandb():
         import mlx_lm.tuner.trainer  # noqa: F401
@@ -50,7 +50,7 @@ def load(model: Model) -> Any:
 
 
 def put_on(loaded: Any, adapter: Path, name: str) -> None:
-    """Give the model an adapter in either layout, by mlx-lm's own loader; raises EngramError where it does not fit."""
+    """Give the model an adapter in either layout, by mlx-lm's own loader; raises EngramError if it does not fit."""
     from mlx_lm.tuner.utils import load_adapters
 
     adapters.read_adapter(adapter, adapters.MLX_WEIGHTS)

@@ -27,7 +27,7 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
     """Cross-entropy in float32 [rows] of logits [rows, vocabulary] at the targets [rows].
 
     The vocabulary is summed in pieces. On a CPU MLX adds its exponentials one after the other, and thousands of small
-    ones vanish beside a large sum: 1e-5 too little, which once a target is nearly certain is a thousandth of its
+    ones vanish in a large sum: 1e-5 too little, which once a target is nearly certain is a thousandth of its
     gradient.
     """
     import mlx.core as mx
@@ -179,7 +179,7 @@ def _array(tensor: Tensor) -> Any:
 
 @functools.cache
 def join() -> Ranks:
-    """The processes, connected in a ring; this one alone without a launcher. Raises EngramError where they are not."""
+    """The processes, connected in a ring; this one alone without a launcher. Raises EngramError if they are not."""
     rank, size, hosts = place("mlx")
     if size == 1:
         return Ranks()
@@ -222,7 +222,7 @@ def loss_of(loss: Callable[..., tuple[Any, Any]], ranks: Ranks) -> Callable[...,
 
 
 def seed_dropout(config: Config, step: int, ranks: Ranks) -> None:
-    """Where there are several processes, each draws numbers of its own in each step."""
+    """With several processes, each draws different numbers in each step."""
     if ranks.size > 1:
         import mlx.core as mx
 

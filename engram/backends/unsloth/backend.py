@@ -55,7 +55,7 @@ class Session:
 
 
 def require(name: str = "cpu") -> None:
-    """Raise an EngramError where Unsloth is not installed, or, for `cuda`, where no GPU can be used."""
+    """Raise an EngramError if Unsloth is not installed, or, for `cuda`, where no GPU can be used."""
     missing = [package for package in ("unsloth", "trl", "torch") if not importlib.util.find_spec(package)]
     if name == "cuda":
         torch_cuda = None if "torch" in missing else gpu.torch_build()[1]
@@ -92,7 +92,7 @@ def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "no
     """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with what the folder `adapter` holds, if given: a
     LoRA adapter in either layout, a memory, or both.
 
-    Raises EngramError where Unsloth cannot load the model, or what it was taught cannot be read or does not fit it.
+    Raises EngramError if Unsloth cannot load the model, or what it was taught cannot be read or does not fit it.
     """
     found = table.opened(adapter, model, WEIGHTS) if adapter is not None else None
     lora = conversion.read(found.lora, WEIGHTS) if found and found.lora else None
@@ -119,7 +119,7 @@ def train(
     """Train a LoRA adapter through Unsloth and TRL's SFTTrainer and write it to `out` in the layout that PEFT reads.
 
     Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, as for MLX.
-    Raises EngramError where the loss goes wrong and where the memory does not suffice, Stopped at a signal.
+    Raises EngramError if the loss goes wrong and where the memory does not suffice, Stopped at a signal.
     """
     from engram.backends.unsloth import training
 
@@ -199,7 +199,7 @@ def stream(
 ) -> Iterator[int]:
     """The answer's tokens as they come, without the end token; greedy at temperature 0.
 
-    The model works in a thread of its own, but only while the next token is waited for: Unsloth's buffers are shared
+    The model works in its own thread, but only while the next token is waited for: Unsloth's buffers are shared
     by all models of a process, so no two may compute at once.
     """
     import torch

@@ -1,10 +1,10 @@
-"""A memory beside a torch model: rows added to what a block reads, at the tokens that an address answers.
+"""A memory for a torch model: rows added to what a block reads, at the tokens that an address answers.
 
 `generate`, `stream` and `score` stay as they are: the model's own `forward` looks the tokens up, and a hook on the
 block adds. What has been read so far stands on the cache that a call returns, so it goes where keys and values go.
 On a GPU, Unsloth computes one token after others without calling its blocks. Where a row answers, such a step takes the
 way of a whole prompt, and only there: an answer without any row is computed as if no memory were attached, to the last
-bit. On a CPU, and for models that Unsloth has no code of its own for, transformers' code runs and calls every block.
+bit. On a CPU, and for models without special code in Unsloth, transformers' code runs and calls every block.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
 
 
 def parts(model: Any, layer: int) -> tuple[Any, Any]:
-    """The model without its adapters' wrapping, and its blocks; raises EngramError where there is no such layer."""
+    """The model without its adapters' wrapping, and its blocks; raises EngramError if there is no such layer."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = getattr(causal, "model", None)
     blocks = getattr(getattr(body, "language_model", body), "layers", None)
@@ -128,14 +128,14 @@ def before(blocks: Any, layer: int, change: Callable[[Any], Any]) -> Any:
 
 
 def own(module: Any) -> bool:
-    """Whether Unsloth computes it by code of its own, and not by transformers'."""
+    """Whether Unsloth computes it with its own code, not with transformers'."""
     return str(type(module).forward.__module__).startswith("unsloth.models")
 
 
 def _slowly(causal: Any, ids: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The same call of one token, so that Unsloth calls the blocks: it does for embeddings.
 
-    It drops the buffers of its fast way there, and fills them anew from the cache at the next fast step.
+    It drops the buffers of its fast way there, and fills them again from the cache at the next fast step.
     """
     positions = options.get("position_ids")
     new = {} if positions is None else {"position_ids": positions[..., -1:]}

@@ -26,7 +26,7 @@ def chosen() -> str:
 
 
 def begin(name: str) -> None:
-    """Import Unsloth for `cuda` or `cpu`; raises EngramError where this process began with the other."""
+    """Import Unsloth for `cuda` or `cpu`; raises EngramError if this process began with the other."""
     global _chosen
     if unsloth.cache_info().currsize and name != _chosen:
         raise EngramError(
@@ -100,8 +100,8 @@ def _checkpointing(config: Config | None) -> str | bool:
 
 
 def load_model(model: Model, max_length: int, quantize: str, config: Config | None = None) -> tuple[Any, Any]:
-    """Unsloth's model and tokenizer; raises EngramError where it cannot load the model or may not quantize."""
-    gc.collect()  # a model that nobody uses any more refers to itself: without this two would be in memory
+    """Unsloth's model and tokenizer; raises EngramError if it cannot load the model or may not quantize."""
+    gc.collect()  # an unused model refers to itself: without this two would be in memory
     if _chosen == "cpu":
         refuse_quantize(quantize, "cpu")
         _set_threads(model.parameters)
@@ -157,7 +157,7 @@ def with_adapter(loaded: Any, lora: Lora, where: str, name: str) -> Any:
     """The model with this adapter's tensors, every one of them checked against the model's layers.
 
     Unsloth is told the layers in the words that a conversion to PEFT's layout would use, whatever words the adapter's
-    own configuration has, and alpha / rank is the scale. Raises EngramError where the adapter does not fit.
+    own configuration has, and alpha / rank is the scale. Raises EngramError if the adapter does not fit.
     """
     import torch
     from peft import get_peft_model_state_dict, set_peft_model_state_dict

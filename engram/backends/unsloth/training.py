@@ -331,7 +331,7 @@ PATIENCE = datetime.timedelta(minutes=10)  # the longest that a process waits fo
 
 @functools.cache
 def join(name: str) -> Ranks:
-    """The processes, connected; this one alone without a launcher. Raises EngramError where they are not."""
+    """The processes, connected; this one alone without a launcher. Raises EngramError if they are not."""
     rank, size, hosts = place(name)
     if size == 1:
         return Ranks()
@@ -340,7 +340,7 @@ def join(name: str) -> Ranks:
     if name == "cuda":
         local, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= cards:
-            what = f"each process needs a GPU of its own; {cards} can be used here"
+            what = f"each process needs its own GPU; {cards} can be used here"
             raise EngramError(what, where="NPROC", fix=f"NPROC={max(1, cards)}, and look at CUDA_VISIBLE_DEVICES")
         torch.cuda.set_device(local)
     try:
@@ -371,7 +371,7 @@ def connected(ranks: Ranks) -> Iterator[None]:
 
 
 def seed_dropout(config: Config, step: int, ranks: Ranks) -> None:
-    """Where there are several processes, each draws numbers of its own in each step."""
+    """With several processes, each draws different numbers in each step."""
     if ranks.size > 1:
         import torch
 

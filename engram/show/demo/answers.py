@@ -173,7 +173,7 @@ def speaker(backend: str, model: Model, adapter: Path | Opened | None, quantize:
 
 
 def refuse_other(model: Model, backend: str, adapter: Path, comparison: dict[str, Any], tuned: dict[str, Any]) -> None:
-    """Raise an EngramError where live answers would come from another model or adapter than the stored figures."""
+    """Raise an EngramError if live answers would come from another model or adapter than the stored figures."""
     if model.weights_sha256 != comparison["model"]["weights_sha256"]:
         what = f"the results are of another model ({comparison['model']['name']})"
         raise EngramError(what, where=model.name, fix="make demo")

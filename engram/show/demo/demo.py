@@ -75,7 +75,7 @@ def perform(
 ) -> None:
     """The whole show of the results in `place`. `model` None replays the stored answers, else both answer live.
 
-    Raises EngramError where results, data or adapter are missing, or of another model, adapter or data.
+    Raises EngramError if results, data or adapter are missing, or of another model, adapter or data.
     """
     manner = manner or Manner()
     material = load(place, data, patterns)
@@ -145,7 +145,7 @@ def _as_text(console: Console, speakers: Speakers, manner: Manner) -> None:
 
 @contextmanager
 def _curtain(manner: Manner) -> Iterator[tuple[Console, Stage | None]]:
-    """The console, and a stage on it with the cursor hidden until the end; None where the show is text."""
+    """The console, and a stage on it with the cursor hidden until the end; None if the show is text."""
     console = show.make_console()
     if manner.width is not None:  # no wider than the terminal
         console.width = min(manner.width, console.width) if console.is_terminal else manner.width

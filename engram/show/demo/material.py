@@ -65,7 +65,7 @@ class Material:
 
 
 def load(place: Path, data: Path, patterns: str | None = None) -> Material:
-    """The run in `place`; raises EngramError where results or data are missing, stale, or not of each other."""
+    """The run in `place`; raises EngramError if results or data are missing, stale, or not of each other."""
     run = read_run(place)
     manifest = read_manifest(data)
     if sha256(data / "manifest.json") != run.comparison["data"]["manifest_sha256"]:
@@ -80,7 +80,7 @@ def load(place: Path, data: Path, patterns: str | None = None) -> Material:
 
 
 def read_run(place: Path) -> compare_runs.Run:
-    """The documents of a run; raises EngramError where there is none yet, or where they are broken or stale."""
+    """The documents of a run; raises EngramError if there is none yet, or where they are broken or stale."""
     if not any((place / f"{name}.json").is_file() for name in ("baseline", "tuned", "comparison")):
         backend = f" BACKEND={place.name}" if place.name in NAMES else ""
         raise EngramError("no results yet", where=str(place), fix=f"make demo{backend}")

@@ -52,7 +52,7 @@ class Both:
 
 
 def load(names: Sequence[str], folder: Path) -> Both:
-    """The runs of two folders in `folder`; raises EngramError where one is missing, or where they differ in more
+    """The runs of two folders in `folder`; raises EngramError if one is missing, or where they differ in more
     than the platform."""
     if len(names) != 2 or names[0] == names[1]:
         what = f"two different runs are shown side by side, not {', '.join(map(visible, names)) or 'none'}"

@@ -56,7 +56,7 @@ class Clock:
         return time.monotonic() - self._started
 
     def sleep(self, seconds: float) -> None:
-        """Let that much time of the show pass; raises ValueError where it is negative or no finite number."""
+        """Let that much time of the show pass; raises ValueError if it is negative or no finite number."""
         if not math.isfinite(seconds) or seconds < 0:
             raise ValueError(f"a show cannot sleep for {seconds} s")
         if self._speed:
@@ -211,7 +211,7 @@ def styled(*parts: tuple[str, str]) -> Text:
 
 @contextlib.contextmanager
 def _keyboard() -> Iterator[int | None]:
-    """The keyboard's descriptor, its settings restored afterwards; None where the input is no terminal."""
+    """The keyboard's descriptor, its settings restored afterwards; None if the input is no terminal."""
     try:
         import termios
     except ImportError:  # no such terminals on this system

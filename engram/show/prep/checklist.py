@@ -94,7 +94,7 @@ def document(found: Sequence[Finding], backend: str) -> dict[str, Any]:
 
 
 def _demo(at: Situation) -> Cast | None:
-    """The demo on the widest terminal, so that little is folded; None where it cannot be shown."""
+    """The demo on the widest terminal, so that little is folded; None if it cannot be shown."""
     try:
         return personal.perform(at, cast.WIDTHS[-1], HEIGHT)
     except EngramError:  # the lines of data, pipeline and recordings say why

@@ -79,7 +79,7 @@ def unchecked(name: str, why: str) -> Finding:
 
 
 def ask(folder: Path, *arguments: str) -> str | None:
-    """The output of a git command in this folder; None where git is missing, refuses or does not answer in time."""
+    """The output of a git command in this folder; None if git is missing, refuses or does not answer in time."""
     if not shutil.which("git"):
         return None
     command = ["git", "-C", str(folder), *arguments]

@@ -120,7 +120,7 @@ class Line(NamedTuple):
 
 
 def perform(at: Situation, width: int, height: int) -> Cast:
-    """The demo of these results as `make record` records it; raises EngramError where it cannot be shown."""
+    """The demo of these results as `make record` records it; raises EngramError if it cannot be shown."""
     return record(replay(at.backend, at.data, at.results, at.patterns), width, height, caption(at.backend, at.results))
 
 

@@ -182,7 +182,7 @@ def _packages(then: dict[str, str]) -> list[str]:
 
 
 def _by_content(commit: str, checkout: Path) -> list[str] | None:
-    """The stages' files that differ from a commit; None where the commit does not say what ran."""
+    """The stages' files that differ from a commit; None if the commit does not say what ran."""
     if not commit or commit.endswith("+"):
         return None
     tracked = finding.ask(checkout, "diff", "--name-only", commit, "--", "engram")

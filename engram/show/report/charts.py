@@ -104,7 +104,7 @@ def shown(value: Any) -> Any:
 
 
 def share(score: dict[str, Any]) -> Share | None:
-    """A score of a result document as a share; None where nothing was measured."""
+    """A score of a result document as a share; None if nothing was measured."""
     return None if score["exact"] is None or score["ci95"] is None else Share(score["exact"], *score["ci95"])
 
 

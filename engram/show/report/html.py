@@ -69,7 +69,7 @@ class Film:
 def make(folder: Path, out: Path, first: str | None = None) -> gather.Found:
     """Write the page of a results folder to `out`; what it shows and what it lacks.
 
-    The same documents give the same bytes. Raises EngramError where there is no run that can be shown.
+    The same documents give the same bytes. Raises EngramError if there is no run that can be shown.
     """
     with locks.held(out, "engram report"):
         found = gather.gather(folder, first)

@@ -101,7 +101,7 @@ def record(show: Show, width: int = WIDTH, height: int = HEIGHT, title: str = ""
 
     The console draws in 24-bit colour, knows nothing of the environment, and hides the cursor; the clock moves only
     when the show sleeps, and its marks become markers. What a show does by other clocks or threads is not repeatable.
-    Raises EngramError where the result would be refused by `cast.read`.
+    Raises EngramError if the result would be refused by `cast.read`.
     """
     from rich.console import Console
 
@@ -121,7 +121,7 @@ def record(show: Show, width: int = WIDTH, height: int = HEIGHT, title: str = ""
 
 
 def replay(backend: str, data: Path, results: Path, patterns: str | None = None) -> Show:
-    """`engram demo --quick` for `record`; it raises EngramError where results or data are missing."""
+    """`engram demo --quick` for `record`; it raises EngramError if results or data are missing."""
     material = load(results / backend, data, patterns)
 
     return lambda console, clock: demo.play(console, clock, material)

@@ -65,7 +65,7 @@ class Scene:
 def scene(grids: Sequence[tuple[int, int]], titles: Sequence[str], size: tuple[int, int] = FULL) -> Scene:
     """The largest windows of so many columns and lines that fit side by side into a picture, in its middle.
 
-    All have the same cells. Raises EngramError where the cells would be too small to read.
+    All have the same cells. Raises EngramError if the cells would be too small to read.
     """
     width, height = size
     gap = round(GAP * width)

@@ -93,7 +93,7 @@ FINE = 4  # samples along an edge of a pixel, for arcs
 
 
 def mask(character: str, width: int, height: int) -> Mask | None:
-    """The character as a mask of the cell in pixels; None where the font draws it: all but light lines and blocks."""
+    """The character as a mask of the cell in pixels; None if the font draws it: all but light lines and blocks."""
     if "▀" <= character <= "▐" or character in "▔▕":
         return _block(character, width, height)
     if not (arms := _arms(character)):

@@ -47,7 +47,7 @@ def render(
 
     The recordings are shown side by side, each under its title (by default the recording's); a shorter one's last
     screen stays until the longest ends. Chapters are the first one's sections. `size` (pixels) and `fps` are the MP4's.
-    Raises EngramError where packages are missing or a recording does not fit into the picture.
+    Raises EngramError if packages are missing or a recording does not fit into the picture.
     """
     require()
     titles = titles or [cast.title for cast in casts]
