@@ -185,9 +185,7 @@ def _checked(model: Model) -> Model:
     if not isinstance(config, dict) or not config.get("model_type"):
         raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")
     if "model_file" in config:  # mlx-lm's way to bring Python along
-        raise EngramError(
-            "this model comes with code, which is never run", where=model.name, fix="take another MODEL"
-        )
+        raise EngramError("this model comes with code, which is never run", where=model.name, fix="take another MODEL")
     return model
 
 
