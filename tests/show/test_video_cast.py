@@ -84,7 +84,9 @@ def test_all_problems_are_named_at_once() -> None:
 @pytest.mark.parametrize(
     "sequence",
     ["\x1b]52;c;aGk=\x07", "\x1bPq#0\x1b\\", "\x1b[6n", "\x1b[?1049h", "\x1b[>4;2m", "\x1b[2 q", "\x1b[4:3m",
-     "\x1bc", "\x07", "\x7f", "\x9b31m", "\ud800", "\x1b[3", "\x1b", "\x1b[" + "1" * 80 + "m"],
+     "\x1bc", "\x07", "\x7f", "\x9b31m", "\ud800", "\x1b[3", "\x1b", "\x1b[" + "1" * 80 + "m",
+     "\x1b[38m", "\x1b[1;48m", "\x1b[038m", "\x1b[38;5m", "\x1b[38;5;256m", "\x1b[48;2;1;2m", "\x1b[6m", "\x1b[4J",
+     "\x1b[3K"],
 )  # fmt: skip
 def test_only_text_colours_cursor_moves_and_erasing_are_allowed(sequence: str) -> None:
     (problem,) = problems(text([0, "o", "a" + sequence]))
@@ -92,7 +94,7 @@ def test_only_text_colours_cursor_moves_and_erasing_are_allowed(sequence: str) -
 
 
 def test_the_sequences_of_our_shows_are_allowed() -> None:
-    styles = "\x1b[m\x1b[0;1;2;3;4;9;31;97;104m\x1b[38;5;200;48;2;1;2;3mx"
+    styles = "\x1b[m\x1b[0;1;2;3;4;9;31;97;104m\x1b[38;5;200;48;2;1;2;3mx\x1b[01;34m\x1b[;7;39m"
     shown = styles + "a\tb\b\r\n\x1b[2J\x1b[K\x1b[3;4H\x1b[5A\x1b[?25l\x1b7\x1b8漢"
     assert cast.loads(text([0, "o", shown]), "x").events[0].data == shown
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    pass
-
 WIDTH, HEIGHT = 60, 24  # the smallest terminal that the show is drawn on
 WIDEST = 120  # columns used; longer lines are hard to read
 MARGIN = 2

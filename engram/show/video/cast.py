@@ -40,11 +40,16 @@ MAX_SECONDS = 1800.0
 MAX_TITLE = 200
 ENVIRONMENT = {"TERM": "xterm-256color"}  # all that a recording says of where it was made
 REMEDY = "record it again: make record"
-# text and layout; colours, cursor moves, erasing; the cursor's place and visibility
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|\d?\d)"
+# a style, one of the terminal's 16 colours, or a whole colour: pyte fails on half of one
+_STYLE = rf"(?:0?(?:[0-579]|2[2-579]|[349][0-7]|[34]9|10[0-7])|[34]8;(?:5;{_BYTE}|2;{_BYTE};{_BYTE};{_BYTE}))?"
+# text and layout; styles; cursor moves; erasing; the cursor's place and visibility
 _ALLOWED = re.compile(
-    r"(?:[^\x00-\x1f\x7f-\x9f\ud800-\udfff]|[\b\t\n\r]|\x1b\[(?:\d{1,5})?(?:;\d{1,5}){0,31}m"
-    r"|\x1b\[(?:\d{1,5})?(?:;\d{1,5})?[Hf]|\x1b\[(?:\d{1,5})?[A-GJ-MPXd@]"
-    r"|\x1b\[\?(?:7|25)[hl]|\x1b[78])*"
+    r"(?:[^\x00-\x1f\x7f-\x9f\ud800-\udfff]|[\b\t\n\r]"
+    rf"|\x1b\[{_STYLE}(?:;{_STYLE}){{0,31}}m"
+    r"|\x1b\[(?:\d{1,5})?(?:;\d{1,5})?[Hf]|\x1b\[(?:\d{1,5})?[A-GLMPXd@]|\x1b\[(?:[0-3]?J|[0-2]?K)"
+    r"|\x1b\[\?(?:7|25)[hl]|\x1b[78])*",
+    re.ASCII,
 )
 OTHER_EVENTS = {"i": "typed input", "r": "a change of size", "x": "an exit status"}
 

@@ -86,7 +86,7 @@ class _Terminal:
         self._rows: list[Row] = [()] * height
 
     def feed(self, text: str) -> None:
-        """Write text that `control` has let pass."""
+        """Write text that `cast.loads` has accepted."""
         self._stream.feed(text)
 
     def screen(self) -> Screen:
