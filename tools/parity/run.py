@@ -22,7 +22,7 @@ from engram.training import train
 from tools.parity import changes
 from tools.worker import Silent, run_apart
 
-MODULE = "tools.parity.main"
+MODULE = "tools.parity"
 # what users run, and the same at a quarter of its learning rate
 RECIPES: dict[str, dict[str, Any]] = {"default": {}, "parity": {"learning_rate": 1e-3}}
 
