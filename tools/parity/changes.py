@@ -86,19 +86,19 @@ def _stock_sum() -> Any:
     return mock.patch("engram.backends.mlx.training.cross_entropy", cross_entropy)
 
 
-def _initial(change: Callable[[Any, str, int, Config], Any]) -> Any:
+def _initial(change: Callable[..., Any]) -> Any:
     shared = adapters.initial_factor
     return mock.patch("engram.models.adapters.initial_factor", lambda *arguments: change(shared, *arguments))
 
 
-def _other_draw(shared: Any, name: str, inputs: int, config: Config) -> Any:
-    return shared(f"other:{name}", inputs, config)
+def _other_draw(shared: Any, name: str, inputs: int, rank: int, seed: int) -> Any:
+    return shared(f"other:{name}", inputs, rank, seed)
 
 
-def _one_ulp(shared: Any, name: str, inputs: int, config: Config) -> Any:
+def _one_ulp(shared: Any, name: str, inputs: int, rank: int, seed: int) -> Any:
     import numpy as np
 
-    return np.nextafter(shared(name, inputs, config), np.float32(np.inf))
+    return np.nextafter(shared(name, inputs, rank, seed), np.float32(np.inf))
 
 
 def _half_mlx() -> Any:

@@ -116,6 +116,6 @@ def _rates_of(steps: int) -> Iterator[None]:
         return whole(settled, max(steps, taken))[:taken]
 
     with contextlib.ExitStack() as stack:
-        for name in ("mlx", "unsloth_training"):
+        for name in ("mlx.backend", "unsloth.training"):
             stack.enter_context(mock.patch(f"engram.backends.{name}.learning_rates", rates))
         yield
