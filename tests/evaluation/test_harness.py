@@ -173,7 +173,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left(here: Path) -> N
     with pytest.raises(EngramError, match="manifest is missing"):
         export()
     data(pack())
-    with pytest.raises(EngramError, match="no chat template of its own"):
+    with pytest.raises(EngramError, match="no chat template, so lm_eval"):
         harness.export(Path("data"), Path("export"), replace(resolve("tiny"), chat_template="{{ x }}"), CONFIG)
     (Path("data") / "test.jsonl").write_text("")
     with pytest.raises(EngramError, match="changed or gone"):

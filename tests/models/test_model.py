@@ -98,7 +98,7 @@ def test_a_model_that_brings_code_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model_file": "evil.py"}))
     (copy / "evil.py").write_text("raise SystemExit('code of the model was run')")
-    with pytest.raises(EngramError, match="brings code of its own"):
+    with pytest.raises(EngramError, match="comes with code"):
         models.resolve(str(copy))
 
 

@@ -100,7 +100,7 @@ SAID: list[tuple[str, Any, list[str]]] = [
     ("pattern-file", {**PACK, "examples": [{}]},
      ["$.examples[0]: 'input' is missing; add `input:`", "$.examples[0]: 'output' is missing; add `output:`"]),
     ("pattern-file", {**PACK, "name": ""}, ["$.name: is empty; write some text or take the entry out"]),
-    ("pattern-file", {**PACK, "name": "\u2003"}, ["$.name: is empty; write some text or take the entry out"]),
+    ("pattern-file", {**PACK, "name": "\u2003\x85"}, ["$.name: is empty; write some text or take the entry out"]),
     ("pattern-file", {**PACK, "name": "n" * 61}, ["$.name: is 61 characters long, at most 60 fit; shorten it"]),
     ("pattern-file", {**PACK, "exampel": 1, "zzz": 2},
      ["$.exampel: unknown key 'exampel', did you mean 'examples'?; rename it or take it out",
@@ -196,7 +196,7 @@ SOUND: dict[str, Any] = {
 LENGTHS = (0, 1, 60, 61, 400, 401, 1000, 1001)
 VALUES = (
     *(None, True, False, 0, 1, 1.0, 1.5, float("nan"), [], {}, [[]], [["a"]], {"a": "b"}, " ", "\n", "\u2028", "\x1c"),
-    *("user", "assistant", "recall", "generalization", "valid", "a1_", "1a", "é", "x\n"),
+    *("user", "assistant", "recall", "generalization", "valid", "a1_", "1a", "é", "x\n", "\x85"),
     *("x" * length for length in LENGTHS),
     *([{"role": "user", "content": "q"}] * count for count in (1, 2, 3)),
 )
