@@ -227,7 +227,7 @@ def test_what_was_not_made_yet_is_said(tmp_path: Path) -> None:
 
 def test_a_stale_run_is_left_out(two: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(two, tmp_path / "results")
-    write_run(folder / "cpu", "cpu")
+    write_run(folder / "cpu", "cpu", after=FEW)
     text = page_of(folder)[1].text()
     assert "changed since comparison.json was made" in text and "make eval compare BACKEND=cpu" in text
 
