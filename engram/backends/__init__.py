@@ -116,10 +116,17 @@ def choose(name: str = "auto") -> str:
 
 def get(name: str) -> Backend:
     """The module of a backend; raises EngramError if its packages are not installed or its device is not usable."""
-    module: Any = importlib.import_module(f"engram.backends.{MODULES[name]}")
-    module.require(name)
+    module = check(name)
+    module.begin(name)
     backend: Backend = module
     return backend
+
+
+def check(name: str) -> Any:
+    """The module of a backend, before it imports what it computes with; raises EngramError as `get` does."""
+    module: Any = importlib.import_module(f"engram.backends.{MODULES[name]}")
+    module.require(name)
+    return module
 
 
 class _Nowhere(io.TextIOBase):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from engram.cli.options import Shared, path_option, shared, value_option
 from engram.support.text import visible
-
-if TYPE_CHECKING:
-    from engram.support import gpu
 
 Finding = tuple[str, str, str]  # name, state, remedy (empty where all is well)
 TORCH = ("unsloth", "trl", "torch", "transformers")
@@ -91,7 +87,7 @@ def _backend(name: str) -> Finding:
     from engram.support.errors import EngramError
 
     try:
-        backends.get(name)
+        backends.check(name)
     except EngramError as error:
         return "backend", f"{name}: {error.what}", error.fix
     versions = machine.packages()
@@ -109,7 +105,7 @@ def _mlx() -> list[Finding]:
 
     if not importlib.util.find_spec("mlx"):
         return [("device", "unknown: mlx is not installed", "make setup")]
-    text = backends.get("mlx").device()
+    text = backends.check("mlx").device()
     if machine.apple_silicon():
         return [("device", text, "")]
     used = linux_cpu.prepare()
@@ -132,19 +128,9 @@ def _cuda() -> list[Finding]:
     if not version:
         return findings
     built = f"{version} for CUDA {cuda}" if cuda else f"{version}, CPU build"
-    findings.append(("torch", built, _torch_blindness(report, cuda)))
-    return findings
-
-
-def _torch_blindness(report: gpu.Report, cuda: str) -> str:
-    """The remedy where driver and packages look right and torch sees no GPU all the same; else nothing."""
-    from engram.support import gpu
-
-    if not cuda or gpu.problem(report, torch_cuda=cuda):
-        return ""
-    import torch
-
-    return "" if torch.cuda.is_available() else "torch sees no GPU: reboot, or reinstall the driver (see docs/gpu.md)"
+    blind = cuda and not gpu.problem(report, torch_cuda=cuda) and not gpu.starts()
+    remedy = "CUDA does not start: reboot, or reinstall the driver (see docs/gpu.md)"
+    return [*findings, ("torch", built, remedy if blind else "")]
 
 
 def _models() -> Finding:

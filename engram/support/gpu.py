@@ -137,6 +137,16 @@ def problem(report: Report, *, unsloth: bool = True, torch_cuda: str | None = CU
     return None
 
 
+def starts() -> bool:
+    """Whether CUDA starts in this process: the driver's own first call, as torch makes it."""
+    import ctypes
+
+    try:
+        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
+    except (OSError, AttributeError):  # no such library, or not CUDA's
+        return False
+
+
 def torch_build() -> tuple[str, str]:
     """The version of the installed torch and the CUDA it is built for, read without importing it; empty where none."""
     spec = importlib.util.find_spec("torch")

@@ -52,6 +52,10 @@ def require(name: str = "mlx") -> None:
         )
 
 
+def begin(name: str) -> None:
+    """Nothing: MLX needs no settings before its import."""
+
+
 def device() -> str:
     """What MLX computes on, in words."""
     mx = mlx_model.core()

@@ -16,16 +16,8 @@ from typing import Any
 from engram.backends.unsloth import generate as unsloth_generate
 from engram.backends.unsloth import memory as unsloth_memory
 from engram.backends.unsloth import training
-from engram.backends.unsloth.process import (
-    attach,
-    begin,
-    chosen,
-    load_model,
-    out_of_memory,
-    quiet,
-    unsloth,
-    with_adapter,
-)
+from engram.backends.unsloth.process import attach, chosen, load_model, out_of_memory, quiet, unsloth, with_adapter
+from engram.backends.unsloth.process import begin as begin
 from engram.memory import table
 from engram.memory.lookup import Memory
 from engram.memory.table import Opened
@@ -55,7 +47,7 @@ class Session:
 
 
 def require(name: str = "cpu") -> None:
-    """Raise an EngramError if Unsloth is not installed, or, for `cuda`, where no GPU can be used."""
+    """Raise an EngramError if Unsloth is not installed, or, for `cuda`, where no GPU can be used; import nothing."""
     missing = [package for package in ("unsloth", "trl", "torch") if not importlib.util.find_spec(package)]
     if name == "cuda":
         torch_cuda = None if "torch" in missing else gpu.torch_build()[1]
@@ -67,7 +59,6 @@ def require(name: str = "cpu") -> None:
             where=f"BACKEND={name}",
             fix=f"make setup BACKEND={name}",
         )
-    begin(name)
 
 
 def device() -> str:
