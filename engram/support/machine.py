@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,8 @@ def hardware() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """The installed versions of the packages that numbers can depend on."""
+    from importlib import metadata
+
     found = {}
     for name in PACKAGES:
         try:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import runpy
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from engram.models import hub
 from engram.models import model as models
 from engram.models.tokenizer import load_encoder
 from engram.support import untrusted
@@ -176,6 +180,38 @@ def test_auto_takes_smollm_from_the_cache(empty_cache: Path, monkeypatch: pytest
     found = models.resolve("auto")
     assert (found.name, found.revision) == ("smollm-135m", revision)
     assert "local cache" in found.reason
+
+
+CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
+
+
+@pytest.mark.filterwarnings("ignore:'huggingface_hub")  # runpy's, that it runs a module a second time
+@pytest.mark.parametrize("settings", [{}, *({one: f"~/$HOLDER/{one}"} for one in CACHES), dict.fromkeys(CACHES, "~")])
+def test_the_cache_is_where_the_hub_s_client_looks(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CACHES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": str(tmp_path), "HOLDER": "caches", **settings}.items():
+        monkeypatch.setenv(name, value)
+    client = runpy.run_module("huggingface_hub.constants")
+    revision = put_in_cache(Path(client["HF_HUB_CACHE"]), "owner/name")
+    monkeypatch.delitem(sys.modules, "huggingface_hub.constants", raising=False)
+    assert hub.cached("owner/name") == tmp_path / client["HF_HUB_CACHE"] / "models--owner--name/snapshots" / revision
+
+
+@pytest.mark.parametrize(
+    ("listing", "whole"), [("config.json", True), ("a.bin", True), ("deep/new.json", False), ('"', True)]
+)
+def test_a_snapshot_is_as_whole_as_the_hub_s_client_says(listing: str, whole: bool, empty_cache: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    place = empty_cache / "models--owner--name" / "trees" / f"{put_in_cache(empty_cache, 'owner/name')}.json"
+    place.parent.mkdir()
+    place.write_text(f'{{"format_version": 1, "files": {{"{listing}": {{"size": 1, "blob_id": ""}}}}}}')
+    assert bool(hub.cached("owner/name")) is whole
+    with contextlib.nullcontext() if whole else pytest.raises(OSError, match="incomplete"):
+        snapshot_download("owner/name", local_files_only=True, allow_patterns=hub.FILES)
 
 
 def test_offline_names_the_way_out(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
