@@ -38,7 +38,8 @@ def comparison(document: dict[str, Any]) -> None:
     for row in comparison_rows(document):
         table.add_row(*row)
     console.print(table)
-    console.print(details(document))
+    for line in details(document):
+        console.print(line)
 
 
 def comparison_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -172,22 +173,22 @@ ACROSS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def details(document: dict[str, Any]) -> str:
-    """The secondary figures of a comparison, before → after, one a line."""
-
-    def line(name: str, part: str, key: str, form: str) -> str:
-        sides = [document[stage][part][key] for stage in ("baseline", "tuned")]
-        return f"{name}: " + " → ".join("–" if v is None else form.format(v) for v in sides)
-
-    return "\n".join(
-        [
-            line("nats per token of the expected answer, recall", "recall", "nll", "{:.3f}"),
-            line("same answer across 4 unseen phrasings", "consistency", "phrasing_agreement", "{:.1%}"),
-            line("same answer across samples at temperature 0.7", "consistency", "sample_agreement", "{:.1%}"),
-            line("time to first token, s", "latency", "first_token_seconds", "{:.4f}"),
-            line("tokens/s, one prompt at a time", "latency", "tokens_per_second", "{:.0f}"),
-        ]
+def details(document: dict[str, Any]) -> list[str]:
+    """The secondary figures of a comparison, before → after."""
+    patterns, prompts = document["tuned"]["consistency"]["patterns"], document["tuned"]["latency"]["prompts"]
+    drawn = f"at temperature {document['scoring']['temperature']}"
+    wanted = (
+        ("nats per token of the expected answer, recall", "recall", "nll", "{:.3f}"),
+        (f"same answer across 4 unseen phrasings, n = {patterns}", "consistency", "phrasing_agreement", "{:.1%}"),
+        (f"same answer across samples {drawn}, n = {patterns}", "consistency", "sample_agreement", "{:.1%}"),
+        (f"time to first token, s, {prompts} prompts", "latency", "first_token_seconds", "{:.4f}"),
+        ("tokens/s, one prompt at a time", "latency", "tokens_per_second", "{:.0f}"),
     )
+    lines = []
+    for name, part, key, form in wanted:
+        sides = [document[stage][part][key] for stage in ("baseline", "tuned")]
+        lines.append(f"{name}: " + " → ".join("–" if v is None else form.format(v) for v in sides))
+    return lines
 
 
 def checked(name: str, found: Sequence[Finding]) -> bool:

@@ -19,7 +19,7 @@ from test_demo import spoiled
 from engram.cli import main
 from engram.evaluation import compare
 from engram.plan import documents
-from engram.show.demo import acts, demo, figures, material, panels, platforms
+from engram.show.demo import demo, figures, material, panels, platforms
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown
 from engram.show.demo.material import Material
@@ -265,8 +265,3 @@ def test_folding_keeps_every_letter_and_fits() -> None:
         assert all(cell_len(line) <= width for _, line in lines)
         assert "".join(line for _, line in lines).replace(" ", "") == text.replace(" ", "")
         assert all(text[start : start + len(line)] == line for start, line in lines)
-
-
-def test_the_banner_is_the_name_in_blocks() -> None:
-    assert len({len(row) for row in acts.PIXELS}) == 1
-    assert all(set(row.plain) <= set(" ▀▄█") for row in acts._banner())

@@ -13,7 +13,8 @@ import click
 
 from engram.evaluation import tables
 from engram.plan import documents
-from engram.show.demo import answers, material, panels, plain
+from engram.show.demo import answers, material, panels
+from engram.show.demo.figures import findings
 from engram.show.video import cast
 from engram.support import console as show
 from engram.support.files import PACKAGE, write_text
@@ -140,9 +141,11 @@ def demo_output() -> str:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         console = show.make_console()
         for row, (before, after) in zip(rows, answers.replayed(rows, stored), strict=True):
-            plain.show_block(console, panels.pair(row, before, after))
+            panels.write(console, panels.pair(row, before, after))
         console.print()
-        plain.show_summary(comparison)
+        tables.comparison(comparison)
+        for finding in findings(comparison):
+            console.print(f"{finding.head}: {finding.text}")
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
     return "```text\n" + "\n".join(lines) + "\n```\n"
 

@@ -8,28 +8,25 @@ from typing import TYPE_CHECKING, Any
 from engram.dataset.phrasing import TRAIN
 from engram.show.demo import figures, panels
 from engram.show.demo import stage as sections
-from engram.show.demo.answers import Shown
+from engram.show.demo.answers import STAGES, Shown
 from engram.show.demo.figures import findings
 from engram.show.demo.material import Lesson, Material
 from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
+from engram.support import console
 from engram.support.text import visible
 from engram.training import methods
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-# the name in pixels, two in a row of characters
-PIXELS = (
-    " ###   ####    ####  # ###   ###   ## #  ",
-    "#   #  #   #  #   #  ##         #  # # # ",
-    "#####  #   #   ####  #       ####  # # # ",
-    "#      #   #      #  #      #   #  # # # ",
-    " ####  #   #  ####   #       ####  # # # ",
+BANNER = (
+    "▄▀▀▀▄  █▀▀▀▄  ▄▀▀▀█  █▄▀▀▀   ▀▀▀▄  █▀▄▀▄",
+    "█▀▀▀▀  █   █   ▀▀▀█  █      ▄▀▀▀█  █ █ █",
+    " ▀▀▀▀  ▀   ▀  ▀▀▀▀   ▀       ▀▀▀▀  ▀ ▀ ▀",
 )
 SUBTITLE = "A small language model is taught patterns that never change, and asked before and after."
-HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 BACKENDS = {"mlx": "MLX", "cuda": "Unsloth, CUDA", "cpu": "Unsloth, CPU"}
-HEADS = 15  # columns before a finding
+FACTS, HEADS = 10, 15  # columns before a fact, and before a finding
 HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "end": 8.0}
 
 
@@ -45,12 +42,24 @@ def report(stage: Stage, done: int, of: int) -> None:
 
 def title(stage: Stage, material: Material, live: bool) -> None:
     """The run in five lines: model, platform, machine, patterns, answers."""
+    comparison, counts = material.comparison, material.counts
+    model, hardware = comparison["model"], comparison["provenance"]["hardware"]
+    replay = f"replayed from {material.where}, {comparison['provenance']['created'][:10]}"
+    facts = {
+        "model": f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters",
+        "platform": platform(comparison),
+        "machine": f"{hardware['system']}, {hardware['processor']}, {hardware['cores']} cores",
+        "patterns": f"{counts['taught']} taught with {material.method.words}, "
+        f"{counts['held_out']} held out and never taught",
+        "answers": "made now, one prompt at a time" if live else replay,
+    }
     row = stage.section(sections.TITLE)
-    facts = [_fact(name, text) for name, text in _facts(material, live)]
-    row += max((stage.last - row - len(_banner()) - len(facts) - 4) // 2, 0)
-    row = stage.lines(row, _banner(), 2)
-    row = stage.lines(row + 1, [styled((SUBTITLE, ""))], 2)
-    stage.lines(row + 1, facts, 2)
+    row += max((stage.last - row - len(BANNER) - len(facts) - 4) // 2, 0)
+    for at, line in enumerate(BANNER):
+        stage.put(row + at, MARGIN, styled((line, "bold cyan")))
+    row = stage.lines(row + len(BANNER) + 1, [styled((SUBTITLE, ""))]) + 1
+    for name, text in facts.items():
+        row = stage.entry(row, name, visible(text), QUIET, FACTS)
     stage.hold(HOLDS["title"])
 
 
@@ -78,10 +87,13 @@ def training(stage: Stage, material: Material) -> None:
         stage.lines(row, [styled((missing, "yellow"))])
         stage.hold(HOLDS["training"])
         return
+    row = stage.lines(row, [styled((methods.of(log["recipe"]).describe(log), ""))])
+    if not stage.drawn:
+        console.training(log)
+        return
     s = log["summary"]
-    stage.put(row, MARGIN, styled((methods.of(log["recipe"]).describe(log), "")))
-    stage.put(row + 1, MARGIN, styled(("loss, nats per answer token", QUIET)))
-    row = figures.draw(stage, log, row + 2, 16 if stage.height >= ROOMY else 12)
+    stage.put(row, MARGIN, styled(("loss, nats per answer token", QUIET)))
+    row = figures.draw(stage, log, row + 1, 16 if stage.height >= ROOMY else 12)
     speed = (
         f"{s['steps']} steps, {s['rows']:,} rows in {s['train_seconds']:.0f} s: {s['tokens_per_second']:,.0f} tokens/s"
     )
@@ -92,9 +104,12 @@ def training(stage: Stage, material: Material) -> None:
 
 def pairs(stage: Stage, material: Material, given: Sequence[tuple[Shown, Shown]], live: bool) -> None:
     """Each question with both answers: taught patterns, then held-out ones."""
-    medians = [None, None] if live else [material.comparison[stage]["latency"] for stage in ("baseline", "tuned")]
+    medians, note = [None, None], "Answered now, one prompt at a time; typed at reading speed."
+    if not live:
+        stored = [material.comparison[name]["latency"] for name in STAGES]
+        medians = stored if stage.drawn else medians
+        note = f"Stored answers, typed at reading speed. Times: the run's medians, n = {stored[1]['prompts']}."
     blocks = [panels.pair(e, *both, medians) for e, both in zip(material.rows, given, strict=True)]
-    note = times(material.comparison, live)
     for split, name in (("recall", sections.RECALL), ("generalization", sections.GENERALIZATION)):
         answer(stage, name, [block for block in blocks if block.example.split_kind == split], note)
 
@@ -115,70 +130,32 @@ def answer(stage: Stage, name: str, blocks: Sequence[panels.Block], note: str) -
         stage.hold(HOLDS["answers"])
 
 
-def times(comparison: dict[str, Any], live: bool) -> str:
-    """A note on the times under the answers; a replay has only the stored medians."""
-    if live:
-        return "Answered now, one prompt at a time; typed at reading speed."
-    prompts = comparison["tuned"]["latency"]["prompts"]
-    return f"Stored answers, typed at reading speed. Times: the run's medians, n = {prompts}."
-
-
 def not_shown(stage: Stage, material: Material) -> None:
     """The run's losses, effects that were not shown, and everything not measured."""
     row = stage.section(sections.NOT_SHOWN)
     gap = 1 if stage.height >= ROOMY else 0
     for finding in findings(material.comparison):
-        stage.put(row, MARGIN, styled((finding.head, finding.style)))
-        row = stage.lines(row, [styled((finding.text, ""))], HEADS) + gap
+        row = stage.entry(row, finding.head, finding.text, finding.style, HEADS) + gap
     where, method = visible(material.where), material.method.name
     flag, variable = ("", "") if method == "lora" else (f" --method {method}", f" METHOD={method}")
-    ways = [
+    row += 1
+    for name, text in (
         ("every answer", f"{where}/tuned.json, checked by make verify"),
         ("these figures", f"engram compare --show --categories{flag}"),
         ("your own", f"make demo{variable} PATTERNS=my-patterns"),
-    ]
-    stage.lines(row + 1, [_fact(name, text, HEADS) for name, text in ways])
+    ):
+        row = stage.entry(row, name, text, QUIET, HEADS)
     stage.hold(HOLDS["end"])
-
-
-def _banner() -> list[Text]:
-    rows = [*PIXELS, " " * len(PIXELS[0])]
-    return [
-        styled(("".join(HALVES[a == "#", b == "#"] for a, b in zip(rows[i], rows[i + 1])).rstrip(), "bold cyan"))
-        for i in range(0, len(rows), 2)
-    ]
-
-
-def _facts(material: Material, live: bool) -> list[tuple[str, str]]:
-    """The title's lines."""
-    comparison, counts = material.comparison, material.counts
-    model, hardware = comparison["model"], comparison["provenance"]["hardware"]
-    size = f"{model['parameters'] / 1e6:,.1f} M parameters"
-    machine = f"{hardware['system']}, {hardware['processor']}, {hardware['cores']} cores"
-    made = comparison["provenance"]["created"][:10]
-    how = material.method.words
-    source = "made now, one prompt at a time" if live else f"replayed from {material.where}, {made}"
-    return [
-        ("model", f"{model['name']}, {size}"),
-        ("platform", f"{BACKENDS[comparison['backend']]} · {comparison['device']}"),
-        ("machine", machine),
-        ("patterns", f"{counts['taught']} taught with {how}, {counts['held_out']} held out and never taught"),
-        ("answers", source),
-    ]
 
 
 def _lesson(stage: Stage, lesson: Lesson, row: int) -> int:
     """One pattern: its place, its lines in colour, and a question with its answer."""
-    stage.put(row, MARGIN, styled((visible(lesson.place), "bold magenta")))
-    row += 1
-    for line in lesson.lines:
-        stage.put(row, MARGIN + 2, _coloured(line))
-        row += 1
-    asks = styled(
-        ("asked   ", QUIET), (visible(lesson.question), ""), ("  →  ", "bold cyan"), (visible(lesson.answer), "green")
-    )
-    stage.put(row, MARGIN + 2, asks)
-    return row + 1
+    row = stage.lines(row, [styled((visible(lesson.place), "bold magenta"))])
+    asked = (visible(lesson.question), ""), ("  →  ", "bold cyan"), (visible(lesson.answer), "green")
+    lines = [*map(_coloured, lesson.lines), styled(("asked   ", QUIET), *asked)]
+    for line in lines if stage.drawn else []:
+        line.truncate(stage.inner - 2, overflow="ellipsis")
+    return stage.lines(row, lines, 2)
 
 
 def _coloured(line: str) -> Text:
@@ -191,7 +168,3 @@ def _coloured(line: str) -> Text:
     text.highlight_regex(r"\{[A-Za-z_]+\}", "bold yellow")
     text.highlight_regex(r"^\s*-(?= )", "bright_black")
     return text
-
-
-def _fact(name: str, text: str, width: int = 10) -> Text:
-    return styled((f"{name:<{width}}", QUIET), (visible(text), ""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from engram.evaluation import erase
 from engram.memory.table import is_memory
 from engram.models.model import Model
 from engram.plan.config import Config
-from engram.show.demo import acts, erased, figures, panels, plain, platforms, stage
+from engram.show.demo import acts, erased, figures, platforms, stage
 from engram.show.demo.answers import Shown, live, refuse_other, replayed, splitter
 from engram.show.demo.material import Material, asked, load
-from engram.show.demo.stage import Clock, Stage, too_small
+from engram.show.demo.stage import Clock, Page, Stage, too_small
 from engram.support import console as show
 
 if TYPE_CHECKING:
@@ -81,89 +80,57 @@ def perform(
     material = load(place, data, patterns)
     if model:
         refuse_other(model, backend, adapter, material.comparison, material.stages["tuned"])
-    speakers = Speakers(material, backend, model, adapter)
-    with _curtain(manner) as (console, staged):
-        if staged is None:
-            _as_text(console, speakers, manner)
-        else:
-            _draw(staged, speakers)
+    with _stage(manner, acts.platform(material.comparison)) as staged:
+        _show(staged, Speakers(material, backend, model, adapter))
 
 
 def play(console: Console, clock: Clock, material: Material) -> None:
     """The show of the stored answers on this console and clock; as text where there is no room to draw."""
-    if too_small(console):
-        with show.printing_on(console):
-            _as_text(console, Speakers(material), Manner())
-    else:
-        _draw(Stage(console, clock, ""), Speakers(material))
+    with show.printing_on(console):
+        platform = acts.platform(material.comparison)
+        _show(Page(console) if too_small(console) else Stage(console, clock, platform), Speakers(material))
 
 
 def perform_platforms(names: list[str], folder: Path, manner: Manner) -> None:
     """The stored results of two folders in `folder` side by side; see `platforms.load` for what is refused."""
     both = platforms.load(names, folder)
-    with _curtain(manner) as (console, staged):
-        if staged is None:
-            platforms.print_plain(console, both)
-        else:
-            staged.platform = platforms.caption(both)
-            platforms.perform(staged, both, splitter(both.runs[0].comparison["model"]["name"]))
+    with _stage(manner, platforms.caption(both)) as staged:
+        platforms.perform(staged, both, splitter(both.runs[0].comparison["model"]["name"]))
 
 
-def _draw(staged: Stage, speakers: Speakers) -> None:
+def _show(stage: Stage, speakers: Speakers) -> None:
     """The sections one after the other; what answers or is erased live is computed when it is its turn."""
     material, is_live = speakers.material, speakers.model is not None
-    staged.platform = acts.platform(material.comparison)
-    staged.open()
-    acts.title(staged, material, is_live)
-    acts.taught(staged, material)
-    acts.training(staged, material)
-    acts.pairs(staged, material, speakers.answers(lambda done, of: acts.report(staged, done, of)), is_live)
+    acts.title(stage, material, is_live)
+    acts.taught(stage, material)
+    acts.training(stage, material)
+    acts.pairs(stage, material, speakers.answers(lambda done, of: acts.report(stage, done, of)), is_live)
     if document := speakers.erased():
-        erased.perform(staged, document, splitter(material.comparison["model"]["name"]))
-    figures.perform(staged, material.comparison)
-    acts.not_shown(staged, material)
-    staged.close()
-
-
-def _as_text(console: Console, speakers: Speakers, manner: Manner) -> None:
-    def turn() -> None:
-        if manner.pause and sys.stdin.isatty():
-            stage.wait()
-
-    material = speakers.material
-    plain.introduce(console, material)
-    turn()
-    for example, (before, after) in zip(material.rows, speakers.answers(), strict=True):
-        plain.show_block(console, panels.pair(example, before, after))
-        turn()
-    if document := speakers.erased():
-        erased.show(console, document)
-        turn()
-    console.print()
-    plain.show_summary(material.comparison)
+        erased.perform(stage, document, splitter(material.comparison["model"]["name"]))
+    figures.perform(stage, material.comparison)
+    acts.not_shown(stage, material)
 
 
 @contextmanager
-def _curtain(manner: Manner) -> Iterator[tuple[Console, Stage | None]]:
-    """The console, and a stage on it with the cursor hidden until the end; None if the show is text."""
+def _stage(manner: Manner, platform: str) -> Iterator[Stage]:
+    """A stage on the terminal, with the cursor hidden until the end; a page of text where nothing can be drawn."""
     console = show.make_console()
     if manner.width is not None:  # no wider than the terminal
         console.width = min(manner.width, console.width) if console.is_terminal else manner.width
     drawn = console.is_terminal and (manner.speed > 0 or manner.pause)
-    reason = too_small(console) if drawn else ""
-    if reason:
-        console = show.make_plain_console(console.width)
+    if drawn and (reason := too_small(console)):
+        console, drawn = show.make_plain_console(console.width), False
         console.print(f"{reason}; as text:")
+    wait = stage.wait if manner.pause else None
     with show.printing_on(console):
-        if not drawn or reason:
-            yield console, None
+        if not drawn:
+            yield Page(console, wait)
             return
-        staged = Stage(console, Clock(manner.speed), "", stage.wait if manner.pause else None)
+        staged = Stage(console, Clock(manner.speed), platform, wait)
+        staged.open()
         console.show_cursor(False)
         try:
-            yield console, staged
-        except BaseException:
-            staged.close()
-            raise
+            yield staged
         finally:
+            staged.close()
             console.show_cursor(True)

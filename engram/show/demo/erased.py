@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from engram.dataset.rows import Example
 from engram.memory.facts import Fact
-from engram.show.demo import panels, plain
+from engram.show.demo import panels
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Splitter, is_right, one_line, stored_answer, words
-from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, fold, styled
+from engram.show.demo.stage import QUIET, ROOMY, Stage, fold
 from engram.support.text import normalise, visible
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 HEADS = 13  # columns before a sentence
 ERASING, HOLD = 2.5, 8.0  # seconds
@@ -69,17 +66,18 @@ def perform(stage: Stage, document: dict[str, Any], split: Splitter = words) -> 
     """Ask, erase, ask again, put back."""
     row = stage.section(sections.ERASED)
     asked = block(document, split)
+    kept, again, back = sentences(document)
+    if not stage.drawn:
+        panels.write(stage.console, asked)
     first, second = panels.places(stage, asked, row)
     panels.ask(stage, asked.example, row)
     panels.answer(stage, [first])
-    end = panels.marks(stage, asked, second.end)
+    end = panels.tell(stage, asked, second.end)
     stage.clock.sleep(panels.THINK)
-    kept, again, back = sentences(document)
-    fact = Fact(**document["fact"])
-    told = styled(("as by  ", QUIET), (f'engram memory delete "{visible(normalise(fact.input))}"', "bold"))
+    command = f'engram memory delete "{visible(normalise(Fact(**document["fact"]).input))}"'
     gap = 1 if stage.height >= ROOMY else 0
     row = _say(stage, kept, end + gap)
-    row = stage.lines(row, [told] if gap else [], HEADS) + gap
+    row = stage.entry(row, "   as by", command, QUIET, HEADS) + gap if gap else row
     stage.clock.sleep(ERASING)
     panels.answer(stage, [second])
     stage.clock.sleep(panels.THINK)
@@ -89,21 +87,12 @@ def perform(stage: Stage, document: dict[str, Any], split: Splitter = words) -> 
     stage.hold(HOLD)
 
 
-def show(console: Console, document: dict[str, Any]) -> None:
-    """The same as text."""
-    plain.show_block(console, block(document), sections.ERASED)
-    for sentence in sentences(document):
-        style = "" if sentence.good else BAD
-        console.print(f"{sentence.head.lstrip(' 1234')}: {sentence.text}", style=style)
-
-
 def _say(stage: Stage, sentence: Sentence, row: int) -> int:
     """A sentence behind its head, on a new screen where this one has no room for it; the next free row."""
     if row + len(fold(sentence.text, stage.inner - HEADS)) - 1 > stage.last:
         stage.hold(HOLD)
         row = stage.screen(sections.ERASED)
-    stage.put(row, MARGIN, styled((sentence.head, GOOD if sentence.good else BAD)))
-    return stage.lines(row, [styled((sentence.text, ""))], HEADS)
+    return stage.entry(row, sentence.head, sentence.text, GOOD if sentence.good else BAD, HEADS)
 
 
 def _like(one: dict[str, Any], other: dict[str, Any]) -> bool:

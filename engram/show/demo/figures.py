@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engram.evaluation import tables
 from engram.evaluation.scoring import GENERAL
 from engram.show.demo import stage as sections
 from engram.show.demo.stage import MARGIN, QUIET, Stage, styled
@@ -90,6 +91,9 @@ def tested(value: float | None) -> str:
 def perform(stage: Stage, comparison: dict[str, Any]) -> None:
     """Recall, generalization and retention with n and intervals; the bars grow to their values."""
     row = stage.section(sections.FIGURES)
+    if not stage.drawn:
+        tables.comparison(comparison)
+        return
     width, bars = min(stage.inner - 34, 50), list[tuple[int, float, str]]()
     for name, text in (("recall", "taught, in words never trained on"), ("generalization", "held out, never taught")):
         change = comparison["improvement"][name]
@@ -107,8 +111,9 @@ def perform(stage: Stage, comparison: dict[str, Any]) -> None:
             changed = (("  change  ", QUIET), (difference(change), ""), (test, QUIET), _verdict(change))
             stage.put(row + 3, MARGIN, styled(*changed))
         row += 5
-    _retention(stage, comparison["retention"], row)
-    _consistency(stage, comparison, row + 5)
+    details = [styled((line, QUIET)) for line in ("", *tables.details(comparison)[1:])]
+    for at, line in enumerate([*_retention(comparison["retention"]), *details], row):
+        stage.put(at, MARGIN, line)
     for frame in range(1, BAR_FRAMES + 1):
         for at, share, style in bars:
             stage.put(at, MARGIN + 10, _bar(share * frame / BAR_FRAMES, width, style))
@@ -116,34 +121,17 @@ def perform(stage: Stage, comparison: dict[str, Any]) -> None:
     stage.hold(HOLD)
 
 
-def _retention(stage: Stage, kept: dict[str, Any], row: int) -> None:
-    stage.put(row, MARGIN, styled(("retention  ", "bold"), ("what the model could do before, perplexity", QUIET)))
-    for at, kind in enumerate(GENERAL, start=1):
+def _retention(kept: dict[str, Any]) -> list[Text]:
+    lines = [styled(("retention  ", "bold"), ("what the model could do before, perplexity", QUIET))]
+    for kind in GENERAL:
         part = kept[kind]
         sides = f"{number(part['before'])} → {number(part['after'])}"
         nats = "" if part["nats"] is None else f"{part['nats']:+.2f} nats {bounds(part['ci95'])}"
         figures = (f"  {kind:6}  ", QUIET), (f"{sides:<15}", ""), (f"  {nats}, n = {part['n']}  ·  ", QUIET)
-        stage.put(row + at, MARGIN, styled(*figures, _verdict(part)))
+        lines.append(styled(*figures, _verdict(part)))
     changed = kept["changed"]
     share = f"{percent(changed['share'])} {interval(changed['ci95'])} of {changed['n']} general answers are others now"
-    stage.put(row + 3, MARGIN, styled(("  answers ", QUIET), (share, "")))
-
-
-def _consistency(stage: Stage, comparison: dict[str, Any], row: int) -> None:
-    """Consistency and latency."""
-    sides = [comparison[stage] for stage in ("baseline", "tuned")]
-    same, latency = [side["consistency"] for side in sides], [side["latency"] for side in sides]
-    agreed, drawn = (" → ".join(percent(one[f"{name}_agreement"]) for one in same) for name in ("phrasing", "sample"))
-    first = " → ".join(
-        number(1000 * one["first_token_seconds"] if one["first_token_seconds"] else None) for one in latency
-    )
-    rate = " → ".join(f"{one['tokens_per_second'] or 0:,.0f}" for one in latency)
-    for at, (head, text) in enumerate((
-        ("consistency", f"same answer in other words {agreed}, n = {same[1]['patterns']}"),
-        ("", f"same answer at temperature {comparison['scoring']['temperature']} {drawn}"),
-        ("latency", f"first token {first} ms · {rate} tokens/s, {latency[1]['prompts']} prompts"),
-    )):  # fmt: skip
-        stage.put(row + at, MARGIN, styled((f"{head:<13}", "bold" if head else ""), (text, "")))
+    return [*lines, styled(("  answers ", QUIET), (share, ""))]
 
 
 def _verdict(change: dict[str, Any]) -> tuple[str, str]:

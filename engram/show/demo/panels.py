@@ -1,17 +1,18 @@
-"""Questions and their answers, as a description; drawn as two boxes in which the answers are typed."""
+"""Questions and their answers, as a description; drawn as two boxes in which the answers are typed, or as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.dataset.rows import Example
 from engram.show.demo.answers import MARKED, Shown, is_right, legend
 from engram.show.demo.stage import LINE, MARGIN, QUIET, Stage, fold, styled
-from engram.support.text import normalise, visible
+from engram.support.text import normalise, shorten, visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
 BESIDE = 92  # columns within the margins from which two boxes are drawn side by side
@@ -21,7 +22,8 @@ MOST, MOST_READ = 4, 3  # lines of one answer, and of one with marks under each
 TICK = 0.06  # seconds a token
 THINK = 0.5  # seconds between a question and its answers
 TITLES = {"recall": "taught, asked in words never trained on", "generalization": "held out, never taught"}
-MARKS = {True: ("✓ right", "bold green"), False: ("✗ wrong", "bold red")}
+MARKS = {True: ("✓", "right", "green"), False: ("✗", "wrong", "red")}
+EDGE = "not dim default"  # of what stands in a box's edges, unless it has a colour
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,36 @@ class Said:
     label: str = ""
     times: str = ""
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Where each step of its typing ends."""
+        return self.answer.steps or (len(self.answer.line),)
+
+    @property
+    def most(self) -> int:
+        """The lines shown in a box."""
+        return MOST_READ if self.answer.is_read else MOST
+
+    def rows(self, width: int) -> int:
+        """Rows that it takes in a box of this width: two a line where marks are drawn under it."""
+        lines = len(fold(self.answer.line, width - len(self.label)))
+        return (1 + self.answer.is_read) * min(lines, self.most)
+
+    def typed(self, width: int, label: str = "", most: int | None = None, end: int | None = None) -> list[Text]:
+        """`most` lines of it, with marks under what was read of a memory; up to `end` while it is being typed."""
+        done = end is None
+        style = MARKS[self.right][2] if done else ""
+        lines = fold(self.answer.line, width - len(label))
+        shown = []
+        for at, (start, text) in enumerate(lines[:most]):
+            part = text[: max(end - start, 0)] if end is not None else text
+            more = " …" if done and len(lines) > at + 1 == most else ""
+            shown.append(styled((label, QUIET), (part, style), (more, style)))
+            label = " " * len(label)
+            if self.answer.is_read:
+                shown.append(styled((label, ""), (self.answer.under(start, part), MARKED)))
+        return shown
+
 
 @dataclass(frozen=True)
 class Box:
@@ -41,6 +73,10 @@ class Box:
 
     title: str
     said: tuple[Said, ...]
+
+    def rows(self, width: int) -> int:
+        """Rows within the edges of a box of this width."""
+        return sum(said.rows(width - 4) for said in self.said)
 
 
 @dataclass(frozen=True)
@@ -60,6 +96,48 @@ class Block:
     def legend(self) -> list[str]:
         """The facts that were read for the answers."""
         return legend(said.answer for said in self.said)
+
+
+class Drawn(NamedTuple):
+    """One box at its place (row, column) on a stage, with so many rows within its edges."""
+
+    box: Box
+    place: tuple[int, int]
+    width: int
+    rows: int
+
+    @property
+    def end(self) -> int:
+        """The row below the box."""
+        return self.place[0] + self.rows + 2
+
+    def draw(self, stage: Stage, number: int = -1, tick: int = 0) -> None:
+        """The box with the first `tick` tokens of its answer of this number, and all of those before.
+
+        With its last token an answer is marked right or wrong in the lower edge, with its time.
+        """
+        from rich.panel import Panel
+        from rich.text import Text
+
+        lines, marks = list[Text](), list[tuple[str, str]]()
+        for at, said in enumerate(self.box.said[: number + 1]):
+            done = at < number or tick >= len(said.steps) - 1
+            lines += said.typed(self.width - 4, said.label, said.most, None if done else said.steps[tick])
+            if done:
+                mark, word, colour = MARKS[said.right]
+                times = f" · {said.times}" if said.times else ""
+                label = f"{said.label.strip()} " if said.label else ""
+                marks += [("  " if marks else "", ""), (label, QUIET)]
+                marks += [(f"{mark} {word}", f"bold {colour}"), (times, QUIET)]
+        edges = [styled((self.box.title, "bold")), styled(*marks)]
+        for edge in edges:
+            edge.overflow = "ellipsis"
+            edge.stylize_before(EDGE)
+        panel = Panel(
+            Text("\n", no_wrap=True).join(lines), height=self.rows + 2, border_style=LINE,
+            title=edges[0], title_align="left", subtitle=edges[1] if marks else None, subtitle_align="left",
+        )  # fmt: skip
+        stage.show(self.place, panel, self.width)
 
 
 def pair(example: Example, before: Shown, after: Shown, usual: Sequence[dict[str, Any] | None] = (None, None)) -> Block:
@@ -85,7 +163,8 @@ def pages(stage: Stage, blocks: Sequence[Block], room: int) -> list[list[Block]]
     found: list[list[Block]] = []
     free = 0
     for block in blocks:
-        needed = height(stage, block) + 1
+        # a block's place begins at 0 here, so that its end is its height; a blank line is between two
+        needed = places(stage, block, 0)[1].end + len(block.legend) + bool(block.verdict) + 1
         if not found or needed > free:
             found.append([])
             free = room + 1  # the last block needs no blank line after it
@@ -94,53 +173,47 @@ def pages(stage: Stage, blocks: Sequence[Block], room: int) -> list[list[Block]]
     return found
 
 
-def height(stage: Stage, block: Block) -> int:
-    """Rows that a block takes."""
-    rows = [_rows(box, _width(stage)) + 2 for box in block.boxes]
-    return QUESTION + (max(rows) if _beside(stage) else sum(rows)) + len(block.legend) + bool(block.verdict)
-
-
 def perform(stage: Stage, block: Block, row: int) -> int:
     """Ask the block's question at `row`, and type its answers. The next free row."""
+    if not stage.drawn:
+        write(stage.console, block)
+        return row
     ask(stage, block.example, row)
     drawn = places(stage, block, row)
     answer(stage, drawn)
-    end = marks(stage, block, drawn[1].end)
-    if block.verdict:
-        stage.put(end, MARGIN, styled((block.verdict, "bold")))
-    return end + bool(block.verdict)
+    return tell(stage, block, drawn[1].end)
 
 
-def marks(stage: Stage, block: Block, row: int) -> int:
-    """The facts that the answers were read from. The next free row."""
-    for line in block.legend:
-        stage.put(row, MARGIN, styled((line, MARKED)))
-        row += 1
-    return row
+def tell(stage: Stage, block: Block, row: int) -> int:
+    """The facts that the answers were read from, and the verdict. The next free row."""
+    told = [*((line, MARKED) for line in block.legend), *([(block.verdict, "bold")] if block.verdict else [])]
+    for at, line in enumerate(told):
+        stage.put(row + at, MARGIN, styled(line))
+    return row + len(told)
 
 
 def places(stage: Stage, block: Block, row: int) -> tuple[Drawn, Drawn]:
     """The block's boxes in their places below its question at `row`: side by side, or one below the other."""
     row += QUESTION
-    width, beside = _width(stage), _beside(stage)
-    rows = [_rows(box, width) for box in block.boxes]
+    beside = stage.inner >= BESIDE
+    width = (stage.inner - GAP) // 2 if beside else stage.inner
+    rows = [box.rows(width) for box in block.boxes]
     if beside:
         rows = [max(rows)] * 2
     second = (row, MARGIN + width + GAP) if beside else (row + rows[0] + 2, MARGIN)
     one, other = block.boxes
-    return Drawn(stage, one, (row, MARGIN), width, rows[0]), Drawn(stage, other, second, width, rows[1])
+    return Drawn(one, (row, MARGIN), width, rows[0]), Drawn(other, second, width, rows[1])
 
 
 def answer(stage: Stage, drawn: Sequence[Drawn]) -> None:
     """Draw these boxes, and type their answers at the same time."""
     for one in drawn:
-        one.frame()
+        one.draw(stage)
     stage.clock.sleep(THINK)
     for number in range(max(len(one.box.said) for one in drawn)):
-        ticks = max(len(_steps(one.box.said[number].answer)) for one in drawn)
-        for tick in range(ticks):
+        for tick in range(max(len(one.box.said[number].steps) for one in drawn)):
             for one in drawn:
-                one.type(number, tick)
+                one.draw(stage, number, tick)
             stage.clock.sleep(TICK)
 
 
@@ -152,86 +225,21 @@ def ask(stage: Stage, example: Example, row: int) -> None:
     stage.put(row + 2, MARGIN, styled(("expected  ", QUIET), (visible(normalise(example.answer)), "")))
 
 
-class Drawn:
-    """One box at its place."""
+def write(console: Console, block: Block) -> None:
+    """Print the question with the expected answer, and every answer marked right or wrong."""
+    from rich.table import Table
+    from rich.text import Text
 
-    def __init__(self, stage: Stage, box: Box, place: tuple[int, int], width: int, rows: int) -> None:
-        self.stage, self.box, self.rows, self.inner = stage, box, rows, width - 4
-        self.row, self.column = place
-
-    @property
-    def end(self) -> int:
-        """The row below the box."""
-        return self.row + self.rows + 2
-
-    def frame(self) -> None:
-        """The empty box."""
-        self._edge(0, "╭", "╮", [(f" {self.box.title} ", "bold")])
-        for at in range(self.rows):
-            self._line(at, styled((" " * self.inner, "")))
-        self._edge(self.rows + 1, "╰", "╯", [])
-
-    def type(self, number: int, tick: int) -> None:
-        """The first `tick` tokens of its answer of this number; with the last one it is marked right or wrong."""
-        said = self.box.said[number]
-        answer, steps = said.answer, _steps(said.answer)
-        done = tick >= len(steps) - 1
-        end = len(answer.line) if done else steps[tick]
-        row = sum(_lines_of(one, self.inner) for one in self.box.said[:number])
-        style = MARKS[said.right][1].removeprefix("bold ") if done else ""
-        most, high = _most(answer)
-        label, lines = said.label, fold(answer.line, self.inner - len(said.label))
-        for at, (start, text) in enumerate(lines[:most]):
-            typed = text[: max(end - start, 0)]
-            more = " …" if done and at == most - 1 and len(lines) > most else ""
-            self._line(row, styled((label, QUIET), (typed, style), (more, style)))
-            label = " " * len(label)
-            if high > 1:
-                self._line(row + 1, styled((label, ""), (answer.under(start, typed), MARKED)))
-            row += high
-        if done:
-            self._mark(number)
-
-    def _mark(self, number: int) -> None:
-        """Right or wrong in the lower edge, and the time."""
-        marks: list[tuple[str, str]] = []
-        for said in self.box.said[: number + 1]:
-            label, times = (f"{said.label.strip()} " if said.label else ""), (f" · {said.times}" if said.times else "")
-            marks += [(f" {label}", QUIET), MARKS[said.right], (times, QUIET), (" ", "")]
-        self._edge(self.rows + 1, "╰", "╯", marks)
-
-    def _edge(self, row: int, left: str, right: str, parts: list[tuple[str, str]]) -> None:
-        text = styled(*parts)
-        text.truncate(self.inner, overflow="ellipsis")
-        rest = "─" * (self.inner + 1 - text.cell_len)
-        self.stage.put(self.row + row, self.column, styled((left + "─", LINE)) + text + styled((rest + right, LINE)))
-
-    def _line(self, row: int, text: Text) -> None:
-        text.truncate(self.inner, overflow="ellipsis", pad=True)
-        self.stage.put(self.row + 1 + row, self.column, styled(("│ ", LINE)) + text + styled((" │", LINE)))
-
-
-def _beside(stage: Stage) -> bool:
-    return stage.inner >= BESIDE
-
-
-def _width(stage: Stage) -> int:
-    return (stage.inner - GAP) // 2 if _beside(stage) else stage.inner
-
-
-def _rows(box: Box, width: int) -> int:
-    return sum(_lines_of(said, width - 4) for said in box.said)
-
-
-def _lines_of(said: Said, width: int) -> int:
-    most, high = _most(said.answer)
-    return high * min(len(fold(said.answer.line, width - len(said.label))), most)
-
-
-def _most(answer: Shown) -> tuple[int, int]:
-    """The lines shown of an answer, and the rows that each takes: two where marks are drawn under it."""
-    return (MOST_READ, 2) if answer.is_read else (MOST, 1)
-
-
-def _steps(answer: Shown) -> tuple[int, ...]:
-    return answer.steps or (len(answer.line),)
+    grid = Table.grid(padding=(0, 1))
+    for name, text in (("prompt", block.example.prompt), ("expected", block.example.answer)):
+        grid.add_row(name, " ", Text(visible(normalise(shorten(text, 200)))))
+    width = console.width - max(len(name) for name in ("expected", *(said.name for said in block.said))) - 3
+    for said in block.said:
+        mark, _, colour = MARKS[said.right]
+        lines = said.typed(max(width, 8)) + [styled((line, MARKED)) for line in legend([said.answer])]
+        lines += [styled((said.times, "dim"))] if said.times else []
+        grid.add_row(said.name, Text(mark, f"bold {colour}"), Text("\n").join(lines))
+    console.print(f"\n{visible(block.example.kind)} · {TITLES[block.example.split_kind]}")
+    console.print(grid)
+    if block.verdict:
+        console.print(block.verdict)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.evaluation import compare, compare_runs, tables
-from engram.show.demo import acts, figures, panels, plain
+from engram.show.demo import acts, figures, panels
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Splitter, is_right, replayed
 from engram.show.demo.figures import difference, tested
@@ -19,7 +19,6 @@ from engram.support.errors import EngramError
 from engram.support.text import visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
     from engram.dataset.rows import Example
@@ -76,12 +75,14 @@ def caption(both: Both) -> str:
 
 
 def perform(stage: Stage, both: Both, split: Splitter) -> None:
-    """The questions typed in two boxes, and the figures; on a stage."""
-    stage.open()
+    """The questions with both platforms' answers, and the figures."""
     note = "Stored answers; the questions are chosen by hash, not by result."
     acts.answer(stage, sections.PLATFORMS_ANSWERS, blocks(both, split), note)
-    _figures(stage, both)
-    stage.close()
+    row = stage.section(sections.PLATFORMS_FIGURES)
+    if not stage.drawn:
+        tables.across(both.document)
+        return
+    _figures(stage, both, row)
 
 
 def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
@@ -102,20 +103,10 @@ def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
     return found
 
 
-def print_plain(console: Console, both: Both) -> None:
-    """The same as text."""
-    console.print(" beside ".join(visible(run.name) for run in both.runs), style="bold")
-    for block in blocks(both):
-        plain.show_block(console, block)
-    console.print()
-    tables.across(both.document)
-
-
-def _figures(stage: Stage, both: Both) -> None:
+def _figures(stage: Stage, both: Both, row: int) -> None:
     """The main figures of both, and whether their accuracies differ."""
     from rich.text import Text
 
-    row = stage.section(sections.PLATFORMS_FIGURES)
     width = (stage.inner - FIRST) // 2
     cells = [("", [run.name for run in both.runs])]
     cells += [(name, [tables.ACROSS[key](run.comparison) for run in both.runs]) for name, key in FIGURES.items()]

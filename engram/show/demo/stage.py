@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 WIDTH, HEIGHT = 60, 24  # the smallest terminal that the show is drawn on
@@ -98,6 +97,7 @@ class Stage:
     clock: Clock
     platform: str
     wait: Callable[[], None] | None = None
+    drawn: ClassVar[bool] = True
     _drawn: dict[tuple[int, int], Text] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,6 +145,15 @@ class Stage:
         self.console.print(shown, end="", no_wrap=True, crop=False)
         self._drawn[row, column] = text
 
+    def show(self, place: tuple[int, int], shown: RenderableType, width: int) -> None:
+        """Draw a table or a box, in lines of this width from a row and column on."""
+        from rich.text import Text
+
+        row, column = place
+        lines = self.console.render_lines(shown, self.console.options.update(width=width))
+        for at, line in enumerate(lines, row):
+            self.put(at, column, Text.assemble(*((segment.text, segment.style or "") for segment in line)))
+
     def lines(self, row: int, lines: Sequence[Text], indent: int = 0) -> int:
         """Draw lines one below the other, folded to the width, down to the last row. The next free row."""
         for line in lines:
@@ -153,6 +162,11 @@ class Stage:
                     self.put(row, MARGIN + indent, part)
                 row += 1
         return row
+
+    def entry(self, row: int, head: str, text: str, style: str, indent: int) -> int:
+        """Draw a text behind its head, which has a column of this width. The next free row."""
+        self.put(row, MARGIN, styled((head, style)))
+        return self.lines(row, [styled((text, ""))], indent)
 
     def hold(self, seconds: float) -> None:
         """Keep the screen for so long, or until a key is pressed."""
@@ -176,6 +190,39 @@ class Stage:
         size = self.console.size
         self.height = size.height
         self.inner = min(size.width, WIDEST) - 2 * MARGIN
+
+
+class Page(Stage):
+    """The show as text, for pipes and terminals that cannot be drawn on.
+
+    Lines and entries are printed one below the other, without waiting; what is put at a place is left out.
+    """
+
+    drawn = False
+
+    def __init__(self, console: Console, wait: Callable[[], None] | None = None) -> None:
+        super().__init__(console, Clock(0), "", wait)
+
+    def screen(self, title: str) -> int:
+        """Print the title. Rows do not count here."""
+        self.console.print(f"\n{title}", style="bold")
+        return 0
+
+    def put(self, row: int, column: int, text: Text) -> None:
+        """Nothing."""
+
+    def lines(self, row: int, lines: Sequence[Text], indent: int = 0) -> int:
+        """Print the lines."""
+        for line in lines:
+            self.console.print(styled((" " * indent, "")) + line)
+        return row
+
+    def entry(self, row: int, head: str, text: str, style: str, indent: int) -> int:  # noqa: ARG002 (a stage's)
+        """Print the text after its head."""
+        return self.lines(row, [styled((f"{head.lstrip(' 1234')}: ", style), (text, ""))])
+
+    def _measure(self) -> None:
+        self.height, self.inner = sys.maxsize, self.console.width
 
 
 def too_small(console: Console) -> str:
@@ -208,46 +255,33 @@ def styled(*parts: tuple[str, str]) -> Text:
 
 
 @contextlib.contextmanager
-def _keyboard() -> Iterator[int | None]:
-    """The keyboard's descriptor, its settings restored afterwards; None if the input is no terminal."""
+def unseen() -> Iterator[None]:
+    """Keys typed meanwhile are not shown and wait to be read; Ctrl-C interrupts as usual."""
     try:
         import termios
     except ImportError:  # no such terminals on this system
-        yield None
+        yield
         return
     if not sys.stdin.isatty():
-        yield None
+        yield
         return
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
+    settings = termios.tcgetattr(terminal)
+    settings[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
     try:
-        yield terminal
+        yield
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
-@contextlib.contextmanager
-def unseen() -> Iterator[None]:
-    """Keys typed meanwhile are not shown and wait to be read; Ctrl-C interrupts as usual."""
-    with _keyboard() as terminal:
-        if terminal is not None:
-            import termios
-
-            settings = termios.tcgetattr(terminal)
-            settings[3] &= ~termios.ECHO
-            termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
-        yield
-
-
 def wait() -> None:
     """Wait for any key on a terminal, for Enter or the end of the input elsewhere; Ctrl-C raises KeyboardInterrupt."""
-    with _keyboard() as terminal:
-        if terminal is None:
-            sys.stdin.readline()
-            return
-        import termios
-        import tty
+    import click
 
-        tty.setcbreak(terminal)  # keys come one by one and unseen
-        os.read(terminal, 1)
-        termios.tcflush(terminal, termios.TCIFLUSH)  # the rest of an arrow key is no second key
+    if not sys.stdin.isatty():
+        sys.stdin.readline()
+        return
+    with contextlib.suppress(EOFError):  # Ctrl-D is a key like any other
+        click.getchar()
