@@ -6,8 +6,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-import numpy as np
-
 from engram.dataset import phrasing
 from engram.dataset.rows import SPLITS, Example
 from engram.support.errors import EngramError
@@ -68,6 +66,8 @@ def _misplaced(name: str, row: Example, given: str | None) -> Iterator[str]:
 
 def repeated(hashes: array[int]) -> set[int]:
     """The hashes that occur more than once: eight bytes each, where a set of all of them would take a hundred."""
+    import numpy as np
+
     ordered = np.sort(np.frombuffer(hashes, np.int64))
     return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
 

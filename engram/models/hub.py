@@ -186,8 +186,6 @@ def _blobs(folder: Path) -> list[Path]:
 def _size(folder: Path) -> int:
     total = 0
     for path in _blobs(folder):
-        try:
+        with contextlib.suppress(OSError):  # renamed meanwhile
             total += path.stat().st_size
-        except OSError:  # renamed meanwhile
-            continue
     return total

@@ -6,11 +6,16 @@ DAY, so that the same data give the same prompts on any day, and the length of t
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import importlib.util
 import itertools
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from engram.dataset.rows import Example
@@ -23,6 +28,7 @@ TEXTS = 1024  # texts that the tokenizer is given at once
 DAY = datetime.datetime(2024, 7, 26)  # the date that Llama 3's own templates use when they cannot ask for today's
 SOURCE = 100_000  # characters of a template; those in use have 20,000 at most
 RENDERED = 1_000_000  # characters of one rendered conversation
+_COPY: dict[str, ModuleType] = {}  # transformers' modules, imported where they find no torch
 
 
 @dataclass(frozen=True)
@@ -130,10 +136,11 @@ def load_tokenizer(model: Model) -> Any:
     Raises EngramError if the files cannot be read or no chat template is there.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False, local_files_only=True)
+        with without_torch():
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many kinds; all mean that these files are not usable
         reason = visible(str(error).split("\n")[0][:200])
         raise EngramError(
@@ -146,6 +153,27 @@ def load_tokenizer(model: Model) -> Any:
             "this model has no chat template", where=model.name, fix="take an instruct model (MODEL=smollm-135m)"
         )
     return tokenizer
+
+
+@contextlib.contextmanager
+def without_torch() -> Iterator[None]:
+    """In the block, transformers finds no torch, whose import takes seconds and which tokenizers don't need.
+
+    That copy of transformers is hidden outside the block and used again in the next one. An import elsewhere gets
+    another copy, which finds torch, so Unsloth can still be the first to import it. Where torch or transformers is
+    imported already, nothing changes.
+    """
+    if {"torch", "transformers"} & sys.modules.keys() or not importlib.util.find_spec("torch"):
+        yield
+        return
+    sys.modules.update(_COPY)
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+        _COPY.update({name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] == "transformers"})
+        logging.getLogger("transformers").handlers.clear()  # the next copy adds its own
 
 
 def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], generation: bool) -> str:

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import recover
 from engram.support.text import shorten, visible
@@ -24,6 +22,8 @@ def held(path: Path, command: str) -> Iterator[None]:
     Whatever a killed writer left there is cleared away first. `command` is named to a second process, which gets an
     EngramError at once. The lock file lies next to `path`; the kernel releases the lock when its process ends.
     """
+    from filelock import FileLock, Timeout
+
     path = Path(os.path.realpath(path))
     if path in _held:
         yield

@@ -7,6 +7,7 @@ import json
 import runpy
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -87,33 +88,30 @@ def test_a_local_folder_is_named_without_its_path(copy: Path) -> None:
     assert found.weights_sha256 == models.resolve("tiny").weights_sha256
 
 
-def test_pickled_weights_are_refused(copy: Path) -> None:
-    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(EngramError, match="pickled weights are never loaded"):
-        models.resolve(str(copy))
-
-
 def test_every_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngramError, match=r"config.json, tokenizer.json, model.safetensors"):
         models.resolve(str(tmp_path))
 
 
-def test_a_model_that_brings_code_is_refused(copy: Path) -> None:
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"model_file": "evil.py"}))
-    (copy / "evil.py").write_text("raise SystemExit('code of the model was run')")
-    with pytest.raises(EngramError, match="comes with code"):
-        models.resolve(str(copy))
-
-
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [("", "not JSON"), ("{", "not JSON"), ("[]", "not a model's conf"), ("{}", "not a model's conf")],
+    ("file", "content", "said"),
+    [
+        *(("config.json", text, "not JSON") for text in ("", "{")),
+        *(("config.json", text, "not a model's conf") for text in ("[]", "{}")),
+        ("config.json", '{"model_type": "llama", "model_file": "evil.py"}', "comes with code"),
+        ("model.safetensors", None, "pickled weights are never loaded"),
+        ("chat_template.jinja", None, "no chat template"),
+        ("chat_template.jinja", "{{ raise_exception('no') }}", "chat template does not work"),
+        ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "chat template does not work"),
+        ("tokenizer.json", "{}", "tokenizer cannot be loaded"),
+    ],
 )
-def test_a_broken_config_is_refused(copy: Path, content: str, said: str) -> None:
-    (copy / "config.json").write_text(content)
+def test_a_model_with_a_file_of_the_wrong_kind_is_refused(copy: Path, file: str, content: str | None, said: str) -> None:
+    (copy / file).rename(copy / "pytorch_model.bin")
+    if content is not None:
+        (copy / file).write_text(content)
     with pytest.raises(EngramError, match=said):
-        models.resolve(str(copy))
+        load_encoder(models.resolve(str(copy)))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{]", b"\x02\0\0\0\0\0\0\0[]"])
@@ -123,31 +121,41 @@ def test_broken_weights_are_refused(copy: Path, content: bytes) -> None:
         _ = models.resolve(str(copy)).parameters
 
 
-def test_a_model_without_chat_template_is_refused(copy: Path) -> None:
-    (copy / "chat_template.jinja").unlink(missing_ok=True)
-    settings = json.loads((copy / "tokenizer_config.json").read_text())
-    settings.pop("chat_template", None)
-    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(EngramError, match="no chat template"):
-        load_encoder(models.resolve(str(copy)))
+WITH_AND_WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+from engram.models.model import Model
+from engram.models.tokenizer import load_tokenizer
+tokenizers = {folder: load_tokenizer(Model("a", Path(folder))) for folder in sys.argv[1:]}
+say = lambda t: (type(t).__name__, t("Héllo  <|im_end|> I'm 12").input_ids, t.decode([9, 300, 2]), t.all_special_ids,
+                 t.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False))
+said = [say(tokenizer) for tokenizer in tokenizers.values()]
+assert not {"torch", "transformers"} & sys.modules.keys()
+from transformers import AutoTokenizer
+assert "torch" in sys.modules
+assert said == [say(AutoTokenizer.from_pretrained(folder)) for folder in tokenizers]
+print({one[0] for one in said})
+"""
 
 
-def test_a_template_that_fails_is_refused(copy: Path) -> None:
-    (copy / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
-    with pytest.raises(EngramError, match="chat template does not work"):
-        load_encoder(models.resolve(str(copy)))
-
-
-def test_a_template_cannot_reach_python(copy: Path) -> None:
-    (copy / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(EngramError, match="chat template does not work"):
-        load_encoder(models.resolve(str(copy)))
-
-
-def test_a_broken_tokenizer_is_refused(copy: Path) -> None:
-    (copy / "tokenizer.json").write_text("{}")
-    with pytest.raises(EngramError, match="tokenizer cannot be loaded"):
-        load_encoder(models.resolve(str(copy)))
+def test_a_tokenizer_is_the_same_without_torch_which_is_found_afterwards(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    classes = ["PreTrainedTokenizerFast", "GPT2Tokenizer", "LlamaTokenizer", "Qwen2TokenizerFast", "NoSuchTokenizer"]
+    for name in classes:
+        settings = {
+            "tokenizer_class": name,
+            "add_prefix_space": True,
+            "add_bos_token": True,
+            "bos_token": "<|im_start|>",
+        }
+        shutil.copytree(TINY, tmp_path / name)
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "GPT2Tokenizer" / "additional_chat_templates").mkdir()
+    (tmp_path / "GPT2Tokenizer" / "additional_chat_templates" / "tool_use.jinja").write_text("T")
+    command = [sys.executable, "-c", WITH_AND_WITHOUT_TORCH, *(str(tmp_path / name) for name in classes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "LlamaTokenizer" in done.stdout
 
 
 def test_phi_2_gets_the_form_it_was_trained_on(copy: Path, empty_cache: Path) -> None:

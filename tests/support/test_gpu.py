@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from engram.cli import machine
 from engram.support import gpu
 from engram.support.files import PACKAGE
 
@@ -190,31 +191,27 @@ def test_the_gpu_list_is_for_the_driver_that_detection_asks_for() -> None:
     assert "index-url" not in text
 
 
+@pytest.mark.parametrize(("code", "fix"), [(0, ""), (999, "CUDA does not start: reboot")])
+def test_doctor_asks_the_driver_whether_cuda_starts(
+    code: int, fix: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(RTX)
+    monkeypatch.setattr(gpu, "torch_build", lambda: ("2.10.0", "12.8"))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(cuInit=lambda flags: code))
+    (found,) = [one for one in machine.examine("cuda") if one[0] == "torch"]
+    assert found[1] == "2.10.0 for CUDA 12.8" and found[2].startswith(fix) and bool(fix) == bool(found[2])
+
+
 @pytest.mark.skipif(gpu.examine().found, reason="there is an NVIDIA driver here")
-def test_a_gpu_stage_without_a_gpu_says_so_and_writes_nothing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "engram.cli", "verify-model", "--backend", "cuda", "--model", "tiny"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
+@pytest.mark.parametrize(
+    ("command", "said"), [("verify-model --model tiny", "engram: BACKEND=cuda: "), ("doctor", "✗ backend")]
+)
+def test_a_command_without_a_gpu_says_what_is_missing_and_writes_nothing(
+    command: str, said: str, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "engram.cli", *command.split(), "--backend", "cuda"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert "BACKEND=cuda: " in done.stderr
-    assert "fix: " in done.stderr
+    assert said in done.stdout + done.stderr and "fix: " in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(gpu.examine().found, reason="there is an NVIDIA driver here")
-def test_doctor_asked_for_the_gpu_backend_says_what_is_missing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "engram.cli", "doctor", "--backend", "cuda"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "✗ backend" in done.stdout
-    assert "fix: " in done.stdout
