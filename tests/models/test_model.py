@@ -62,15 +62,17 @@ def test_the_bundled_model_is_small_and_described() -> None:
     assert str(Path.home()) not in json.dumps(described)
 
 
-def test_unknown_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(EngramError, match="did you mean 'smollm-135m'") as caught:
-        models.resolve("smolm-135m")
-    assert "MODEL" in caught.value.where
-
-
-def test_a_missing_folder_is_said() -> None:
-    with pytest.raises(EngramError, match="no such model folder"):
-        models.resolve("./no/such/folder")
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("smolm-135m", "MODEL: unknown model 'smolm-135m', did you mean 'smollm-135m'"),
+        ("./no/such/folder", "no such model folder"),
+        (str(BUNDLED), "config.json, tokenizer.json, model.safetensors missing"),
+    ],
+)
+def test_what_names_no_model_is_refused(spec: str, said: str) -> None:
+    with pytest.raises(EngramError, match=said):
+        models.resolve(spec)
 
 
 def test_a_folder_that_may_be_a_whole_disk_is_not_looked_through(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +90,6 @@ def test_a_local_folder_is_named_without_its_path(copy: Path) -> None:
     assert found.weights_sha256 == models.resolve("tiny").weights_sha256
 
 
-def test_every_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EngramError, match=r"config.json, tokenizer.json, model.safetensors"):
-        models.resolve(str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
@@ -106,7 +103,9 @@ def test_every_missing_file_is_named(tmp_path: Path) -> None:
         ("tokenizer.json", "{}", "tokenizer cannot be loaded"),
     ],
 )
-def test_a_model_with_a_file_of_the_wrong_kind_is_refused(copy: Path, file: str, content: str | None, said: str) -> None:
+def test_a_model_with_a_file_of_the_wrong_kind_is_refused(
+    copy: Path, file: str, content: str | None, said: str
+) -> None:
     (copy / file).rename(copy / "pytorch_model.bin")
     if content is not None:
         (copy / file).write_text(content)
@@ -140,22 +139,20 @@ print({one[0] for one in said})
 
 def test_a_tokenizer_is_the_same_without_torch_which_is_found_afterwards(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    classes = ["PreTrainedTokenizerFast", "GPT2Tokenizer", "LlamaTokenizer", "Qwen2TokenizerFast", "NoSuchTokenizer"]
-    for name in classes:
+    folders = []
+    for name in ("PreTrainedTokenizerFast", "GPT2Tokenizer", "LlamaTokenizer", "Qwen2TokenizerFast", "NoSuchTokenizer"):
         settings = {
             "tokenizer_class": name,
             "add_prefix_space": True,
             "add_bos_token": True,
             "bos_token": "<|im_start|>",
         }
-        shutil.copytree(TINY, tmp_path / name)
-        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(settings))
-    (tmp_path / "GPT2Tokenizer" / "additional_chat_templates").mkdir()
-    (tmp_path / "GPT2Tokenizer" / "additional_chat_templates" / "tool_use.jinja").write_text("T")
-    command = [sys.executable, "-c", WITH_AND_WITHOUT_TORCH, *(str(tmp_path / name) for name in classes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "LlamaTokenizer" in done.stdout
+        folders.append(shutil.copytree(TINY, tmp_path / name))
+        (folders[-1] / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folders[1] / "additional_chat_templates").mkdir()
+    (folders[1] / "additional_chat_templates" / "tool_use.jinja").write_text("T")
+    command = [sys.executable, "-c", WITH_AND_WITHOUT_TORCH, *map(str, folders)]
+    assert "LlamaTokenizer" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_phi_2_gets_the_form_it_was_trained_on(copy: Path, empty_cache: Path) -> None:
@@ -229,21 +226,16 @@ def test_offline_names_the_way_out(empty_cache: Path, monkeypatch: pytest.Monkey
     assert "MODEL=tiny" in caught.value.fix
 
 
-def test_a_hub_that_refuses_is_an_error_within_seconds(empty_cache: Path) -> None:
-    started = time.perf_counter()
-    with pytest.raises(EngramError, match="cannot be had from the hub"):
-        models.resolve("someone/some-model")
-    assert time.perf_counter() - started < 15
-
-
-def test_a_hub_that_never_answers_is_an_error_within_seconds(
-    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_hub_that_refuses_or_never_answers_is_an_error_within_seconds(
+    listens: bool, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
+    started = time.perf_counter()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        started = time.perf_counter()
+        if listens:
+            monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(EngramError, match="cannot be had from the hub"):
             models.resolve("someone/some-model")
-        assert time.perf_counter() - started < 15
+    assert time.perf_counter() - started < 15
