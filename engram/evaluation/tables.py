@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.evaluation.scoring import GENERAL
 from engram.evaluation.verify import Finding
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 MOST_PROBLEMS = 20  # shown of one check
 
 
+class Table(NamedTuple):
+    """Column heads (an empty one over the names of the rows), and rows of texts."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
 def result(document: dict[str, Any]) -> None:
     """The scores of one result document, a line for each split and one for retention."""
     console = make_console()
@@ -31,118 +38,124 @@ def result(document: dict[str, Any]) -> None:
 
 
 def comparison(document: dict[str, Any]) -> None:
-    """Before and after with n, intervals and the verdict, then the secondary figures."""
+    """Before and after with n, intervals and the verdict, then the secondary figures.
+
+    An unproved difference is never shown as a gain.
+    """
     console = make_console()
-    columns = ("", "n", "before", "after", "change", "p", "verdict")
-    table = make_table(console, *columns, title="Exact match (points) and perplexity (nats per token), 95 % intervals")
-    for row in comparison_rows(document):
-        table.add_row(*row)
-    console.print(table)
-    for line in details(document):
-        console.print(line)
-
-
-def comparison_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The cells of a comparison: a row for each split, then retention."""
     rows = []
     for name, change in document["improvement"].items():
         sides = [document[stage][name] for stage in ("baseline", "tuned")]
         shown = [f"{percent(side['exact'])}\n{interval(side['ci95'])}" for side in sides]
-        rows.append((name, str(change["n"]), *shown, *change_cells(change)))
-    kept = document["retention"]
+        measured = change["exact"] is not None
+        apart = f"{points(change['exact'])}\n{interval(change['ci95'], points=True)}" if measured else "–"
+        p = p_value(change["p_value"]) if measured else "–"
+        rows.append([name, str(change["n"]), *shown, apart, p, change["verdict"]])
     for kind in GENERAL:
-        part = kept[kind]
-        change = "–" if part["nats"] is None else f"{part['nats']:+.2f}\n{bounds(part['ci95'])}"
-        name = f"retention: {kind}"
-        rows.append((name, str(part["n"]), number(part["before"]), number(part["after"]), change, "", part["verdict"]))
-    changed = kept["changed"]
+        part = document["retention"][kind]
+        apart = "–" if part["nats"] is None else f"{part['nats']:+.2f}\n{bounds(part['ci95'])}"
+        sides = [number(part["before"]), number(part["after"])]
+        rows.append([f"retention: {kind}", str(part["n"]), *sides, apart, "", part["verdict"]])
+    changed = document["retention"]["changed"]
     share = f"{percent(changed['share'])}\n{interval(changed['ci95'])}"
-    rows.append(("general answers changed", str(changed["n"]), "", "", share, "", ""))
-    return rows
+    rows.append(["general answers changed", str(changed["n"]), "", "", share, "", ""])
+    title = "Exact match (points) and perplexity (nats per token), 95 % intervals"
+    _print(console, Table(["", "n", "before", "after", "change", "p", "verdict"], rows), title)
+    for line in details(document):
+        console.print(line)
 
 
 def categories(document: dict[str, Any]) -> None:
     """Each category's change, its p-value corrected for their number; no verdict below five patterns."""
-    console = make_console()
-    for split, rows in document["categories"].items():
-        if not rows:
+    for split, found in document["categories"].items():
+        if not found:
             continue
-        title = (
-            f"{split} by category, p corrected for {sum(r['p_holm'] is not None for r in rows.values())} tests (Holm)"
-        )
-        table = make_table(console, "category", "n", "before", "after", "change", "p", "verdict", title=title)
-        for name, row in rows.items():
+        tests = sum(row["p_holm"] is not None for row in found.values())
+        rows = []
+        for name, row in found.items():
             sides = [percent(row[side]["exact"]) for side in ("before", "after")]
-            difference = f"{100 * row['change']:+.1f} {interval(row['ci95'], points=True) if row['ci95'] else ''}"
-            table.add_row(visible(name), str(row["n"]), *sides, difference, p_value(row["p_holm"]), row["verdict"])
-        console.print(table)
+            change = f"{points(row['change'])} {interval(row['ci95'], points=True) if row['ci95'] else ''}"
+            rows.append([visible(name), str(row["n"]), *sides, change, p_value(row["p_holm"]), row["verdict"]])
+        columns = ["category", "n", "before", "after", "change", "p", "verdict"]
+        _print(make_console(), Table(columns, rows), f"{split} by category, p corrected for {tests} tests (Holm)")
 
 
 def across(document: dict[str, Any]) -> None:
     """The runs in columns: accuracy, retention, speed and memory; then each two of them, tested."""
-    console = make_console()
-    runs = document["runs"]
-    table = make_table(console, "", *map(visible, runs), title="Each run, tuned, 95 % intervals")
-    for name, cell in ACROSS.items():
-        table.add_row(name, *(cell(run) for run in runs.values()))
-    console.print(table)
+    console, runs = make_console(), document["runs"]
+    rows = [[name, *(cell(run) for run in runs.values())] for name, cell in ACROSS.items()]
+    _print(console, Table(["", *map(visible, runs)], rows), "Each run, tuned, 95 % intervals")
     for pair in document["pairs"]:
-        _show_pair(console, pair)
+        one, other = map(visible, pair["runs"])
+        if pair["refused"]:
+            lines = [f"{one} and {other} are not comparable:", *(f"  {visible(line)}" for line in pair["refused"])]
+        else:
+            _print(console, pair_table(pair), f"{other} against {one}: answers to the same questions")
+            lines = pair_lines(pair)
+        for line in lines:
+            console.print(line)
     for name, reason in document["unreadable"].items():
         console.print(f"{visible(name)} cannot be read: {visible(reason)}")
 
 
-def seeds(document: dict[str, Any]) -> None:
-    """Mean and spread over seeds, and the pooled change with its interval over patterns."""
-    console = make_console()
-    listed = ", ".join(map(str, document["seeds"]))
-    title = f"{document['backend']}, {document['recipe']['name']}, seeds {listed}: mean ± standard deviation"
-    table = make_table(console, "", "before", "after", "change (points), pooled", title=title)
-    for name, split in document["splits"].items():
-        sides = [mean_spread(split[side], 100, "{:.1f}") for side in ("before", "after")]
-        pooled = split["pooled"]
-        change = "–" if pooled["change"] is None else f"{100 * pooled['change']:+.1f}"
-        patterns = f"{change} {interval(pooled['ci95'], points=True)} over {pooled['patterns']} patterns"
-        table.add_row(f"{name}, %", *sides, patterns)
-    kept = document["retention"]
-    for kind in GENERAL:
-        table.add_row(f"retention: {kind}, nats", "", mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}"), "")
-    table.add_row("general answers changed, %", "", mean_spread(kept["changed"], 100, "{:.1f}"), "")
-    table.add_row("training, s", "", mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), "")
-    console.print(table)
-
-
-def _show_pair(console: Console, pair: dict[str, Any]) -> None:
-    """Two runs compared, or the reasons why they are not comparable."""
-    one, other = map(visible, pair["runs"])
-    if pair["refused"]:
-        console.print(f"{one} and {other} are not comparable:")
-        for line in pair["refused"]:
-            console.print(f"  {visible(line)}")
-        return
-    title = f"{other} against {one}: answers to the same questions"
-    table = make_table(console, "", "n", f"{one} alone right", f"{other} alone right", "points", "p", "", title=title)
+def pair_table(pair: dict[str, Any]) -> Table:
+    """Two comparable runs' answers to the same questions, tested."""
+    alone = [f"{visible(name)} alone right" for name in pair["runs"]]
+    rows = []
     for name, change in pair["splits"].items():
         if change["exact"] is not None:
-            points = f"{100 * change['exact']:+.1f} {interval(change['ci95'], points=True)}"
-            shown = "a difference" if change["verdict"] in ("gain", "loss") else "no difference shown"
+            found = "a difference" if change["verdict"] in ("gain", "loss") else "no difference shown"
             counts = [str(change[key]) for key in ("n", "broken", "fixed")]
-            table.add_row(name, *counts, points, p_value(change["p_value"]), shown)
-    console.print(table)
+            apart = f"{points(change['exact'])} {interval(change['ci95'], points=True)}"
+            rows.append([name, *counts, apart, p_value(change["p_value"]), found])
+    return Table(["", "n", *alone, "points", "p", ""], rows)
+
+
+def pair_lines(pair: dict[str, Any]) -> list[str]:
+    """The share of same texts in two comparable runs, and the difference of their losses."""
+    lines = []
     for name, part in pair["same_answers"].items():
         stage, questions = name.split("_")
         share = f"{percent(part['share'])} {interval(part['ci95'])} of {part['n']}"
-        console.print(f"same answers, {stage} on {questions} prompts: {share}")
+        lines.append(f"same answers, {stage} on {questions} prompts: {share}")
     if losses := pair["losses"]:
-        console.print(f"training losses differ by {losses['max']:.2g} nats at most over {losses['steps']} steps")
+        lines.append(f"training losses differ by {losses['max']:.2g} nats at most over {losses['steps']} steps")
+    return lines
 
 
-def change_cells(change: dict[str, Any]) -> tuple[str, str, str]:
-    """Difference with interval, p-value and verdict; an unproved difference is never shown as a gain."""
-    if change["exact"] is None:
-        return "–", "–", "not measured"
-    difference = f"{100 * change['exact']:+.1f}\n{interval(change['ci95'], points=True)}"
-    return difference, p_value(change["p_value"]), change["verdict"]
+def seeds(document: dict[str, Any]) -> None:
+    """Mean and spread over seeds, and the pooled change with its interval over patterns."""
+    listed = ", ".join(map(str, document["seeds"]))
+    title = f"{document['backend']}, {document['recipe']['name']}, seeds {listed}: mean ± standard deviation"
+    _print(make_console(), seed_table(document), title)
+
+
+def seed_table(document: dict[str, Any]) -> Table:
+    """Mean and standard deviation over seeds, and the pooled change with its interval over patterns."""
+    rows = []
+    for name, split in document["splits"].items():
+        sides = [mean_spread(split[side], 100, "{:.1f}") for side in ("before", "after")]
+        pooled = split["pooled"]
+        change = f"{points(pooled['change'])} {interval(pooled['ci95'], points=True)}"
+        rows.append([f"{name}, %", *sides, f"{change} over {pooled['patterns']} patterns"])
+    kept = document["retention"]
+    for kind in GENERAL:
+        rows.append([f"perplexity, {kind}, nats", "", "", mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}")])
+    rows.append(["general answers changed, %", "", mean_spread(kept["changed"], 100, "{:.1f}"), ""])
+    rows.append(["training, s", "", mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), ""])
+    return Table(["", "before", "after", "change, pooled"], rows)
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in points, signed."""
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _print(console: Console, found: Table, title: str | None = None) -> None:
+    table = make_table(console, *found.columns, title=title)
+    for row in found.rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _exact(name: str) -> Callable[[dict[str, Any]], str]:
@@ -207,17 +220,16 @@ def checked(name: str, found: Sequence[Finding]) -> bool:
 
 def facts(known: dict[str, Any], contents: Contents, containing: str) -> None:
     """The facts of a memory that contain a text, and the model that the memory belongs to."""
+    rows = [
+        [visible(one.fact.input), visible(one.fact.output), str(one.rows)]
+        for one in contents.entries
+        if containing in one.fact.input or containing in one.fact.output
+    ]
     console = make_console()
-    table = make_table(console, "input", "output", "rows")
-    shown = 0
-    for fact, count in ((one.fact, one.rows) for one in contents.entries):
-        if containing in fact.input or containing in fact.output:
-            table.add_row(visible(fact.input), visible(fact.output), str(count))
-            shown += 1
-    console.print(table)
+    _print(console, Table(["input", "output", "rows"], rows))
     under = " and its adapter" if known["adapter"] else ""
     console.print(
-        f"{shown} of {known['facts']} facts, {known['rows']} rows of {known['width']} numbers before block "
+        f"{len(rows)} of {known['facts']} facts, {known['rows']} rows of {known['width']} numbers before block "
         f"{known['layer']} of {visible(known['model'])}{under}",
         style="dim",
     )
@@ -226,7 +238,7 @@ def facts(known: dict[str, Any], contents: Contents, containing: str) -> None:
 def why(found: Explained) -> None:
     """An answer, its tokens with the fact that they were read from, and the answer without the memory."""
     console = make_console()
-    same = "the same" if found.without == found.answer else visible(found.without) or "(nothing)"
+    same = "the same" if found.without == found.answer else found.without or "(nothing)"
     lines = [("asked", found.prompt), ("answer", found.answer or "(nothing)"), ("without the memory", same)]
     grid = make_table(console, "", "")
     grid.show_header = False
@@ -237,9 +249,9 @@ def why(found: Explained) -> None:
     if not hits:
         console.print("No row of the memory was read for this answer.")
         return
-    table = make_table(console, "tokens", "read from the rows of")
+    rows = []
     for fact, group in itertools.groupby(found.tokens, lambda token: token.fact):
         parts = " ".join(f"‹{visible(token.text)}›" if token.text is not None else "(end)" for token in group)
-        table.add_row(parts, f"{visible(fact.input)} → {visible(fact.output)}" if fact else "– the model's own")
-    console.print(table)
+        rows.append([parts, f"{visible(fact.input)} → {visible(fact.output)}" if fact else "– the model's own"])
+    _print(console, Table(["tokens", "read from the rows of"], rows))
     console.print(f"{hits} of {len(found.tokens)} tokens were read from the memory.")

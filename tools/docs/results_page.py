@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engram.evaluation import compare_runs
+from engram.evaluation import compare_runs, tables
 from engram.plan import documents
-from engram.show.report import charts, tables
+from engram.show.report import charts
 from engram.support.console import interval, p_value, percent
 from engram.support.text import visible
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from engram.evaluation import tables as figures
 from engram.show.report import charts, gather, tables
 from engram.show.video import screen, theme
 from engram.show.video.cast import Cast
@@ -22,8 +24,8 @@ from engram.support.text import visible
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 FUNCTIONS = {  # that the template calls
     **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
-    **{name: getattr(tables, name) for name in ("points", "signed", "millions", "level", "facts", "changed")},
-    **{name: getattr(tables, name) for name in ("pair_table", "pair_lines", "seed_table")},
+    **{name: getattr(figures, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
+    **{name: getattr(tables, name) for name in ("signed", "level", "facts", "changed")},
     **{name: getattr(charts, name) for name in ("strip", "scale", "levels")},
 }
 FPS = 20  # how often the recording is looked at, as the film does
@@ -127,7 +129,7 @@ def _view(found: gather.Found) -> dict[str, Any]:
         "answers": listed,
         "states": tables.STATES,
         "marks": tables.MARKS,
-        "counts": tables.counts(listed),
+        "counts": Counter(row.state for row in listed),
         "category_names": sorted({row.category for row in listed}),
         "loss": charts.losses(curves) if curves else None,
         "loss_curves": curves,

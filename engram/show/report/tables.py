@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from engram.evaluation import tables
 from engram.evaluation.compare import paired
 from engram.evaluation.compare_runs import Run
-from engram.evaluation.scoring import GENERAL
 from engram.show.report import charts
-from engram.support.console import interval, mean_spread, number, p_value, percent
+from engram.support.console import number, percent
 
 ABOUT = {
     "recall": "Taught patterns, asked for in words that training never used.",
@@ -30,14 +29,8 @@ STATES = {
     "wrong": "unchanged, wrong",
 }
 MARKS = {"fixed": "✓", "broken": "✗", "right": "=", "wrong": "–"}
+Pair = tuple[dict[str, Any], dict[str, Any]]  # an answer before and after
 OUTCOMES = {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}
-
-
-class Table(NamedTuple):
-    """Column heads (an empty one over the names of the rows), and rows of texts."""
-
-    columns: list[str]
-    rows: list[list[str]]
 
 
 class Row(NamedTuple):
@@ -53,27 +46,9 @@ class Row(NamedTuple):
     state: str
 
 
-class Kept(NamedTuple):
-    """A general prompt that is no pattern, and its answers."""
-
-    prompt: str
-    before: str
-    after: str
-
-
-def points(value: float | None) -> str:
-    """A difference of shares in points, signed."""
-    return "–" if value is None else f"{100 * value:+.1f}"
-
-
 def signed(value: float | None) -> str:
     """A difference of nats, signed."""
     return "–" if value is None else f"{value:+.2f}"
-
-
-def millions(value: int) -> str:
-    """A number of parameters in millions."""
-    return f"{value / 1e6:,.1f}"
 
 
 def level(split: str, comparison: dict[str, Any]) -> charts.Level:
@@ -82,55 +57,11 @@ def level(split: str, comparison: dict[str, Any]) -> charts.Level:
     return charts.Level(split, comparison["improvement"][split]["n"], *sides)
 
 
-def speed(runs: Sequence[Run]) -> Table:
+def speed(runs: Sequence[Run]) -> tables.Table:
     """Time and memory of training and answering, a column for each run."""
     names = [name for name in tables.ACROSS if not name.startswith(("recall", "general", "perplexity"))]
     rows = [[name, *(tables.ACROSS[name](run.comparison) for run in runs)] for name in names]
-    return Table(["", *(run.name for run in runs)], rows)
-
-
-def pair_table(pair: dict[str, Any]) -> Table:
-    """Two runs' answers to the same questions, tested; without rows where they are not comparable."""
-    one, other = pair["runs"]
-    columns = ["", "n", f"{one} alone right", f"{other} alone right", "Difference, points", "p", ""]
-    rows = []
-    for name, change in (pair["splits"] or {}).items():
-        if change["exact"] is not None:
-            found = "a difference" if change["verdict"] in ("gain", "loss") else "no difference shown"
-            counted = [str(change[key]) for key in ("n", "broken", "fixed")]
-            apart = f"{points(change['exact'])} {interval(change['ci95'], points=True)}"
-            rows.append([name, *counted, apart, p_value(change["p_value"]), found])
-    return Table(columns, rows)
-
-
-def pair_lines(pair: dict[str, Any]) -> list[str]:
-    """The share of same texts in two runs, and the difference of their losses."""
-    lines = []
-    for name, part in (pair["same_answers"] or {}).items():
-        stage, questions = name.split("_")
-        share = f"{percent(part['share'])} {interval(part['ci95'])} of {part['n']}"
-        lines.append(f"same answers, {stage} on {questions} prompts: {share}")
-    if losses := pair["losses"]:
-        lines.append(f"training losses differ by {losses['max']:.2g} nats at most over {losses['steps']} steps")
-    return lines
-
-
-def seed_table(document: dict[str, Any]) -> Table:
-    """Mean and standard deviation over seeds, and the pooled change with its interval over patterns."""
-    rows = []
-    for name, split in document["splits"].items():
-        sides = [mean_spread(split[side], 100, "{:.1f}") for side in ("before", "after")]
-        pooled = split["pooled"]
-        change = (
-            f"{points(pooled['change'])} {interval(pooled['ci95'], points=True)} over {pooled['patterns']} patterns"
-        )
-        rows.append([f"{name}, %", *sides, change])
-    kept = document["retention"]
-    for kind in GENERAL:
-        rows.append([f"perplexity, {kind}, nats", "", "", mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}")])
-    rows.append(["general answers changed, %", "", mean_spread(kept["changed"], 100, "{:.1f}"), ""])
-    rows.append(["training, s", "", mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), ""])
-    return Table(["", "Before", "After", "Change"], rows)
+    return tables.Table(["", *(run.name for run in runs)], rows)
 
 
 def parity_section(document: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +76,7 @@ def parity_section(document: dict[str, Any]) -> dict[str, Any]:
         f"MLX and Unsloth ({document['backend']}) on {document['model']['name']}, from the same adapter and batches: "
         f"the difference of their losses, the worst of {len(document['pairs'])} pairs of training runs."
     )
-    return {"lead": lead, "table": Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)}
+    return {"lead": lead, "table": tables.Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)}
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -174,15 +105,9 @@ def answers(runs: Sequence[Run]) -> list[Row]:
     return [_row(run.name, *pair) for run in runs for pair in paired(*_both(run, "answers"))]
 
 
-def changed(run: Run) -> list[Kept]:
-    """The general prompts that the tuned model answers differently."""
-    pairs = [(b, a) for b, a in paired(*_both(run, "general")) if "answer" in b]
-    return [Kept(b["prompt"], b["answer"], a["answer"]) for b, a in pairs if b["answer"] != a["answer"]]
-
-
-def counts(found: Sequence[Row]) -> dict[str, int]:
-    """How many rows there are of each state."""
-    return {name: sum(row.state == name for row in found) for name in STATES}
+def changed(run: Run) -> list[Pair]:
+    """The general prompts that the tuned model answers differently, as they are in both documents."""
+    return [(b, a) for b, a in paired(*_both(run, "general")) if "answer" in b and b["answer"] != a["answer"]]
 
 
 def _row(run: str, before: dict[str, Any], after: dict[str, Any]) -> Row:
