@@ -1,13 +1,9 @@
-"""Draw characters as masks of a cell, in the bundled DejaVu Sans Mono through Pillow.
-
-Light lines and blocks are drawn here, to the pixel, so that boxes and bars join across cells.
-"""
+"""Draw characters as masks of a cell, in the bundled DejaVu Sans Mono through Pillow."""
 
 from __future__ import annotations
 
 import functools
 import math
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from engram.support.files import BUNDLED
@@ -22,6 +18,7 @@ FOLDER = BUNDLED / "fonts"
 FILES = {False: "DejaVuSansMono.ttf", True: "DejaVuSansMono-Bold.ttf"}
 ADVANCE = 1233 / 2048  # of every glyph, in ems
 ASCENT, DESCENT = 1901 / 2048, 483 / 2048
+FIRST_LINE, LAST_BLOCK = "─", "▟"  # drawn up to the cell's upper and lower edge, so that they join
 SLANT = 0.2  # of italics, for which there is no font
 
 
@@ -43,8 +40,7 @@ class Font:
         """The text of one place (a character with what is combined with it) as a mask of `cells` cells."""
         key = (text, cells, bold, italic)
         if key not in self._masks:
-            drawn = mask(text, self.width, self.height) if len(text) == 1 and cells == 1 else None
-            self._masks[key] = self._shaded(self._glyph(*key) if drawn is None else drawn)
+            self._masks[key] = self._shaded(self._glyph(*key))
         return self._masks[key]
 
     def _shaded(self, mask: Mask) -> Mask:
@@ -69,7 +65,10 @@ class Font:
         if italic:
             shear = (1, SLANT, -SLANT * self.baseline, 0, 1, 0)
             image = image.transform(image.size, Image.Transform.AFFINE, shear, Image.Resampling.BICUBIC)
-        return np.asarray(image)
+        glyph = np.array(image)
+        if len(text) == 1 and FIRST_LINE <= text <= LAST_BLOCK:
+            glyph[[0, -1]] = np.maximum(glyph[[0, -1]], glyph[[1, -2]])
+        return glyph
 
 
 @functools.cache
@@ -86,81 +85,6 @@ def _has(character: str, bold: bool) -> bool:
     return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
 
 
-ARMS: dict[str, tuple[str, ...]] = {arm: (arm,) for arm in ("LEFT", "RIGHT", "UP", "DOWN")}
-ARMS |= {"HORIZONTAL": ("LEFT", "RIGHT"), "VERTICAL": ("UP", "DOWN")}
-OTHER_LINES = ("HEAVY", "DOUBLE", "DASH", "DIAGONAL")
-FINE = 4  # samples along an edge of a pixel, for arcs
-
-
-def mask(character: str, width: int, height: int) -> Mask | None:
-    """The character as a mask of the cell in pixels; None if the font draws it: all but light lines and blocks."""
-    if "▀" <= character <= "▐" or character in "▔▕":
-        return _block(character, width, height)
-    if not (arms := _arms(character)):
-        return None
-    return _arc(arms, width, height) if "ARC" in unicodedata.name(character) else _cross(arms, width, height)
-
-
 def thickness(width: int) -> int:
     """A line's width in pixels, in a cell of this width."""
     return max(round(width / 9), 1)
-
-
-@functools.cache
-def _arms(character: str) -> frozenset[str]:
-    """The arms of a light line, from its Unicode name: `BOX DRAWINGS LIGHT DOWN AND RIGHT` has DOWN and RIGHT."""
-    words = unicodedata.name(character, "").split()
-    if words[:3] != ["BOX", "DRAWINGS", "LIGHT"] or any(word in OTHER_LINES for word in words):
-        return frozenset()
-    return frozenset(arm for word in words for arm in ARMS.get(word, ()))
-
-
-def _cross(arms: frozenset[str], width: int, height: int) -> Mask:
-    """Arms from the middle to the edges."""
-    import numpy as np
-
-    drawn = np.zeros((height, width), np.uint8)
-    thick = thickness(width)
-    left, top = (width - thick) // 2, (height - thick) // 2
-    for arm in arms:
-        rows = {"UP": slice(0, top + thick), "DOWN": slice(top, height)}.get(arm, slice(top, top + thick))
-        columns = {"LEFT": slice(0, left + thick), "RIGHT": slice(left, width)}.get(arm, slice(left, left + thick))
-        drawn[rows, columns] = 255
-    return drawn
-
-
-def _arc(arms: frozenset[str], width: int, height: int) -> Mask:
-    """A rounded corner: a quarter circle, and straight lines from its ends to the cell's edges."""
-    import numpy as np
-
-    thick = thickness(width)
-    left, top = (width - thick) // 2, (height - thick) // 2  # where the straight lines of other cells begin
-    radius = min(left, width - left - thick) + thick / 2 - 1  # of the line's middle; at the cell's edge it is straight
-    right, down = (1 if "RIGHT" in arms else -1), (1 if "DOWN" in arms else -1)
-    y, x = (np.indices((height * FINE, width * FINE)) + 0.5) / FINE
-    x, y = (x - left - thick / 2) * right, (y - top - thick / 2) * down  # as if it were ╭, from the middle
-    bend = (np.abs(np.hypot(x - radius, y - radius) - radius) <= thick / 2) & (x <= radius) & (y <= radius)
-    straight = (y > radius) & (np.abs(x) <= thick / 2) | (x > radius) & (np.abs(y) <= thick / 2)
-    fine = (bend | straight).reshape(height, FINE, width, FINE)
-    drawn: Mask = np.rint(255 * fine.mean(axis=(1, 3))).astype(np.uint8)
-    return drawn
-
-
-def _block(character: str, width: int, height: int) -> Mask:
-    import numpy as np
-
-    drawn = np.zeros((height, width), np.uint8)
-    number = ord(character)
-    if character == "▀":
-        drawn[: height // 2] = 255
-    elif number <= 0x2588:  # lower eighths, up to the full block
-        drawn[height - round(height * (number - 0x2580) / 8) :] = 255
-    elif number <= 0x258F:  # left seven eighths down to one
-        drawn[:, : round(width * (0x2590 - number) / 8)] = 255
-    elif character == "▐":
-        drawn[:, width // 2 :] = 255
-    elif character == "▔":
-        drawn[: round(height / 8)] = 255
-    else:  # ▕
-        drawn[:, width - round(width / 8) :] = 255
-    return drawn
