@@ -46,6 +46,10 @@ class Window:
         """The height of the title bar."""
         return round(1.35 * self.cell[1])
 
+    def place(self, x: int, y: int) -> tuple[int, int]:
+        """The left and upper edge of a cell in the picture."""
+        return self.left + self.padding + x * self.cell[0], self.top + self.bar + self.padding + y * self.cell[1]
+
     @property
     def size(self) -> tuple[int, int]:
         """Width and height with bar and padding."""
@@ -71,7 +75,8 @@ def scene(grids: Sequence[tuple[int, int]], titles: Sequence[str], size: tuple[i
     gap = round(GAP * width)
     room = width - (len(grids) + 1) * gap, height - 2 * gap
     for cell_width in range(width, SMALLEST - 1, -1):
-        windows = [_window(grid, title, cell_width) for grid, title in zip(grids, titles, strict=True)]
+        cell = cell_width, cell_height(cell_width)
+        windows = [Window(0, 0, *grid, cell, title) for grid, title in zip(grids, titles, strict=True)]
         wide = sum(window.size[0] for window in windows)
         if wide <= room[0] and max(window.size[1] for window in windows) <= room[1]:
             break
@@ -93,7 +98,7 @@ def trimmed(scene: Scene) -> Scene:
     gap = round(GAP * scene.width)
     height = max(window.size[1] for window in scene.windows) + 2 * gap
     height += height % 2
-    windows = tuple(replace(window, left=window.left, top=(height - window.size[1]) // 2) for window in scene.windows)
+    windows = tuple(replace(window, top=(height - window.size[1]) // 2) for window in scene.windows)
     return Scene(scene.width, height, windows)
 
 
@@ -134,17 +139,15 @@ class Painter:
 
     def _row(self, window: Window, y: int, row: Sequence[Cell]) -> None:
         width, height = window.cell
-        top = window.top + window.bar + window.padding + y * height
         for x, cell in enumerate(row):
             cells = 2 if x + 1 < len(row) and row[x + 1].text == "" and cell.text else 1
             if cell.text or x == 0 or not row[x - 1].text:
-                left = window.left + window.padding + x * width
+                left, top = window.place(x, y)
                 self.picture[top : top + height, left : left + cells * width] = self._tile(cell, cells, window.cell)
 
     def _cursor(self, window: Window, x: int, y: int) -> None:
+        left, top = window.place(x, y)
         width, height = window.cell
-        left = window.left + window.padding + x * width
-        top = window.top + window.bar + window.padding + y * height
         self.picture[top + 1 : top + height - 1, left : left + max(width // 6, 2)] = theme.FOREGROUND
 
     def _tile(self, cell: Cell, cells: int, size: tuple[int, int]) -> Picture:
@@ -224,7 +227,3 @@ def _rounded(size: tuple[int, int]) -> Any:
     large = Image.new("L", (size[0] * fine, size[1] * fine))
     ImageDraw.Draw(large).rounded_rectangle((0, 0, large.width - 1, large.height - 1), CORNER * fine, fill=255)
     return large.resize(size, Image.Resampling.BOX)
-
-
-def _window(grid: tuple[int, int], title: str, cell_width: int) -> Window:
-    return Window(0, 0, *grid, (cell_width, cell_height(cell_width)), title)

@@ -41,26 +41,33 @@ class Screen:
 
 
 def play(cast: Cast, fps: int) -> Iterator[tuple[Screen, int]]:
-    """The screens of a recording sampled `fps` times a second, each with its number of frames.
+    """The screens of one recording; see `together`. There are `frames(cast, fps)`."""
+    return ((screens[0], count) for screens, count in together([cast], fps))
 
-    Frame k shows what was written up to k/fps seconds, counted in whole milliseconds; there are `frames(cast, fps)`.
+
+def together(casts: Sequence[Cast], fps: int) -> Iterator[tuple[tuple[Screen, ...], int]]:
+    """The screens of recordings that begin together, sampled `fps` times a second, each with its number of frames.
+
+    Frame k shows what was written up to k/fps seconds, counted in whole milliseconds; the shorter ones' last screens
+    stay to the end.
     """
-    total, at = frames(cast, fps), 0
-    terminal = _Terminal(cast.width, cast.height)
-    changes: dict[int, list[str]] = {}
-    for event in cast.events:
-        if event.code == OUTPUT:
-            frame = min(-(-round(1000 * event.time) * fps // 1000), total - 1)
-            changes.setdefault(frame, []).append(event.data)
-    shown = terminal.screen()
-    for frame, texts in changes.items():
-        terminal.feed("".join(texts))
-        now = terminal.screen()
+    terminals = [_Terminal(cast.width, cast.height) for cast in casts]
+    written: dict[int, list[tuple[_Terminal, str]]] = {}
+    for cast, terminal in zip(casts, terminals, strict=True):
+        for event in cast.events:
+            if event.code == OUTPUT:
+                frame = min(-(-round(1000 * event.time) * fps // 1000), frames(cast, fps) - 1)
+                written.setdefault(frame, []).append((terminal, event.data))
+    at, shown = 0, tuple(terminal.screen() for terminal in terminals)
+    for frame in sorted(written):
+        for terminal, text in written[frame]:
+            terminal.feed(text)
+        now = tuple(terminal.screen() for terminal in terminals)
         if now != shown:
             if frame > at:
                 yield shown, frame - at
             shown, at = now, frame
-    yield shown, total - at
+    yield shown, max(frames(cast, fps) for cast in casts) - at
 
 
 def frames(cast: Cast, fps: int) -> int:
@@ -70,9 +77,8 @@ def frames(cast: Cast, fps: int) -> int:
 
 def last(cast: Cast) -> Screen:
     """The screen when all is written."""
-    terminal = _Terminal(cast.width, cast.height)
-    terminal.feed("".join(event.data for event in cast.events if event.code == OUTPUT))
-    return terminal.screen()
+    *_, (shown, _) = play(cast, 1)
+    return shown
 
 
 class _Terminal:
@@ -101,28 +107,13 @@ class _Terminal:
         return Screen(tuple(self._rows), place)
 
 
-class Char(NamedTuple):
-    """A character as pyte keeps it, and whether it is faint, which pyte does not know."""
-
-    data: str = " "
-    fg: str = "default"
-    bg: str = "default"
-    bold: bool = False
-    italics: bool = False
-    underscore: bool = False
-    strikethrough: bool = False
-    reverse: bool = False
-    blink: bool = False
-    faint: bool = False
-
-
 @functools.lru_cache(maxsize=8192)
-def _cell(char: Char) -> Cell:
+def _cell(char: Any) -> Cell:
     colour = theme.colour(char.fg, theme.FOREGROUND)
     background = theme.colour(char.bg, theme.BACKGROUND)
     if char.reverse:
         colour, background = background, colour
-    if char.faint:
+    if char.blink:  # faint: see `_screen_class`
         colour = theme.faint(colour, background)
     return Cell(char.data, colour, background, char.bold, char.italics, char.underscore, char.strikethrough)
 
@@ -135,28 +126,19 @@ def _screen_class() -> Any:
     class TrueScreen(screens.Screen):  # type: ignore[misc]
         """See `_screen_class`."""
 
-        @property
-        def default_char(self) -> Char:
-            return Char()
-
-        def reset(self) -> None:
-            super().reset()
-            self.cursor.attrs = self.default_char
-
         def select_graphic_rendition(self, *attrs: int) -> None:
-            codes = list(attrs) or [0]
+            """Faint text, which pyte does not know, is kept as blinking; blinking itself is left out."""
+            codes, known = list(attrs) or [0], []
             while codes:
                 code = codes.pop(0)
                 if code in (38, 48):
                     count = 4 if codes[0] == 2 else 2
-                    super().select_graphic_rendition(*_themed(code, codes[:count]))
+                    known += _themed(code, codes[:count])
                     codes = codes[count:]
-                elif code == 2:
-                    self.cursor.attrs = self.cursor.attrs._replace(faint=True)
                 else:
-                    super().select_graphic_rendition(code)
-                if code == 22:  # ends bold and faint
-                    self.cursor.attrs = self.cursor.attrs._replace(faint=False)
+                    known += {2: [5], 5: [], 22: [22, 25]}.get(code, [code])
+            if known:
+                super().select_graphic_rendition(*known)
 
         def draw(self, data: str) -> None:
             for character in data:
@@ -207,20 +189,3 @@ def _themed(code: int, rest: list[int]) -> list[int]:
         base = 30 if code == 38 else 40
         return [base + rest[1] if rest[1] < 8 else base + 60 + rest[1] - 8]
     return [code, *rest]
-
-
-def together(casts: Sequence[Cast], fps: int) -> Iterator[tuple[tuple[Screen, ...], int]]:
-    """The recordings' screens and their number of frames; the shorter ones' last screens stay to the end."""
-    total = max(frames(cast, fps) for cast in casts)
-    changes: list[dict[int, Screen]] = []
-    for cast in casts:
-        at, starts = 0, {}
-        for shown, count in play(cast, fps):
-            starts[at] = shown
-            at += count
-        changes.append(starts)
-    times = sorted({at for starts in changes for at in starts})
-    now = [starts[0] for starts in changes]
-    for at, end in zip(times, [*times[1:], total]):
-        now = [starts.get(at, before) for starts, before in zip(changes, now)]
-        yield tuple(now), end - at
