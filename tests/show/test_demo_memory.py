@@ -113,7 +113,7 @@ def test_text_marks_what_was_read_under_its_tokens(taught: Path, capsys: pytest.
 
 def test_live_marks_and_erasing_are_the_stored_ones(run: Run, taught: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def marks(text: str) -> list[str]:
-        told = ("erased:", "again:", "put back:")
+        told = ("2  erased:", "   again:", "4  put back:")
         return [line.strip() for line in text.splitlines() if "◆" in line or line.startswith(told)]
 
     live, replayed = printed(taught, capsys, run), printed(taught, capsys)

@@ -107,7 +107,8 @@ def test_answers_are_typed_and_never_jump(run: Run) -> None:
 
     def show(console: Console, clock: Clock) -> None:
         stage = Stage(console, clock, "here")
-        panels.perform(stage, blocks[0], stage.section("one"))
+        stage.section("one")
+        panels.perform(stage, [], blocks[0])
 
     before: list[str] = []
     grown = 0
@@ -215,7 +216,7 @@ def test_two_platforms_answer_side_by_side(run: Run, tmp_path: Path, width: int,
     assert "before: the same · after: different" in answered
     compared = shown[sections.PLATFORMS_FIGURES]
     assert "recall, cpu against mlx: " in compared and "CPU (torch)" in compared
-    assert "tuned 0.0 %" in compared
+    assert "tuned on test prompts: 0.0 %" in compared
 
 
 def len_split(text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,11 @@ from engram.show.demo import stage as sections
 from engram.show.demo.answers import STAGES, Shown
 from engram.show.demo.figures import findings
 from engram.show.demo.material import Lesson, Material
-from engram.show.demo.stage import MARGIN, QUIET, ROOMY, Stage, styled
-from engram.support import console
+from engram.show.demo.stage import BLANK, QUIET, Stage, entries, styled
 from engram.support.text import visible
-from engram.training import methods
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.text import Text
 
 BANNER = (
@@ -26,7 +26,7 @@ BANNER = (
 )
 SUBTITLE = "A small language model is taught patterns that never change, and asked before and after."
 BACKENDS = {"mlx": "MLX", "cuda": "Unsloth, CUDA", "cpu": "Unsloth, CPU"}
-FACTS, HEADS = 10, 15  # columns before a fact, and before a finding
+FACTS, HEADS = 11, 16  # columns before a fact, and before a finding
 HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "end": 8.0}
 
 
@@ -36,8 +36,8 @@ def platform(document: dict[str, Any]) -> str:
 
 
 def report(stage: Stage, done: int, of: int) -> None:
-    """The progress of live answers, in the last row."""
-    stage.put(stage.last, MARGIN, styled((f"both models answer now: {done} of {of}", QUIET)))
+    """The progress of live answers, at the foot."""
+    stage.foot(f"both models answer now: {done} of {of}")
 
 
 def title(stage: Stage, material: Material, live: bool) -> None:
@@ -53,52 +53,38 @@ def title(stage: Stage, material: Material, live: bool) -> None:
         f"{counts['held_out']} held out and never taught",
         "answers": "made now, one prompt at a time" if live else replay,
     }
-    row = stage.section(sections.TITLE)
-    row += max((stage.last - row - len(BANNER) - len(facts) - 4) // 2, 0)
-    for at, line in enumerate(BANNER):
-        stage.put(row + at, MARGIN, styled((line, "bold cyan")))
-    row = stage.lines(row + len(BANNER) + 1, [styled((SUBTITLE, ""))]) + 1
-    for name, text in facts.items():
-        row = stage.entry(row, name, visible(text), QUIET, FACTS)
+    parts: list[RenderableType] = [styled((line, "bold cyan")) for line in BANNER] if stage.drawn else []
+    grid = entries(FACTS, *((name, QUIET, visible(text)) for name, text in facts.items()))
+    parts += [BLANK, styled((SUBTITLE, "")), BLANK, grid]
+    stage.section(sections.TITLE)
+    above = [BLANK] * ((stage.room - stage.rows(parts)) // 2) if stage.drawn else []
+    stage.show([*above, *parts])
     stage.hold(HOLDS["title"])
 
 
 def taught(stage: Stage, material: Material) -> None:
     """Three patterns, as written in their files."""
-    row = stage.section(sections.TAUGHT)
-    if material.missing:
-        row = stage.lines(row, [styled((material.missing, "yellow"))])
-    needed = sum(len(lesson.lines) + 3 for lesson in material.lessons) + 2
-    gap = 1 if row + needed <= stage.last else 0
-    for lesson in material.lessons:
-        row = _lesson(stage, lesson, row) + gap
+    stage.section(sections.TAUGHT)
+    missing = [styled((material.missing, "yellow"))] if material.missing else []
     counts = material.counts
-    taught_line = f"{counts['taught']} patterns taught in {len(TRAIN)} wordings each"
-    stage.lines(row + 1 - gap, [styled((f"{taught_line}, {counts['held_out']} held out and never taught.", ""))])
+    summary = f"{counts['taught']} patterns taught in {len(TRAIN)} wordings each, {counts['held_out']} held out"
+    lessons = [_lesson(lesson, cut=stage.drawn) for lesson in material.lessons]
+    parts = [*missing, *itertools.chain(*lessons), styled((f"{summary} and never taught.", ""))]
+    if stage.rows(parts) + len(lessons) <= stage.room:
+        parts = [*missing, *itertools.chain(*([*lesson, styled()] for lesson in lessons)), parts[-1]]
+    stage.show(parts)
     stage.hold(HOLDS["taught"])
 
 
 def training(stage: Stage, material: Material) -> None:
     """The loss curve, drawn from the training log."""
-    row = stage.section(sections.TRAINING)
+    stage.section(sections.TRAINING)
     log = material.log
     if log is None:
         missing = f"No training log of this adapter in {visible(material.where)}: make train writes one."
-        stage.lines(row, [styled((missing, "yellow"))])
-        stage.hold(HOLDS["training"])
-        return
-    row = stage.lines(row, [styled((methods.of(log["recipe"]).describe(log), ""))])
-    if not stage.drawn:
-        console.training(log)
-        return
-    s = log["summary"]
-    stage.put(row, MARGIN, styled(("loss, nats per answer token", QUIET)))
-    row = figures.draw(stage, log, row + 1, 16 if stage.height >= ROOMY else 12)
-    speed = (
-        f"{s['steps']} steps, {s['rows']:,} rows in {s['train_seconds']:.0f} s: {s['tokens_per_second']:,.0f} tokens/s"
-    )
-    memory = f"peak memory {s['peak_memory_bytes'] / 2**20:,.0f} MiB"
-    stage.lines(row + 1, [styled((speed, "bold"), (f"  ·  {memory}", QUIET))])
+        stage.show([styled((missing, "yellow"))])
+    else:
+        figures.curve(stage, log)
     stage.hold(HOLDS["training"])
 
 
@@ -116,46 +102,51 @@ def pairs(stage: Stage, material: Material, given: Sequence[tuple[Shown, Shown]]
 
 def answer(stage: Stage, name: str, blocks: Sequence[panels.Block], note: str) -> None:
     """One section of questions, on as many screens as they need, `note` at the foot of each."""
-    row = stage.section(name)
+    stage.section(name)
     if not blocks:
-        stage.lines(row, [styled(("No pattern of this kind is in the test set.", "yellow"))])
+        stage.show([styled(("No pattern of this kind is in the test set.", "yellow"))])
         stage.hold(HOLDS["answers"])
-    for at, page in enumerate(panels.pages(stage, blocks, stage.last - row - 1)):
-        row = stage.screen(name) if at else row
-        stage.put(stage.last, MARGIN, styled((note, QUIET)))
+    for at, page in enumerate(panels.pages(stage, blocks)):
+        if at:
+            stage.screen(name)
+        stage.foot(note)
+        parts: list[RenderableType] = []
         for place, block in enumerate(page):
             if place:
                 stage.clock.sleep(HOLDS["pair"])
-            row = panels.perform(stage, block, row) + 1
+                parts += [BLANK]
+            panels.perform(stage, parts, block)
+            parts += panels.finished(stage, block)
+            stage.show(parts)
         stage.hold(HOLDS["answers"])
 
 
 def not_shown(stage: Stage, material: Material) -> None:
     """The run's losses, effects that were not shown, and everything not measured."""
-    row = stage.section(sections.NOT_SHOWN)
-    gap = 1 if stage.height >= ROOMY else 0
-    for finding in findings(material.comparison):
-        row = stage.entry(row, finding.head, finding.text, finding.style, HEADS) + gap
     where, method = visible(material.where), material.method.name
     flag, variable = ("", "") if method == "lora" else (f" --method {method}", f" METHOD={method}")
-    row += 1
-    for name, text in (
-        ("every answer", f"{where}/tuned.json, checked by make verify"),
-        ("these figures", f"engram compare --show --categories{flag}"),
-        ("your own", f"make demo{variable} PATTERNS=my-patterns"),
-    ):
-        row = stage.entry(row, name, text, QUIET, HEADS)
+    ways = {
+        "every answer": f"{where}/tuned.json, checked by make verify",
+        "these figures": f"engram compare --show --categories{flag}",
+        "your own": f"make demo{variable} PATTERNS=my-patterns",
+    }
+    parts: list[RenderableType] = []
+    for finding in findings(material.comparison):
+        parts += [entries(HEADS, (finding.head, finding.style, finding.text)), *stage.air]
+    stage.section(sections.NOT_SHOWN)
+    stage.show([*parts, BLANK, entries(HEADS, *((name, QUIET, text) for name, text in ways.items()))])
     stage.hold(HOLDS["end"])
 
 
-def _lesson(stage: Stage, lesson: Lesson, row: int) -> int:
-    """One pattern: its place, its lines in colour, and a question with its answer."""
-    row = stage.lines(row, [styled((visible(lesson.place), "bold magenta"))])
+def _lesson(lesson: Lesson, cut: bool) -> list[Text]:
+    """One pattern: its place, its lines in colour, and a question with its answer; each in a line if `cut`."""
     asked = (visible(lesson.question), ""), ("  →  ", "bold cyan"), (visible(lesson.answer), "green")
-    lines = [*map(_coloured, lesson.lines), styled(("asked   ", QUIET), *asked)]
-    for line in lines if stage.drawn else []:
-        line.truncate(stage.inner - 2, overflow="ellipsis")
-    return stage.lines(row, lines, 2)
+    lines = [styled((visible(lesson.place), "bold magenta"))]
+    for line in [*map(_coloured, lesson.lines), styled(("asked   ", QUIET), *asked)]:
+        lines.append(styled(("  ", "")) + line)
+    for line in lines:
+        line.no_wrap, line.overflow = cut, "ellipsis"
+    return lines
 
 
 def _coloured(line: str) -> Text:

@@ -9,10 +9,10 @@ from engram.memory.facts import Fact
 from engram.show.demo import panels
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Splitter, is_right, one_line, stored_answer, words
-from engram.show.demo.stage import QUIET, ROOMY, Stage, fold
+from engram.show.demo.stage import QUIET, Stage, entries
 from engram.support.text import normalise, visible
 
-HEADS = 13  # columns before a sentence
+HEADS = 14  # columns before a sentence
 ERASING, HOLD = 2.5, 8.0  # seconds
 GOOD, BAD = "bold green", "bold red"
 
@@ -63,36 +63,28 @@ def block(document: dict[str, Any], split: Splitter = words) -> panels.Block:
 
 
 def perform(stage: Stage, document: dict[str, Any], split: Splitter = words) -> None:
-    """Ask, erase, ask again, put back."""
-    row = stage.section(sections.ERASED)
-    asked = block(document, split)
-    kept, again, back = sentences(document)
-    if not stage.drawn:
-        panels.write(stage.console, asked)
-    first, second = panels.places(stage, asked, row)
-    panels.ask(stage, asked.example, row)
-    panels.answer(stage, [first])
-    end = panels.tell(stage, asked, second.end)
-    stage.clock.sleep(panels.THINK)
+    """Ask, erase, ask again, put back; sentences that this screen has no room for are on another."""
+    stage.section(sections.ERASED)
+    asked, half = block(document, split), (panels.DONE, None)
+    kept, again, back = (entries(HEADS, (s.head, GOOD if s.good else BAD, s.text)) for s in sentences(document))
     command = f'engram memory delete "{visible(normalise(Fact(**document["fact"]).input))}"'
-    gap = 1 if stage.height >= ROOMY else 0
-    row = _say(stage, kept, end + gap)
-    row = stage.entry(row, "   as by", command, QUIET, HEADS) + gap if gap else row
-    stage.clock.sleep(ERASING)
-    panels.answer(stage, [second])
+    told = [*stage.air, kept, *([entries(HEADS, ("   as by", QUIET, command))] if stage.air else [])]
+    panels.perform(stage, [], asked, [0])
+    stage.show(panels.finished(stage, asked, half))
     stage.clock.sleep(panels.THINK)
-    row = _say(stage, again, row) + gap
+    stage.show([*panels.finished(stage, asked, half), *told])
     stage.clock.sleep(ERASING)
-    _say(stage, back, row)
+    panels.perform(stage, [], asked, [1])
+    parts = [*panels.finished(stage, asked), *told]
+    for pause, said in ((panels.THINK, again), (ERASING, back)):
+        stage.clock.sleep(pause)
+        if stage.rows([*parts, *stage.air, said]) > stage.room:
+            stage.hold(HOLD)
+            stage.screen(sections.ERASED)
+            parts = []
+        parts += [*stage.air, said]
+        stage.show(parts)
     stage.hold(HOLD)
-
-
-def _say(stage: Stage, sentence: Sentence, row: int) -> int:
-    """A sentence behind its head, on a new screen where this one has no room for it; the next free row."""
-    if row + len(fold(sentence.text, stage.inner - HEADS)) - 1 > stage.last:
-        stage.hold(HOLD)
-        row = stage.screen(sections.ERASED)
-    return stage.entry(row, sentence.head, sentence.text, GOOD if sentence.good else BAD, HEADS)
 
 
 def _like(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from engram.evaluation import tables
 from engram.evaluation.scoring import GENERAL
 from engram.show.demo import stage as sections
-from engram.show.demo.stage import MARGIN, QUIET, Stage, styled
-from engram.support.console import SPARKS, bounds, interval, number, p_value, percent
+from engram.show.demo.stage import BLANK, QUIET, ROOMY, Stage, styled
+from engram.support.console import SPARKS, bounds, interval, number, p_value, percent, sparkline
+from engram.training import methods
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -90,91 +91,107 @@ def tested(value: float | None) -> str:
 
 def perform(stage: Stage, comparison: dict[str, Any]) -> None:
     """Recall, generalization and retention with n and intervals; the bars grow to their values."""
-    row = stage.section(sections.FIGURES)
+    stage.section(sections.FIGURES)
     if not stage.drawn:
         tables.comparison(comparison)
-        return
-    width, bars = min(stage.inner - 34, 50), list[tuple[int, float, str]]()
-    for name, text in (("recall", "taught, in words never trained on"), ("generalization", "held out, never taught")):
-        change = comparison["improvement"][name]
-        stage.put(row, MARGIN, styled((f"{name}  ", "bold"), (f"{text}, n = {change['n']}", QUIET)))
-        for at, (label, side, style) in enumerate((("before", "baseline", QUIET), ("after", "tuned", "cyan")), row + 1):
-            part = comparison[side][name]
-            shown = f"{percent(part['exact']):>8}  {interval(part['ci95'])}"
-            stage.put(at, MARGIN, styled((f"  {label:6}", QUIET)))
-            stage.put(at, MARGIN + 10 + width, styled((shown, "bold" if side == "tuned" else "")))
-            bars.append((at, part["exact"] or 0.0, style))
-        if change["exact"] is None:
-            stage.put(row + 3, MARGIN, styled(("  change  not measured", "yellow")))
-        else:
-            test = f"  ·  McNemar {tested(change['p_value'])}  ·  "
-            changed = (("  change  ", QUIET), (difference(change), ""), (test, QUIET), _verdict(change))
-            stage.put(row + 3, MARGIN, styled(*changed))
-        row += 5
-    details = [styled((line, QUIET)) for line in ("", *tables.details(comparison)[1:])]
-    for at, line in enumerate([*_retention(comparison["retention"]), *details], row):
-        stage.put(at, MARGIN, line)
-    for frame in range(1, BAR_FRAMES + 1):
-        for at, share, style in bars:
-            stage.put(at, MARGIN + 10, _bar(share * frame / BAR_FRAMES, width, style))
+    for frame in range(1, BAR_FRAMES + 1) if stage.drawn else ():
+        stage.show([*_shares(comparison, min(stage.inner - 34, 50), frame / BAR_FRAMES), *_kept(comparison)])
         stage.clock.sleep(BAR_SECONDS / BAR_FRAMES)
     stage.hold(HOLD)
 
 
-def _retention(kept: dict[str, Any]) -> list[Text]:
+def _shares(comparison: dict[str, Any], width: int, grown: float) -> list[Text]:
+    """Recall and generalization before and after, as bars that have grown to this share of their length."""
+    lines = []
+    for name, text in (("recall", "taught, in words never trained on"), ("generalization", "held out, never taught")):
+        change = comparison["improvement"][name]
+        lines.append(styled((f"{name}  ", "bold"), (f"{text}, n = {change['n']}", QUIET)))
+        for label, side, style, bold in (("before", "baseline", QUIET, ""), ("after", "tuned", "cyan", "bold")):
+            part = comparison[side][name]
+            shown = f"{percent(part['exact']):>8}  {interval(part['ci95'])}"
+            bar = _bar(grown * (part["exact"] or 0.0), width, style)
+            lines.append(styled((f"  {label:6}  ", QUIET), *bar, (shown, bold)))
+        changed = [("not measured", "yellow")]
+        if change["exact"] is not None:
+            test = f"  ·  McNemar {tested(change['p_value'])}  ·  "
+            changed = [(difference(change), ""), (test, QUIET), _verdict(change)]
+        lines += [styled(("  change  ", QUIET), *changed, cut=True), styled()]
+    return lines
+
+
+def _kept(comparison: dict[str, Any]) -> list[Text]:
+    """Retention, and the secondary figures."""
+    kept = comparison["retention"]
     lines = [styled(("retention  ", "bold"), ("what the model could do before, perplexity", QUIET))]
     for kind in GENERAL:
         part = kept[kind]
         sides = f"{number(part['before'])} → {number(part['after'])}"
         nats = "" if part["nats"] is None else f"{part['nats']:+.2f} nats {bounds(part['ci95'])}"
         figures = (f"  {kind:6}  ", QUIET), (f"{sides:<15}", ""), (f"  {nats}, n = {part['n']}  ·  ", QUIET)
-        lines.append(styled(*figures, _verdict(part)))
+        lines.append(styled(*figures, _verdict(part), cut=True))
     changed = kept["changed"]
     share = f"{percent(changed['share'])} {interval(changed['ci95'])} of {changed['n']} general answers are others now"
-    return [*lines, styled(("  answers ", QUIET), (share, ""))]
+    lines.append(styled(("  answers ", QUIET), (share, ""), cut=True))
+    return [*lines, styled(), *(styled((line, QUIET), cut=True) for line in tables.details(comparison)[1:])]
 
 
 def _verdict(change: dict[str, Any]) -> tuple[str, str]:
     return change["verdict"], VERDICTS.get(change["verdict"], "bold")
 
 
-def _bar(share: float, width: int, style: str) -> Text:
+def _bar(share: float, width: int, style: str) -> tuple[tuple[str, str], tuple[str, str]]:
     """A bar of eighths of a column on a faint track."""
     eighths = round(8 * width * share)
-    part = "▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else ""
-    full = "█" * (eighths // 8) + part
-    return styled((full, style), ("·" * (width - len(full)), "bright_black"))
+    full = "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")
+    return (full, style), ("·" * (width - len(full)), "bright_black")
 
 
-def draw(stage: Stage, log: dict[str, Any], row: int, height: int) -> int:
-    """Draw the training's losses into `height` rows from `row` on, as time goes. The next free row.
+def curve(stage: Stage, log: dict[str, Any]) -> None:
+    """The training's losses and figures; drawn as time goes."""
+    s, losses = log["summary"], [step["loss"] for step in log["steps"]]
+    speed = (
+        f"{s['steps']} steps, {s['rows']:,} rows in {s['train_seconds']:.0f} s: {s['tokens_per_second']:,.0f} tokens/s"
+    )
+    memory = f"  ·  peak memory {s['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    about, took = styled((methods.of(log["recipe"]).describe(log), "")), styled((speed, "bold"), (memory, QUIET))
+    if not stage.drawn:
+        line = f"loss {losses[0]:.2f} {sparkline(losses)} {losses[-1]:.2f} nats per answer token"
+        stage.show([about, styled((line, "")), took])
+        return
+    width = stage.inner - LABELS - 1
+    chart = _chart(log, width, 16 if stage.height >= ROOMY else 12)
+    for drawn in range(1, width + 1):
+        lines = [line[: LABELS + drawn] for line in chart]
+        step = max(min(drawn * len(losses) // width, len(losses)), 1)
+        axis = [styled((f"{'0└':>{LABELS}}{'─' * width}", QUIET))]
+        axis += [styled((f"{'1':>{LABELS + 1}}{f'step {len(losses)}':>{width - 1}}", QUIET)), _status(log, step)]
+        stage.show([about, styled(("loss, nats per answer token", QUIET)), *lines, *axis])
+        stage.clock.sleep(SECONDS / width)
+    stage.show([about, styled(("loss, nats per answer token", QUIET)), *lines, *axis, BLANK, took])
+
+
+def _chart(log: dict[str, Any], width: int, height: int) -> list[Text]:
+    """The lines above the axis of steps, behind LABELS columns.
 
     Each column is the mean loss of its share of the steps; a mark is the validation loss after a step.
     """
-    left = MARGIN + LABELS
-    width, steps = stage.inner - LABELS - 1, log["steps"]
+    steps = log["steps"]
     means = bins([step["loss"] for step in steps], width)
     checks = {min(v["step"] * width // len(steps), width - 1): v["loss"] for v in log["validation"]}
     top = ceiling(max([*means, *checks.values()]))
-    for at in range(height + 1):
-        value = top * (height - at) / height
-        named = at in (0, height) or (2 * at == height)
-        label, corner = f"{value:.3g}" if named else "", "└" if at == height else "┤" if named else "│"
-        stage.put(row + at, MARGIN, styled((f"{label:>{LABELS - 1}}{corner}", QUIET)))
-    stage.put(row + height, left, styled(("─" * width, QUIET)))
-    stage.put(row + height + 1, left, styled((f"1{f'step {len(steps)}':>{width - 1}}", QUIET)))
-    checked: float | None = None
-    for column, mean in enumerate(means):
-        for up, character in enumerate(strip(mean / top, height)):
-            stage.put(row + height - 1 - up, left + column, styled((character, CURVE)))
-        if column in checks:
-            checked = checks[column]
-            up = min(int(height * checked / top), height - 1)
-            inside = strip(mean / top, height)[up : up + 1] == SPARKS[7]
-            stage.put(row + height - 1 - up, left + column, styled((MARK, INSIDE if inside else CHECK)))
-        _status(stage, row + height + 2, log, min((column + 1) * len(steps) // width, len(steps)), checked)
-        stage.clock.sleep(SECONDS / width)
-    return row + height + 3
+    columns = [f"{strip(mean / top, height):<{height}}" for mean in means]
+    marks = {column: min(int(height * loss / top), height - 1) for column, loss in checks.items()}
+    lines = []
+    for up in reversed(range(height)):
+        value = top * (up + 1) / height
+        named = up + 1 in (height, height / 2)
+        label, corner = f"{value:.3g}" if named else "", "┤" if named else "│"
+        line = styled((f"{label:>{LABELS - 1}}{corner}", QUIET))
+        for at, column in enumerate(columns):
+            inside = INSIDE if column[up] == SPARKS[7] else CHECK
+            line.append(*((MARK, inside) if marks.get(at) == up else (column[up], CURVE)))
+        lines.append(line)
+    return lines
 
 
 def bins(values: Sequence[float], width: int) -> list[float]:
@@ -198,13 +215,12 @@ def strip(share: float, height: int) -> str:
     return SPARKS[7] * (eighths // 8) + (SPARKS[eighths % 8 - 1] if eighths % 8 else "")
 
 
-def _status(stage: Stage, row: int, log: dict[str, Any], step: int, checked: float | None) -> None:
-    """The figures of the steps drawn so far, in places that do not move."""
-    step = max(step, 1)
+def _status(log: dict[str, Any], step: int) -> Text:
+    """The figures up to a step, in places that do not move."""
     seconds = sum(one["seconds"] for one in log["steps"][:step])
-    line = styled(
+    checked = next((f"{v['loss']:.3f}" for v in reversed(log["validation"]) if v["step"] <= step), "–")
+    return styled(
         (" " * LABELS, ""), (f"step {step:>5}", "bold"), (f"   {seconds:6.1f} s   ", ""),
         ("█ ", CURVE), (f"loss {log['steps'][step - 1]['loss']:8.3f}   ", ""),
-        (f"{MARK} ", CHECK), (f"validation {'–' if checked is None else f'{checked:.3f}':>8}", ""),
+        (f"{MARK} ", CHECK), (f"validation {checked:>8}", ""), cut=True,
     )  # fmt: skip
-    stage.put(row, MARGIN, line)

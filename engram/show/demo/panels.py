@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from engram.dataset.rows import Example
 from engram.show.demo.answers import MARKED, Shown, is_right, legend
-from engram.show.demo.stage import LINE, MARGIN, QUIET, Stage, fold, styled
+from engram.show.demo.stage import LINE, QUIET, Stage, fold, styled
 from engram.support.text import normalise, shorten, visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
+    from rich.panel import Panel
     from rich.text import Text
 
 BESIDE = 92  # columns within the margins from which two boxes are drawn side by side
 GAP = 2
-QUESTION = 3  # rows
 MOST, MOST_READ = 4, 3  # lines of one answer, and of one with marks under each
 TICK = 0.06  # seconds a token
+State = tuple[int, int] | None  # of a box: the number of the answer that is typed, its tokens so far; None: not shown
+DONE = (sys.maxsize, 0)
 THINK = 0.5  # seconds between a question and its answers
 TITLES = {"recall": "taught, asked in words never trained on", "generalization": "held out, never taught"}
 MARKS = {True: ("✓", "right", "green"), False: ("✗", "wrong", "red")}
@@ -43,15 +46,10 @@ class Said:
 
     @property
     def most(self) -> int:
-        """The lines shown in a box."""
+        """The lines of it that are shown in a box."""
         return MOST_READ if self.answer.is_read else MOST
 
-    def rows(self, width: int) -> int:
-        """Rows that it takes in a box of this width: two a line where marks are drawn under it."""
-        lines = len(fold(self.answer.line, width - len(self.label)))
-        return (1 + self.answer.is_read) * min(lines, self.most)
-
-    def typed(self, width: int, label: str = "", most: int | None = None, end: int | None = None) -> list[Text]:
+    def typed(self, width: int, end: int | None = None, label: str = "", most: int | None = None) -> list[Text]:
         """`most` lines of it, with marks under what was read of a memory; up to `end` while it is being typed."""
         done = end is None
         style = MARKS[self.right][2] if done else ""
@@ -74,9 +72,31 @@ class Box:
     title: str
     said: tuple[Said, ...]
 
-    def rows(self, width: int) -> int:
-        """Rows within the edges of a box of this width."""
-        return sum(said.rows(width - 4) for said in self.said)
+    def panel(self, width: int, rows: int, number: int = -1, tick: int = 0) -> Panel:
+        """The box with the first `tick` tokens of its answer of this number, and all of those before.
+
+        With its last token an answer is marked right or wrong in the lower edge, with its time.
+        """
+        from rich.panel import Panel
+        from rich.text import Text
+
+        lines, marks = list[Text](), list[tuple[str, str]]()
+        for at, said in enumerate(self.said[: number + 1]):
+            done = at < number or tick >= len(said.steps) - 1
+            lines += said.typed(width - 4, None if done else said.steps[tick], said.label, said.most)
+            if done:
+                mark, word, colour = MARKS[said.right]
+                times = f" · {said.times}" if said.times else ""
+                label = f"{said.label.strip()} " if said.label else ""
+                marks += [("  " if marks else "", ""), (label, QUIET)]
+                marks += [(f"{mark} {word}", f"bold {colour}"), (times, QUIET)]
+        edges = [styled((self.title, "bold"), cut=True), styled(*marks, cut=True)]
+        for edge in edges:
+            edge.stylize_before(EDGE)
+        return Panel(
+            Text("\n", no_wrap=True, overflow="ellipsis").join(lines), width=width, height=rows + 2, border_style=LINE,
+            title=edges[0], title_align="left", subtitle=edges[1] if marks else None, subtitle_align="left",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,48 +118,6 @@ class Block:
         return legend(said.answer for said in self.said)
 
 
-class Drawn(NamedTuple):
-    """One box at its place (row, column) on a stage, with so many rows within its edges."""
-
-    box: Box
-    place: tuple[int, int]
-    width: int
-    rows: int
-
-    @property
-    def end(self) -> int:
-        """The row below the box."""
-        return self.place[0] + self.rows + 2
-
-    def draw(self, stage: Stage, number: int = -1, tick: int = 0) -> None:
-        """The box with the first `tick` tokens of its answer of this number, and all of those before.
-
-        With its last token an answer is marked right or wrong in the lower edge, with its time.
-        """
-        from rich.panel import Panel
-        from rich.text import Text
-
-        lines, marks = list[Text](), list[tuple[str, str]]()
-        for at, said in enumerate(self.box.said[: number + 1]):
-            done = at < number or tick >= len(said.steps) - 1
-            lines += said.typed(self.width - 4, said.label, said.most, None if done else said.steps[tick])
-            if done:
-                mark, word, colour = MARKS[said.right]
-                times = f" · {said.times}" if said.times else ""
-                label = f"{said.label.strip()} " if said.label else ""
-                marks += [("  " if marks else "", ""), (label, QUIET)]
-                marks += [(f"{mark} {word}", f"bold {colour}"), (times, QUIET)]
-        edges = [styled((self.box.title, "bold")), styled(*marks)]
-        for edge in edges:
-            edge.overflow = "ellipsis"
-            edge.stylize_before(EDGE)
-        panel = Panel(
-            Text("\n", no_wrap=True).join(lines), height=self.rows + 2, border_style=LINE,
-            title=edges[0], title_align="left", subtitle=edges[1] if marks else None, subtitle_align="left",
-        )  # fmt: skip
-        stage.show(self.place, panel, self.width)
-
-
 def pair(example: Example, before: Shown, after: Shown, usual: Sequence[dict[str, Any] | None] = (None, None)) -> Block:
     """One question before and after; `usual` are medians for answers that have no times of their own."""
 
@@ -158,88 +136,88 @@ def times(first: float | None, rate: float | None) -> str:
     return " · ".join(parts + ([f"{rate:,.0f} tok/s"] if rate else []))
 
 
-def pages(stage: Stage, blocks: Sequence[Block], room: int) -> list[list[Block]]:
-    """The blocks as they fit on screens with `room` rows; one on each at least."""
+def pages(stage: Stage, blocks: Sequence[Block]) -> list[list[Block]]:
+    """The blocks as they fit on screens, with a blank line between two; one on each at least."""
     found: list[list[Block]] = []
     free = 0
     for block in blocks:
-        # a block's place begins at 0 here, so that its end is its height; a blank line is between two
-        needed = places(stage, block, 0)[1].end + len(block.legend) + bool(block.verdict) + 1
+        needed = stage.rows(finished(stage, block)) + 1
         if not found or needed > free:
             found.append([])
-            free = room + 1  # the last block needs no blank line after it
+            free = stage.room - 1  # without the foot and a blank line, but the last block needs none after it
         found[-1].append(block)
         free -= needed
     return found
 
 
-def perform(stage: Stage, block: Block, row: int) -> int:
-    """Ask the block's question at `row`, and type its answers. The next free row."""
+def finished(stage: Stage, block: Block, states: Sequence[State] = (DONE, DONE)) -> list[RenderableType]:
+    """The block with its answers, the facts that they were read from and its verdict; text where it can't be drawn."""
     if not stage.drawn:
-        write(stage.console, block)
-        return row
-    ask(stage, block.example, row)
-    drawn = places(stage, block, row)
-    answer(stage, drawn)
-    return tell(stage, block, drawn[1].end)
-
-
-def tell(stage: Stage, block: Block, row: int) -> int:
-    """The facts that the answers were read from, and the verdict. The next free row."""
+        return [written(block, stage.inner)]
     told = [*((line, MARKED) for line in block.legend), *([(block.verdict, "bold")] if block.verdict else [])]
-    for at, line in enumerate(told):
-        stage.put(row + at, MARGIN, styled(line))
-    return row + len(told)
+    return [*picture(stage, block, states), *(styled(line, cut=True) for line in told)]
 
 
-def places(stage: Stage, block: Block, row: int) -> tuple[Drawn, Drawn]:
-    """The block's boxes in their places below its question at `row`: side by side, or one below the other."""
-    row += QUESTION
-    beside = stage.inner >= BESIDE
+def picture(stage: Stage, block: Block, states: Sequence[State]) -> list[RenderableType]:
+    """The question and its boxes, side by side or one below the other; each typed so far, or not shown yet."""
+    from rich.table import Table
+    from rich.text import Text
+
+    example, beside = block.example, stage.inner >= BESIDE
     width = (stage.inner - GAP) // 2 if beside else stage.inner
-    rows = [box.rows(width) for box in block.boxes]
-    if beside:
-        rows = [max(rows)] * 2
-    second = (row, MARGIN + width + GAP) if beside else (row + rows[0] + 2, MARGIN)
-    one, other = block.boxes
-    return Drawn(one, (row, MARGIN), width, rows[0]), Drawn(other, second, width, rows[1])
+    rows = [sum(len(s.typed(width - 4, None, s.label, s.most)) for s in box.said) for box in block.boxes]
+    rows = [max(rows)] * 2 if beside else rows
+    boxes = [
+        box.panel(width, high, *state) if state else Text("\n" * (high + 1))
+        for box, high, state in zip(block.boxes, rows, states, strict=True)
+    ]
+    grid = Table.grid(padding=(0, GAP, 0, 0))
+    for row in [boxes] if beside else [[box] for box in boxes]:
+        grid.add_row(*row)
+    kind, title = (visible(example.kind), "bold magenta"), (f" · {TITLES[example.split_kind]}", QUIET)
+    return [
+        styled(kind, title, cut=True),
+        styled(("prompt    ", QUIET), (visible(normalise(example.prompt)), "bold"), cut=True),
+        styled(("expected  ", QUIET), (visible(normalise(example.answer)), ""), cut=True),
+        grid,
+    ]
 
 
-def answer(stage: Stage, drawn: Sequence[Drawn]) -> None:
-    """Draw these boxes, and type their answers at the same time."""
-    for one in drawn:
-        one.draw(stage)
+def perform(stage: Stage, above: Sequence[RenderableType], block: Block, which: Sequence[int] = (0, 1)) -> None:
+    """Below what is there, ask the block's question and type the answers of these boxes at the same time.
+
+    Those of an earlier box are there already, a later box is not shown yet.
+    """
+    if not stage.drawn:
+        return
+
+    def show(number: int, tick: int) -> None:
+        states = [(number, tick) if i in which else DONE if i < which[0] else None for i in (0, 1)]
+        stage.show([*above, *picture(stage, block, states)])
+
+    show(-1, 0)
     stage.clock.sleep(THINK)
-    for number in range(max(len(one.box.said) for one in drawn)):
-        for tick in range(max(len(one.box.said[number].steps) for one in drawn)):
-            for one in drawn:
-                one.draw(stage, number, tick)
+    given = [block.boxes[i].said for i in which]
+    for number in range(max(map(len, given))):
+        for tick in range(max(len(said[number].steps) for said in given)):
+            show(number, tick)
             stage.clock.sleep(TICK)
 
 
-def ask(stage: Stage, example: Example, row: int) -> None:
-    """The question with the expected answer, in QUESTION rows."""
-    kind = (visible(example.kind), "bold magenta")
-    stage.put(row, MARGIN, styled(kind, (f" · {TITLES[example.split_kind]}", QUIET)))
-    stage.put(row + 1, MARGIN, styled(("prompt    ", QUIET), (visible(normalise(example.prompt)), "bold")))
-    stage.put(row + 2, MARGIN, styled(("expected  ", QUIET), (visible(normalise(example.answer)), "")))
-
-
-def write(console: Console, block: Block) -> None:
-    """Print the question with the expected answer, and every answer marked right or wrong."""
+def written(block: Block, width: int) -> RenderableType:
+    """The question with the expected answer, and every answer marked right or wrong, as text of this width."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 1))
     for name, text in (("prompt", block.example.prompt), ("expected", block.example.answer)):
         grid.add_row(name, " ", Text(visible(normalise(shorten(text, 200)))))
-    width = console.width - max(len(name) for name in ("expected", *(said.name for said in block.said))) - 3
+    width -= max(len(name) for name in ("expected", *(said.name for said in block.said))) + 3
     for said in block.said:
         mark, _, colour = MARKS[said.right]
         lines = said.typed(max(width, 8)) + [styled((line, MARKED)) for line in legend([said.answer])]
         lines += [styled((said.times, "dim"))] if said.times else []
         grid.add_row(said.name, Text(mark, f"bold {colour}"), Text("\n").join(lines))
-    console.print(f"\n{visible(block.example.kind)} · {TITLES[block.example.split_kind]}")
-    console.print(grid)
-    if block.verdict:
-        console.print(block.verdict)
+    heading = Text(f"\n{visible(block.example.kind)} · {TITLES[block.example.split_kind]}")
+    return Group(heading, grid, *([Text(block.verdict)] if block.verdict else []))

@@ -7,23 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.evaluation import compare, compare_runs, tables
+from engram.evaluation import compare_runs, tables
 from engram.show.demo import acts, figures, panels
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Splitter, is_right, replayed
-from engram.show.demo.figures import difference, tested
 from engram.show.demo.material import asked, choose_rows, read_run
-from engram.show.demo.stage import MARGIN, QUIET, Stage
-from engram.support.console import percent
+from engram.show.demo.stage import BLANK, QUIET, Stage, styled
 from engram.support.errors import EngramError
 from engram.support.text import visible
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from rich.text import Text
 
     from engram.dataset.rows import Example
 
-SHOWN = ("recall", "generalization")
 FIGURES = {
     "device": "device", "recall": "recall", "generalization": "generalization",
     "perplexity, text": "perplexity, general text", "perplexity, chat": "perplexity, general chat",
@@ -42,12 +40,6 @@ class Both:
     runs: tuple[compare_runs.Run, compare_runs.Run]
     document: dict[str, Any]
     rows: list[Example]
-
-    @property
-    def pair(self) -> dict[str, Any]:
-        """The tested comparison of the two."""
-        found: dict[str, Any] = self.document["pairs"][0]
-        return found
 
 
 def load(names: Sequence[str], folder: Path) -> Both:
@@ -78,11 +70,12 @@ def perform(stage: Stage, both: Both, split: Splitter) -> None:
     """The questions with both platforms' answers, and the figures."""
     note = "Stored answers; the questions are chosen by hash, not by result."
     acts.answer(stage, sections.PLATFORMS_ANSWERS, blocks(both, split), note)
-    row = stage.section(sections.PLATFORMS_FIGURES)
-    if not stage.drawn:
+    stage.section(sections.PLATFORMS_FIGURES)
+    if stage.drawn:
+        stage.show([_figures(stage, both), BLANK, *_tested(both)])
+    else:
         tables.across(both.document)
-        return
-    _figures(stage, both, row)
+    stage.hold(figures.HOLD)
 
 
 def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
@@ -103,40 +96,25 @@ def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
     return found
 
 
-def _figures(stage: Stage, both: Both, row: int) -> None:
-    """The main figures of both, and whether their accuracies differ."""
-    from rich.text import Text
+def _figures(stage: Stage, both: Both) -> Table:
+    """The main figures of both."""
+    from rich.table import Table
 
-    width = (stage.inner - FIRST) // 2
-    cells = [("", [run.name for run in both.runs])]
-    cells += [(name, [tables.ACROSS[key](run.comparison) for run in both.runs]) for name, key in FIGURES.items()]
-    for at, (name, values) in enumerate(cells):
-        stage.put(row + at, MARGIN, Text(name, QUIET))
-        for i, value in enumerate(values):
-            text = Text(visible(value), "" if at else "bold")
-            text.truncate(width - 1, overflow="ellipsis")
-            stage.put(row + at, MARGIN + FIRST + i * width, text)
-    row += len(cells) + 1
-    stage.lines(row, list(_tested(both)))
-    stage.hold(figures.HOLD)
+    grid = Table.grid()
+    grid.add_column(width=FIRST)
+    for _ in both.runs:
+        grid.add_column(width=(stage.inner - FIRST) // 2, no_wrap=True)
+    grid.add_row("", *(styled((visible(run.name), "bold")) for run in both.runs))
+    for name, key in FIGURES.items():
+        grid.add_row(styled((name, QUIET)), *(styled((tables.ACROSS[key](run.comparison), "")) for run in both.runs))
+    return grid
 
 
 def _tested(both: Both) -> list[Text]:
-    """The tests of one run against the other, in sentences."""
-    from rich.text import Text
-
-    pair, names = both.pair, [visible(run.name) for run in both.runs]
+    """The tests of one run against the other, and how many of their texts are the same."""
+    pair, (one, other) = both.document["pairs"][0], (visible(run.name) for run in both.runs)
     lines = []
-    for name in SHOWN:
-        change = pair["splits"][name]
-        if change["exact"] is not None:
-            differ = change["verdict"] in ("gain", "loss")
-            said = "a difference" if differ else "no difference shown"
-            test = f"{tested(change['p_value'])}, n = {change['n']}"
-            head = f"{name}, {names[1]} against {names[0]}: {difference(change)}, {test}: "
-            lines.append(Text.assemble(head, (said, "bold yellow" if differ else "bold green")))
-    shares = [f"{stage} {percent(pair['same_answers'][f'{stage}_test']['share'])}" for stage in compare.STAGES]
-    lines.append(Text(f"same text in answer to the test prompts: {', '.join(shares)}"))
-    if losses := pair["losses"]:
-        lines.append(Text(f"training losses apart by {losses['max']:.2g} nats at most over {losses['steps']} steps"))
-    return lines
+    for name, n, _, _, apart, p, found in tables.pair_table(pair).rows:
+        head = f"{name}, {other} against {one}: {apart} points, p {p}, n = {n}: "
+        lines.append(styled((head, ""), (found, "bold yellow" if found == "a difference" else "bold green")))
+    return lines + [styled((line, "")) for line in tables.pair_lines(pair) if "on general prompts" not in line]

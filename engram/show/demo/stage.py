@@ -1,9 +1,10 @@
-"""The screen that the show is drawn on and its clock: sections, lines at fixed places, waiting for time or keys."""
+"""The screen that the show is drawn on and its clock: sections, their parts, waiting for time or keys."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import sys
 import time
@@ -13,12 +14,16 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.segment import Segment
+    from rich.style import Style
+    from rich.table import Table
     from rich.text import Text
 
 WIDTH, HEIGHT = 60, 24  # the smallest terminal that the show is drawn on
 WIDEST = 120  # columns used; longer lines are hard to read
 MARGIN = 2
 ROOMY = 28  # lines from which there is air under the heading
+BLANK = ""  # a line without anything
 LINE, QUIET, HINT = "dim bright_black", "bright_black", "press a key"
 
 # the sections in their order: titles of screens and chapters of recordings
@@ -88,7 +93,7 @@ class VirtualClock(Clock):
 
 @dataclass
 class Stage:
-    """A console that clears for each section and draws at fixed places, so that nothing scrolls and nothing jumps.
+    """A console that clears for each section and shows its parts below the title; what did not change is not drawn.
 
     `platform` is shown at the top of every section. `wait` None goes on by the clock; else it waits for a key.
     """
@@ -98,7 +103,7 @@ class Stage:
     platform: str
     wait: Callable[[], None] | None = None
     drawn: ClassVar[bool] = True
-    _drawn: dict[tuple[int, int], Text] = field(default_factory=dict)
+    _lines: dict[int, list[tuple[str, Style | None]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._measure()
@@ -107,77 +112,54 @@ class Stage:
         """Let what the terminal shows scroll away, so that clearing loses none of it."""
         self.console.file.write("\n" * (self.height - 1))
 
-    def section(self, title: str) -> int:
-        """Mark and begin a section: an empty screen with its title. The first free row."""
+    def section(self, title: str) -> None:
+        """Mark and begin a section: an empty screen with its title."""
         self.clock.mark(title)
-        return self.screen(title)
+        self.screen(title)
 
-    def screen(self, title: str) -> int:
-        """An empty screen with a title. The first free row."""
+    def screen(self, title: str) -> None:
+        """An empty screen with a title."""
         from rich.text import Text
 
         self._measure()
-        self._drawn = {}
+        self._lines = {}
         self.console.clear()
-        room = max(self.inner - len(title) - len("engram") - 4, 0)
+        head = styled(("engram", "bold cyan"), ("  ", ""), (title, "bold"))
         place = Text(self.platform, QUIET)
-        place.truncate(room, overflow="ellipsis")
-        self.put(0, MARGIN, Text.assemble(("engram", "bold cyan"), ("  ", ""), (title, "bold")))
-        self.put(0, MARGIN + self.inner - place.cell_len, place)
-        self.put(1, MARGIN, Text("─" * self.inner, LINE))
-        return 3 if self.height >= ROOMY else 2
+        place.truncate(max(self.inner - head.cell_len - 2, 0), overflow="ellipsis")
+        blanks = " " * (self.inner - head.cell_len - place.cell_len)
+        self._draw(0, [head + Text(blanks) + place, Text("─" * self.inner, LINE)])
 
     @property
-    def last(self) -> int:
-        """The last row that a section may use: the one below it is for the hint."""
-        return self.height - 2
+    def air(self) -> list[RenderableType]:
+        """A blank line between two parts, where the screen is large enough."""
+        return [BLANK] if self.height >= ROOMY else []
 
-    def put(self, row: int, column: int, text: Text) -> None:
-        """Draw one line at a place; text that does not fit is cut off, text already there is not drawn again."""
-        from rich.control import Control
+    @property
+    def room(self) -> int:
+        """The rows for the parts of a section, the foot's among them: below the title and above the hint."""
+        return self.height - self._top - 1
 
-        room = MARGIN + self.inner - column
-        if not 0 <= row < self.height or room <= 0 or self._drawn.get((row, column)) == text:
-            return
-        shown = text.copy()
-        shown.truncate(room, overflow="ellipsis")
-        self.console.control(Control.move_to(column, row))
-        self.console.print(shown, end="", no_wrap=True, crop=False)
-        self._drawn[row, column] = text
+    def rows(self, parts: Sequence[RenderableType]) -> int:
+        """The rows that these parts take."""
+        return len(self._rendered(parts))
 
-    def show(self, place: tuple[int, int], shown: RenderableType, width: int) -> None:
-        """Draw a table or a box, in lines of this width from a row and column on."""
-        from rich.text import Text
+    def show(self, parts: Sequence[RenderableType]) -> None:
+        """Show these parts below the title, as far as there is room for them; what is below them stays."""
+        self._draw(self._top, parts, self.height - 1)
 
-        row, column = place
-        lines = self.console.render_lines(shown, self.console.options.update(width=width))
-        for at, line in enumerate(lines, row):
-            self.put(at, column, Text.assemble(*((segment.text, segment.style or "") for segment in line)))
-
-    def lines(self, row: int, lines: Sequence[Text], indent: int = 0) -> int:
-        """Draw lines one below the other, folded to the width, down to the last row. The next free row."""
-        for line in lines:
-            for part in line.wrap(self.console, self.inner - indent) if line.plain else [line]:
-                if row <= self.last:
-                    self.put(row, MARGIN + indent, part)
-                row += 1
-        return row
-
-    def entry(self, row: int, head: str, text: str, style: str, indent: int) -> int:
-        """Draw a text behind its head, which has a column of this width. The next free row."""
-        self.put(row, MARGIN, styled((head, style)))
-        return self.lines(row, [styled((text, ""))], indent)
+    def foot(self, text: str) -> None:
+        """Show a note in the last row but one."""
+        self._draw(self.height - 2, [styled((text, QUIET), cut=True)])
 
     def hold(self, seconds: float) -> None:
         """Keep the screen for so long, or until a key is pressed."""
-        from rich.text import Text
-
         if self.wait is None:
             self.clock.sleep(seconds)
             return
-        self.put(self.height - 1, MARGIN, Text(HINT, QUIET))
+        self._draw(self.height - 1, [styled((HINT, QUIET))])
         self.wait()
-        self.put(self.height - 1, MARGIN, Text(" " * len(HINT)))
+        self._draw(self.height - 1, [styled((" " * len(HINT), ""))])
 
     def close(self) -> None:
         """Leave the cursor in the last row, which is empty then, so that nothing scrolls for what comes after."""
@@ -188,41 +170,61 @@ class Stage:
 
     def _measure(self) -> None:
         size = self.console.size
-        self.height = size.height
+        self.height, self._top = size.height, 3 if size.height >= ROOMY else 2
         self.inner = min(size.width, WIDEST) - 2 * MARGIN
+
+    def _rendered(self, parts: Sequence[RenderableType]) -> list[list[Segment]]:
+        from rich.console import Group
+
+        return self.console.render_lines(Group(*parts), self.console.options.update(width=self.inner))
+
+    def _draw(self, top: int, parts: Sequence[RenderableType], end: int = sys.maxsize) -> None:
+        """Draw the parts' lines from row `top` up to `end`: of each line what is between its first and last change."""
+        from rich.cells import cell_len
+        from rich.control import Control
+
+        for row, line in zip(range(top, end), self._rendered(parts)):
+            new = [(character, segment.style or None) for segment in line for character in segment.text]
+            old = self._lines.get(row) or [(" ", None)] * len(new)
+            first = _alike(old, new)
+            same = _alike(old[first:][::-1], new[first:][::-1])
+            self._lines[row] = new
+            if changed := new[first : len(new) - same]:
+                column = MARGIN + cell_len("".join(character for character, _ in new[:first]))
+                self.console.control(Control.move_to(column, row))
+                runs = itertools.groupby(changed, lambda cell: cell[1])
+                shown = (("".join(character for character, _ in run), style or "") for style, run in runs)
+                self.console.print(styled(*shown), end="", no_wrap=True, crop=False)
 
 
 class Page(Stage):
-    """The show as text, for pipes and terminals that cannot be drawn on.
-
-    Lines and entries are printed one below the other, without waiting; what is put at a place is left out.
-    """
+    """The show as text, for pipes and terminals that cannot be drawn on: a section's parts as they are at its end."""
 
     drawn = False
 
     def __init__(self, console: Console, wait: Callable[[], None] | None = None) -> None:
         super().__init__(console, Clock(0), "", wait)
 
-    def screen(self, title: str) -> int:
-        """Print the title. Rows do not count here."""
+    def screen(self, title: str) -> None:
+        """Print the title."""
         self.console.print(f"\n{title}", style="bold")
-        return 0
+        self._parts: Sequence[RenderableType] = []
 
-    def put(self, row: int, column: int, text: Text) -> None:
+    def show(self, parts: Sequence[RenderableType]) -> None:
+        """Keep the parts."""
+        self._parts = parts
+
+    def hold(self, seconds: float) -> None:
+        """Print the parts."""
+        for part in self._parts:
+            self.console.print(part)
+        super().hold(seconds)
+
+    def _draw(self, top: int, parts: Sequence[RenderableType], end: int = sys.maxsize) -> None:
         """Nothing."""
 
-    def lines(self, row: int, lines: Sequence[Text], indent: int = 0) -> int:
-        """Print the lines."""
-        for line in lines:
-            self.console.print(styled((" " * indent, "")) + line)
-        return row
-
-    def entry(self, row: int, head: str, text: str, style: str, indent: int) -> int:  # noqa: ARG002 (a stage's)
-        """Print the text after its head."""
-        return self.lines(row, [styled((f"{head.lstrip(' 1234')}: ", style), (text, ""))])
-
     def _measure(self) -> None:
-        self.height, self.inner = sys.maxsize, self.console.width
+        self.height, self._top, self.inner = sys.maxsize, 0, self.console.width
 
 
 def too_small(console: Console) -> str:
@@ -247,11 +249,30 @@ def fold(text: str, width: int) -> tuple[tuple[int, str], ...]:
     return tuple(lines) or ((0, ""),)
 
 
-def styled(*parts: tuple[str, str]) -> Text:
-    """One line of (text, style) parts."""
+def styled(*parts: tuple[str, str | Style], cut: bool = False) -> Text:
+    """One line of (text, style) parts; folded where it is too long, or cut off."""
     from rich.text import Text
 
-    return Text.assemble(*parts)
+    text = Text.assemble(*parts)
+    text.no_wrap, text.overflow = cut, "ellipsis" if cut else None
+    return text
+
+
+def entries(width: int, *rows: tuple[str, str, str]) -> Table:
+    """Texts behind their heads, which have a column of this width: (head, its style, text)."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid()
+    grid.add_column(width=width, no_wrap=True)
+    for head, style, text in rows:
+        grid.add_row(Text(f"{head}:", style), Text(text))
+    return grid
+
+
+def _alike(one: Sequence[object], other: Sequence[object]) -> int:
+    """With how many items both begin alike."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
 
 
 @contextlib.contextmanager
