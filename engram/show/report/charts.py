@@ -90,10 +90,11 @@ class Axes(NamedTuple):
 def environment() -> Environment:
     """Jinja that escapes every value, after making its control characters visible; with the macros of charts."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     made = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, finalize=shown, undefined=StrictUndefined)
     made.filters["at"] = lambda place: f"{100 * place:.4g}"
-    made.globals |= {"ticks": TICKS, "strip_height": STRIP, "box": BOX, "style": _safe(style())}
+    made.globals |= {"ticks": TICKS, "strip_height": STRIP, "box": BOX, "style": Markup(asset("chart.css"))}
     made.globals |= {"say": say, "sentences": _sentences, "describe": describe}
     return made
 
@@ -171,9 +172,9 @@ def losses_file(title: str, found: Sequence[Curve]) -> str:
     return str(_draw("losses_file", title, found, axes(found)))
 
 
-def style() -> str:
-    """The rules of the charts' classes."""
-    return (ASSETS / "chart.css").read_text("utf-8")
+def asset(name: str) -> str:
+    """A style sheet or script of the page."""
+    return (ASSETS / name).read_text("utf-8")
 
 
 def _draw(macro: str, *values: object) -> Markup:
@@ -197,9 +198,3 @@ def _curve(name: str, log: dict[str, Any]) -> Curve:
     bins = [steps[i : i + width] for i in range(0, len(steps), width)]
     means = [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in bins]
     return Curve(name, means, [(check["step"], check["loss"]) for check in log["validation"]])
-
-
-def _safe(text: str) -> Markup:
-    from markupsafe import Markup
-
-    return Markup(text)

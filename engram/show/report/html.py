@@ -29,8 +29,7 @@ FUNCTIONS = {  # that the template calls
     **{name: getattr(charts, name) for name in ("strip", "scale", "levels")},
 }
 FPS = 20  # how often the recording is looked at, as the film does
-Style = tuple[theme.Colour, theme.Colour, bool, bool, bool, bool]
-PLAIN: Style = (theme.FOREGROUND, theme.BACKGROUND, False, False, False, False)
+PLAIN = Cell("")  # a style is a cell without text
 Span = tuple[int, str]  # the number of a style, and text
 
 
@@ -44,7 +43,7 @@ class Film:
     width: int
     height: int
     seconds: float
-    styles: list[Style] = field(default_factory=lambda: [PLAIN])
+    styles: list[Cell] = field(default_factory=lambda: [PLAIN])
     rows: list[list[Span]] = field(default_factory=list)
     frames: list[tuple[float, list[tuple[int, int]]]] = field(default_factory=list)
     chapters: list[tuple[float, str]] = field(default_factory=list)
@@ -84,8 +83,8 @@ def render(found: gather.Found) -> str:
     from markupsafe import Markup
 
     recording = film(found.cast) if found.cast else None
-    style = "\n" + charts.style() + _asset("report.css") + (recording.css() if recording else "")
-    script = "\n" + _asset("report.js")
+    style = "\n" + charts.asset("chart.css") + charts.asset("report.css") + (recording.css() if recording else "")
+    script = "\n" + charts.asset("report.js")
     view = _view(found) | {
         "film": recording,
         "film_data": Markup(data_block(recording.data())) if recording else "",
@@ -103,17 +102,11 @@ def data_block(value: Any) -> str:
 
 def policy(style: str, script: str) -> str:
     """The content security policy: this style and this script by their hashes, and nothing else at all."""
-    hashes = {"script-src": script, "style-src": style}
-    parts = [f"{name} 'sha256-{_digest(text)}'" for name, text in hashes.items()]
-    return "; ".join(["default-src 'none'", *parts, "img-src data:", "base-uri 'none'", "form-action 'none'"])
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-
-def _asset(name: str) -> str:
-    return (charts.ASSETS / name).read_text("utf-8")
+    allowed = []
+    for name, text in (("script-src", script), ("style-src", style)):
+        digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+        allowed.append(f"{name} 'sha256-{digest}'")
+    return "; ".join(["default-src 'none'", *allowed, "img-src data:", "base-uri 'none'", "form-action 'none'"])
 
 
 def _view(found: gather.Found) -> dict[str, Any]:
@@ -160,7 +153,7 @@ def film(cast: Cast) -> Film:
     """The screens of a recording, each where it first differs from the one before."""
     made = Film(cast.width, cast.height, cast.duration)
     made.chapters = [(marker.time, visible(marker.title)) for marker in cast.markers]
-    styles: dict[Style, int] = {PLAIN: 0}
+    styles = {PLAIN: 0}
     rows: dict[Row, int] = {}
     shown: tuple[Row, ...] = ()
     at = 0
@@ -179,32 +172,21 @@ def film(cast: Cast) -> Film:
     return made
 
 
-def _spans(row: Row, styles: dict[Style, int]) -> list[Span]:
+def _spans(row: Row, styles: dict[Cell, int]) -> list[Span]:
     """Neighbours of one style together; blanks at the end of the line are left out."""
     spans = []
-    for style, cells in groupby(row, key=_style):
-        text = visible("".join(cell.text for cell in cells))
-        spans.append((styles.setdefault(style, len(styles)), text))
-    if spans and _looks_empty(list(styles)[spans[-1][0]]):
+    for style, cells in groupby(row, key=lambda cell: cell._replace(text="")):
+        spans.append((styles.setdefault(style, len(styles)), visible("".join(cell.text for cell in cells))))
+    if spans and style.background == theme.BACKGROUND and not style.underlined and not style.struck:
         number, text = spans.pop()
         spans += [(number, text.rstrip(" "))] if text.strip(" ") else []
     return spans
 
 
-def _looks_empty(style: Style) -> bool:
-    _, background, _, _, underlined, struck = style
-    return background == theme.BACKGROUND and not underlined and not struck
-
-
-def _style(cell: Cell) -> Style:
-    return cell.colour, cell.background, cell.bold, cell.italic, cell.underlined, cell.struck
-
-
-def _rule(style: Style) -> str:
-    colour, background, bold, italic, underlined, struck = style
-    lines = " ".join(name for name, on in (("underline", underlined), ("line-through", struck)) if on)
-    parts = [f"color:#{bytes(colour).hex()}"]
-    if background != theme.BACKGROUND:
-        parts.append(f"background:#{bytes(background).hex()}")
-    parts += ["font-weight:700"] * bold + ["font-style:italic"] * italic
+def _rule(style: Cell) -> str:
+    lines = " ".join(name for name, on in (("underline", style.underlined), ("line-through", style.struck)) if on)
+    parts = [f"color:#{bytes(style.colour).hex()}"]
+    if style.background != theme.BACKGROUND:
+        parts.append(f"background:#{bytes(style.background).hex()}")
+    parts += ["font-weight:700"] * style.bold + ["font-style:italic"] * style.italic
     return ";".join(parts + ([f"text-decoration:{lines}"] if lines else []))
