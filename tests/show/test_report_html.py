@@ -263,7 +263,7 @@ def test_the_film_holds_every_screen_of_the_recording() -> None:
     assert ["".join(text for _, text in row).rstrip() for row in film.last] == ["the end", "", "", ""]
     assert film.chapters == [(0.0, "start <b>"), (4.0, "middle"), (9.0, "end")]
     styles = {text: film.styles[style] for row in film.rows for style, text in row}
-    assert styles["green & bold"][2] is True and styles["green & bold"][0] != styles["first"][0]
+    assert styles["green & bold"].bold and styles["green & bold"].colour != styles["first"].colour
 
 
 def test_a_long_lively_recording_makes_no_large_page(two: Path, tmp_path: Path) -> None:
