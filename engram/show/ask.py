@@ -44,7 +44,7 @@ class Settings:
 class Side:
     """A model, its own conversation, and its answer to the last question as far as it has come.
 
-    `mark` follows the answer: empty while it grows and where the model ended it, else CUT or STOPPED.
+    `mark` follows the answer when it ends: empty where the model ended it, else CUT or STOPPED.
     """
 
     name: str
@@ -203,40 +203,31 @@ def _grow(console: Console, sides: Sequence[Side], streams: Sequence[Iterator[No
     from rich.live import Live
 
     for side in sides:
-        side.text, side.mark = "", ""
-    with Live(_boxes(console, sides), console=console, refresh_per_second=FRAMES) as live:
+        side.text = ""
+    with Live(_boxes(console, sides, ended=False), console=console, refresh_per_second=FRAMES) as live:
         try:
             waiting = list(streams)
             while waiting:
                 waiting = [stream for stream in waiting if next(stream, waiting) is not waiting]
-                live.update(_boxes(console, sides))
+                live.update(_boxes(console, sides, ended=False))
         finally:
-            live.update(_boxes(console, sides))
+            live.update(_boxes(console, sides, ended=True))
 
 
-def _boxes(console: Console, sides: Sequence[Side]) -> RenderableType:
+def _boxes(console: Console, sides: Sequence[Side], ended: bool) -> RenderableType:
     """The answers side by side where there is room, else one below the other."""
+    from rich.columns import Columns
     from rich.panel import Panel
-    from rich.table import Table
     from rich.text import Text
 
     width = min(console.width, WIDEST)
-    beside = width >= BESIDE and len(sides) > 1
-    grid = Table.grid(padding=(0, 1), pad_edge=False)
-    for _ in sides if beside else sides[:1]:
-        grid.add_column(width=(width - 1) // 2 if beside else width)
-    boxes = [
-        Panel(
-            Text.assemble("\n".join(side.lines()), (side.mark, QUIET)),
-            title=Text(side.name, "bold"),
-            title_align="left",
-            border_style=LINE,
-        )
-        for side in sides
-    ]
-    for row in [boxes] if beside else [[box] for box in boxes]:
-        grid.add_row(*row)
-    return grid
+    width = (width - 1) // 2 if width >= BESIDE and len(sides) > 1 else width
+    boxes = []
+    for side in sides:
+        text = Text.assemble("\n".join(side.lines()), (side.mark if ended else "", QUIET))
+        title = Text(side.name, "bold")
+        boxes.append(Panel(text, title=title, title_align="left", border_style=LINE, width=width))
+    return Columns(boxes)
 
 
 def _write(console: Console, side: Side, stream: Iterator[None]) -> None:

@@ -244,7 +244,7 @@ def test_answers_grow_by_tokens_and_end_whole() -> None:
 
 
 def test_a_control_character_is_seen_before_its_token_ends_the_answer() -> None:
-    assert answers._steps_of("a\x1b b", answers.words) == (5, 7)  # a \ x 1 b, then a blank and b
+    assert answers._steps_at("a\x1b b", answers.words("a\x1b b")) == (5, 7)  # a \ x 1 b, then a blank and b
     assert answers._rising([3, 2, 9], 5) == (3, 3, 5)
     assert answers._rising([], 4) == (4,)
 

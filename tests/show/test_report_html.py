@@ -286,7 +286,7 @@ def test_charts_say_what_they_show(two: Path) -> None:
     found = gather.gather(two)
     level = tables.level("recall", found.first.comparison)
     assert charts.say(level) == "recall, n = 20: before 10.0 % [2.8, 30.1], after 90.0 % [69.9, 97.2]"
-    drawing = ElementTree.fromstring(str(charts.strip(level)))
+    drawing = ElementTree.fromstring(str(charts.draw("strip", level)))
     assert [dot.get("cx") for dot in drawing.iter("circle")] == ["10%", "90%"]
     curves = charts.curves(found.runs)
     assert curves[0].training == [(i + 1, pytest.approx(loss, rel=1e-5)) for i, loss in enumerate(LOSSES)]
@@ -297,8 +297,9 @@ def test_charts_say_what_they_show(two: Path) -> None:
 
 
 def test_a_curve_of_zeros_and_one_step_can_be_drawn() -> None:
-    parts = charts.losses([charts.Curve("x", [(1, 0.0)], [])])
-    assert "nan" not in str(parts) and parts["plot"]
+    curves = [charts.Curve("x", [(1, 0.0)], [])]
+    drawn = charts.draw("plot", curves, charts.axes(curves))
+    assert "nan" not in drawn and "<polyline" in drawn
 
 
 def test_charts_are_files_too(two: Path) -> None:

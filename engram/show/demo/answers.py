@@ -136,7 +136,7 @@ def stored_answer(row: dict[str, Any], split: Splitter | None = None) -> Shown:
     if read := tuple(attribution.facts_of(row)):
         steps = _steps_at(text, row["read"]["ends"])
         return Shown(text, row["ended"], steps=steps, read=read[: len(steps)])
-    return Shown(text, row["ended"], steps=_steps_of(text, split) if split else ())
+    return Shown(text, row["ended"], steps=_steps_at(text, split(text)) if split else ())
 
 
 def live(
@@ -198,11 +198,6 @@ def splitter(name: str) -> Splitter:
 def words(text: str) -> list[int]:
     """Where each word of a text ends."""
     return [at for at, character in enumerate(text) if character == " "] + [len(text)]
-
-
-def _steps_of(text: str, split: Splitter) -> tuple[int, ...]:
-    whole = normalise(text)
-    return _rising([len(visible(whole[:end])) for end in split(whole)], len(visible(whole)))
 
 
 def _steps_at(text: str, ends: Sequence[int]) -> tuple[int, ...]:

@@ -114,16 +114,6 @@ def levels(categories: dict[str, Any]) -> list[Level]:
     return [Level(name, row["n"], share(row["before"]), share(row["after"])) for name, row in categories.items()]
 
 
-def strip(level: Level) -> Markup:
-    """Before above after, each a dot with its whiskers, as wide as the element around it."""
-    return _draw("strip", level)
-
-
-def scale() -> Markup:
-    """The axis under a column of `strip`s."""
-    return _draw("scale")
-
-
 def say(level: Level) -> str:
     """The drawing of a level in words."""
     sides = ((name, getattr(level, name)) for name in ("before", "after"))
@@ -142,16 +132,6 @@ def axes(found: Sequence[Curve]) -> Axes:
     return Axes(max(step for curve in found for step, _ in curve.training), low, max(high, low + 1))
 
 
-def losses(found: Sequence[Curve]) -> dict[str, Markup]:
-    """The parts of a loss chart for the page: `plot`, and the numbers of its axes `x` and `y`."""
-    on = axes(found)
-    return {
-        "plot": _draw("plot", found, on),
-        "x": _draw("axis", "x", "100%", 18, _draw("steps", on)),
-        "y": _draw("axis", "y", 44, 300, _draw("nats", on)),
-    }
-
-
 def describe(found: Sequence[Curve]) -> str:
     """The curves in words: where each begins and ends."""
     lines = []
@@ -164,12 +144,12 @@ def describe(found: Sequence[Curve]) -> str:
 
 def levels_file(title: str, found: Sequence[Level]) -> str:
     """A chart of shares as an SVG file, readable on a light and on a dark page."""
-    return str(_draw("levels_file", title, found))
+    return str(draw("levels_file", title, found))
 
 
 def losses_file(title: str, found: Sequence[Curve]) -> str:
     """The loss curves as an SVG file."""
-    return str(_draw("losses_file", title, found, axes(found)))
+    return str(draw("losses_file", title, found, axes(found)))
 
 
 def asset(name: str) -> str:
@@ -177,7 +157,8 @@ def asset(name: str) -> str:
     return (ASSETS / name).read_text("utf-8")
 
 
-def _draw(macro: str, *values: object) -> Markup:
+def draw(macro: str, *values: object) -> Markup:
+    """What a macro of `chart.svg.j2` draws."""
     drawn: Markup = getattr(environment().get_template("chart.svg.j2").module, macro)(*values)
     return drawn
 

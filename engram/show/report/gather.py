@@ -146,17 +146,18 @@ def _read_cast(found: Found, folder: Path) -> None:
     from engram.show.video import cast
 
     for run in found.runs:
-        path = folder / run.name / "demo.cast"
-        command = f"{RECORD} BACKEND={run.comparison['backend']}"
-        if path.is_file() and found.cast is None:
-            if importlib.util.find_spec("pyte") is None:
-                found.notes.append(Note(f"recording of {run.name}", ("pyte is not installed",), SETUP, False))
-                return
-            try:
-                found.cast, found.cast_of = cast.read(path), run.name
-            except EngramError as error:
-                why = (error.what, *error.problems[:3])
-                found.notes.append(Note(f"recording of {run.name}", why, f"rm {path} && {command}"))
-    if found.cast is None and not any(note.what.startswith("recording") for note in found.notes):
+        path, command = folder / run.name / "demo.cast", f"{RECORD} BACKEND={run.comparison['backend']}"
+        if not path.is_file():
+            continue
+        if importlib.util.find_spec("pyte") is None:
+            found.notes.append(Note(f"recording of {run.name}", ("pyte is not installed",), SETUP, False))
+            return
+        try:
+            found.cast, found.cast_of = cast.read(path), run.name
+            return
+        except EngramError as error:
+            why = (error.what, *error.problems[:3])
+            found.notes.append(Note(f"recording of {run.name}", why, f"rm {path} && {command}"))
+    if not any(note.what.startswith("recording") for note in found.notes):
         backend = found.first.comparison["backend"]
         found.notes.append(Note("recording of the demo", ("none was made yet",), f"{RECORD} BACKEND={backend}", False))

@@ -26,7 +26,7 @@ FUNCTIONS = {  # that the template calls
     **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
     **{name: getattr(figures, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
     **{name: getattr(tables, name) for name in ("signed", "level", "facts", "changed")},
-    **{name: getattr(charts, name) for name in ("strip", "scale", "levels")},
+    **{name: getattr(charts, name) for name in ("axes", "levels")},
 }
 FPS = 20  # how often the recording is looked at, as the film does
 PLAIN = Cell("")  # a style is a cell without text
@@ -112,7 +112,6 @@ def policy(style: str, script: str) -> str:
 def _view(found: gather.Found) -> dict[str, Any]:
     """The values of the template."""
     listed = tables.answers(found.runs)
-    curves = charts.curves(found.runs)
     first = found.first.comparison
     view = {
         "first": first,
@@ -124,8 +123,7 @@ def _view(found: gather.Found) -> dict[str, Any]:
         "marks": tables.MARKS,
         "counts": Counter(row.state for row in listed),
         "category_names": sorted({row.category for row in listed}),
-        "loss": charts.losses(curves) if curves else None,
-        "loss_curves": curves,
+        "curves": charts.curves(found.runs),
         "speed": tables.speed(found.runs),
         "pairs": [pair for pair in found.pairs if not pair["refused"]],
         "parity": tables.parity_section(found.parity) if found.parity else None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from engram.evaluation import tables
-from engram.evaluation.compare import paired
+from engram.evaluation.compare import Pairs, paired
 from engram.evaluation.compare_runs import Run
 from engram.show.report import charts
 from engram.support.console import number, percent
@@ -22,28 +22,23 @@ TARGETS = {
     "same_answers": "same greedy answers, share",
 }
 
-STATES = {
-    "fixed": "fixed",
-    "broken": "broken",
-    "right": "unchanged, right",
-    "wrong": "unchanged, wrong",
-}
+STATES = {"fixed": "fixed", "broken": "broken", "right": "unchanged, right", "wrong": "unchanged, wrong"}
 MARKS = {"fixed": "✓", "broken": "✗", "right": "=", "wrong": "–"}
-Pair = tuple[dict[str, Any], dict[str, Any]]  # an answer before and after
 OUTCOMES = {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}
 
 
 class Row(NamedTuple):
-    """One question, both answers, and the state: a key of `STATES`."""
+    """One question with both answers as they are in the documents, and the state: a key of `STATES`."""
 
     run: str
-    split: str
-    category: str
-    prompt: str
-    expected: str
-    before: str
-    after: str
+    before: dict[str, Any]
+    after: dict[str, Any]
     state: str
+
+    @property
+    def category(self) -> str:
+        """Kind and category of its pattern."""
+        return f"{self.before['kind']}/{self.before['category']}"
 
 
 def signed(value: float | None) -> str:
@@ -102,22 +97,17 @@ def facts(run: Run) -> dict[str, str]:
 
 def answers(runs: Sequence[Run]) -> list[Row]:
     """Every answer to the test sets, in their order."""
-    return [_row(run.name, *pair) for run in runs for pair in paired(*_both(run, "answers"))]
+    pairs = [(run.name, *pair) for run in runs for pair in _pairs(run, "answers")]
+    return [Row(run, before, after, OUTCOMES[before["exact"], after["exact"]]) for run, before, after in pairs]
 
 
-def changed(run: Run) -> list[Pair]:
+def changed(run: Run) -> Pairs:
     """The general prompts that the tuned model answers differently, as they are in both documents."""
-    return [(b, a) for b, a in paired(*_both(run, "general")) if "answer" in b and b["answer"] != a["answer"]]
+    return [(b, a) for b, a in _pairs(run, "general") if "answer" in b and b["answer"] != a["answer"]]
 
 
-def _row(run: str, before: dict[str, Any], after: dict[str, Any]) -> Row:
-    category = f"{before['kind']}/{before['category']}"
-    texts = (before["prompt"], before["expected"], before["answer"], after["answer"])
-    return Row(run, before["split_kind"], category, *texts, OUTCOMES[before["exact"], after["exact"]])
-
-
-def _both(run: Run, part: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    return run.stages["baseline"][part], run.stages["tuned"][part]
+def _pairs(run: Run, part: str) -> Pairs:
+    return paired(run.stages["baseline"][part], run.stages["tuned"][part])
 
 
 def _listed(values: dict[str, Any]) -> str:

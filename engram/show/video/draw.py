@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engram.show.video import theme
-from engram.show.video.font import Font, thickness
+from engram.show.video.font import Font, loaded, thickness
 from engram.show.video.font import height as cell_height
 from engram.show.video.screen import Cell, Screen
 from engram.support.errors import EngramError
@@ -193,30 +193,21 @@ def _desk(scene: Scene) -> Picture:
 
 
 def _frame(window: Window) -> Any:
+    """A window without text: its title bar with three quiet dots and the title."""
     from PIL import Image, ImageDraw
 
-    width = window.size[0]
+    (width, _), cell_width, middle = window.size, window.cell[0], window.bar // 2
     image = Image.new("RGB", window.size, theme.BACKGROUND)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, width, window.bar - 1), fill=theme.BAR)
     draw.line((0, window.bar, width, window.bar), fill=theme.EDGE)
-    _buttons(draw, window)
-    cell_width = window.cell[0]
-    title = visible(shorten(window.title, width // cell_width - 16))
-    font = Font(cell_width)
-    left, top = (width - len(title) * cell_width) // 2, (window.bar - window.cell[1]) // 2
-    for place, character in enumerate(title):
-        tile = Image.fromarray(_blend(font.mask(character), theme.TITLE, theme.BAR))
-        image.paste(tile, (left + place * cell_width, top))
-    return image
-
-
-def _buttons(draw: Any, window: Window) -> None:
-    """Three quiet dots at the left of the title bar."""
-    radius, middle = max(round(0.16 * window.bar), 2), window.bar // 2
+    radius = max(round(0.16 * window.bar), 2)
     for place in range(3):
-        x = window.padding + radius + place * round(3.4 * radius)
-        draw.ellipse((x - radius, middle - radius, x + radius, middle + radius), fill=theme.EDGE)
+        draw.circle((window.padding + radius + place * round(3.4 * radius), middle), radius, fill=theme.EDGE)
+    title = visible(shorten(window.title, width // cell_width - 16))
+    font = loaded(False, Font(cell_width).size)
+    draw.text((width // 2, middle), title, fill=theme.TITLE, font=font, anchor="mm")
+    return image
 
 
 def _rounded(size: tuple[int, int]) -> Any:

@@ -58,7 +58,7 @@ class Font:
         draw = ImageDraw.Draw(image)
         known = [character for character in text if _has(character, bold)]
         for character in known:  # one over the other: what combines has its place within the glyph
-            draw.text((0, self.baseline), character, fill=255, font=_loaded(bold, self.size), anchor="ls")
+            draw.text((0, self.baseline), character, fill=255, font=loaded(bold, self.size), anchor="ls")
         if not known and text.strip():
             inset = max(self.width // 6, 1)
             draw.rectangle((inset, 2 * inset, cells * self.width - inset - 1, self.baseline), outline=255)
@@ -72,7 +72,8 @@ class Font:
 
 
 @functools.cache
-def _loaded(bold: bool, size: float) -> Any:
+def loaded(bold: bool, size: float) -> Any:
+    """Pillow's font of so many pixels an em."""
     from PIL import ImageFont
 
     return ImageFont.truetype(str(FOLDER / FILES[bold]), size, layout_engine=ImageFont.Layout.BASIC)
@@ -81,7 +82,7 @@ def _loaded(bold: bool, size: float) -> Any:
 @functools.cache
 def _has(character: str, bold: bool) -> bool:
     """Whether the font has the character: what it lacks, it draws as it draws U+FFFF, which is none."""
-    font = _loaded(bold, 20.0)
+    font = loaded(bold, 20.0)
     return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
 
 

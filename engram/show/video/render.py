@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +13,7 @@ from engram.show.video.cast import Cast
 from engram.show.video.screen import together
 from engram.support import locks
 from engram.support.errors import EngramError
-from engram.support.files import write_bytes, writing
+from engram.support.files import writing
 
 if TYPE_CHECKING:
     from engram.show.video.draw import Picture
@@ -39,18 +38,17 @@ def render(
     out: Path,
     name: str,
     kinds: Sequence[str] = KINDS,
-    titles: Sequence[str] | None = None,
     size: tuple[int, int] = draw.FULL,
     fps: int = FPS,
 ) -> list[Path]:
     """Write `out/name.mp4`, `.gif` and `.png` (the last screen), those that `kinds` names; the files written.
 
-    The recordings are shown side by side, each under its title (by default the recording's); a shorter one's last
+    The recordings are shown side by side, each under its title; a shorter one's last
     screen stays until the longest ends. Chapters are the first one's sections. `size` (pixels) and `fps` are the MP4's.
     Raises EngramError if packages are missing or a recording does not fit into the picture.
     """
     require()
-    titles = titles or [cast.title for cast in casts]
+    titles = [cast.title for cast in casts]
     grids = [(cast.width, cast.height) for cast in casts]
     scene = draw.scene(grids, titles, size)
     paths = [out / f"{name}.{kind}" for kind in kinds]
@@ -126,19 +124,16 @@ def gif(path: Path, casts: Sequence[Cast], scene: draw.Scene) -> None:
         for screens, _ in runs
     )
     durations = [1000 // GIF_FPS * count for _, count in runs]
-    with io.BytesIO() as out:
-        first = next(pictures)
-        first.save(out, "GIF", save_all=True, append_images=pictures, duration=durations, loop=0)
-        write_bytes(path, out.getvalue())
+    with writing(path) as work:
+        next(pictures).save(work, "GIF", save_all=True, append_images=pictures, duration=durations, loop=0)
 
 
 def png(path: Path, picture: Picture) -> None:
     """Write one picture, whole or absent."""
     from PIL import Image
 
-    with io.BytesIO() as out:
-        Image.fromarray(picture).save(out, "PNG", optimize=True)
-        write_bytes(path, out.getvalue())
+    with writing(path) as work:
+        Image.fromarray(picture).save(work, "PNG", optimize=True)
 
 
 def _video(container: Any, size: tuple[int, int], fps: int) -> Any:
