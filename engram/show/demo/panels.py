@@ -44,14 +44,13 @@ class Said:
         """Where each step of its typing ends."""
         return self.answer.steps or (len(self.answer.line),)
 
-    @property
-    def most(self) -> int:
-        """The lines of it that are shown in a box."""
-        return MOST_READ if self.answer.is_read else MOST
+    def typed(self, width: int, end: int | None = None, *, boxed: bool = True) -> list[Text]:
+        """Its lines, with marks under what was read of a memory; up to `end` while it is being typed.
 
-    def typed(self, width: int, end: int | None = None, label: str = "", most: int | None = None) -> list[Text]:
-        """`most` lines of it, with marks under what was read of a memory; up to `end` while it is being typed."""
-        done = end is None
+        In a box they have a label, and a long answer is cut off.
+        """
+        most = (MOST_READ if self.answer.is_read else MOST) if boxed else None
+        done, label = end is None, self.label if boxed else ""
         style = MARKS[self.right][2] if done else ""
         lines = fold(self.answer.line, width - len(label))
         shown = []
@@ -83,7 +82,7 @@ class Box:
         lines, marks = list[Text](), list[tuple[str, str]]()
         for at, said in enumerate(self.said[: number + 1]):
             done = at < number or tick >= len(said.steps) - 1
-            lines += said.typed(width - 4, None if done else said.steps[tick], said.label, said.most)
+            lines += said.typed(width - 4, None if done else said.steps[tick])
             if done:
                 mark, word, colour = MARKS[said.right]
                 times = f" · {said.times}" if said.times else ""
@@ -120,20 +119,15 @@ class Block:
 
 def pair(example: Example, before: Shown, after: Shown, usual: Sequence[dict[str, Any] | None] = (None, None)) -> Block:
     """One question before and after; `usual` are medians for answers that have no times of their own."""
-
-    def box(name: str, answer: Shown, median: dict[str, Any] | None) -> Box:
+    boxes = []
+    for name, answer, median in zip(("before", "after"), (before, after), usual, strict=True):
         first, rate = answer.first, answer.rate
         if first is None and median:
             first, rate = median["first_token_seconds"], median["tokens_per_second"]
-        return Box(name, (Said(name, answer, is_right(example, answer), times=times(first, rate)),))
-
-    return Block(example, (box("before", before, usual[0]), box("after", after, usual[1])))
-
-
-def times(first: float | None, rate: float | None) -> str:
-    """Time to the first token, and tokens a second after it, as far as they are known."""
-    parts = [] if first is None else [f"first token {1000 * first:.0f} ms"]
-    return " · ".join(parts + ([f"{rate:,.0f} tok/s"] if rate else []))
+        times = [] if first is None else [f"first token {1000 * first:.0f} ms"]
+        times += [f"{rate:,.0f} tok/s"] if rate else []
+        boxes.append(Box(name, (Said(name, answer, is_right(example, answer), times=" · ".join(times)),)))
+    return Block(example, (boxes[0], boxes[1]))
 
 
 def pages(stage: Stage, blocks: Sequence[Block]) -> list[list[Block]]:
@@ -165,7 +159,7 @@ def picture(stage: Stage, block: Block, states: Sequence[State]) -> list[Rendera
 
     example, beside = block.example, stage.inner >= BESIDE
     width = (stage.inner - GAP) // 2 if beside else stage.inner
-    rows = [sum(len(s.typed(width - 4, None, s.label, s.most)) for s in box.said) for box in block.boxes]
+    rows = [sum(len(said.typed(width - 4)) for said in box.said) for box in block.boxes]
     rows = [max(rows)] * 2 if beside else rows
     boxes = [
         box.panel(width, high, *state) if state else Text("\n" * (high + 1))
@@ -216,7 +210,7 @@ def written(block: Block, width: int) -> RenderableType:
     width -= max(len(name) for name in ("expected", *(said.name for said in block.said))) + 3
     for said in block.said:
         mark, _, colour = MARKS[said.right]
-        lines = said.typed(max(width, 8)) + [styled((line, MARKED)) for line in legend([said.answer])]
+        lines = said.typed(max(width, 8), boxed=False) + [styled((line, MARKED)) for line in legend([said.answer])]
         lines += [styled((said.times, "dim"))] if said.times else []
         grid.add_row(said.name, Text(mark, f"bold {colour}"), Text("\n").join(lines))
     heading = Text(f"\n{visible(block.example.kind)} · {TITLES[block.example.split_kind]}")

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,10 +75,9 @@ class Clock:
 class VirtualClock(Clock):
     """Time that passes only in `sleep`, at once and exactly: when a screen is shown depends on the show alone."""
 
-    def __init__(self, speed: float = 1.0) -> None:
-        super().__init__(speed)
-        self._now = 0.0
-        self.markers: list[Marker] = []
+    def __init__(self) -> None:
+        super().__init__()
+        self._now, self.markers = 0.0, list[Marker]()
 
     def now(self) -> float:
         """The seconds slept so far."""
@@ -278,17 +278,13 @@ def _alike(one: Sequence[object], other: Sequence[object]) -> int:
 @contextlib.contextmanager
 def unseen() -> Iterator[None]:
     """Keys typed meanwhile are not shown and wait to be read; Ctrl-C interrupts as usual."""
-    try:
-        import termios
-    except ImportError:  # no such terminals on this system
+    if os.name != "posix" or not sys.stdin.isatty():
         yield
         return
-    if not sys.stdin.isatty():
-        yield
-        return
+    import termios
+
     terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    settings = termios.tcgetattr(terminal)
+    before, settings = termios.tcgetattr(terminal), termios.tcgetattr(terminal)
     settings[3] &= ~termios.ECHO
     termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
     try:

@@ -22,10 +22,10 @@ from engram.support.text import visible
 
 # what could end the element or begin a comment, and the two line ends that are none in JSON
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-FUNCTIONS = {  # that the template calls
+FUNCTIONS = {  # and names that the template uses
     **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
     **{name: getattr(figures, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
-    **{name: getattr(tables, name) for name in ("signed", "level", "facts", "changed")},
+    **{name: getattr(tables, name) for name in ("ABOUT", "STATES", "MARKS", "signed", "level", "facts", "changed")},
     **{name: getattr(charts, name) for name in ("axes", "levels")},
 }
 FPS = 20  # how often the recording is looked at, as the film does
@@ -117,10 +117,7 @@ def _view(found: gather.Found) -> dict[str, Any]:
         "first": first,
         "recall": first["improvement"]["recall"],
         "runs": found.runs,
-        "about": tables.ABOUT,
         "answers": listed,
-        "states": tables.STATES,
-        "marks": tables.MARKS,
         "counts": Counter(row.state for row in listed),
         "category_names": sorted({row.category for row in listed}),
         "curves": charts.curves(found.runs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -66,10 +67,13 @@ class Scene:
     windows: tuple[Window, ...]
 
 
-def scene(grids: Sequence[tuple[int, int]], titles: Sequence[str], size: tuple[int, int] = FULL) -> Scene:
+def scene(
+    grids: Sequence[tuple[int, int]], titles: Sequence[str], size: tuple[int, int] = FULL, *, trim: bool = False
+) -> Scene:
     """The largest windows of so many columns and lines that fit side by side into a picture, in its middle.
 
-    All have the same cells. Raises EngramError if the cells would be too small to read.
+    All have the same cells. A picture that is trimmed is only as high as its windows and the gaps around them; even, as
+    video wants it. Raises EngramError if the cells would be too small to read.
     """
     width, height = size
     gap = round(GAP * width)
@@ -77,29 +81,21 @@ def scene(grids: Sequence[tuple[int, int]], titles: Sequence[str], size: tuple[i
     for cell_width in range(width, SMALLEST - 1, -1):
         cell = cell_width, cell_height(cell_width)
         windows = [Window(0, 0, *grid, cell, title) for grid, title in zip(grids, titles, strict=True)]
-        wide = sum(window.size[0] for window in windows)
-        if wide <= room[0] and max(window.size[1] for window in windows) <= room[1]:
+        wide, high = sum(window.size[0] for window in windows), max(window.size[1] for window in windows)
+        if wide <= room[0] and high <= room[1]:
             break
     else:
         sizes = " and ".join(f"{columns}×{lines}" for columns, lines in grids)
-        raise EngramError(
-            f"a terminal of {sizes} does not fit into {width}×{height} pixels", fix="record it smaller: --width 100"
-        )
+        what = f"a terminal of {sizes} does not fit into {width}×{height} pixels"
+        raise EngramError(what, fix="record it smaller: --width 100")
+    if trim:
+        height = 2 * math.ceil((high + 2 * gap) / 2)
     left = (width - wide - (len(windows) - 1) * gap) // 2
     placed = []
     for window in windows:
         placed.append(replace(window, left=left, top=(height - window.size[1]) // 2))
         left += window.size[0] + gap
     return Scene(width, height, tuple(placed))
-
-
-def trimmed(scene: Scene) -> Scene:
-    """The scene without the desk above and below its windows, but for a gap; even, as video wants it."""
-    gap = round(GAP * scene.width)
-    height = max(window.size[1] for window in scene.windows) + 2 * gap
-    height += height % 2
-    windows = tuple(replace(window, top=(height - window.size[1]) // 2) for window in scene.windows)
-    return Scene(scene.width, height, windows)
 
 
 class Painter:

@@ -60,7 +60,7 @@ def render(
                 mp4(path, pictures, size, fps, titles[0], casts[0].markers)
             elif kind == "gif":
                 width = GIF_WIDTHS[len(casts) > 1] * size[0] // draw.FULL[0]
-                gif(path, casts, draw.trimmed(draw.scene(grids, titles, (width, TALLEST))))
+                gif(path, casts, draw.scene(grids, titles, (width, TALLEST), trim=True))
             else:
                 *_, (screens, _) = together(casts, fps)
                 png(path, draw.Painter(scene).paint(screens))

@@ -141,35 +141,23 @@ def _screen_class() -> Any:
                 super().select_graphic_rendition(*known)
 
         def draw(self, data: str) -> None:
+            """pyte's own way stops at a zero-width character, and splits wide ones at the edge."""
             for character in data:
-                self._put(character)
-
-        def _put(self, character: str) -> None:
-            """One character: pyte's own way stops at a zero-width one, and splits wide ones at the edge."""
-            width = max(screens.wcwidth(character), 0)
-            if width == 0:
-                self._combine(character)
-                return
-            cursor = self.cursor
-            if cursor.x + width > self.columns:
-                if modes.DECAWM in self.mode:
-                    self.carriage_return()
-                    self.linefeed()
-                else:
-                    cursor.x = self.columns - width
-            line = self.buffer[cursor.y]
-            for x in range(cursor.x, cursor.x + width):
-                self._split(line, x)
-                line[x] = cursor.attrs._replace(data=character if x == cursor.x else "")
-            cursor.x += width
-            self.dirty.add(cursor.y)
-
-        def _split(self, line: Any, x: int) -> None:
-            """Half of a wide character is about to be written over: the other half becomes blank."""
-            if line[x].data == "" and x:
-                line[x - 1] = line[x - 1]._replace(data=" ")
-            if x + 1 < self.columns and line[x + 1].data == "":
-                line[x + 1] = line[x + 1]._replace(data=" ")
+                width = max(screens.wcwidth(character), 0)
+                if width == 0:
+                    self._combine(character)
+                    continue
+                if self.cursor.x + width > self.columns:
+                    if modes.DECAWM in self.mode:
+                        self.carriage_return()
+                        self.linefeed()
+                    else:
+                        self.cursor.x = self.columns - width
+                line, x = self.buffer[self.cursor.y], self.cursor.x
+                for second, kept in ((x, x - 1), (x + width, x + width)):  # halves of wide characters, kept without
+                    if 0 <= kept < self.columns and line[second].data == "":  # the other half
+                        line[kept] = line[kept]._replace(data=" ")
+                super().draw(character)
 
         def _combine(self, character: str) -> None:
             """A zero-width character joins the one before it on this line, or is left out."""
