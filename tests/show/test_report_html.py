@@ -284,7 +284,7 @@ def test_json_in_the_page_cannot_end_its_element() -> None:
 
 def test_charts_say_what_they_show(two: Path) -> None:
     found = gather.gather(two)
-    level = tables.level("recall", found.first.comparison)
+    level = charts.level("recall", found.first.comparison)
     assert charts.say(level) == "recall, n = 20: before 10.0 % [2.8, 30.1], after 90.0 % [69.9, 97.2]"
     drawing = ElementTree.fromstring(str(charts.draw("strip", level)))
     assert [dot.get("cx") for dot in drawing.iter("circle")] == ["10%", "90%"]

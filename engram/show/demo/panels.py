@@ -111,11 +111,6 @@ class Block:
         """The answers of both boxes."""
         return [said for box in self.boxes for said in box.said]
 
-    @property
-    def legend(self) -> list[str]:
-        """The facts that were read for the answers."""
-        return legend(said.answer for said in self.said)
-
 
 def pair(example: Example, before: Shown, after: Shown, usual: Sequence[dict[str, Any] | None] = (None, None)) -> Block:
     """One question before and after; `usual` are medians for answers that have no times of their own."""
@@ -148,8 +143,9 @@ def finished(stage: Stage, block: Block, states: Sequence[State] = (DONE, DONE))
     """The block with its answers, the facts that they were read from and its verdict; text where it can't be drawn."""
     if not stage.drawn:
         return [written(block, stage.inner)]
-    told = [*((line, MARKED) for line in block.legend), *([(block.verdict, "bold")] if block.verdict else [])]
-    return [*picture(stage, block, states), *(styled(line, cut=True) for line in told)]
+    told = [styled((line, MARKED), cut=True) for line in legend(said.answer for said in block.said)]
+    told += [styled((block.verdict, "bold"), cut=True)] if block.verdict else []
+    return [*picture(stage, block, states), *told]
 
 
 def picture(stage: Stage, block: Block, states: Sequence[State]) -> list[RenderableType]:

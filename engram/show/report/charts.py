@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.evaluation.compare_runs import Run
+from engram.support.console import interval, percent
 from engram.support.files import PACKAGE
 from engram.support.text import visible
 
@@ -41,12 +42,6 @@ class Level(NamedTuple):
     n: int
     before: Share | None
     after: Share | None
-
-    @property
-    def figures(self) -> str:
-        """The line's shares as figures, for a chart that has no table next to it."""
-        sides = ("–" if side is None else f"{100 * side.value:.0f}" for side in (self.before, self.after))
-        return f"{' → '.join(sides)} %  n = {self.n}"
 
 
 class Curve(NamedTuple):
@@ -94,8 +89,8 @@ def environment() -> Environment:
 
     made = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, finalize=shown, undefined=StrictUndefined)
     made.filters["at"] = lambda place: f"{100 * place:.4g}"
-    made.globals |= {"ticks": TICKS, "strip_height": STRIP, "box": BOX, "style": Markup(asset("chart.css"))}
-    made.globals |= {"say": say, "sentences": _sentences, "describe": describe}
+    made.globals |= {"say": say, "describe": describe, "ticks": TICKS, "strip_height": STRIP, "box": BOX}
+    made.globals["style"] = Markup(asset("chart.css"))
     return made
 
 
@@ -109,6 +104,12 @@ def share(score: dict[str, Any]) -> Share | None:
     return None if score["exact"] is None or score["ci95"] is None else Share(score["exact"], *score["ci95"])
 
 
+def level(split: str, comparison: dict[str, Any]) -> Level:
+    """A split of a comparison as a line of a chart."""
+    sides = [share(comparison[stage][split]) for stage in ("baseline", "tuned")]
+    return Level(split, comparison["improvement"][split]["n"], *sides)
+
+
 def levels(categories: dict[str, Any]) -> list[Level]:
     """Each category of one split of a comparison."""
     return [Level(name, row["n"], share(row["before"]), share(row["after"])) for name, row in categories.items()]
@@ -116,13 +117,24 @@ def levels(categories: dict[str, Any]) -> list[Level]:
 
 def say(level: Level) -> str:
     """The drawing of a level in words."""
-    sides = ((name, getattr(level, name)) for name in ("before", "after"))
-    return f"{level.name}, n = {level.n}: " + ", ".join(f"{name} {_words(side)}" for name, side in sides)
+    words = []
+    for name, side in (("before", level.before), ("after", level.after)):
+        shown = f"{percent(side.value)} {interval((side.low, side.high))}" if side else "not measured"
+        words.append(f"{name} {shown}")
+    return f"{level.name}, n = {level.n}: {', '.join(words)}"
 
 
 def curves(runs: Sequence[Run]) -> list[Curve]:
-    """The curves of the runs that have a training log."""
-    return [_curve(run.name, run.log) for run in runs if run.log]
+    """The curves of the runs that have a training log; long ones as means of neighbouring steps."""
+    found = []
+    for run in runs:
+        if run.log:
+            steps = [(step["step"], step["loss"]) for step in run.log["steps"]]
+            width = math.ceil(len(steps) / MOST_POINTS)
+            parts = [steps[i : i + width] for i in range(0, len(steps), width)]
+            means = [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
+            found.append(Curve(run.name, means, [(check["step"], check["loss"]) for check in run.log["validation"]]))
+    return found
 
 
 def axes(found: Sequence[Curve]) -> Axes:
@@ -161,21 +173,3 @@ def draw(macro: str, *values: object) -> Markup:
     """What a macro of `chart.svg.j2` draws."""
     drawn: Markup = getattr(environment().get_template("chart.svg.j2").module, macro)(*values)
     return drawn
-
-
-def _sentences(found: Sequence[Level]) -> str:
-    return " ".join(say(level) + "." for level in found)
-
-
-def _words(found: Share | None) -> str:
-    if found is None:
-        return "not measured"
-    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
-def _curve(name: str, log: dict[str, Any]) -> Curve:
-    steps = [(step["step"], step["loss"]) for step in log["steps"]]
-    width = math.ceil(len(steps) / MOST_POINTS)
-    bins = [steps[i : i + width] for i in range(0, len(steps), width)]
-    means = [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in bins]
-    return Curve(name, means, [(check["step"], check["loss"]) for check in log["validation"]])

@@ -57,13 +57,17 @@ def gather(folder: Path, first: str | None = None) -> Found:
     EngramError where there is no run, or not the one asked for.
     """
     runs, unreadable = compare_runs.read_runs(folder)
-    lead = _lead(runs, unreadable, folder, first)
+    lead = next((run for run in runs if first in (None, run.name)), None)
+    if lead is None:
+        problems = [f"{name}: {reason}" for name, reason in unreadable.items() if first in (None, name)]
+        what = "no results to report" if first is None else f"no results of {first} to report"
+        fix = _again(first) if first else "make eval compare"
+        raise EngramError(what, where=str(folder), problems=problems, fix=fix)
     notes = [Note(f"run {name}", (reason,), _again(name)) for name, reason in unreadable.items()]
     shown = [lead]
     for run in runs:
         if run is not lead:
-            differences = compare_runs.pair(lead, run)["refused"]
-            if differences:
+            if differences := compare_runs.pair(lead, run)["refused"]:
                 notes.append(_unlike(lead, run, differences))
             else:
                 shown.append(run)
@@ -77,19 +81,6 @@ def gather(folder: Path, first: str | None = None) -> Found:
     _read_parity(found, folder)
     _read_cast(found, folder)
     return found
-
-
-def _lead(
-    runs: Sequence[compare_runs.Run], unreadable: dict[str, str], folder: Path, first: str | None
-) -> compare_runs.Run:
-    by_name = {run.name: run for run in runs}
-    if first in by_name:
-        return by_name[first]
-    if first is None and runs:
-        return runs[0]
-    problems = [f"{name}: {reason}" for name, reason in unreadable.items() if first in (None, name)]
-    what = "no results to report" if first is None else f"no results of {first} to report"
-    raise EngramError(what, where=str(folder), problems=problems, fix=_again(first) if first else "make eval compare")
 
 
 def _again(name: str) -> str:

@@ -25,8 +25,8 @@ ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 FUNCTIONS = {  # and names that the template uses
     **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
     **{name: getattr(figures, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
-    **{name: getattr(tables, name) for name in ("ABOUT", "STATES", "MARKS", "signed", "level", "facts", "changed")},
-    **{name: getattr(charts, name) for name in ("axes", "levels")},
+    **{name: getattr(tables, name) for name in ("ABOUT", "STATES", "MARKS", "facts", "changed", "parity_table")},
+    **{name: getattr(charts, name) for name in ("axes", "level", "levels")},
 }
 FPS = 20  # how often the recording is looked at, as the film does
 PLAIN = Cell("")  # a style is a cell without text
@@ -123,7 +123,7 @@ def _view(found: gather.Found) -> dict[str, Any]:
         "curves": charts.curves(found.runs),
         "speed": tables.speed(found.runs),
         "pairs": [pair for pair in found.pairs if not pair["refused"]],
-        "parity": tables.parity_section(found.parity) if found.parity else None,
+        "parity": found.parity,
         "seeds": found.seeds,
         "cast_title": found.cast.title if found.cast else "",
         "cast_of": found.cast_of,

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from engram.evaluation import tables
 from engram.evaluation.compare import Pairs, paired
 from engram.evaluation.compare_runs import Run
-from engram.show.report import charts
 from engram.support.console import number, percent
 
 ABOUT = {
@@ -41,17 +40,6 @@ class Row(NamedTuple):
         return f"{self.before['kind']}/{self.before['category']}"
 
 
-def signed(value: float | None) -> str:
-    """A difference of nats, signed."""
-    return "–" if value is None else f"{value:+.2f}"
-
-
-def level(split: str, comparison: dict[str, Any]) -> charts.Level:
-    """A split of a comparison as a line of a chart."""
-    sides = [charts.share(comparison[stage][split]) for stage in ("baseline", "tuned")]
-    return charts.Level(split, comparison["improvement"][split]["n"], *sides)
-
-
 def speed(runs: Sequence[Run]) -> tables.Table:
     """Time and memory of training and answering, a column for each run."""
     names = [name for name in tables.ACROSS if not name.startswith(("recall", "general", "perplexity"))]
@@ -59,7 +47,7 @@ def speed(runs: Sequence[Run]) -> tables.Table:
     return tables.Table(["", *(run.name for run in runs)], rows)
 
 
-def parity_section(document: dict[str, Any]) -> dict[str, Any]:
+def parity_table(document: dict[str, Any]) -> tables.Table:
     """The parity document's targets: what was asked for, what was measured."""
     rows = []
     for target in document["targets"]:
@@ -67,11 +55,7 @@ def parity_section(document: dict[str, Any]) -> dict[str, Any]:
         shown = percent(measured) if name == "same_answers" else f"{measured:.1e}"
         limit, met = number(target["limit"]), "met" if target["met"] else "missed"
         rows.append([TARGETS[name], target["recipe"], limit, shown, met])
-    lead = (
-        f"MLX and Unsloth ({document['backend']}) on {document['model']['name']}, from the same adapter and batches: "
-        f"the difference of their losses, the worst of {len(document['pairs'])} pairs of training runs."
-    )
-    return {"lead": lead, "table": tables.Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)}
+    return tables.Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)
 
 
 def facts(run: Run) -> dict[str, str]:
