@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from engram.evaluation.scoring import GENERAL
 from engram.evaluation.verify import Finding
 from engram.support.console import bounds, interval, make_console, make_table, mean_spread, number, p_value, percent
-from engram.support.text import visible
+from engram.support.text import first, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from engram.evaluation.attribution import Explained
     from engram.memory.table import Contents
-
-MOST_PROBLEMS = 20  # shown of one check
 
 
 class Table(NamedTuple):
@@ -211,10 +209,8 @@ def checked(name: str, found: Sequence[Finding]) -> bool:
     for one in found:
         mark = "✗" if one.problems else "–" if one.skipped else "✓"
         console.print(f"  {mark} {one.what}" + (f": not checked, {visible(one.skipped)}" if one.skipped else ""))
-        for problem in one.problems[:MOST_PROBLEMS]:
+        for problem in first(one.problems):
             console.print(f"      {visible(problem)}")
-        if len(one.problems) > MOST_PROBLEMS:
-            console.print(f"      … and {len(one.problems) - MOST_PROBLEMS} more")
     return not any(one.problems for one in found)
 
 
@@ -239,12 +235,9 @@ def why(found: Explained) -> None:
     """An answer, its tokens with the fact that they were read from, and the answer without the memory."""
     console = make_console()
     same = "the same" if found.without == found.answer else found.without or "(nothing)"
-    lines = [("asked", found.prompt), ("answer", found.answer or "(nothing)"), ("without the memory", same)]
-    grid = make_table(console, "", "")
-    grid.show_header = False
-    for name, text in lines:
-        grid.add_row(name, visible(text))
-    console.print(grid)
+    lines = {"asked": found.prompt, "answer": found.answer or "(nothing)", "without the memory": same}
+    for name, text in lines.items():
+        console.print(f"{name}: {visible(text)}")
     hits = sum(1 for token in found.tokens if token.fact)
     if not hits:
         console.print("No row of the memory was read for this answer.")

@@ -10,7 +10,6 @@ from engram.dataset.phrasing import TRAIN
 from engram.show.demo import figures, panels
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import STAGES, Shown
-from engram.show.demo.figures import findings
 from engram.show.demo.material import Lesson, Material
 from engram.show.demo.stage import BLANK, QUIET, Stage, entries, styled
 from engram.support.text import visible
@@ -131,8 +130,9 @@ def not_shown(stage: Stage, material: Material) -> None:
         "your own": f"make demo{variable} PATTERNS=my-patterns",
     }
     parts: list[RenderableType] = []
-    for finding in findings(material.comparison):
-        parts += [entries(HEADS, (finding.head, finding.style, finding.text)), *stage.air]
+    for finding in figures.findings(material.comparison):
+        style = figures.STYLES.get(finding.head, "bold")
+        parts += [entries(HEADS, (finding.head, style, finding.text)), *stage.air]
     stage.section(sections.NOT_SHOWN)
     stage.show([*parts, BLANK, entries(HEADS, *((name, QUIET, text) for name, text in ways.items()))])
     stage.hold(HOLDS["end"])

@@ -127,10 +127,5 @@ def _stage(manner: Manner, platform: str) -> Iterator[Stage]:
             yield Page(console, wait)
             return
         staged = Stage(console, Clock(manner.speed), platform, wait)
-        staged.open()
-        console.show_cursor(False)
-        try:
+        with staged.performed():
             yield staged
-        finally:
-            staged.close()
-            console.show_cursor(True)

@@ -35,11 +35,6 @@ class Finding(NamedTuple):
     head: str
     text: str
 
-    @property
-    def style(self) -> str:
-        """The style of the head."""
-        return STYLES.get(self.head, "bold")
-
 
 def findings(comparison: dict[str, Any]) -> list[Finding]:
     """Every loss first, then effects that were not shown, answers still wrong, and everything not measured."""

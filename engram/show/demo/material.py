@@ -89,15 +89,11 @@ def read_run(place: Path) -> compare_runs.Run:
 
 def choose_rows(examples: Sequence[Example], seed: int) -> list[Example]:
     """The rows of the show: of each kind of pattern one taught, and two held-out ones; by hash, not by result."""
-
-    def first(rows: Sequence[Example]) -> list[Example]:
-        return sorted(rows, key=lambda e: sha256_text(f"demo:{seed}:{e.id}"))
-
-    taught = [e for e in examples if e.split_kind == "recall"]
-    held_out = [e for e in examples if e.split_kind == "generalization"]
-    kinds = list(dict.fromkeys(e.kind for e in examples))
-    chosen = [e for kind in kinds for e in first([t for t in taught if t.kind == kind])[:1]]
-    return chosen + first(held_out)[:HELD_OUT_SHOWN]
+    by_hash = sorted(examples, key=lambda e: sha256_text(f"demo:{seed}:{e.id}"))
+    taught = {e.kind: e for e in reversed(by_hash) if e.split_kind == "recall"}  # the first of each kind
+    held_out = [e for e in by_hash if e.split_kind == "generalization"]
+    kinds = dict.fromkeys(e.kind for e in examples)
+    return [taught[kind] for kind in kinds if kind in taught] + held_out[:HELD_OUT_SHOWN]
 
 
 def asked(document: dict[str, Any]) -> list[Example]:

@@ -108,9 +108,22 @@ class Stage:
     def __post_init__(self) -> None:
         self._measure()
 
-    def open(self) -> None:
-        """Let what the terminal shows scroll away, so that clearing loses none of it."""
+    @contextlib.contextmanager
+    def performed(self) -> Iterator[None]:
+        """Let what the terminal shows scroll away, so that clearing loses none of it, and hide the cursor.
+
+        At the end the cursor is in the last row, which is empty then, so that nothing scrolls for what comes after.
+        """
+        from rich.control import Control
+        from rich.segment import ControlType
+
         self.console.file.write("\n" * (self.height - 1))
+        self.console.show_cursor(False)
+        try:
+            yield
+        finally:
+            self.console.control(Control.move_to(0, self.height - 1), Control((ControlType.ERASE_IN_LINE, 2)))
+            self.console.show_cursor(True)
 
     def section(self, title: str) -> None:
         """Mark and begin a section: an empty screen with its title."""
@@ -160,13 +173,6 @@ class Stage:
         self._draw(self.height - 1, [styled((HINT, QUIET))])
         self.wait()
         self._draw(self.height - 1, [styled((" " * len(HINT), ""))])
-
-    def close(self) -> None:
-        """Leave the cursor in the last row, which is empty then, so that nothing scrolls for what comes after."""
-        from rich.control import Control
-        from rich.segment import ControlType
-
-        self.console.control(Control.move_to(0, self.height - 1), Control((ControlType.ERASE_IN_LINE, 2)))
 
     def _measure(self) -> None:
         size = self.console.size

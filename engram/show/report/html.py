@@ -25,7 +25,7 @@ ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 FUNCTIONS = {  # and names that the template uses
     **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
     **{name: getattr(figures, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
-    **{name: getattr(tables, name) for name in ("ABOUT", "STATES", "MARKS", "facts", "changed", "parity_table")},
+    **{name: getattr(tables, name) for name in ("ABOUT", "STATES", "MARKS", "TARGETS", "changed", "listed")},
     **{name: getattr(charts, name) for name in ("axes", "level", "levels")},
 }
 FPS = 20  # how often the recording is looked at, as the film does

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from engram.evaluation import tables
 from engram.evaluation.compare import Pairs, paired
 from engram.evaluation.compare_runs import Run
-from engram.support.console import number, percent
 
 ABOUT = {
     "recall": "Taught patterns, asked for in words that training never used.",
@@ -47,38 +46,6 @@ def speed(runs: Sequence[Run]) -> tables.Table:
     return tables.Table(["", *(run.name for run in runs)], rows)
 
 
-def parity_table(document: dict[str, Any]) -> tables.Table:
-    """The parity document's targets: what was asked for, what was measured."""
-    rows = []
-    for target in document["targets"]:
-        name, measured = target["name"], target["measured"]
-        shown = percent(measured) if name == "same_answers" else f"{measured:.1e}"
-        limit, met = number(target["limit"]), "met" if target["met"] else "missed"
-        rows.append([TARGETS[name], target["recipe"], limit, shown, met])
-    return tables.Table(["", "Recipe", "Limit", "Measured, worst", "Target"], rows)
-
-
-def facts(run: Run) -> dict[str, str]:
-    """Where a run's figures come from."""
-    document = run.comparison
-    made, model, adapter = document["provenance"], document["model"], run.stages["tuned"]["adapter"]
-    hardware, revision = made["hardware"], f", revision {model['revision']}" if model["revision"] else ""
-    found = {
-        "Model": f"{model['name']}, {model['parameters']:,} parameters" + revision,
-        "SHA-256 of its weights": model["weights_sha256"],
-        "SHA-256 of the adapter": adapter["sha256"],
-        "SHA-256 of the data's manifest": document["data"]["manifest_sha256"],
-        "Backend and device": f"{document['backend']}, {document['device']}",
-        "Hardware": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in hardware.items()),
-        "Recipe": _listed(document["recipe"]),
-        "Scoring": _listed(document["scoring"]),
-        "Packages": _listed({"Python": made["python"], **made["packages"]}),
-        "engram": f"{made['engram']}, commit {made['git_commit'] or 'unknown'}",
-        "Compared at": made["created"],
-    }
-    return found | {f"SHA-256 of {stage}.json": digest for stage, digest in document["sources"].items()}
-
-
 def answers(runs: Sequence[Run]) -> list[Row]:
     """Every answer to the test sets, in their order."""
     pairs = [(run.name, *pair) for run in runs for pair in _pairs(run, "answers")]
@@ -94,11 +61,8 @@ def _pairs(run: Run, part: str) -> Pairs:
     return paired(run.stages["baseline"][part], run.stages["tuned"][part])
 
 
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_plain(value)}" for key, value in values.items())
-
-
-def _plain(value: Any) -> str:
+def listed(value: Any) -> str:
+    """Settings as text: `name value, name value`."""
     if isinstance(value, dict):
-        return _listed(value)
+        return ", ".join(f"{key} {listed(one)}" for key, one in value.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
