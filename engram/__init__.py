@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from engram.models.model import Model
+    from engram.evaluation.pipeline import Work
     from engram.patterns.loading import Pattern
-    from engram.plan.config import Config
 
 __version__ = "0.1.0"
 __all__ = ["Patterns", "Run", "__version__", "compare", "evaluate", "load_patterns", "teach"]
@@ -34,11 +33,13 @@ class Patterns:
 class Run:
     """A model that was taught: `folder` holds `data/`, `adapter/` and the result documents; `log` is the training's."""
 
-    backend: str
-    model: Model
-    config: Config
-    folder: Path
+    work: Work
     log: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is."""
+        return self.work.place
 
 
 def load_patterns(patterns: str | Path = "patterns") -> Patterns:
@@ -64,18 +65,22 @@ def teach(
     """Split the patterns, train on the rows of the taught ones, and write everything to the folder `out`.
 
     `model`, `backend`, `recipe` and `seed` are those of `engram train`; `settings` override single settings of the
-    recipe (`steps=100`, `method="memory"`). An interrupted training continues. Raises EngramError as the stages do.
+    recipe (`steps=100`, `method="memory"`). An interrupted training continues, and one that is up to date is not
+    repeated. Raises EngramError as the stages do.
     """
     from engram import backends
     from engram.evaluation import pipeline
     from engram.models import model as models
+    from engram.plan import documents
     from engram.plan.config import load_config
     from engram.training.processes import Silent
 
-    name, chosen, folder = backends.choose(backend), models.resolve(model), Path(out)
+    name, chosen = backends.choose(backend), models.resolve(model)
     config = load_config(recipe, chosen.parameters, seed, {key: str(value) for key, value in settings.items()})
-    log = pipeline.teach(name, chosen, config, patterns.patterns, patterns.files, folder, Silent())
-    return Run(name, chosen, config, folder, log)
+    work = pipeline.Work.within(name, chosen, config, patterns.files, Path(out))
+    for _ in pipeline.follow(work, pipeline.TARGETS["train"], _silent, lambda one: pipeline.teach(one, Silent())):
+        pass
+    return Run(work, documents.read(work.log, "training", "teach"))
 
 
 def evaluate(run: Run, stage: Literal["baseline", "tuned"] = "tuned") -> dict[str, Any]:
@@ -85,8 +90,11 @@ def evaluate(run: Run, stage: Literal["baseline", "tuned"] = "tuned") -> dict[st
     """
     from engram.evaluation import pipeline
 
-    at = (run.backend, run.model, run.config, run.folder / "data", run.folder / "adapter", run.folder)
-    return next(pipeline.evaluate(*at, lambda _: None, (stage,)))
+    return pipeline.answer(run.work, stage)
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
 
 
 def compare(run: Run) -> dict[str, Any]:

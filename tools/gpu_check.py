@@ -173,8 +173,6 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
 
     cuda = backend == "cuda"
     half = torch.bfloat16 if cuda and torch.cuda.get_device_capability() >= gpu.BF16 else torch.float16
-    if not cuda and chosen.parameters < config.SMALL_MODEL:
-        torch.set_num_threads(1)  # as the backend does
     with quiet():
         options = {"trust_remote_code": False, "use_safetensors": True, "dtype": half if cuda else torch.float32}
         base = AutoModelForCausalLM.from_pretrained(chosen.path, **options)

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from engram.evaluation import compare_runs, pipeline, tables
+from engram.evaluation import compare_runs, pipeline, seeds, tables
 from engram.models import model
 from engram.patterns.loading import find_files
 from engram.plan import config, documents
@@ -57,7 +57,7 @@ def run(name: str) -> None:
 
 def summaries() -> None:
     """What several runs say together: the seeds, and the two backends."""
-    documents.write(REFERENCE / "seeds.json", pipeline.summarise([REFERENCE / name for name in SEEDS]), "seeds")
+    documents.write(REFERENCE / "seeds.json", seeds.summarise([REFERENCE / name for name in SEEDS]), "seeds")
     runs = {name: compare_runs.read_run(REFERENCE / folder, name) for name, folder in PLATFORMS.items()}
     documents.write(REFERENCE / "platforms.json", compare_runs.together(list(runs.values()), {}), "comparisons")
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from engram.memory.lookup import Memory
 from engram.memory.table import Opened
 from engram.memory.teach import Teacher
+from engram.models.adapters import MLX_WEIGHTS, PEFT_WEIGHTS
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.batches import Batch
@@ -26,12 +27,14 @@ from engram.plan.config import Config
 from engram.plan.curve import Answer, Progress, TrainingRun
 from engram.plan.sharding import Ranks
 from engram.support.errors import EngramError
+from engram.support.files import sha256
 from engram.support.machine import nvidia_gpu
 from engram.support.text import nearest
 
 # name -> module: `cuda` and `cpu` are the same code on two devices
 MODULES = {"mlx": "mlx.backend", "cuda": "unsloth.backend", "cpu": "unsloth.backend"}
 NAMES = tuple(MODULES)
+WEIGHTS = {"mlx": MLX_WEIGHTS, "cuda": PEFT_WEIGHTS, "cpu": PEFT_WEIGHTS}  # the file of an adapter's weights
 
 
 class Backend(Protocol):
@@ -39,8 +42,14 @@ class Backend(Protocol):
 
     WEIGHTS: str
 
-    def load(self, model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Any:
-        """A session: the model in memory, with the adapter, the memory or both that a folder holds, if one is given."""
+    def load(self, model: Model, adapter: Path | Opened | None = None, quantize: str = "none", base: Any = None) -> Any:
+        """A session: the model in memory, with the adapter, the memory or both that a folder holds, if one is given.
+
+        `base` is a session of the same model with nothing on it; it is used up instead of loading the model again.
+        """
+
+    def bare(self, session: Any) -> Any:
+        """The session without the LoRA adapter on it, exactly as it was loaded; None if it must be loaded again."""
 
     def teacher(self, model: Model, adapter: Path | None, config: Config) -> Teacher:
         """The frozen model, with the LoRA adapter of a folder if one is given, cut where a memory is read."""
@@ -60,11 +69,13 @@ class Backend(Protocol):
         out: Path,
         progress: Progress,
         keeper: Keeper | None = None,
+        base: Any = None,
     ) -> TrainingRun:
         """Train an adapter on these batches, in this order, and write it to the folder `out`.
 
         `keeper` has the checkpoint to go on from, if any, and takes new ones; the run ends as if never interrupted.
-        Of several processes that joined, each computes its share of every batch, and the first alone writes.
+        Of several processes that joined, each computes its share of every batch, and the first alone writes. `base` is
+        used up as by `load`; the run's `session` answers with the new adapter, where that is the same as loading it.
         """
 
     def generate(
@@ -100,6 +111,50 @@ class Backend(Protocol):
 
     def score(self, session: Any, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
         """Mean nats per answer token (end token included) of each example."""
+
+
+class Loaded:
+    """One model in memory that the stages of a process hand on: the base answers, is trained, or takes an adapter.
+
+    Every answer and every weight is the same as with a model that was loaded for the purpose.
+    """
+
+    def __init__(self, backend: str, model: Model, quantize: str = "none") -> None:
+        self.backend, self.model, self.quantize = backend, model, quantize
+        self._session: Any = None
+        self._on = ""  # the SHA-256 of the adapter or memory on it
+        self._reads_memory = False
+
+    def session(self, taught: Opened | None = None) -> Any:
+        """A session with exactly what `taught` holds; those returned before must not be used any more."""
+        wanted = taught.sha256 if taught else ""
+        if self._session is None or self._on != wanted:
+            self._session = get(self.backend).load(self.model, taught, self.quantize, self._base())
+            self._on, self._reads_memory = wanted, bool(taught and taught.memory)
+        return self._session
+
+    def train(
+        self,
+        batches: Sequence[Batch],
+        validation: Sequence[Batch],
+        config: Config,
+        out: Path,
+        progress: Progress,
+        keeper: Keeper,
+    ) -> TrainingRun:
+        """Train an adapter on the model, and leave it there; see `Backend.train`."""
+        backend = get(self.backend)
+        run = backend.train(self.model, batches, validation, config, out, progress, keeper, self._base())
+        self._session, self._reads_memory = run.session, False
+        self._on = sha256(out / backend.WEIGHTS) if run.session else ""
+        return run
+
+    def _base(self) -> Any:
+        """Give away the session, with nothing on it; None if there is none."""
+        session, self._session = self._session, None
+        if session is None or self._reads_memory:
+            return None
+        return get(self.backend).bare(session) if self._on else session
 
 
 def choose(name: str = "auto") -> str:

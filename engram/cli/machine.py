@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
-from engram.cli.options import Shared, path_option, shared, value_option
+from engram.cli.options import Shared, shared, value_option
 from engram.support.text import visible
 
 Finding = tuple[str, str, str]  # name, state, remedy (empty where all is well)
@@ -28,15 +27,9 @@ def models() -> None:
 
 @click.command("resolve-model")
 @shared("model_name")
-@path_option("out", "Write the name there.")
-def resolve_model(use: Shared, out: Path | None) -> None:
+def resolve_model(use: Shared) -> None:
     """Print the model that MODEL means on this machine, and download it if needed."""
-    from engram.support.files import write_text
-
-    spec = use.model.name if use.model_name == "auto" else use.model_name
     click.echo(visible(use.model.reason or f"model: {use.model.name}"))
-    if out:
-        write_text(out, spec + "\n")
 
 
 @click.command("verify-model")

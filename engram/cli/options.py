@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from click.core import ParameterSource
 from engram.plan.config import MAX_SEED
 
 if TYPE_CHECKING:
+    from engram.evaluation.pipeline import Work
     from engram.models.model import Model
     from engram.plan.config import Config
 
@@ -64,6 +66,21 @@ class Shared:
         overrides = {**named, **overrides, **config.parse_overrides(self.settings)}
         return config.load_config(self.recipe, self.model.parameters, seed, overrides)
 
+    @functools.cached_property
+    def work(self) -> Work:
+        """The run that these options describe, for its stages."""
+        from engram.evaluation.pipeline import Work
+        from engram.patterns.loading import find_files
+        from engram.training.methods import LORA, METHODS
+
+        under = None
+        if METHODS[self.method].needs_adapter and self.adapter is None:
+            lora = dataclasses.replace(self, method=LORA.name)
+            under = handed_on(self, lora).work
+        files = tuple(find_files(self.patterns)) if self.patterns else ()
+        places = (self.data, self.taught, self.run, self.run / "training.json")
+        return Work(self.backend, self.model, self.config, files, *places, under, self.adapter is not None)
+
     @property
     def run(self) -> Path:
         """The folder of this run's results."""
@@ -88,6 +105,13 @@ class Shared:
         from engram.support import console
 
         console.note(self.model.reason or f"model: {self.model.name}")
+
+
+def handed_on(one: Shared, other: Shared) -> Shared:
+    """`other` with what `one` has resolved already; both must have the same model and backend."""
+    known = ("backend", "model")
+    vars(other).update({name: value for name, value in vars(one).items() if name in known})
+    return other
 
 
 def label(backend: str, adapter: Path | None, method: str = "lora") -> str:
@@ -149,6 +173,9 @@ def shared(*names: str) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def gathered(**given: Any) -> None:
             use = Shared(**{name: given.pop(name) for name in names})
+            outer = click.get_current_context().find_object(Shared)
+            if outer and (outer.model_name, outer.backend_name) == (use.model_name, use.backend_name):
+                use = handed_on(outer, use)
             command(use, **given)
 
         wrapped: Command = gathered
@@ -159,34 +186,42 @@ def shared(*names: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def several_processes(command: Command) -> Command:
-    """Add --nproc to a training command: with it, the command starts itself in several processes."""
+@dataclass(frozen=True)
+class Teaching:
+    """How training goes about it, whatever it trains."""
+
+    checkpoint_every: int = 25  # steps
+    fresh: bool = False
+    report_to: str | None = None
+    nproc: int = 1
+
+
+def teaching(command: Command) -> Command:
+    """Add the options of `Teaching` to a command, which gets them as its argument `how`."""
 
     @functools.wraps(command)
-    def launched(nproc: int, **others: Any) -> None:
-        from engram import backends
-        from engram.plan import sharding
-        from engram.training import processes
+    def gathered(**given: Any) -> None:
+        command(how=Teaching(**{field.name: given.pop(field.name) for field in dataclasses.fields(Teaching)}), **given)
 
-        name = backends.choose(others["backend_name"])
-        if nproc == 1:
-            with processes.member(sharding.place(name)[0]):
-                command(**others)
-            return
-        log = others["results"] / label(name, None, others["method"]) / "training.json"
-        processes.launch(name, nproc, [*_typed(click.get_current_context()), "--backend", name], log)
+    text = "Write the curve for it too, in <results>/<backend>/logs; wandb stays offline unless WANDB_MODE says else."
+    options = (
+        value_option("checkpoint-every", 25, "Steps between two checkpoints; 0 for none.", click.IntRange(min=0)),
+        click.option("--fresh", is_flag=True, help="Drop the checkpoint of an interrupted run; train from step 1."),
+        click.option("--report-to", type=click.Choice(["tensorboard", "wandb"]), help=text),
+        value_option("nproc", 1, "Processes that train as one (docs/distributed.md).", click.IntRange(min=1)),
+    )
+    wrapped: Command = gathered
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
 
-    text = "Processes on this machine that train as one (docs/distributed.md)."
-    return value_option("nproc", 1, text, click.IntRange(min=1))(launched)
 
-
-def _typed(context: click.Context) -> list[str]:
-    """The words of this command as they were typed, without the number of processes and the backend."""
-    words = [str(context.info_name)]
+def typed(context: click.Context, names: Sequence[str]) -> list[str]:
+    """The options of these names, as they were typed."""
+    words = []
     for option in context.command.params:
         name = str(option.name)
-        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if not typed or name in ("nproc", "backend_name"):
+        if name not in names or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         value = context.params[name]
         for one in value if option.multiple else (value,):

@@ -30,14 +30,16 @@ def _speed(_context: click.Context, _option: click.Parameter, value: float) -> f
 @shared("adapter", "method", "model_name", "backend_name", "patterns", "data", "adapters", "results")
 def demo(use: Shared, quick: bool, pause: bool, speed: float, width: int | None, platforms: str | None) -> None:
     """Show before and after side by side, on prompts of the test set."""
+    from engram.backends import Loaded
     from engram.show.demo import demo as shown
 
     manner = shown.Manner(speed, width, pause)
     if platforms is not None:
         shown.perform_platforms([name.strip() for name in platforms.split(",")], use.results, manner)
         return
-    model = None if quick else use.model
-    shown.perform(use.backend, model, use.taught, use.data, use.run, manner, use.patterns)
+    run = click.get_current_context().find_object(Shared)
+    loaded = None if quick else run.work.loaded if run else Loaded(use.backend, use.model)
+    shown.perform(loaded, use.taught, use.data, use.run, manner, use.patterns)
 
 
 @click.command()
@@ -89,7 +91,8 @@ def report(use: Shared, out: Path | None, first: str | None) -> None:
     from engram.support import console
 
     path = out or use.results / "report.html"
-    found = html.make(use.results, path, first)
+    run = click.get_current_context().find_object(Shared)
+    found = html.make(use.results, path, first or (run.run.name if run else None))
     for note in found.notes:
         kind = "left out" if note.serious else "not there"
         console.note(f"{kind}: {note.what}: {'; '.join(note.why)}; {note.command}")
@@ -119,22 +122,34 @@ def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) ->
 
 
 @click.command()
-@click.option("--beside", metavar="BACKEND", help="Show this backend's results next to the other's.")
+@click.option("--beside", metavar="BACKEND", help="Show this backend's results next to the other's; auto: cuda or mlx.")
 @path_option("out", "Folder to write to; default: with the results.")
 @click.option("--width", type=click.IntRange(min=1), help="Columns of the terminal; default: 100, with --beside 80.")
 @click.option("--height", type=click.IntRange(min=1), help="Lines of the terminal; default: 30, with --beside 43.")
+@click.option("--force", is_flag=True, help="Draw the pictures even if they show the same demo.")
 @kind_options
 @shared("method", "backend_name", "patterns", "data", "results")
 def record(
-    use: Shared, beside: str | None, out: Path | None, width: int | None, height: int | None, kinds: tuple[str, ...]
+    use: Shared,
+    beside: str | None,
+    out: Path | None,
+    width: int | None,
+    height: int | None,
+    force: bool,
+    kinds: tuple[str, ...],
 ) -> None:
-    """Record the demo of the stored results, without a terminal: an asciicast, and the chosen pictures, or all."""
+    """Record the demo of the stored results, without a terminal: an asciicast, and the chosen pictures, or all.
+
+    The asciicast is written last: where it is, the pictures next to it were drawn from it.
+    """
     from engram import backends
     from engram.show.video import cast
     from engram.show.video import render as rendering
-    from engram.support import locks
+    from engram.support import console, locks
 
     rendering.require()
+    if beside == "auto":
+        beside = "cuda" if use.backend == "mlx" else "mlx"
     named = [use.backend] if beside is None else [use.backend, backends.choose(beside)]
     names = [label(one, None, use.method) for one in named]
     usual = (cast.WIDTH, cast.HEIGHT) if beside is None else cast.BESIDE
@@ -144,12 +159,22 @@ def record(
     casts = [cast.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
     folder = out or (use.run if beside is None else use.results)
     stem = "demo" if beside is None else "demo-compare"
+    kinds = kinds or rendering.KINDS
     with locks.held(folder / stem, "engram record"):
         if beside is None:
-            cast.write(folder / "demo.cast", casts[0])
-            _written(folder / "demo.cast")
-        for path in rendering.render(casts, folder, stem, kinds or rendering.KINDS):
+            file, pictures = folder / "demo.cast", {kind: folder / f"demo.{kind}" for kind in rendering.KINDS}
+            same = file.is_file() and file.read_bytes() == cast.dumps(casts[0]).encode()
+            if same and not force and all(pictures[kind].is_file() for kind in kinds):
+                console.note("up to date: record")
+                return
+            file.unlink(missing_ok=True)
+            for kind in () if same else {*pictures}.difference(kinds):
+                pictures[kind].unlink(missing_ok=True)
+        for path in rendering.render(casts, folder, stem, kinds):
             _written(path)
+        if beside is None:
+            cast.write(file, casts[0])
+            _written(file)
 
 
 @click.command("video-prep")

@@ -3,115 +3,209 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from engram.cli.options import STAGE, Shared, several_processes, shared, value_option
+from engram.cli.options import STAGE, Shared, Teaching, shared, teaching, typed, value_option
+
+if TYPE_CHECKING:
+    from engram.evaluation.pipeline import Work
+
+
+force_option = click.option("--force", is_flag=True, help="Run it even if it is up to date.")
 
 
 @click.command()
 @shared("patterns", "data", "seed")
+@force_option
 @click.option("--check", is_flag=True, help="Prove that the written splits do not leak; write nothing.")
-def data(use: Shared, check: bool) -> None:
+def data(use: Shared, force: bool, check: bool) -> None:
     """Write train, valid and test rows and their manifest."""
     from engram.dataset import build
-    from engram.patterns.loading import find_files, load_patterns
 
     if check:
         rows = build.check_data(use.data)
         click.echo(f"no leak: {', '.join(f'{count} {name}' for name, count in rows.items())} rows checked")
         return
-    files = find_files(use.patterns)
-    counts = build.write_data(load_patterns(files), files, use.data, use.seed)["counts"]
-    click.echo(
-        "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, "
-        "test {recall} recall + {generalization} generalization".format(**counts)
-    )
+    _data(use, force, dry=False)
+
+
+def _data(use: Shared, force: bool, dry: bool) -> None:
+    from engram.evaluation import pipeline
+    from engram.patterns.loading import find_files
+    from engram.support import console
+
+    at = (find_files(use.patterns), use.data, use.seed)
+    reason = "forced" if force else pipeline.why_data(*at)
+    console.note(f"data: {reason}" if reason else "up to date: data")
+    if reason and not dry:
+        _made(pipeline.write_data(*at))
+
+
+def _made(manifest: dict[str, Any]) -> None:
+    text = "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, "
+    click.echo((text + "test {recall} recall + {generalization} generalization").format(**manifest["counts"]))
 
 
 @click.command()
-@value_option(
-    "checkpoint-every",
-    25,
-    "Steps between two checkpoints, from which the same command goes on; 0 for none.",
-    click.IntRange(min=0),
-    metavar="STEPS",
-)
-@click.option("--fresh", is_flag=True, help="Drop the checkpoint of an interrupted run, and begin at the first step.")
-@click.option(
-    "--report-to",
-    type=click.Choice(["tensorboard", "wandb"]),
-    help="Write the curve for it too, below <results>/<backend>/logs; wandb stays offline unless WANDB_MODE says else.",
-)
-@several_processes
+@teaching
+@force_option
 @shared(*STAGE)
-def train(use: Shared, checkpoint_every: int, fresh: bool, report_to: str | None) -> None:
+def train(use: Shared, force: bool, how: Teaching) -> None:
     """Teach the model the training rows: a LoRA adapter and its log. An interrupted run continues.
 
     With --method memory the rows of a memory instead, and with --method both such rows on top of the adapter that is
     there.
     """
+    from engram import backends
     from engram.plan import sharding
-    from engram.plan.checkpoint import Saving
-    from engram.support import console
-    from engram.training import tracking
-    from engram.training.methods import METHODS
+    from engram.training import processes
 
-    use.announce()
-    first = sharding.place(use.backend)[0] == 0
-    name = f"{use.backend}-{Path(use.model.name).name}-{use.config.name}-seed{use.config.seed}"
-    with (
-        console.TrainingBar() as bar,
-        tracking.tracked(report_to if first else None, bar, use.config, name, use.run / "logs") as progress,
-    ):
-        log = METHODS[use.config.method].teach(
-            *(use.backend, use.model, use.config, use.data, use.taught, use.run / "training.json", progress),
-            under=use.adapters / use.backend,
-            saving=Saving(checkpoint_every, fresh),
-        )
-    if log:  # a process that is not the first has none
-        console.training(log)
+    rank, size, _ = sharding.place(backends.choose(use.backend_name))
+    with processes.member(rank):
+        if size > 1:  # the command that launched this process has decided
+            use.announce()
+            _teach(use, how, use.work)
+        else:
+            _follow(use, ["train" if use.method == "lora" else "memory"], how, force=force)
 
 
 @click.command("eval")
 @value_option("stage", "both", "Which model to ask.", click.Choice(["both", "baseline", "tuned"]))
+@force_option
 @shared("adapter", *STAGE)
-def evaluate(use: Shared, stage: str) -> None:
+def evaluate(use: Shared, stage: str, force: bool) -> None:
     """Answer the test set before (baseline) and after (tuned), and score it."""
-    from engram.evaluation import compare, pipeline, tables
-    from engram.support import console
-
-    use.announce()
-    at = (use.backend, use.model, use.config, use.data, use.taught, use.run, console.note)
-    stages = compare.STAGES if stage == "both" else (stage,)
-    for document in pipeline.evaluate(*at, stages):
-        tables.result(document)
+    _follow(use, ["baseline", "tuned"] if stage == "both" else [stage], force=force)
 
 
 @click.command()
-@click.option("--show", "only_show", is_flag=True, help="Print the comparison that is there; write nothing.")
-@click.option("--quiet", is_flag=True, help="Write it without printing it.")
 @click.option("--categories", is_flag=True, help="Print each category too.")
 @click.option("--across", is_flag=True, help="Print every run next to the others; refuse those that differ.")
 @shared("adapter", "method", "backend_name", "results")
-def compare(use: Shared, only_show: bool, quiet: bool, categories: bool, across: bool) -> None:
+def compare(use: Shared, categories: bool, across: bool) -> None:
     """Compare before and after, paired, and the backends with each other; mark each change as shown or not."""
     from engram.evaluation import compare as comparison
-    from engram.evaluation import compare_runs, tables
+    from engram.evaluation import compare_runs, pipeline, tables
+    from engram.support import console
 
+    if not across:
+        if reason := pipeline.why_compare(use.run):
+            console.note(f"compare: {reason}")
+        document = comparison.compare(use.run) if reason else comparison.stored(use.run)
+    runs = compare_runs.collect(use.results)
     if across:
-        runs = compare_runs.collect(use.results)
         tables.across(runs)
         compare_runs.refuse_unlike(runs, use.results)
         return
-    document = comparison.stored(use.run) if only_show else comparison.compare(use.run)
-    if not only_show:
-        compare_runs.collect(use.results)
-    if not quiet:
-        tables.comparison(document)
+    tables.comparison(document)
     if categories:
         tables.categories(document)
+
+
+def _follow(use: Shared, stages: Sequence[str], how: Teaching | None = None, *, force: bool, dry: bool = False) -> None:
+    """Run these stages where they are not up to date, and print what each made."""
+    from engram.evaluation import compare as comparison
+    from engram.evaluation import compare_runs, pipeline, tables
+    from engram.support import console
+
+    how = how or Teaching()
+    if how.nproc == 1 or len(stages) > 1:  # else the first process that is launched says it
+        use.announce()
+    forced = stages if force else ("train", "memory") if how.fresh else ()
+    with console.Pulse() as pulse:
+
+        def teach(work: Work) -> None:
+            pulse.stop()
+            _teach(use, how, work)
+
+        for name, made in pipeline.follow(use.work, stages, pulse.say, teach, force=forced, dry=dry):
+            pulse.stop()
+            if name == "data":
+                _made(made)
+            elif name in comparison.STAGES:
+                tables.result(made)
+            elif name == "compare":
+                compare_runs.collect(use.results)
+
+
+def _teach(use: Shared, how: Teaching, work: Work) -> None:
+    """Train, in several processes where that is asked for, and print the curve."""
+    from engram.evaluation import pipeline
+    from engram.plan import sharding
+    from engram.plan.checkpoint import Saving
+    from engram.support import console
+    from engram.training import processes, tracking
+
+    if how.nproc > 1:
+        words = typed(click.get_current_context(), (*STAGE, "checkpoint_every", "fresh", "report_to"))
+        words += ["--backend", use.backend, "--method", work.config.method]  # the last one of an option counts
+        processes.launch(use.backend, how.nproc, ["train", *words], work.log)
+        return
+    first = sharding.place(use.backend)[0] == 0
+    name = f"{use.backend}-{Path(work.model.name).name}-{work.config.name}-seed{work.config.seed}"
+    with (
+        console.TrainingBar() as bar,
+        tracking.tracked(how.report_to if first else None, bar, work.config, name, work.place / "logs") as progress,
+    ):
+        log = pipeline.teach(work, progress, Saving(how.checkpoint_every, how.fresh))
+    if log:  # a process that is not the first has none
+        console.training(log)
+
+
+STAGES = ("data", "train", "eval", "compare")
+# the commands that `run` ends with, and the stage that each needs
+THEN = {
+    **{"demo": "compare", "ask": "train", "report": "compare", "record": "compare", "verify": "compare"},
+    **{"export": "compare", "export-eval": "data"},
+}
+
+
+@click.command()
+@click.argument("target", type=click.Choice([*STAGES, *THEN]))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--dry-run", is_flag=True, help="Say what would run and why; run nothing.")
+@force_option
+@teaching
+@shared("patterns", "adapter", *STAGE)
+def run(use: Shared, target: str, arguments: tuple[str, ...], dry_run: bool, force: bool, how: Teaching) -> None:
+    """Run the stages up to TARGET, in one process: those that are not up to date.
+
+    TARGET is a stage, or a command that shows what the stages made; its own ARGUMENTS follow `--`, as in
+    `engram run demo -- --quick`. What a stage depends on is compared by content: patterns, settings, model and adapter.
+    """
+    from engram.evaluation import pipeline
+
+    until = THEN.get(target, target)
+    if until == "data":
+        _data(use, force, dry_run)
+    else:
+        _follow(use, pipeline.TARGETS[until], how, force=force, dry=dry_run)
+    if dry_run:
+        return
+    if target == "compare":
+        _then(use, ["compare", "--categories"])
+        _then(use, ["compare", "--across"])
+    elif target in THEN:
+        _then(use, ["results", "verify"] if target == "verify" else [target, *arguments])
+
+
+def _then(use: Shared, words: list[str]) -> None:
+    """Run another command with the same options; it gets `use`, and what that has resolved and loaded."""
+    context = click.get_current_context()
+    context.obj = use
+    command = context.find_root().command
+    while isinstance(command, click.Group):
+        command, words = command.commands[words[0]], words[1:]
+    with command.make_context(command.name, words, parent=context) as own:
+        for name, value in context.params.items():
+            if name in own.params and own.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+                own.params[name] = value
+        command.invoke(own)
 
 
 @click.command()
@@ -119,13 +213,14 @@ def compare(use: Shared, only_show: bool, quiet: bool, categories: bool, across:
 @shared("model_name", "backend_name", "method", "recipe", "settings", "patterns", "results")
 def seeds(use: Shared, seeds: str) -> None:
     """Run every stage for several seeds; write and print their mean and spread."""
-    from engram.evaluation import pipeline, tables
+    from engram.evaluation import seeds as several
+    from engram.evaluation import tables
     from engram.patterns.loading import find_files
     from engram.support import console
 
-    configs = [use.configured(seed) for seed in pipeline.parse_seeds(seeds)]
+    configs = [use.configured(seed) for seed in several.parse_seeds(seeds)]
     files = find_files(use.patterns)
-    tables.seeds(pipeline.campaign(use.backend, use.model, configs, files, use.results / "seeds", console.note))
+    tables.seeds(several.campaign(use.backend, use.model, configs, files, use.results / "seeds", console.note))
 
 
 @click.group()
@@ -152,4 +247,4 @@ def verify(use: Shared, files: tuple[Path, ...], model: str | None) -> None:
         sys.exit(2)
 
 
-COMMANDS = (data, train, evaluate, compare, seeds, results)
+COMMANDS = (data, train, evaluate, compare, run, seeds, results)

@@ -96,7 +96,7 @@ def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path,
         what = "nothing is left to teach: every pattern is held out"
         raise EngramError(what, fix="add patterns, or take another SEED")
     check_leaks(rows)
-    described = {"schema_version": 1, "seed": seed, "held_out_share": HELD_OUT_SHARE, **_described(rows)}
+    described = {**constants(seed), **_described(rows)}
     described["inputs"] = [{"file": path.name, "sha256": sha256(path)} for path in files]
     names = [f"{name}.jsonl" for name in SPLITS]
     paths = [folder / name for name in (*names, "manifest.json")]
@@ -147,10 +147,16 @@ def _described(rows: Mapping[str, Rows]) -> dict[str, Any]:
     taught = len(rows["test"]) - held_out
     counts = {"patterns": len(rows["test"]), "taught": taught, "held_out": held_out}
     counts |= {"train": len(rows["train"]), "valid": len(rows["valid"]), "recall": taught, "generalization": held_out}
+    return {"counts": counts, "categories": categories}
+
+
+def constants(seed: int) -> dict[str, Any]:
+    """The part of a manifest that the code decides: other values make other rows of the same patterns."""
     return {
+        "schema_version": 1,  # raise it whenever the same patterns give other rows
+        "seed": seed,
+        "held_out_share": HELD_OUT_SHARE,
         "phrasings": {"train": dict(phrasing.TRAIN), "valid": dict(phrasing.VALID), "test": dict(phrasing.TEST)},
-        "counts": counts,
-        "categories": categories,
     }
 
 

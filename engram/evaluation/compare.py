@@ -46,7 +46,7 @@ def _compared(place: Path) -> dict[str, Any]:
         "baseline": _stage(before),
         "tuned": _stage(after),
         "sources": {stage: sha256(place / f"{stage}.json") for stage in STAGES},
-        "training": _training_summary(place / "training.json", after),
+        "training": training_summary(place / "training.json", after),
         "provenance": documents.provenance(),
     }
 
@@ -208,7 +208,8 @@ def _stage(document: dict[str, Any]) -> dict[str, Any]:
     return {**document["splits"], **{name: document[name] for name in names}, "timings": document["timings"]}
 
 
-def _training_summary(path: Path, after: dict[str, Any]) -> dict[str, Any] | None:
+def training_summary(path: Path, after: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary of the log at `path`; None if there is none, or it is of another adapter than `after`."""
     if not path.exists():
         return None
     log = documents.read(path, "training", "make train")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engram import backends
+from engram.backends import Loaded
 from engram.dataset.rows import ASKED, Example
 from engram.evaluation import attribution
 from engram.memory import addresses, edit, facts, table
 from engram.memory.facts import Fact
 from engram.memory.table import Opened
-from engram.models.model import Model
 from engram.models.tokenizer import load_encoder
 from engram.plan import documents
 from engram.plan.config import Config
@@ -35,7 +35,7 @@ def choose(examples: Sequence[Example], seed: int) -> Example | None:
 
 
 def write(
-    model: Model, folder: Path, tuned: dict[str, Any], config: Config, out: Path, report: Callable[[str], None]
+    loaded: Loaded, folder: Path, tuned: dict[str, Any], config: Config, out: Path, report: Callable[[str], None]
 ) -> None:
     """Measure the memory of a result document, and write the measurement to `out`.
 
@@ -48,7 +48,7 @@ def write(
         out.unlink(missing_ok=True)
         report(f"erasing a fact is not measured: {reason}")
         return
-    measured = measure(tuned["backend"], model, folder, example, config)
+    measured = measure(loaded, folder, example, config.max_new_tokens)
     known = {name: tuned[name] for name in SAME}
     documents.write(out, {"document": "erased", **known, "provenance": documents.provenance(), **measured}, "erased")
 
@@ -75,7 +75,7 @@ def missing(folder: Path, example: Example) -> str:
     return "" if known else "the memory does not have the fact that is asked for"
 
 
-def measure(backend_name: str, model: Model, folder: Path, example: Example, config: Config) -> dict[str, Any]:
+def measure(loaded: Loaded, folder: Path, example: Example, limit: int) -> dict[str, Any]:
     """Ask with the fact, without it, with it put back, and without the memory; `missing` must be empty.
 
     The fact is deleted from a temporary copy as by `engram memory delete`, and comes back with the same rows; the
@@ -83,13 +83,13 @@ def measure(backend_name: str, model: Model, folder: Path, example: Example, con
     """
     import numpy as np
 
-    backend, encoder = backends.get(backend_name), load_encoder(model)
+    model, backend, encoder = loaded.model, backends.get(loaded.backend), load_encoder(loaded.model)
     prompt = encoder.prompt(example.prompt)
 
     def ask(place: Path | Opened | None) -> _Said:
         found = table.opened(place, model, backend.WEIGHTS) if place else None
-        session = backend.load(model, found, config.quantize)
-        answer = backend.generate(session, [prompt], encoder.stop_ids, config.max_new_tokens)[0]
+        session = loaded.session(found)
+        answer = backend.generate(session, [prompt], encoder.stop_ids, limit)[0]
         ids = [*prompt, *answer.tokens]
         written = {"answer": encoder.text(answer.tokens), "ended": answer.ended, "tokens": answer.tokens}
         noted = attribution.noted(attribution.reader(found), encoder, prompt, answer)

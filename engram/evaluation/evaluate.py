@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import backends
-from engram.backends import Backend
+from engram.backends import Backend, Loaded
 from engram.dataset import phrasing
 from engram.dataset.build import read_manifest, read_split
 from engram.dataset.rows import ASKED, Example
@@ -16,7 +16,7 @@ from engram.evaluation import attribution, erase, scoring
 from engram.evaluation.attribution import Reader
 from engram.memory import table
 from engram.memory.table import is_memory
-from engram.models import conversion, retention
+from engram.models import retention
 from engram.models.model import Model
 from engram.models.retention import GeneralSet
 from engram.models.tokenizer import Encoder, load_encoder
@@ -26,7 +26,7 @@ from engram.plan.config import Config
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
-from engram.training import methods
+from engram.training.train import unlike
 
 Rows = list[dict[str, Any]]
 
@@ -39,27 +39,29 @@ def evaluate(
     data: Path,
     out: Path,
     report: Callable[[str], None] = print,
+    loaded: Loaded | None = None,
 ) -> dict[str, Any]:
     """Answer the whole test set and the general rows, score them, and write the result document; return it.
 
-    `adapter` None is the baseline. `report` receives a line at each part. Next to the result of a memory goes the
+    `adapter` None is the baseline. `report` receives a line at each part. `loaded` is the model that this process has
+    in memory, if any. Next to the result of a memory goes the
     measurement of an erased fact (`erase.write`). Raises EngramError for missing or changed data, a model or adapter
     that cannot be used, an adapter that is not the one of the training log next to `out`, and an empty test set.
     """
+    loaded = loaded or Loaded(backend_name, model, config.quantize)
     with locks.held(out, "engram eval"):
         identity = documents.data_identity(read_manifest(data), data)
         known = retention.general_set(model)
         log = out.with_name("training.json")
-        document = _measured(backend_name, model, adapter, config, data, identity, known, log, report)
+        document = _measured(loaded, adapter, config, data, identity, known, log, report)
         documents.write(out, document, "result")
         if adapter and is_memory(adapter):
-            erase.write(model, adapter, document, config, out.with_name(erase.NAME), report)
+            erase.write(loaded, adapter, document, config, out.with_name(erase.NAME), report)
     return document
 
 
 def _measured(
-    backend_name: str,
-    model: Model,
+    loaded: Loaded,
     adapter: Path | None,
     config: Config,
     data: Path,
@@ -68,7 +70,7 @@ def _measured(
     log: Path,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    started, backend = time.perf_counter(), backends.get(backend_name)
+    started, model, backend = time.perf_counter(), loaded.model, backends.get(loaded.backend)
     examples = read_split(data, "test")
     documents.refuse_changed_data(identity, data)
     if not examples:
@@ -76,9 +78,12 @@ def _measured(
     opened = table.opened(adapter, model, backend.WEIGHTS) if adapter else None
     adapter_hash = opened.sha256 if opened else None
     if adapter and log.is_file():
-        _refuse_other_adapter(adapter, backend.WEIGHTS, adapter_hash, log)
+        trained = documents.read(log, "training", "make train")
+        if problems := unlike(trained, adapter, backend.WEIGHTS, adapter_hash or ""):
+            fix = f"make train, or, where another adapter is meant, rm {log}"
+            raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)
     encoder = load_encoder(model)
-    session = backend.load(model, opened, config.quantize)
+    session = loaded.session(opened)
     reader = attribution.reader(opened)
     report(f"answering {len(examples)} test prompts and {len(known.rows)} rows of general text and chat")
     at = (backend, session, encoder)
@@ -98,7 +103,7 @@ def _measured(
         "document": "result",
         "schema_version": documents.SCHEMA_VERSION,
         "stage": "tuned" if adapter else "baseline",
-        "backend": backend_name,
+        "backend": loaded.backend,
         "device": backend.device(),
         "model": model.describe(),
         "adapter": {"sha256": adapter_hash} if adapter_hash else None,
@@ -110,20 +115,6 @@ def _measured(
         "timings": seconds,
         **raw,
     }
-
-
-def _refuse_other_adapter(adapter: Path, weights: str, found: str | None, log: Path) -> None:
-    """Notice damage that leaves readable numbers: an adapter's files carry no checksum."""
-    trained = documents.read(log, "training", "make train")
-    recipe = trained["recipe"]
-    sides: dict[str, tuple[Any, Any]] = {"weights": (str(found)[:12], trained["adapter"]["sha256"][:12])}
-    if methods.of(recipe) is methods.LORA and not is_memory(adapter):
-        lora = conversion.read(adapter, weights)
-        sides["rank"] = lora.rank, recipe["rank"]
-        sides["scale"] = documents.rounded(lora.scale), documents.rounded(recipe["alpha"] / recipe["rank"])
-    if problems := [f"{name}: {here}, trained: {there}" for name, (here, there) in sides.items() if here != there]:
-        fix = f"make train, or, where another adapter is meant, rm {log}"
-        raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)
 
 
 def scoring_identity(config: Config, known: GeneralSet) -> dict[str, Any]:

@@ -1,199 +1,288 @@
-"""The stages in their order: one run from patterns to comparison, and one run for each of several seeds."""
+"""The stages in their order: each runs if something that it depends on changed, by content."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram import __version__, backends
+from engram.backends import Loaded
 from engram.dataset import build
 from engram.evaluation import compare
 from engram.evaluation import evaluate as evaluation
-from engram.evaluation.compare import STAGES, Pairs
-from engram.evaluation.scoring import GENERAL, SPLITS
+from engram.memory import table
+from engram.models import adapters, retention
 from engram.models.model import Model
-from engram.patterns.loading import Pattern, load_patterns
+from engram.patterns.loading import load_patterns
 from engram.plan import documents
+from engram.plan.checkpoint import Saving
 from engram.plan.config import Config
 from engram.plan.curve import Progress
-from engram.support import console, locks
+from engram.support import console
 from engram.support.errors import EngramError
 from engram.support.files import sha256
-from engram.support.statistics import paired_bootstrap, spread
+from engram.training import train
 from engram.training.methods import LORA, METHODS
 
+# the stages that lead to each target: the base model answers first, then it is taught; `train` is LoRA's stage
+TARGETS = {
+    "data": ("data",),
+    "train": ("data", "train", "memory"),
+    "eval": ("data", "baseline", "train", "memory", "tuned"),
+    "compare": ("data", "baseline", "train", "memory", "tuned", "compare"),
+}
 # the documents of a run, and the schema of each
 DOCUMENTS = {"training": "training", "baseline": "result", "tuned": "result", "comparison": "comparison"}
-SAME = ("backend", "model", "scoring")  # of the runs of several seeds
-MOST_SEEDS = 100
+Teach = Callable[["Work"], Any]  # shows how training goes
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that the stages of one run depend on, and where they write.
+
+    `under` is the LoRA run that a memory builds on, `given` an adapter that was taught elsewhere.
+    """
+
+    backend: str
+    model: Model
+    config: Config
+    files: tuple[Path, ...]
+    data: Path
+    taught: Path
+    place: Path
+    log: Path
+    under: Work | None = None
+    given: bool = False
+
+    @functools.cached_property
+    def loaded(self) -> Loaded:
+        """The model, once it is needed."""
+        return Loaded(self.backend, self.model, self.config.quantize)
+
+    @classmethod
+    def within(cls, backend: str, model: Model, config: Config, files: Sequence[Path], folder: Path) -> Work:
+        """A run with everything in one folder: `data/`, `adapter/`, the documents, and `lora/` under a memory."""
+
+        def work(config: Config, taught: str, log: str, under: Work | None = None) -> Work:
+            places = (folder / "data", folder / taught, folder, folder / log)
+            return cls(backend, model, config, tuple(files), *places, under)
+
+        lora = dataclasses.replace(config, method=LORA.name)
+        under = work(lora, "lora", "lora.json") if METHODS[config.method].needs_adapter else None
+        return work(config, "adapter", "training.json", under)
+
+
+def follow(
+    work: Work,
+    stages: Sequence[str],
+    report: Callable[[str], None],
+    teach: Teach,
+    *,
+    force: Collection[str] = (),
+    dry: bool = False,
+) -> Iterator[tuple[str, Any]]:
+    """Run those of `stages` that are not up to date, and yield the name and the document of each that ran.
+
+    `report` hears why a stage runs, in a line, and which ones needn't. Those in `force` run anyway; with `dry` none.
+    """
+    fresh: list[str] = []
+    stale: list[str] = []  # that would run: what depends on them isn't known
+    for name, why, act in _acts(work, stages, teach, report):
+        reason = "forced" if name in force else f"after {before[0]}" if (before := _leading(name, stale)) else why()
+        if not reason:
+            fresh.append(name)
+            continue
+        if fresh:
+            report(f"up to date: {', '.join(fresh)}")
+            fresh = []
+        report(f"{name}: {reason}" + (" (not run)" if dry else ""))
+        if dry:
+            stale.append(name)
+        else:
+            yield name, act()
+    if fresh:
+        report(f"up to date: {', '.join(fresh)}")
+
+
+def _leading(name: str, stale: Sequence[str]) -> list[str]:
+    """Those of the stages `stale` that a stage depends on."""
+    return [one for one in stale if one not in ({"baseline"} if name in ("train", "memory", "tuned") else ())]
+
+
+def _acts(
+    work: Work, stages: Sequence[str], teach: Teach, report: Callable[[str], None]
+) -> Iterator[tuple[str, Callable[[], str], Callable[[], Any]]]:
+    data = (work.files, work.data, work.config.seed)
+    for name in stages:
+        if name == "data":
+            yield name, functools.partial(why_data, *data), functools.partial(write_data, *data)
+        elif name == "compare":
+            yield name, functools.partial(why_compare, work.place), functools.partial(compare.compare, work.place)
+        elif name in compare.STAGES:
+            ask = functools.partial(answer, work, name, report)
+            yield name, functools.partial(why_answers, work, name), ask
+        elif not work.given:
+            lora = work.config.method == LORA.name
+            taught = (work if lora else work.under) if name == "train" else None if lora else work
+            if taught:
+                yield name, functools.partial(why_train, taught), functools.partial(teach, taught)
+
+
+def write_data(files: Sequence[Path], folder: Path, seed: int) -> dict[str, Any]:
+    """Make the rows of these pattern files in `folder`; return their manifest."""
+    return build.write_data(load_patterns(files), files, folder, seed)
+
+
+def answer(work: Work, stage: str, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Answer the test set with the model (`baseline`) or with what it was taught (`tuned`); write the result."""
+    adapter, out = work.taught if stage == "tuned" else None, work.place / f"{stage}.json"
+    return evaluation.evaluate(work.backend, work.model, adapter, work.config, work.data, out, report, work.loaded)
 
 
 def run(
     backend: str, model: Model, config: Config, files: Sequence[Path], folder: Path, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Make data, train, answer before and after, compare; everything goes into `folder`. Returns the comparison.
+    """Make data, train, answer before and after, compare; everything goes into `folder`. Returns the comparison."""
 
-    `folder` gets `data/`, `adapter/` and the documents of DOCUMENTS; for the method `both`, the LoRA adapter goes to
-    `lora/`. Split, adapter and batches follow the configuration's seed.
-    """
-    with console.TrainingBar() as progress:
-        teach(backend, model, config, load_patterns(files), files, folder, progress)
-    for _ in evaluate(backend, model, config, folder / "data", folder / "adapter", folder, report):
+    def shown(work: Work) -> None:
+        with console.TrainingBar() as progress:
+            teach(work, progress)
+
+    for _ in follow(Work.within(backend, model, config, files, folder), TARGETS["compare"], report, shown):
         pass
-    return compare.compare(folder)
+    return compare.stored(folder)
 
 
-def teach(
-    backend: str,
-    model: Model,
-    config: Config,
-    patterns: Sequence[Pattern],
-    files: Sequence[Path],
-    folder: Path,
-    progress: Progress,
-) -> dict[str, Any]:
-    """The first half of `run`, from the patterns of `files` to an adapter or a memory; returns the training log."""
-    data, under, method = folder / "data", folder / "lora", METHODS[config.method]
-    build.write_data(patterns, files, data, config.seed)
-    if method.needs_adapter:
-        lora = dataclasses.replace(config, method=LORA.name)
-        LORA.teach(backend, model, lora, data, under, under.with_suffix(".json"), progress)
-    return method.teach(backend, model, config, data, folder / "adapter", folder / "training.json", progress, under)
+def teach(work: Work, progress: Progress, saving: Saving | None = None) -> dict[str, Any]:
+    """Teach by the recipe's method; see `Method.teach`."""
+    under = work.under.taught if work.under else None
+    return METHODS[work.config.method].teach(
+        *(work.backend, work.model, work.config, work.data, work.taught, work.log, progress, under, saving, work.loaded)
+    )
 
 
-def evaluate(
-    backend: str,
-    model: Model,
-    config: Config,
-    data: Path,
-    taught: Path,
-    folder: Path,
-    report: Callable[[str], None],
-    stages: Sequence[str] = STAGES,
-) -> Iterator[dict[str, Any]]:
-    """Yield the result of each stage, written to `folder`: of the model, then with what the folder `taught` holds."""
-    for stage in stages:
-        adapter = taught if stage == "tuned" else None
-        out = folder / f"{stage}.json"
-        yield evaluation.evaluate(backend, model, adapter, config, data, out, report)
+# why a stage must run; empty where what it made is up to date
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`1,2,3` or `0-4` as numbers, each once, in order; raises EngramError for anything else."""
+def why_data(files: Sequence[Path], folder: Path, seed: int) -> str:
+    """Which pattern file, or what else, differs from those that the data were made of."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return f"no {path} yet"
     try:
-        found = [number for part in text.split(",") for number in _range(part.strip())]
-    except ValueError as error:
-        fix = "for example: SEEDS=1,2,3 or SEEDS=0-4"
-        raise EngramError(f"not a list of seeds: {text!r}", where="SEEDS", fix=fix) from error
-    return list(dict.fromkeys(found))
+        manifest = build.read_manifest(folder)
+    except EngramError as error:
+        return error.what
+    before = [(one["file"], one["sha256"]) for one in manifest["inputs"]]
+    now = [(file.name, sha256(file)) for file in files]
+    if before != now:
+        lines = [f"{file} {'changed' if of[0] in dict(before) else 'is new'}"
+                 for file, of in zip(files, now) if of not in before]  # fmt: skip
+        lines += [f"{name} is gone" for name, _ in before if name not in dict(now)]
+        return ", ".join(lines[:3]) + (f" and {len(lines) - 3} more" if len(lines) > 3 else "") or "another order"
+    right = build.constants(seed)
+    return _changed(manifest, {name: right[name] for name in ("seed", *right)})
 
 
-def campaign(
-    backend: str,
-    model: Model,
-    configs: Sequence[Config],
-    files: Sequence[Path],
-    folder: Path,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
-    """Run each configuration (equal but for the seed) in `folder/<backend>/<seed>/`; write and return their summary.
+def why_train(work: Work) -> str:
+    """What the adapter or memory there was not taught with."""
+    config, method = work.config, METHODS[work.config.method]
+    replay = retention.replay_set(work.model) if method is LORA and config.replay else None
+    wanted = {
+        **_common(work),
+        "recipe": {k: v for k, v in documents.rounded(config.as_dict()).items() if k not in train.EVALUATION},
+        "replay": {"name": replay.name, "sha256": replay.sha256} if replay else None,
+    }
+    try:
+        log = _read(work.log, "training")
+        weights, found = backends.WEIGHTS[work.backend], _digest(work.taught, work.backend)
+        log["recipe"] = {key: value for key, value in log["recipe"].items() if key not in train.EVALUATION}
+        log["replay"] = {k: v for k, v in log["replay"].items() if k != "rows"} if log["replay"] else None
+        if reason := _changed(log, wanted):
+            return reason
+        if problems := train.unlike(log, work.taught, weights, found):
+            return f"not the adapter of its log: {problems[0]}"
+        if work.under and table.settings(work.taught)["adapter"] != _digest(work.under.taught, work.backend):
+            return "the adapter under it changed"
+    except EngramError as error:
+        return error.what
+    return ""
 
-    For a method other than LoRA the folder is `folder/<backend>-<method>/<seed>/`. A finished run of the same model,
-    data and recipe is kept.
-    """
-    name = METHODS[configs[0].method].label(backend)
-    places = [folder / name / str(config.seed) for config in configs]
-    with locks.held(folder / name, "engram seeds"):
-        for config, place in zip(configs, places):
-            if _is_done(model, config, files, place):
-                report(f"seed {config.seed}: done already")
-            else:
-                report(f"seed {config.seed}")
-                run(backend, model, config, files, place, report)
-        document = summarise(places)
-        documents.write(folder / f"{name}.json", document, "seeds")
+
+def why_answers(work: Work, stage: str) -> str:
+    """What a result document is not of."""
+    config = work.config
+    wanted = {
+        **_common(work),
+        "recipe": documents.rounded(config.as_dict()),
+        "scoring": documents.rounded(evaluation.scoring_identity(config, retention.general_set(work.model))),
+    }
+    try:
+        found = {"sha256": _digest(work.taught, work.backend)} if stage == "tuned" else None
+        return _changed(_read(work.place / f"{stage}.json", "result"), {**wanted, "adapter": found})
+    except EngramError as error:
+        return error.what
+
+
+def why_compare(place: Path) -> str:
+    """Which document in the folder of a run changed since the comparison was made."""
+    try:
+        known = _read(place / "comparison.json", "comparison")
+        after = compare.results(place)[1]
+        for stage in compare.STAGES:
+            if known["sources"][stage] != sha256(place / f"{stage}.json"):
+                return f"{stage}.json changed"
+        same = known["training"] == compare.training_summary(place / "training.json", after)
+        return "" if same else "training.json changed"
+    except EngramError as error:
+        return error.what
+
+
+def _common(work: Work) -> dict[str, Any]:
+    """What every document of a run says of itself."""
+    data = documents.data_identity(build.read_manifest(work.data), work.data)
+    return {"backend": work.backend, "model": work.model.describe(), "data": data}
+
+
+def _digest(folder: Path, backend: str) -> str:
+    """The SHA-256 of what was taught: of the memory's weights, else of the adapter's."""
+    if table.is_memory(folder):
+        return str(table.intact(folder)["files"][table.WEIGHTS])
+    return adapters.read_adapter(folder, backends.WEIGHTS[backend])[1]
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    """A document; raises EngramError, with the reason to make it again, if it can't be used."""
+    if not path.is_file():
+        raise EngramError(f"no {path} yet")
+    document = documents.read(path, name, "")
+    if (version := document["provenance"]["engram"]) != __version__:
+        raise EngramError(f"made by engram {version}")
     return document
 
 
-def summarise(places: Sequence[Path]) -> dict[str, Any]:
-    """The runs in these folders as one document; raises EngramError if they differ in more than the seed."""
-    comparisons = [compare.stored(place) for place in places]
-    recipes = [{key: value for key, value in one["recipe"].items() if key != "seed"} for one in comparisons]
-    alike = [one | {"recipe": recipe} for one, recipe in zip(comparisons, recipes)]
-    compare.refuse(
-        "these runs differ in more than the seed",
-        places[0].parent,
-        [
-            f"{place.name}: {line}"
-            for one, place in zip(alike[1:], places[1:])
-            for line in documents.differing(alike[0], one, (*SAME, "recipe"))
-        ],
-        "make seeds SEEDS=…",
-    )
-    pairs = [pair for place in places for pair in compare.pairs(place)]
-    return {
-        "document": "seeds",
-        "schema_version": documents.SCHEMA_VERSION,
-        **{name: comparisons[0][name] for name in SAME},
-        "recipe": recipes[0],
-        "seeds": [one["recipe"]["seed"] for one in comparisons],
-        "sources": [sha256(place / "comparison.json") for place in places],
-        "splits": {name: _split(name, comparisons, compare.of_split(pairs, name)) for name in SPLITS},
-        "retention": {
-            **{f"{kind}_nats": _spread(one["retention"][kind]["nats"] for one in comparisons) for kind in GENERAL},
-            "changed": _spread(one["retention"]["changed"]["share"] for one in comparisons),
-        },
-        "training": {
-            key: _spread(one["training"] and one["training"][key] for one in comparisons)
-            for key in ("train_seconds", "tokens_per_second", "final_loss")
-        },
-        "provenance": documents.provenance(),
-    }
+WORDS = {
+    **{"data": "the data", "adapter": "the adapter", "replay": "the general rows mixed in"},
+    **{"scoring": "how answers are asked for or scored", "phrasings": "the phrasings"},
+}
 
 
-def _range(part: str) -> range:
-    first, _, last = part.partition("-")
-    numbers = range(int(first), int(last or first) + 1)
-    if not 0 < len(numbers) <= MOST_SEEDS:
-        raise ValueError(part)
-    return numbers
-
-
-def _is_done(model: Model, config: Config, files: Sequence[Path], place: Path) -> bool:
-    if not (place / "comparison.json").is_file():
-        return False
-    try:
-        known = compare.stored(place)
-    except EngramError:
-        return False  # of an older version, or broken: made again
-    manifest = build.write_data(load_patterns(files), files, place / "data", config.seed)
-    wanted = {
-        "model": model.describe(),
-        "data": documents.data_identity(manifest, place / "data"),
-        "recipe": documents.rounded(config.as_dict()),
-    }
-    return all(known[name] == value for name, value in wanted.items())
-
-
-def _split(name: str, comparisons: Sequence[dict[str, Any]], pairs: Pairs) -> dict[str, Any]:
-    """One split over all runs; the interval resamples patterns, since one pattern is in several runs."""
-    before, after = ([pair[side]["exact"] for pair in pairs] for side in (0, 1))
-    patterns = [one["pattern"] for one, _ in pairs]
-    return {
-        **{
-            side: _spread(one[stage][name]["exact"] for one in comparisons)
-            for side, stage in (("before", "baseline"), ("after", "tuned"))
-        },
-        "change": _spread(one["improvement"][name]["exact"] for one in comparisons),
-        "pooled": {
-            "rows": len(pairs),
-            "patterns": len(set(patterns)),
-            "change": (sum(after) - sum(before)) / len(pairs) if pairs else None,
-            "ci95": paired_bootstrap(before, after, patterns),
-        },
-    }
-
-
-def _spread(values: Any) -> dict[str, Any]:
-    return spread([value for value in values if value is not None])
+def _changed(document: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first field in which a document differs from what is wanted now, in words."""
+    for name, now in wanted.items():
+        then: Any = document.get(name)
+        if then == now:
+            continue
+        if name == "recipe":
+            keys = [k for k in now if then.get(k) != now[k] and k != "name"] or ["name"]
+            return ", ".join(f"{key} {then.get(key)} → {now[key]}" for key in keys[:3])
+        if name == "model" and then["name"] == now["name"]:
+            return f"the files of the model {now['name']} changed"
+        if name in WORDS:
+            return f"{WORDS[name]} changed"
+        return f"model {then['name']} → {now['name']}" if name == "model" else f"{name} {then} → {now}"
+    return ""

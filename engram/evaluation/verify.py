@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.dataset.build import read_manifest, read_split
-from engram.evaluation import attribution, compare, compare_runs, pipeline, scoring
+from engram.evaluation import attribution, compare, compare_runs, scoring, seeds
 from engram.models import model
 from engram.plan import documents as results
 from engram.plan.config import Config
@@ -160,7 +160,7 @@ def _seeds(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]
     if missing := [folder.name for folder in folders if not (folder / "comparison.json").is_file()]:
         yield Finding("the summary, from its runs", skipped=f"no run of seed {', '.join(missing)} next to it")
         return
-    right = {name: part for name, part in pipeline.summarise(folders).items() if name != "provenance"}
+    right = {name: part for name, part in seeds.summarise(folders).items() if name != "provenance"}
     yield Finding("the summary, from its runs", _differences(right, document))
 
 

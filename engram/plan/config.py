@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,11 +156,12 @@ def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[
 
 
 def parse_overrides(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`("rank=4",)` as `{"rank": "4"}`; raises EngramError for a pair without `=`."""
+    """`("rank=4 epochs=3",)` as `{"rank": "4", "epochs": "3"}`; raises EngramError for a pair without `=`."""
+    pairs = tuple(re.sub(r"\s*=\s*", "=", " ".join(pairs)).split())
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise EngramError(f"not KEY=VALUE: {', '.join(wrong)}", where="--set", fix="for example: --set rank=4")
-    return {key.strip(): value.strip() for key, value in (pair.split("=", 1) for pair in pairs)}
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _shown(value: object) -> str:

@@ -8,7 +8,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from engram.plan.batches import Batch
 from engram.plan.checkpoint import Keeper, State
@@ -47,10 +47,11 @@ class Curve:
         """How many steps were done before this process."""
         return self.begun.step if self.begun else 0
 
-    def finished(self, peak_memory_bytes: int, trainable: int, device: str) -> TrainingRun:
+    def finished(self, peak_memory_bytes: int, trainable: int, device: str, session: Any) -> TrainingRun:
         """The run as a whole; the memory given is this process's: the most of all parts and processes counts."""
         peak = self.ranks.largest(self._peak(peak_memory_bytes))
-        return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device)
+        session = None if self.ranks.rank else session
+        return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device, session)
 
     @contextlib.contextmanager
     def running(self, snapshot: Callable[[], State]) -> Iterator[None]:
@@ -131,7 +132,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a backend reports of a training run; losses are mean nats per answer token."""
+    """What a backend reports of a training run; losses are mean nats per answer token.
+
+    `session` is the trained model, ready to answer, where that is the same as loading it with the written adapter.
+    """
 
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -139,6 +143,7 @@ class TrainingRun:
     peak_memory_bytes: int = 0
     trainable_parameters: int = 0
     device: str = ""
+    session: Any = None
 
 
 class Progress(Protocol):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engram import backends
 from engram.models.model import Model
 from engram.show.demo import stage
 from engram.show.demo.answers import Speaker, speaker
@@ -88,7 +89,9 @@ def open_sides(
     backend: str, model: Model, adapters: dict[str, Path | None], settings: Settings, quantize: str = "none"
 ) -> list[Side]:
     """Load the models that answer: a name for each, and its adapter, if any."""
-    return [Side(name, speaker(backend, model, one, quantize), settings) for name, one in adapters.items()]
+    load = backends.get(backend).load
+    sessions = {name: load(model, one, quantize) for name, one in adapters.items()}
+    return [Side(name, speaker(backend, model, session), settings) for name, session in sessions.items()]
 
 
 def once(sides: list[Side], question: str) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from engram.support.text import visible
+from engram.support.text import shorten, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
     from rich.table import Table
 
 PLAIN_WIDTH = 100
 SPARKS = "▁▂▃▄▅▆▇█"
 DUMB = ("", "dumb", "unknown")
 PLAIN_EVERY = 20  # training steps between two lines where no bar can be drawn
+EVERY = 8.0  # seconds, at most, without a sign of life
 CURVE = 16  # columns of the curve in the training bar
 _CONSOLE: ContextVar[Console | None] = ContextVar("console", default=None)
 
@@ -46,14 +50,25 @@ def make_console() -> Console:
     dumb = os.environ.get("TERM", "").lower() in DUMB and os.name == "posix"
     # rich alone would still print bold, and we draw boxes
     plain = False if os.environ.get("NO_COLOR") or dumb else None
-    return Console(file=sys.stdout, force_terminal=plain, highlight=False, markup=False, emoji=False, width=width)
+    return _new(Console(file=sys.stdout, force_terminal=plain, highlight=False, markup=False, emoji=False, width=width))
 
 
 def make_plain_console(width: int) -> Console:
     """A console that prints neither colour nor boxes, on a terminal either."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, force_terminal=False, highlight=False, markup=False, emoji=False, width=width)
+    return _new(Console(file=sys.stdout, force_terminal=False, highlight=False, markup=False, emoji=False, width=width))
+
+
+def _new(console: Console) -> Console:
+    """The console; if its reader goes away (`| head`), the work goes on unheard instead of ending half-way."""
+
+    def unheard() -> None:
+        console.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    console.on_broken_pipe = unheard  # type: ignore[method-assign]
+    return console
 
 
 def make_table(console: Console, *columns: str, title: str | None = None) -> Table:
@@ -72,7 +87,7 @@ def make_table(console: Console, *columns: str, title: str | None = None) -> Tab
 
 def note(text: str) -> None:
     """Print one dim line."""
-    make_console().print(visible(text), style="dim")
+    make_console().print(visible(text), style="dim", soft_wrap=True)
 
 
 def percent(value: float | None) -> str:
@@ -124,35 +139,86 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(SPARKS[min(int(8 * mean / top), 7)] for mean in means)
 
 
-class TrainingBar:
-    """A progress bar with loss and answer tokens per second; a line now and then if no bar can be drawn."""
+class Pulse:
+    """Shows that something goes on: a spinner on a terminal, else a line whenever nothing was printed for EVERY s."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        self._end: threading.Event | None = None
+        self._status: Status | None = None
+
+    def __enter__(self) -> Pulse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line; what it says goes on until the next one."""
+        self.stop()
+        note(text)
+        self.start(text)
+
+    def start(self, text: str) -> None:
+        """Show signs of life until `stop`; on a pipe the first one after EVERY seconds."""
+        self.stop()
+        console = make_console()
+        if console.is_terminal:
+            self._status = console.status(visible(shorten(text, console.width - 4)), spinner_style="dim")
+            self._status.start()
+            return
+        self._end, began = threading.Event(), time.monotonic()
+
+        def beat(end: threading.Event) -> None:
+            while not end.wait(EVERY):
+                console.print(f"… {time.monotonic() - began:.0f} s: {visible(text)}", style="dim", soft_wrap=True)
+
+        threading.Thread(target=beat, args=(self._end,), daemon=True).start()
+
+    def stop(self) -> None:
+        """No more signs: something else is printed."""
+        if self._status:
+            self._status.stop()
+        if self._end:
+            self._end.set()
+        self._status = self._end = None
+
+
+class TrainingBar:
+    """A progress bar with loss and tokens per second; lines now and then, and a pulse, if no bar can be drawn."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.console = make_console()
         self.validation_loss: float | None = None
         self.total = 0
         self.losses: list[float] = []
-        columns = (TextColumn("training"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn())
         self.bar = Progress(
             *columns, TextColumn("{task.fields[text]}"), TimeElapsedColumn(), console=self.console, transient=True
         )
         self.live = self.console.is_terminal
+        self.pulse, self.said = Pulse(), 0.0
+        self.task = self.bar.add_task("training", total=None, text="loading the model")
 
     def __enter__(self) -> TrainingBar:
         if self.live:
             self.bar.start()
+        else:
+            self.pulse.start("loading the model")
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.pulse.stop()
         if self.live:
             self.bar.stop()
 
     def start(self, steps: int, losses: Sequence[float] = ()) -> None:
         """The number of steps is known, and the losses of those that an earlier process did."""
         self.total, self.losses = steps, list(losses)
-        self.task = self.bar.add_task("training", total=steps, completed=len(losses), text="")
+        self.bar.update(self.task, total=steps, completed=len(losses), text="")
+        if not self.live:
+            self.pulse.start(f"step {len(losses) + 1} of {steps}")
         if losses:
             self.console.print(f"continuing at step {len(losses) + 1} of {steps}, from the checkpoint")
 
@@ -164,8 +230,10 @@ class TrainingBar:
         if self.live:
             curve = sparkline(self.losses, min(len(self.losses), CURVE))
             self.bar.update(self.task, completed=step, text=f"{curve} {text}")
-        elif step % PLAIN_EVERY == 0 or step == self.total:
+        elif step % PLAIN_EVERY == 0 or step == self.total or time.monotonic() - self.said >= EVERY:
             self.console.print(f"step {step:4}/{self.total} · {text}")
+            self.said = time.monotonic()
+            self.pulse.start(f"step {step + 1} of {self.total}")
 
     def validation(self, step: int, loss: float) -> None:  # noqa: ARG002 (the protocol names it)
         """After a validation pass."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram.backends import Loaded
 from engram.models.model import Model
 from engram.plan.checkpoint import Saving
 from engram.plan.config import Config
@@ -49,6 +50,7 @@ class Method:
         progress: Progress,
         under: Path | None = None,
         saving: Saving | None = None,
+        loaded: Loaded | None = None,
     ) -> dict[str, Any]:
         """Teach the training rows of `data`, write the result to `folder` and its log to `log`; return the log.
 
@@ -56,7 +58,7 @@ class Method:
         `train.train` and `teach_memory.train` do; a process that is not the first of several returns an empty log.
         """
         if self is LORA:
-            return train.train(backend, model, config, data, folder, log, progress, saving)
+            return train.train(backend, model, config, data, folder, log, progress, saving, loaded)
         adapter = under if self.needs_adapter else None
         return teach_memory.train(backend, model, config, data, folder, log, progress, adapter)
 

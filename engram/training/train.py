@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from engram import __version__, backends
+from engram.backends import Loaded
 from engram.dataset.build import read_manifest, read_split
-from engram.models import retention
+from engram.memory.table import is_memory
+from engram.models import conversion, retention
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder, load_encoder
 from engram.plan import checkpoint, documents
@@ -41,6 +43,7 @@ def train(
     log: Path,
     progress: Progress,
     saving: Saving | None = None,
+    loaded: Loaded | None = None,
 ) -> dict[str, Any]:
     """Train an adapter, write it to `adapter` and its log to `log`; return the log.
 
@@ -48,7 +51,9 @@ def train(
     run continues from its checkpoint, next to `adapter`, and ends with the same bytes. Raises EngramError for missing
     or changed data, rows that are too long, another run's checkpoint, and whatever the backend refuses. Of several
     processes that a launcher started, only the first writes; the others compute along and return an empty log.
+    `loaded` is the model that this process has in memory, if any; the adapter stays on it.
     """
+    loaded = loaded or Loaded(backend_name, model, config.quantize)
     backend = backends.get(backend_name)
     ranks = backend.join()
     known = documents.data_identity(read_manifest(data), data)
@@ -59,7 +64,7 @@ def train(
     saving = saving or Saving()
     if ranks.rank:
         follower = processes.follower(ranks, identity, saving.every)
-        backend.train(model, plan.batches, plan.validation, config, adapter, processes.Silent(), follower)
+        loaded.train(plan.batches, plan.validation, config, adapter, processes.Silent(), follower)
         return {}
     with (
         locks.held(adapter, "engram train"),
@@ -67,7 +72,7 @@ def train(
         new_folder(adapter) as work,
     ):
         processes.lead(ranks, keeper)
-        run = backend.train(model, plan.batches, plan.validation, config, work, progress, keeper)
+        run = loaded.train(plan.batches, plan.validation, config, work, progress, keeper)
         document = training_document(
             *(backend_name, model, config, known, run, sha256(work / backend.WEIGHTS), plan.replay),
             tokens=[(batch.answer_tokens, batch.real_tokens) for batch in plan.batches],
@@ -171,6 +176,20 @@ def _is_finished(run: dict[str, Any], weights: Path, log: Path) -> bool:
         return False
 
 
+def unlike(log: Mapping[str, Any], adapter: Path, weights: str, found: str) -> list[str]:
+    """How what was taught in this folder, of SHA-256 `found`, differs from its training log.
+
+    Damage can leave readable numbers: an adapter's files carry no checksum.
+    """
+    recipe = log["recipe"]
+    sides: dict[str, tuple[Any, Any]] = {"weights": (found[:12], log["adapter"]["sha256"][:12])}
+    if recipe.get("method", "lora") == "lora" and not is_memory(adapter):
+        lora = conversion.read(adapter, weights)
+        sides["rank"] = lora.rank, recipe["rank"]
+        sides["scale"] = documents.rounded(lora.scale), documents.rounded(recipe["alpha"] / recipe["rank"])
+    return [f"{name}: {here}, trained: {there}" for name, (here, there) in sides.items() if here != there]
+
+
 def training_document(
     backend: str,
     model: Model,
@@ -200,7 +219,7 @@ def training_document(
         "model": model.describe(),
         "data": data,
         "replay": replay,
-        "recipe": config.as_dict() | {"steps": len(tokens)},
+        "recipe": config.as_dict(),
         "adapter": {"sha256": weights_sha256, "parameters": run.trainable_parameters},
         "provenance": documents.provenance(),
         "steps": [

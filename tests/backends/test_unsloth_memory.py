@@ -25,6 +25,7 @@ from engram.memory import addresses, lookup
 from engram.memory.lookup import MISS, Memory
 from engram.models import model, tokenizer
 from engram.plan import batches
+from engram.plan.config import Config
 from engram.support.errors import EngramError
 
 TINY = model.resolve("tiny")
@@ -312,7 +313,7 @@ def adapted() -> Any:
     import torch
 
     session = TORCH.load(TINY)
-    peft = process.attach(session.model, 4, 8.0, training.linear_layers(session.model))
+    peft = process.attach(session.model, Config(rank=4, alpha=8.0), training.linear_layers(session.model))
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in peft.named_parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def run(*arguments: str) -> Result:
 
 def refused(result: Result) -> str:
     """What a user's mistake prints: to standard error alone, without a traceback."""
-    assert (result.exit_code, result.stdout) == (2, "") and isinstance(result.exception, SystemExit)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert re.fullmatch("(data: .*\\n)?", result.stdout)
     assert "Traceback" not in result.stderr
     return result.stderr
 
@@ -72,7 +74,8 @@ def test_a_place_that_is_not_there_is_the_users_mistake() -> None:
 
 def test_data_writes_and_checks() -> None:
     result = run("data", "--patterns", "good.yaml")
-    expected = "7 patterns taught, 3 held out: 56 training, 14 validation rows, test 7 recall + 3 generalization\n"
+    expected = "data: no data/manifest.json yet\n"
+    expected += "7 patterns taught, 3 held out: 56 training, 14 validation rows, test 7 recall + 3 generalization\n"
     assert (result.exit_code, result.stdout, result.stderr) == (0, expected, "")
     files = ["manifest.json", "test.jsonl", "train.jsonl", "valid.jsonl"]
     assert sorted(p.name for p in Path("data").iterdir()) == files

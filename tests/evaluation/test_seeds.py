@@ -13,7 +13,7 @@ from packs import refusal
 from small_run import CONFIG, PACK
 
 from engram.cli import main
-from engram.evaluation import pipeline
+from engram.evaluation import seeds
 from engram.evaluation.compare import compare
 from engram.plan import documents
 from engram.support import schema
@@ -23,12 +23,12 @@ from engram.support import schema
     ("text", "found"), [("1,2,3", [1, 2, 3]), ("0-4", [0, 1, 2, 3, 4]), ("7", [7]), ("3, 1-2,3", [3, 1, 2])]
 )
 def test_seeds_as_people_write_them(text: str, found: list[int]) -> None:
-    assert pipeline.parse_seeds(text) == found
+    assert seeds.parse_seeds(text) == found
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "3-1", "-1", "1.5", "0-100000000"])
 def test_what_is_no_seed_is_refused(text: str) -> None:
-    assert refusal(pipeline.parse_seeds, text).where == "SEEDS"
+    assert refusal(seeds.parse_seeds, text).where == "SEEDS"
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def places(tmp_path: Path) -> list[Path]:
 
 
 def test_a_summary_has_mean_spread_and_a_pooled_interval_over_patterns(places: list[Path]) -> None:
-    document = pipeline.summarise(places)
+    document = seeds.summarise(places)
     documents.write(places[0].parent / "mlx.json", document, "seeds")
     assert schema.problems(json.loads((places[0].parent / "mlx.json").read_text()), "seeds") == []
     recall = document["splits"]["recall"]
@@ -64,7 +64,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_summed_up(places: list[P
         edit(places[1] / f"{stage}.json", "recipe", "rank", to=4)
         edit(places[1] / f"{stage}.json", "model", "weights_sha256", to=HASH["d"])
     compare(places[1])
-    assert refusal(pipeline.summarise, places).problems == (
+    assert refusal(seeds.summarise, places).problems == (
         f"1: model.weights_sha256: '{HASH['a']}' and '{HASH['d']}'", "1: recipe.rank: 8 and 4"
     )  # fmt: skip
 
@@ -81,6 +81,6 @@ def test_the_command_runs_what_is_missing_and_no_more(tmp_path: Path) -> None:
     assert first.exit_code == 0, first.output
     assert json.loads((tmp_path / "seeds/mlx.json").read_text())["seeds"] == [0, 1]
     second = CliRunner().invoke(main, [*arguments, "--set", "steps=2"])
-    assert second.output.count("done already") == 2
+    assert second.output.count("up to date: data, baseline, train, tuned, compare") == 2
     other = CliRunner().invoke(main, [*arguments[:2], "1", *arguments[3:], "--set", "steps=3"])
-    assert "done already" not in other.output and "recall" in other.output
+    assert "baseline: steps 2 → 3" in other.output and "train: steps 2 → 3" in other.output

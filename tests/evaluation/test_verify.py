@@ -14,7 +14,7 @@ from packs import refusal
 from small_run import Run
 
 from engram.cli import main
-from engram.evaluation import compare_runs, pipeline, verify
+from engram.evaluation import compare_runs, seeds, verify
 from engram.evaluation.compare import compare
 from engram.plan import documents
 
@@ -132,7 +132,7 @@ def test_a_summary_of_seeds_is_verified_from_its_runs(tmp_path: Path) -> None:
     write_run(place)
     documents.write(place / "training.json", training(HASH["b"]), "training")
     compare(place)
-    documents.write(tmp_path / "results/seeds/mlx.json", pipeline.summarise([place]), "seeds")
+    documents.write(tmp_path / "results/seeds/mlx.json", seeds.summarise([place]), "seeds")
     assert problems(tmp_path, "seeds/mlx.json") == []
     edit(tmp_path / "results/seeds/mlx.json", "splits", "recall", "after", "mean", to=1.0)
     assert problems(tmp_path, "seeds/mlx.json")[0].startswith("splits.recall.after.mean: 1.0")

@@ -133,7 +133,7 @@ def test_a_whole_run_of_hostile_patterns_shows_them_harmless_and_writes_no_secre
         ["train", *stage, *settings],
         ["eval", "--stage", "baseline", *stage, *settings],
         ["eval", "--stage", "tuned", *stage, *settings],
-        ["compare", "--backend", "mlx", "--quiet"],
+        ["compare", "--backend", "mlx"],
         ["compare", "--backend", "mlx", "--show", "--categories"],
         ["demo", *stage, "--patterns", "pack.yaml", "--quick"],
         ["report"],

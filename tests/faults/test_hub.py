@@ -111,7 +111,7 @@ def test_without_any_network_every_stage_works(name: str, tmp_path: Path) -> Non
         ["train", *stage, *settings],
         ["eval", "--stage", "baseline", *stage, *settings],
         ["eval", "--stage", "tuned", *stage, *settings],
-        ["compare", "--backend", "mlx", "--quiet"],
+        ["compare", "--backend", "mlx"],
         ["demo", *stage, "--quick"],
     ]
     for call in calls:

@@ -21,7 +21,7 @@ from small_run import CONFIG, Run
 
 from engram import backends
 from engram.cli import main
-from engram.evaluation import attribution, evaluate, pipeline, verify
+from engram.evaluation import attribution, evaluate, seeds, verify
 from engram.memory import addresses, facts, table, teach
 from engram.memory.facts import Fact
 from engram.models import conversion
@@ -398,7 +398,7 @@ def test_an_adapter_alone_is_no_memory(run: Run) -> None:
 def test_a_whole_run_of_a_method(run: Run, tmp_path: Path, method: str) -> None:
     config = dataclasses.replace(CONFIG, method=method, steps=2, consistency_prompts=1, latency_prompts=1)
     files = find_files(str(run.root / "pack.yaml"))
-    document = pipeline.campaign("mlx", run.model, [config], files, tmp_path, lambda _: None)
+    document = seeds.campaign("mlx", run.model, [config], files, tmp_path, lambda _: None)
     place = tmp_path / f"mlx-{method}" / "0"
     assert document["splits"]["recall"]["after"]["mean"] == 1.0 and document["recipe"]["method"] == method
     assert table.has_lora(place / "adapter") == (method == "both") == (place / "lora").is_dir()

@@ -150,9 +150,10 @@ def test_an_unknown_recipe_and_a_missing_file_say_what_to_do(tmp_path: Path) -> 
 
 
 def test_overrides_are_key_and_value() -> None:
-    assert parse_overrides(()) == {} and parse_overrides(("a=b=c", " x = y ")) == {"a": "b=c", "x": "y"}
+    assert parse_overrides(()) == parse_overrides(("",)) == {}
+    assert parse_overrides(("a=b=c", " x = y  z=1 ")) == {"a": "b=c", "x": "y", "z": "1"}
     assert str(refusal(parse_overrides, ("rank", "a=1", "alpha 3"))) == (
-        "--set: not KEY=VALUE: rank, alpha 3\n  fix: for example: --set rank=4"
+        "--set: not KEY=VALUE: rank, alpha, 3\n  fix: for example: --set rank=4"
     )
 
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from screens import on_a_terminal
 from small_run import Run
 
+from engram.backends import Loaded
 from engram.cli import main
 from engram.dataset import rows as examples
 from engram.evaluation import compare
@@ -22,10 +23,8 @@ from engram.support.errors import EngramError
 
 
 def perform(run: Run, folder: Path, quick: bool = True, **others: Any) -> None:
-    model = None if quick else run.model
     demo.perform(
-        "mlx",
-        model,
+        None if quick else Loaded("mlx", run.model),
         run.root / "adapter",
         run.root / "data",
         folder / "mlx",
@@ -252,11 +251,8 @@ def test_a_control_character_is_seen_before_its_token_ends_the_answer() -> None:
 def test_live_steps_are_beginnings_of_the_answer(run: Run) -> None:
     rows = material.choose_rows(material.asked(run.tuned), 0)
     heard: list[tuple[int, int]] = []
-    from engram.plan.config import Config
-
-    given = answers.live(
-        rows, "mlx", run.model, run.root / "adapter", Config(), lambda done, of: heard.append((done, of))
-    )
+    loaded = Loaded("mlx", run.model)
+    given = answers.live(rows, loaded, run.root / "adapter", 32, lambda done, of: heard.append((done, of)))
     assert heard == [(n, 2 * len(rows)) for n in range(1, 2 * len(rows) + 1)]
     for pair in given:
         for shown in pair:

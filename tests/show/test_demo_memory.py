@@ -16,6 +16,7 @@ from screens import moments
 from small_run import CONFIG, Quiet, Run
 from test_demo_screens import ends, fits
 
+from engram.backends import Loaded
 from engram.cli import main
 from engram.dataset.rows import ASKED, Example
 from engram.evaluation import attribution, compare, erase, evaluate, verify
@@ -72,7 +73,9 @@ def film(material: Material, width: int = 100, height: int = 30) -> Cast:
 
 def printed(root: Path, capsys: pytest.CaptureFixture[str], run: Run | None = None) -> str:
     folder, place = root / "adapters" / "mlx-memory", root / "results" / "mlx-memory"
-    demo.perform("mlx", run.model if run else None, folder, root / "data", place, patterns=str(root / "pack.yaml"))
+    demo.perform(
+        Loaded("mlx", run.model) if run else None, folder, root / "data", place, patterns=str(root / "pack.yaml")
+    )
     return capsys.readouterr().out
 
 
@@ -157,7 +160,7 @@ def test_a_fact_is_erased_from_a_copy_and_put_back(run: Run, taught: Path) -> No
     assert said["erased"]["answer"] == next(a["answer"] for a in baseline["answers"] if a["id"] == question.id)
     assert document["logits"]["same"] and document["rows"]["same"] and document["under"] is None
     assert document["rows"]["erased"] + document["rows"]["left"] == table.settings(folder)["rows"]
-    again = erase.measure("mlx", run.model, folder, question, REMEMBER)
+    again = erase.measure(Loaded("mlx", run.model), folder, question, REMEMBER.max_new_tokens)
     assert again == {name: document[name] for name in again}
     assert before == {path.name: sha256(path) for path in folder.iterdir()}
     assert question == erase.choose(material.asked(baseline), 0)
@@ -184,7 +187,7 @@ def test_under_a_memory_lies_an_adapter(run: Run, taught: Path, tmp_path: Path) 
     )
     example = erase.choose(material.asked(run.tuned), 0)
     assert example
-    found = erase.measure("mlx", run.model, tmp_path / "both", example, config)
+    found = erase.measure(Loaded("mlx", run.model), tmp_path / "both", example, config.max_new_tokens)
     tuned = next(a["answer"] for a in run.tuned["answers"] if a["id"] == example.id)
     assert found["answers"]["without"]["answer"] == found["answers"]["erased"]["answer"] == tuned
     assert found["logits"]["same"] and found["under"] == run.tuned["adapter"]["sha256"]

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from documents import HASH, edit, write_run
+from documents import FEW, HASH, edit, write_run
 from packs import refusal
 from report_runs import HOSTILE, LOSSES, hostile_run, recording, two_runs
 
@@ -315,10 +315,10 @@ def test_charts_are_files_too(two: Path) -> None:
 
 
 def test_seeds_of_this_model_are_shown(two: Path, tmp_path: Path) -> None:
-    from engram.evaluation import pipeline
+    from engram.evaluation import seeds
 
     folder = shutil.copytree(two, tmp_path / "results")
-    document: dict[str, Any] = pipeline.summarise([folder / "mlx"])
+    document: dict[str, Any] = seeds.summarise([folder / "mlx"])
     (folder / "seeds").mkdir()
     documents.write(folder / "seeds" / "mlx.json", document, "seeds")
     text = page_of(folder)[1].text()

@@ -223,7 +223,7 @@ def attached() -> tuple[Any, Any, Config]:
     mlx_model.attach(ours, config)
     with process.quiet():
         loaded, _ = process.load_model(TINY, 512, "none", config)
-        theirs = process.attach(loaded, 4, 12.0, training.linear_layers(loaded), config)
+        theirs = process.attach(loaded, config, training.linear_layers(loaded))
         training.start_at_the_shared_adapter(theirs, config)
     return ours, theirs, config
 

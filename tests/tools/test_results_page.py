@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from packs import refusal
 from report_runs import two_runs
 
-from engram.evaluation import pipeline
+from engram.evaluation import seeds
 from engram.plan import documents
 from engram.support.files import PACKAGE
 from tools.docs import make, results_page
@@ -18,7 +18,7 @@ from tools.docs import make, results_page
 def reference(folder: Path) -> Path:
     two_runs(folder / "two")
     shutil.move(folder / "two" / "mlx", folder / "default-0")
-    documents.write(folder / "seeds.json", pipeline.summarise([folder / "default-0"]), "seeds")
+    documents.write(folder / "seeds.json", seeds.summarise([folder / "default-0"]), "seeds")
     return folder
 
 

@@ -141,7 +141,7 @@ def demo_output() -> str:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         console = show.make_console()
         for row, (before, after) in zip(rows, answers.replayed(rows, stored), strict=True):
-            panels.write(console, panels.pair(row, before, after))
+            console.print(panels.written(panels.pair(row, before, after), console.width))
         console.print()
         tables.comparison(comparison)
         for finding in findings(comparison):

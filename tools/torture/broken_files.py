@@ -122,7 +122,6 @@ READERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "compare --backend mlx --results {root}/results",
             "compare --across --results {root}/results",
-            "compare --show --backend mlx --results {root}/results",
             "results verify {root}/{name} --data {root}/none --adapters {root}/none",
             "report --results {root}/results --first mlx",
         ),
@@ -135,7 +134,7 @@ READERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model": (tuple(f"model/{name}" for name in MODEL[:4]), ("resolve-model --model {root}/model",)),
     "tiny": (tuple(f"tiny/{name}" for name in SUMMED), ("resolve-model --model tiny",)),
 }
-WRITES_COMPARISON = "compare --backend"  # it reads all but that; `compare --show` reads nothing else
+WRITES_COMPARISON = "compare --backend"  # it reads all but that
 LOADERS = "verify-model --model {root}/model --backend mlx"
 
 
@@ -163,7 +162,6 @@ def _cases(draw: random.Random, scale: float) -> list[Case]:
         for fault in FAULTS
         for command in commands
         if not (name.endswith("comparison.json") and command.startswith(WRITES_COMPARISON))
-        and ("--show" not in command or name.endswith("comparison.json"))
     ]
     weights = [OFTEN.get(fault, 1) for _, fault, _ in every]
     bits = ("flip", "truncate", "zeros")

@@ -199,7 +199,7 @@ class _Backend:
         return Ranks()
 
     def train(
-        self, _model: Any, batches: Sequence[Any], _valid: Any, _config: Any, out: Path, progress: Any, _: Any
+        self, _model: Any, batches: Sequence[Any], _valid: Any, _config: Any, out: Path, progress: Any, *_: Any
     ) -> Any:
         progress.start(len(batches))
         header, data = weights("mlx")

@@ -15,7 +15,7 @@ from report_runs import recording
 from engram.dataset import build, leaks
 from engram.dataset.phrasing import phrase
 from engram.dataset.rows import Example
-from engram.evaluation import compare, compare_runs, pipeline, verify
+from engram.evaluation import compare, compare_runs, seeds, verify
 from engram.models import retention
 from engram.plan import documents as results
 from engram.show.report import html
@@ -50,7 +50,7 @@ def documents(folder: Path) -> dict[str, Any]:
     compare.compare(place)
     compare_runs.collect(folder)
     write_pack(folder)
-    results.write(folder / "seeds.json", pipeline.summarise([place]), "seeds")
+    results.write(folder / "seeds.json", seeds.summarise([place]), "seeds")
     files = {
         "result": place / "tuned.json", "training": place / "training.json", "comparison": place / "comparison.json",
         "comparisons": folder / "comparison.json", "seeds": folder / "seeds.json",

@@ -70,7 +70,9 @@ def join() -> Ranks:
     return training.join()
 
 
-def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Session:
+def load(
+    model: Model, adapter: Path | Opened | None = None, quantize: str = "none", base: Session | None = None
+) -> Session:
     """The model, in float32 on a CPU and in its own precision on a GPU, with what the folder `adapter` holds, if given:
     a LoRA adapter in either layout, a memory, or both.
 
@@ -78,18 +80,31 @@ def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "no
     fit it.
     """
     refuse_quantize(quantize, "mlx")
-    loaded = mlx_model.load(model)
+    loaded = base.model if base else mlx_model.load(model)
     if adapter is not None:
         found = table.opened(adapter, model, WEIGHTS)
         if found.lora:
             mlx_model.put_on(loaded, found.lora, model.name)
         if found.memory:
             mlx_memory.attach(loaded, found.memory, found.layer)
+    return _answering(loaded)
+
+
+def _answering(loaded: Any) -> Session:
     loaded.eval()
     mx = mlx_model.core()
     # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
     mx.eval(loaded.parameters(), mx.random.state)
     return Session(loaded, device())
+
+
+def bare(session: Session) -> Session | None:
+    """The session without the LoRA adapter on it; None if the adapter changed more than linear layers."""
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import remove_lora_layers
+
+    remove_lora_layers(session.model)
+    return None if any("lora_" in name for name, _ in tree_flatten(session.model.parameters())) else session
 
 
 def train(
@@ -100,6 +115,7 @@ def train(
     out: Path,
     progress: Progress,
     keeper: Keeper | None = None,
+    base: Session | None = None,
 ) -> TrainingRun:
     """Train a LoRA adapter through mlx-lm's trainer and write it to `out` in the layout that stock mlx-lm reads.
 
@@ -108,7 +124,7 @@ def train(
     """
     mx = mlx_model.core()
     refuse_quantize(config.quantize, "mlx")
-    loaded = mlx_model.load(model)
+    loaded = base.model if base else mlx_model.load(model)
     from mlx_lm.tuner.trainer import TrainingArgs
     from mlx_lm.tuner.trainer import train as mlx_train
 
@@ -140,7 +156,7 @@ def train(
     if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
         settings = adapters.mlx_config(config.rank, config.scale, config.dropout, model.name)
         write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
-    return curve.finished(int(mx.get_peak_memory()), trainable, device())
+    return curve.finished(int(mx.get_peak_memory()), trainable, device(), _answering(loaded))
 
 
 def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Teacher:

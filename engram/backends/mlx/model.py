@@ -11,6 +11,7 @@ from engram.backends.mlx import linux_cpu
 from engram.backends.mlx import training as mlx_numerics
 from engram.models import adapters, conversion
 from engram.models.model import Model
+from engram.models.tokenizer import without_torch
 from engram.plan.batches import Batch
 from engram.plan.config import Config
 from engram.support.errors import EngramError
@@ -29,7 +30,7 @@ def core() -> Any:
 def load(model: Model) -> Any:
     """The model by mlx-lm's own loader, in float32 on a CPU; raises EngramError if mlx-lm does not know it."""
     mx = core()
-    with without_wandb():
+    with without_torch(), without_wandb():
         import mlx_lm.tuner.trainer  # noqa: F401
     from mlx_lm.utils import load_model
 

@@ -79,7 +79,9 @@ def join() -> Ranks:
     return training.join(chosen())
 
 
-def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Session:
+def load(
+    model: Model, adapter: Path | Opened | None = None, quantize: str = "none", base: Session | None = None
+) -> Session:
     """The model, in float32 on a CPU and in 16 or 4 bits on a GPU, with what the folder `adapter` holds, if given: a
     LoRA adapter in either layout, a memory, or both.
 
@@ -88,14 +90,23 @@ def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "no
     found = table.opened(adapter, model, WEIGHTS) if adapter is not None else None
     lora = conversion.read(found.lora, WEIGHTS) if found and found.lora else None
     with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
-        loaded, tokenizer = load_model(model, model.context, quantize)
+        loaded, tokenizer = (base.model, base.tokenizer) if base else load_model(model, model.context, quantize)
         if lora is not None:
             loaded = with_adapter(loaded, lora, str(found.folder if found else ""), model.name)
         if found and found.memory:
             unsloth_memory.attach(loaded, found.memory, found.layer)
-        unsloth().FastLanguageModel.for_inference(loaded)
+        return _answering(loaded, tokenizer)
+
+
+def _answering(loaded: Any, tokenizer: Any) -> Session:
+    unsloth().FastLanguageModel.for_inference(loaded)
     tokenizer.padding_side = "right"  # for_inference turned it round; engram pads by itself
     return Session(loaded, tokenizer, device())
+
+
+def bare(session: Session) -> Session | None:
+    """The session without the LoRA adapter on it."""
+    return Session(session.model.unload(), session.tokenizer, session.device)
 
 
 def train(
@@ -106,6 +117,7 @@ def train(
     out: Path,
     progress: Progress,
     keeper: Keeper | None = None,
+    base: Session | None = None,
 ) -> TrainingRun:
     """Train a LoRA adapter through Unsloth and TRL's SFTTrainer and write it to `out` in the layout that PEFT reads.
 
@@ -117,9 +129,13 @@ def train(
     fix = f"a smaller batch (--set batch_size={max(1, config.batch_size // 2)}), --set gradient_checkpointing=on"
     fix += ", or QUANTIZE=4bit" if chosen() == "cuda" else ", or a smaller MODEL"
     with out_of_memory(f"training, batch_size = {config.batch_size}", fix), quiet():
-        loaded, _ = load_model(model, config.max_length, config.quantize, config)
+        if base and chosen() == "cpu" and config.gradient_checkpointing == "off":
+            loaded, tokenizer = base.model, base.tokenizer
+        else:
+            base = None  # frees its memory
+            loaded, tokenizer = load_model(model, config.max_length, config.quantize, config)
         targets = training.linear_layers(loaded)
-        peft = attach(loaded, config.rank, config.alpha, targets, config)
+        peft = attach(loaded, config, targets)
         trainable = training.start_at_the_shared_adapter(peft, config)
         curve = Curve(progress, batches, validation, config, keeper, join())
         training.run(peft, curve, config, cuda=chosen() == "cuda")
@@ -129,7 +145,9 @@ def train(
             config.rank, config.alpha, config.dropout, REGISTRY.get(model.name) or model.name, targets
         )
         write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
-    return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device())
+    # in 16 bits Unsloth's kernels for training round in other places than PEFT's layers
+    session = None if chosen() == "cuda" else _answering(peft, tokenizer)
+    return curve.finished(training.peak_memory(cuda=chosen() == "cuda"), trainable, device(), session)
 
 
 def teacher(model: Model, adapter: Path | None, config: Config) -> unsloth_memory.Teacher:

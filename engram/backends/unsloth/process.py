@@ -17,6 +17,7 @@ from engram.plan.config import SMALL_MODEL, Config
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import cache_folder
 
+FEW = 4
 _chosen = "cpu"  # which of the two names this process computes under; Unsloth decides at its import, once
 
 
@@ -72,11 +73,11 @@ def unsloth() -> Any:
 
 
 def _set_threads(parameters: int) -> None:
-    """One thread for a small model: several would mostly wait for each other and for the machine's other work."""
+    """At most FEW threads for a small model: more would mostly wait for each other."""
     unsloth()
     import torch
 
-    torch.set_num_threads(1 if parameters < SMALL_MODEL else _all_threads())
+    torch.set_num_threads(min(FEW, _all_threads()) if parameters < SMALL_MODEL else _all_threads())
 
 
 @functools.cache
@@ -130,25 +131,17 @@ def load_model(model: Model, max_length: int, quantize: str, config: Config | No
     return loaded, tokenizer
 
 
-def attach(
-    loaded: Any,
-    rank: int,
-    alpha: float,
-    targets: Sequence[str],
-    config: Config | None = None,
-    blocks: Sequence[int] | None = None,
-) -> Any:
-    """The model with LoRA of this rank and alpha on the linear layers of these names, in all blocks or in these."""
+def attach(loaded: Any, config: Config, targets: Sequence[str]) -> Any:
+    """The model with a new LoRA adapter to train, on the linear layers of these names."""
     return unsloth().FastLanguageModel.get_peft_model(
         loaded,
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=config.dropout if config else 0.0,
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
         target_modules=list(targets),
-        layers_to_transform=blocks,
         bias="none",
         use_gradient_checkpointing=_checkpointing(config),
-        random_state=config.seed if config else 0,
+        random_state=config.seed,
         use_rslora=False,
     )
 
@@ -156,19 +149,20 @@ def attach(
 def with_adapter(loaded: Any, lora: Lora, where: str, name: str) -> Any:
     """The model with this adapter's tensors, every one of them checked against the model's layers.
 
-    Unsloth is told the layers in the words that a conversion to PEFT's layout would use, whatever words the adapter's
-    own configuration has, and alpha / rank is the scale. Raises EngramError if the adapter does not fit.
+    By plain PEFT: Unsloth's `get_peft_model` prepares training as well. The layers are named in the words that a
+    conversion to PEFT's layout would use, whatever words the adapter's own configuration has, and alpha / rank is the
+    scale. Raises EngramError if the adapter does not fit.
     """
     import torch
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     def refuse(reason: str) -> EngramError:
         return EngramError(f"the adapter does not fit {name}: {reason}", where=where, fix="make train")
 
     said = peft_layout.write(lora)
     try:
-        blocks = said.get("layers_to_transform")
-        peft = attach(loaded, lora.rank, said["lora_alpha"], said["target_modules"], blocks=blocks)
+        named = {key: said.get(key) for key in ("lora_alpha", "target_modules", "layers_to_transform")}
+        peft = get_peft_model(loaded, LoraConfig(r=lora.rank, bias="none", task_type="CAUSAL_LM", **named))
     except (ValueError, AssertionError, KeyError, RuntimeError) as error:
         raise refuse(str(error).splitlines()[0]) from error
     tensors = peft_layout.tensors_of(lora)

@@ -126,7 +126,7 @@ def not_shown(stage: Stage, material: Material) -> None:
     flag, variable = ("", "") if method == "lora" else (f" --method {method}", f" METHOD={method}")
     ways = {
         "every answer": f"{where}/tuned.json, checked by make verify",
-        "these figures": f"engram compare --show --categories{flag}",
+        "these figures": f"engram compare --categories{flag}",
         "your own": f"make demo{variable} PATTERNS=my-patterns",
     }
     parts: list[RenderableType] = []

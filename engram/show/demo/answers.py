@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from engram import backends
+from engram.backends import Loaded
 from engram.dataset.rows import Example
 from engram.evaluation import attribution, scoring
 from engram.evaluation.evaluate import timed
 from engram.memory import table
 from engram.memory.facts import Fact
-from engram.memory.table import Opened
 from engram.models.model import Model, on_this_disk
 from engram.models.tokenizer import Encoder, load_encoder
 from engram.plan import curve
-from engram.plan.config import Config
 from engram.support.errors import EngramError
 from engram.support.text import common, normalise, visible
 
@@ -141,22 +140,23 @@ def stored_answer(row: dict[str, Any], split: Splitter | None = None) -> Shown:
 
 def live(
     rows: Sequence[Example],
-    backend: str,
-    model: Model,
+    loaded: Loaded,
     adapter: Path,
-    config: Config,
+    limit: int,
     report: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> list[tuple[Shown, Shown]]:
-    """Both models' answers and times, one prompt at a time; `report` hears how many of how many are made."""
+    """Both models' answers and times, one prompt at a time, of `limit` tokens at most; `report` hears how many of how
+    many are made."""
     made, sides = itertools.count(1), []
     for place in (None, adapter):
-        opened = table.opened(place, model, backends.get(backend).WEIGHTS) if place else None
-        one, reader, answers = speaker(backend, model, opened, config.quantize), attribution.reader(opened), []
+        opened = table.opened(place, loaded.model, backends.WEIGHTS[loaded.backend]) if place else None
+        one = speaker(loaded.backend, loaded.model, loaded.session(opened))
+        reader, answers = attribution.reader(opened), list[Shown]()
         for example in rows:
             ids = one.encoder.prompt(example.prompt)
-            tokens, first, rest = timed(one.stream(ids, config.max_new_tokens))
+            tokens, first, rest = timed(one.stream(ids, limit))
             rate = (len(tokens) - 1) / rest if len(tokens) > 1 and rest > 0 else None
-            ended, text = len(tokens) < config.max_new_tokens, one.encoder.text(tokens)
+            ended, text = len(tokens) < limit, one.encoder.text(tokens)
             read = tuple(reader.read(ids, curve.Answer(tokens, ended))[: len(tokens)]) if reader else ()
             answers.append(Shown(text, ended, first, rate, _steps_at(text, one.encoder.ends(tokens)), read))
             report(next(made), 2 * len(rows))
@@ -164,10 +164,10 @@ def live(
     return list(zip(*sides, strict=True))
 
 
-def speaker(backend: str, model: Model, adapter: Path | Opened | None, quantize: str) -> Speaker:
-    """Load the model and let it answer once, so that no later answer is slowed by warming up."""
-    module, encoder = backends.get(backend), load_encoder(model)
-    one = Speaker(module, encoder, module.load(model, adapter, quantize))
+def speaker(backend: str, model: Model, session: Any) -> Speaker:
+    """A model in memory that has answered once, so that no later answer is slowed by warming up."""
+    encoder = load_encoder(model)
+    one = Speaker(backends.get(backend), encoder, session)
     list(one.stream(encoder.prompt("Hello"), 2))
     return one
 

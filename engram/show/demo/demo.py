@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram.backends import Loaded
 from engram.evaluation import erase
 from engram.memory.table import is_memory
-from engram.models.model import Model
-from engram.plan.config import Config
 from engram.show.demo import acts, erased, figures, platforms, stage
 from engram.show.demo.answers import Shown, live, refuse_other, replayed, splitter
 from engram.show.demo.material import Material, asked, load
@@ -33,55 +32,50 @@ class Manner:
 
 @dataclass(frozen=True)
 class Speakers:
-    """Both models of a run: with `model` they answer live, without they replay the stored answers."""
+    """Both models of a run: with a model in memory they answer live, without they replay the stored answers."""
 
     material: Material
-    backend: str = ""
-    model: Model | None = None
+    loaded: Loaded | None = None
     adapter: Path = Path()
 
     def answers(self, report: Callable[[int, int], None] = lambda _done, _of: None) -> list[tuple[Shown, Shown]]:
         """The answers to the show's rows; `report` hears how many of how many are made."""
         shown = self.material
-        if self.model is None:
+        if self.loaded is None:
             return replayed(shown.rows, shown.stages, splitter(shown.comparison["model"]["name"]))
-        return live(shown.rows, self.backend, self.model, self.adapter, self._config, report)
+        return live(shown.rows, self.loaded, self.adapter, shown.comparison["scoring"]["max_new_tokens"], report)
 
     def erased(self) -> dict[str, Any] | None:
         """The effect of erasing a fact, stored or measured now; None without a memory, or where it cannot be had."""
-        if self.model is None or not is_memory(self.adapter):
+        if self.loaded is None or not is_memory(self.adapter):
             return self.material.erased
         example = erase.choose(asked(self.material.stages["tuned"]), self.material.comparison["recipe"]["seed"])
         if example is None or erase.missing(self.adapter, example):
             return None
-        return erase.measure(self.backend, self.model, self.adapter, example, self._config)
-
-    @property
-    def _config(self) -> Config:
-        comparison = self.material.comparison
-        limit, quantize = comparison["scoring"]["max_new_tokens"], comparison["recipe"].get("quantize", "none")
-        return Config(max_new_tokens=limit, quantize=quantize)
+        limit = self.material.comparison["scoring"]["max_new_tokens"]
+        return erase.measure(self.loaded, self.adapter, example, limit)
 
 
 def perform(
-    backend: str,
-    model: Model | None,
+    loaded: Loaded | None,
     adapter: Path,
     data: Path,
     place: Path,
     manner: Manner | None = None,
     patterns: str | None = None,
 ) -> None:
-    """The whole show of the results in `place`. `model` None replays the stored answers, else both answer live.
+    """The whole show of the results in `place`. `loaded` None replays the stored answers, else both answer live.
 
     Raises EngramError if results, data or adapter are missing, or of another model, adapter or data.
     """
     manner = manner or Manner()
     material = load(place, data, patterns)
-    if model:
-        refuse_other(model, backend, adapter, material.comparison, material.stages["tuned"])
+    if loaded:
+        refuse_other(loaded.model, loaded.backend, adapter, material.comparison, material.stages["tuned"])
+        if (quantize := material.comparison["recipe"]["quantize"]) != loaded.quantize:
+            loaded = Loaded(loaded.backend, loaded.model, quantize)
     with _stage(manner, acts.platform(material.comparison)) as staged:
-        _show(staged, Speakers(material, backend, model, adapter))
+        _show(staged, Speakers(material, loaded, adapter))
 
 
 def play(console: Console, clock: Clock, material: Material) -> None:
@@ -100,7 +94,7 @@ def perform_platforms(names: list[str], folder: Path, manner: Manner) -> None:
 
 def _show(stage: Stage, speakers: Speakers) -> None:
     """The sections one after the other; what answers or is erased live is computed when it is its turn."""
-    material, is_live = speakers.material, speakers.model is not None
+    material, is_live = speakers.material, speakers.loaded is not None
     acts.title(stage, material, is_live)
     acts.taught(stage, material)
     acts.training(stage, material)
