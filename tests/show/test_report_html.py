@@ -23,7 +23,7 @@ from report_runs import HOSTILE, LOSSES, hostile_run, recording, two_runs
 from engram.cli import main
 from engram.evaluation import compare
 from engram.plan import documents
-from engram.show.report import charts, gather, html, tables
+from engram.show.report import charts, gather, html
 from engram.show.video import cast
 from engram.support.text import visible
 from tools.parity.main import REFERENCE
@@ -154,7 +154,7 @@ def test_every_answer_is_there_with_its_outcome(two: Path) -> None:
         ("cpu", "generalization", "right"): 1, ("cpu", "generalization", "wrong"): 3,
         ("mlx", "generalization", "right"): 1, ("mlx", "generalization", "wrong"): 3,
     }  # fmt: skip
-    assert tables.OUTCOMES[True, False] == "broken"
+    assert html.OUTCOMES[True, False] == "broken"
 
 
 def test_same_results_same_bytes(two: Path, tmp_path: Path) -> None:

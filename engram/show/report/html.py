@@ -6,13 +6,16 @@ import base64
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from engram.evaluation import tables as figures
-from engram.show.report import charts, gather, tables
+from engram.evaluation import tables
+from engram.evaluation.compare import Pairs, paired
+from engram.evaluation.compare_runs import Run
+from engram.show.report import charts, gather
 from engram.show.video import screen, theme
 from engram.show.video.cast import Cast
 from engram.show.video.screen import Cell, Row
@@ -22,12 +25,7 @@ from engram.support.text import visible
 
 # what could end the element or begin a comment, and the two line ends that are none in JSON
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-FUNCTIONS = {  # and names that the template uses
-    **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
-    **{name: getattr(figures, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
-    **{name: getattr(tables, name) for name in ("ABOUT", "STATES", "MARKS", "TARGETS", "changed", "listed")},
-    **{name: getattr(charts, name) for name in ("axes", "level", "levels")},
-}
+OUTCOMES = {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}
 FPS = 20  # how often the recording is looked at, as the film does
 PLAIN = Cell("")  # a style is a cell without text
 Span = tuple[int, str]  # the number of a style, and text
@@ -92,7 +90,7 @@ def render(found: gather.Found) -> str:
         "script": Markup(script),
         "policy": policy(style, script),
     }
-    return charts.environment().get_template("report.html.j2").render(FUNCTIONS | view) + "\n"
+    return charts.environment().get_template("report.html.j2").render(_names() | view) + "\n"
 
 
 def data_block(value: Any) -> str:
@@ -111,17 +109,17 @@ def policy(style: str, script: str) -> str:
 
 def _view(found: gather.Found) -> dict[str, Any]:
     """The values of the template."""
-    listed = tables.answers(found.runs)
+    rows = answers(found.runs)
     first = found.first.comparison
     view = {
         "first": first,
         "recall": first["improvement"]["recall"],
         "runs": found.runs,
-        "answers": listed,
-        "counts": Counter(row.state for row in listed),
-        "category_names": sorted({row.category for row in listed}),
+        "answers": rows,
+        "counts": Counter(row["state"] for row in rows),
+        "category_names": sorted({row["category"] for row in rows}),
         "curves": charts.curves(found.runs),
-        "speed": tables.speed(found.runs),
+        "speed": speed(found.runs),
         "pairs": [pair for pair in found.pairs if not pair["refused"]],
         "parity": found.parity,
         "seeds": found.seeds,
@@ -134,6 +132,17 @@ def _view(found: gather.Found) -> dict[str, Any]:
     return view | {"sections": _contents(view)}
 
 
+def _names() -> dict[str, Any]:
+    """The functions that the template calls."""
+    return {
+        "changed": changed,
+        "listed": listed,
+        **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
+        **{name: getattr(tables, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
+        **{name: getattr(charts, name) for name in ("axes", "level", "levels")},
+    }
+
+
 def _contents(view: dict[str, Any]) -> list[tuple[str, str]]:
     """The sections of the navigation: those that may be missing only where they are there."""
     names = {
@@ -142,6 +151,39 @@ def _contents(view: dict[str, Any]) -> list[tuple[str, str]]:
         "parity": "Parity", "seeds": "Seeds", "provenance": "Provenance",
     }  # fmt: skip
     return [(name, title) for name, title in names.items() if name not in ("pairs", "parity", "seeds") or view[name]]
+
+
+def speed(runs: Sequence[Run]) -> tables.Table:
+    """Time and memory of training and answering, a column for each run."""
+    names = [name for name in tables.ACROSS if not name.startswith(("recall", "general", "perplexity"))]
+    rows = [[name, *(tables.ACROSS[name](run.comparison) for run in runs)] for name in names]
+    return tables.Table(["", *(run.name for run in runs)], rows)
+
+
+def answers(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Every answer to the test sets, in their order: its run, both documents' rows, and how the two compare."""
+    found = []
+    for run in runs:
+        for before, after in _pairs(run, "answers"):
+            state, category = OUTCOMES[before["exact"], after["exact"]], f"{before['kind']}/{before['category']}"
+            found.append({"run": run.name, "before": before, "after": after, "state": state, "category": category})
+    return found
+
+
+def changed(run: Run) -> Pairs:
+    """The general prompts that the tuned model answers differently, as they are in both documents."""
+    return [(b, a) for b, a in _pairs(run, "general") if "answer" in b and b["answer"] != a["answer"]]
+
+
+def _pairs(run: Run, part: str) -> Pairs:
+    return paired(run.stages["baseline"][part], run.stages["tuned"][part])
+
+
+def listed(value: Any) -> str:
+    """Settings as text: `name value, name value`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {listed(one)}" for key, one in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def film(cast: Cast) -> Film:
