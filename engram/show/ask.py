@@ -140,11 +140,10 @@ def talk(sides: list[Side]) -> None:
                 start_over(sides)
                 console.print("a new conversation", style="dim")
             elif question:
-                try:
-                    once(sides, question)
-                except EngramError as error:  # the conversation goes on
-                    console.print(visible(str(error), newline="\n"), style="red")
+                once(sides, question)
             interrupted = False
+        except EngramError as error:  # the conversation goes on
+            console.print(visible(str(error), newline="\n"), style="red")
         except KeyboardInterrupt:
             if interrupted:
                 raise

@@ -122,11 +122,8 @@ def replayed(
     missing = [e.id for e in rows if any(e.id not in answers for answers in by_id.values())]
     if missing:
         raise EngramError("the results are of other data", problems=missing, fix="make demo")
-
-    def one(stage: str, example: Example) -> Shown:
-        return stored_answer(by_id[stage][example.id], split)
-
-    return [(one("baseline", e), one("tuned", e)) for e in rows]
+    before, after = (by_id[stage] for stage in STAGES)
+    return [(stored_answer(before[e.id], split), stored_answer(after[e.id], split)) for e in rows]
 
 
 def stored_answer(row: dict[str, Any], split: Splitter | None = None) -> Shown:

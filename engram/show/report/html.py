@@ -111,7 +111,7 @@ def _view(found: gather.Found) -> dict[str, Any]:
     """The values of the template."""
     rows = answers(found.runs)
     first = found.first.comparison
-    view = {
+    return {
         "first": first,
         "recall": first["improvement"]["recall"],
         "runs": found.runs,
@@ -129,7 +129,6 @@ def _view(found: gather.Found) -> dict[str, Any]:
         "serious": [note for note in found.notes if note.serious],
         "notes": [note for note in found.notes if not note.serious],
     }
-    return view | {"sections": _contents(view)}
 
 
 def _names() -> dict[str, Any]:
@@ -141,16 +140,6 @@ def _names() -> dict[str, Any]:
         **{name: getattr(tables, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
         **{name: getattr(charts, name) for name in ("axes", "level", "levels")},
     }
-
-
-def _contents(view: dict[str, Any]) -> list[tuple[str, str]]:
-    """The sections of the navigation: those that may be missing only where they are there."""
-    names = {
-        "headline": "Before and after", "recording": "Recording", "answers": "Answers", "categories": "Categories",
-        "training": "Training", "retention": "Retention", "speed": "Speed and memory", "pairs": "Backends",
-        "parity": "Parity", "seeds": "Seeds", "provenance": "Provenance",
-    }  # fmt: skip
-    return [(name, title) for name, title in names.items() if name not in ("pairs", "parity", "seeds") or view[name]]
 
 
 def speed(runs: Sequence[Run]) -> tables.Table:

@@ -145,15 +145,8 @@ def write(path: Path, cast: Cast) -> None:
 
 def dumps(cast: Cast) -> str:
     """The recording as text: a header without date, user, host or path, then an event a line."""
-    header = {
-        "version": VERSION,
-        "width": cast.width,
-        "height": cast.height,
-        "duration": cast.duration,
-        "title": cast.title,
-        "env": ENVIRONMENT,
-        "theme": theme.asciicast(),
-    }
+    header: dict[str, Any] = {"version": VERSION, "width": cast.width, "height": cast.height, "duration": cast.duration}
+    header |= {"title": cast.title, "env": ENVIRONMENT, "theme": theme.asciicast()}
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (header, *cast.events))
 
 

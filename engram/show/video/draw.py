@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SMALLEST = 5  # pixels of a cell's width: below it nothing can be read
 FULL = (1920, 1080)
-CORNER = 10  # pixels of a window's rounded corners
+CORNER, FINE = 10, 4  # pixels of a window's rounded corners, and samples along a pixel's edge
 GAP = 0.0165  # between windows and around them, of the picture's width
 
 
@@ -106,8 +106,8 @@ class Painter:
         self.scene = scene
         self._desk = _desk(scene)
         self.picture = self._desk.copy()
-        self._fonts = {window.cell: Font(window.cell[0], shades) for window in scene.windows}
-        self._tiles: dict[tuple[Cell, int, tuple[int, int]], Picture] = {}
+        self._font = Font(scene.windows[0].cell[0], shades)  # all windows have the same cells
+        self._tiles: dict[tuple[Cell, int], Picture] = {}
         self._shown: list[Screen | None] = [None] * len(scene.windows)
 
     def paint(self, screens: Sequence[Screen]) -> Picture:
@@ -139,26 +139,28 @@ class Painter:
             cells = 2 if x + 1 < len(row) and row[x + 1].text == "" and cell.text else 1
             if cell.text or x == 0 or not row[x - 1].text:
                 left, top = window.place(x, y)
-                self.picture[top : top + height, left : left + cells * width] = self._tile(cell, cells, window.cell)
+                self.picture[top : top + height, left : left + cells * width] = self._tile(cell, cells)
 
     def _cursor(self, window: Window, x: int, y: int) -> None:
         left, top = window.place(x, y)
         width, height = window.cell
         self.picture[top + 1 : top + height - 1, left : left + max(width // 6, 2)] = theme.FOREGROUND
 
-    def _tile(self, cell: Cell, cells: int, size: tuple[int, int]) -> Picture:
-        key = (cell, cells, size)
-        if key not in self._tiles:
-            font = self._fonts[size]
+    def _tile(self, cell: Cell, cells: int) -> Picture:
+        import numpy as np
+
+        if (cell, cells) not in self._tiles:
+            font, line = self._font, thickness(self._font.width)
             mask = font.mask(cell.text or " ", cells, bold=cell.bold, italic=cell.italic)
-            tile = _blend(mask, cell.colour, cell.background)
-            line = thickness(size[0])
+            share = mask.astype(np.int32)[..., None]  # of the text's colour, the rest is the background's
+            mixed = share * np.asarray(cell.colour) + (255 - share) * np.asarray(cell.background)
+            tile = ((mixed + 127) // 255).astype(np.uint8)
             if cell.underlined:
                 tile[font.baseline + line : font.baseline + 2 * line] = cell.colour
             if cell.struck:
                 tile[round(0.68 * font.baseline) :][:line] = cell.colour
-            self._tiles[key] = tile
-        return self._tiles[key]
+            self._tiles[cell, cells] = tile
+        return self._tiles[cell, cells]
 
 
 def _cursor_at(screen: Screen | None, y: int) -> int | None:
@@ -166,25 +168,18 @@ def _cursor_at(screen: Screen | None, y: int) -> int | None:
     return screen.cursor[0] if screen and screen.cursor and screen.cursor[1] == y else None
 
 
-def _blend(mask: Any, colour: theme.Colour, background: theme.Colour) -> Picture:
-    """The mask's share of the one colour, the rest of the other."""
-    import numpy as np
-
-    share = mask.astype(np.int32)[..., None]
-    mixed = share * np.asarray(colour) + (255 - share) * np.asarray(background)
-    tile: Picture = ((mixed + 127) // 255).astype(np.uint8)
-    return tile
-
-
 def _desk(scene: Scene) -> Picture:
-    """The picture without any text but the titles."""
+    """The picture without any text but the titles; the windows' corners are rounded."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (scene.width, scene.height), theme.DESK)
     for window in scene.windows:
-        frame = _frame(window)
-        image.paste(frame, (window.left, window.top), _rounded(frame.size))
+        width, height = window.size
+        outline = Image.new("L", (width * FINE, height * FINE))
+        edges = (0, 0, outline.width - 1, outline.height - 1)
+        ImageDraw.Draw(outline).rounded_rectangle(edges, CORNER * FINE, fill=255)
+        image.paste(_frame(window), (window.left, window.top), outline.resize(window.size, Image.Resampling.BOX))
     return np.array(image)
 
 
@@ -204,13 +199,3 @@ def _frame(window: Window) -> Any:
     font = loaded(False, Font(cell_width).size)
     draw.text((width // 2, middle), title, fill=theme.TITLE, font=font, anchor="mm")
     return image
-
-
-def _rounded(size: tuple[int, int]) -> Any:
-    """A window's outline as a mask with rounded corners."""
-    from PIL import Image, ImageDraw
-
-    fine = 4
-    large = Image.new("L", (size[0] * fine, size[1] * fine))
-    ImageDraw.Draw(large).rounded_rectangle((0, 0, large.width - 1, large.height - 1), CORNER * fine, fill=255)
-    return large.resize(size, Image.Resampling.BOX)
