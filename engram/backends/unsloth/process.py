@@ -51,6 +51,8 @@ def unsloth() -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if _chosen == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
+        # threads that wait for each other sleep: spinning on a busy machine, two take ten times as long as one
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     else:
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
         if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":  # else torchrun's processes take one each, by LOCAL_RANK
