@@ -71,8 +71,9 @@ data: ## training, validation and test rows from the patterns
 train: ## teach the model: a LoRA adapter in adapters/<backend>/; interrupted, the same again goes on
 eval: ## answer the test set before and after
 compare: ## before and after, paired, with intervals; and every backend next to the others
+FURTHEST = $(lastword $(foreach stage,data train eval compare,$(filter $(stage),$(MAKECMDGOALS))))# leads over the others
 data train eval compare: | $(READY)
-	$(RUN) $@ $(ARGS)
+	$(if $(filter $@,$(FURTHEST)),$(RUN) $@ $(ARGS),@:)
 validate: | $(READY) ## check the pattern files, and prove that the splits do not leak
 	$(RUN) data
 	@$(ENGRAM) validate "$$V_PATTERNS"

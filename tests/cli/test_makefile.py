@@ -109,6 +109,11 @@ def test_each_variable_is_an_option(house: Path, typed: tuple[str, ...], found: 
     assert all(f"--{one.replace('=', ' ', 1)} " in words for one in found)
 
 
+def test_several_stages_are_one_call(house: Path) -> None:
+    (call,) = make(house, "eval", "data", "train")
+    assert call[-1] == "eval"
+
+
 def test_arguments_go_to_the_command_that_shows(house: Path) -> None:
     assert make(house, "demo", "ARGS=--speed 2 --width 80")[0][-6:] == ["demo", "--", "--speed", "2", "--width", "80"]
     call = make(house, "ask", "ARGS=--only tuned", "Q=Which port?")[0]
