@@ -104,9 +104,10 @@ def _figures(stage: Stage, both: Both) -> Table:
     grid.add_column(width=FIRST)
     for _ in both.runs:
         grid.add_column(width=(stage.inner - FIRST) // 2, no_wrap=True)
-    grid.add_row("", *(styled((visible(run.name), "bold")) for run in both.runs))
+    grid.add_row("", *(styled((visible(run.name), "bold"), cut=True) for run in both.runs))
     for name, key in FIGURES.items():
-        grid.add_row(styled((name, QUIET)), *(styled((tables.ACROSS[key](run.comparison), "")) for run in both.runs))
+        cells = (styled((tables.ACROSS[key](run.comparison), ""), cut=True) for run in both.runs)
+        grid.add_row(styled((name, QUIET)), *cells)
     return grid
 
 
