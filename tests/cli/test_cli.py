@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from report_runs import two_runs
 
 from engram import cli
+from engram.support import console
 
 
 @pytest.mark.parametrize("name", sorted(cli.main.commands))
@@ -88,3 +90,18 @@ def test_a_folder_cannot_drive_the_terminal_by_its_name(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.main, ["report", "--results", str(two_runs(tmp_path / "r")), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output and "\\x1b[2J" in result.output
+
+
+def test_a_long_stage_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(console, "EVERY", 0.05)
+    with console.Pulse() as pulse, console.TrainingBar() as bar:
+        pulse.say("answering")
+        time.sleep(0.3)
+        bar.start(3)
+        time.sleep(0.3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "answering"
+    for text in ("answering", "loading the model", "step 1 of 3"):
+        assert sum(f"s: {text}" in line for line in lines) > 1
+    time.sleep(0.2)
+    assert capsys.readouterr().out == ""

@@ -157,8 +157,8 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def since(checkout: Path, commit: str | None = "", created: str = "2000-01-01T00:00:00Z", **packages: str) -> list[str]:
-    known = {"packages": packages, "engram": "0.0.1", "created": created}
+def since(checkout: Path, commit: str | None = "", **packages: str) -> list[str]:
+    known = {"packages": packages, "engram": "0.0.1"}
     return stages.since({**known, "git_commit": machine.git_commit(checkout) if commit == "" else commit}, checkout)
 
 
@@ -175,11 +175,10 @@ def test_a_changed_stage_is_a_change_and_a_changed_show_is_none(checkout: Path) 
     assert since(checkout, commit) == []
 
 
-@pytest.mark.parametrize("commit", ["123456789abc", "123456789abc+", None])
-def test_where_the_commit_says_nothing_the_time_does(checkout: Path, commit: str | None) -> None:
-    os.utime(checkout / "engram" / "training" / "train.py", (1e9, 1e9))
-    assert since(checkout, commit, "2001-09-09T01:46:40Z") == []
-    assert since(checkout, commit, "2001-09-09T01:46:38Z") == ["engram/training/train.py: changed since"]
+def test_what_was_uncommitted_is_compared_with_the_commit_and_an_unknown_one_by_version(checkout: Path) -> None:
+    (checkout / "engram" / "training" / "train.py").write_text("a = 2\n")
+    assert since(checkout, machine.git_commit(checkout)) == ["engram/training/train.py: changed since"]
+    assert since(checkout, "123456789abc+") == since(checkout, None) == [f"engram 0.0.1 then, {__version__} now"]
 
 
 def test_other_packages_and_outside_a_checkout_another_version_are_changes(tmp_path: Path) -> None:

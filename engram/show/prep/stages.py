@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shlex
 from pathlib import Path
 from typing import Any
@@ -149,41 +148,17 @@ NO_STAGES = (
 def since(provenance: dict[str, Any], checkout: Path) -> list[str]:
     """The changes since a document was made, a line for each cause.
 
-    In a checkout that knows the document's commit, and where nothing was uncommitted then, the stages' files are
-    compared by content. Else a file written later than the document counts as changed. Outside a checkout the version
-    is all there is.
+    In a checkout that knows the document's commit, the stages' files are compared with it, by content: what was
+    uncommitted then, and still is, counts as changed. Elsewhere the version is all there is.
     """
-    lines = _packages(provenance["packages"])
-    if not (checkout / ".git").exists():
+    now, then, commit = machine.packages(), provenance["packages"], (provenance["git_commit"] or "").rstrip("+")
+    lines = [f"{name} {then[name]} then, {now.get(name, 'none')} now" for name in then if now.get(name) != then[name]]
+    tracked = finding.ask(checkout, "diff", "--name-only", commit, "--", "engram") if commit else None
+    new = finding.ask(checkout, "ls-files", "--others", "--exclude-standard", "--", "engram")
+    if tracked is None or new is None or not (checkout / ".git").exists():
         version = provenance["engram"]
         return lines + ([] if version == __version__ else [f"engram {version} then, {__version__} now"])
-    changed = _by_content(provenance["git_commit"] or "", checkout)
-    if changed is None:
-        changed = _by_time(provenance["created"], checkout)
-    return lines + [f"{name}: changed since" for name in changed]
-
-
-def _packages(then: dict[str, str]) -> list[str]:
-    now = machine.packages()
-    return [f"{name} {then[name]} then, {now.get(name, 'none')} now" for name in then if now.get(name) != then[name]]
-
-
-def _by_content(commit: str, checkout: Path) -> list[str] | None:
-    """The stages' files that differ from a commit; None if the commit does not say what ran."""
-    if not commit or commit.endswith("+"):
-        return None
-    tracked = finding.ask(checkout, "diff", "--name-only", commit, "--", "engram")
-    new = finding.ask(checkout, "ls-files", "--others", "--exclude-standard", "--", "engram")
-    if tracked is None or new is None:
-        return None
-    return [name for name in (*tracked.splitlines(), *new.splitlines()) if _is_stage(name)]
-
-
-def _by_time(created: str, checkout: Path) -> list[str]:
-    moment = datetime.datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
-    limit = moment.timestamp() + 1  # the moment is cut to whole seconds
-    names = (file.relative_to(checkout).as_posix() for file in sorted((checkout / "engram").rglob("*.py")))
-    return [name for name in names if _is_stage(name) and (checkout / name).stat().st_mtime > limit]
+    return lines + [f"{name}: changed since" for name in (*tracked.splitlines(), *new.splitlines()) if _is_stage(name)]
 
 
 def _is_stage(name: str) -> bool:
