@@ -51,8 +51,6 @@ def unsloth() -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if _chosen == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
-        # threads that wait for each other sleep: spinning on a busy machine, two take ten times as long as one
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     else:
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
         if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":  # else torchrun's processes take one each, by LOCAL_RANK
@@ -75,11 +73,12 @@ def unsloth() -> Any:
 
 
 def _set_threads(parameters: int) -> None:
-    """At most FEW threads for a small model: more would mostly wait for each other."""
+    """For a small model half the cores, FEW at most: on a busy core all threads wait for the one that is there."""
     unsloth()
     import torch
 
-    torch.set_num_threads(min(FEW, _all_threads()) if parameters < SMALL_MODEL else _all_threads())
+    small = max(1, min(FEW, _all_threads() // 2))
+    torch.set_num_threads(small if parameters < SMALL_MODEL else _all_threads())
 
 
 @functools.cache
