@@ -41,7 +41,7 @@ def _data(use: Shared, force: bool, dry: bool) -> None:
 
     at = (find_files(use.patterns), use.data, use.seed)
     reason = "forced" if force else pipeline.why_data(*at)
-    console.note(f"data: {reason}" if reason else "up to date: data")
+    console.note(f"data: {reason}{' (not run)' if dry else ''}" if reason else "up to date: data")
     if reason and not dry:
         _made(pipeline.write_data(*at))
 
