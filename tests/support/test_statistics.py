@@ -9,20 +9,6 @@ import pytest
 
 from engram.support.statistics import holm, mcnemar, paired_bootstrap, ratio_bootstrap, spread, wilson
 
-Z = 1.959963984540054  # the normal distribution's 97.5 % point
-
-
-def closed_wilson(successes: int, n: int) -> tuple[float, float]:
-    share = successes / n
-    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-@pytest.mark.parametrize(("successes", "n"), [(8, 10), (0, 20), (20, 20), (1, 1), (0, 1), (69, 272), (5000, 10000)])
-def test_wilson_is_its_closed_formula(successes: int, n: int) -> None:
-    assert wilson(successes, n) == pytest.approx(closed_wilson(successes, n), abs=1e-9)
-
 
 def test_wilson_for_eight_of_ten_as_textbooks_print_it() -> None:
     low, high = wilson(8, 10) or (0, 0)
@@ -38,22 +24,6 @@ def outcomes(both: int, fixed: int, broken: int, neither: int) -> tuple[list[boo
     before = [True] * both + [False] * fixed + [True] * broken + [False] * neither
     after = [True] * both + [True] * fixed + [False] * broken + [False] * neither
     return before, after
-
-
-@pytest.mark.parametrize(
-    ("fixed", "broken", "p_value"),
-    [
-        (0, 0, 1.0),
-        (1, 0, 1.0),
-        (5, 0, 2 / 2**5),
-        (0, 6, 2 / 2**6),
-        (8, 2, 2 * (1 + 10 + 45) / 2**10),
-        (3, 3, 1.0),
-        (2, 1, 1.0),
-    ],
-)
-def test_mcnemar_is_the_binomial_tail_by_hand(fixed: int, broken: int, p_value: float) -> None:
-    assert mcnemar(*outcomes(7, fixed, broken, 4)) == pytest.approx(p_value)
 
 
 def test_only_pairs_that_differ_matter_to_mcnemar() -> None:
@@ -109,7 +79,7 @@ def test_unpaired_outcomes_are_a_mistake_of_ours(function: object) -> None:
         function([True], [True, False])
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 7), (3, 7), (8, 10), (200, 203), (5000, 10000)])
+@pytest.mark.parametrize(("successes", "n"), [(0, 7), (1, 1), (8, 10), (69, 272), (200, 203), (5000, 10000)])
 def test_wilson_is_statsmodels(successes: int, n: int) -> None:
     from statsmodels.stats.proportion import proportion_confint
 
@@ -117,7 +87,7 @@ def test_wilson_is_statsmodels(successes: int, n: int) -> None:
     assert wilson(successes, n) == pytest.approx((max(low, 0.0), min(high, 1.0)), abs=1e-9)
 
 
-@pytest.mark.parametrize(("fixed", "broken"), [(1, 0), (8, 2), (3, 3), (40, 21)])
+@pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (1, 0), (5, 0), (0, 6), (8, 2), (3, 3), (40, 21)])
 def test_mcnemar_is_statsmodels(fixed: int, broken: int) -> None:
     from statsmodels.stats.contingency_tables import mcnemar as theirs
 
