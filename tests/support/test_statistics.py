@@ -38,7 +38,7 @@ def test_the_bootstrap_is_seeded() -> None:
 
 def test_the_bootstrap_interval_is_near_the_normal_one_for_many_pairs() -> None:
     low, high = paired_bootstrap(*outcomes(400, 250, 150, 200)) or (0, 0)
-    spread = Z * math.sqrt((0.25 + 0.15 - 0.1**2) / 1000)
+    spread = 1.96 * math.sqrt((0.25 + 0.15 - 0.1**2) / 1000)
     assert (low, high) == pytest.approx((0.1 - spread, 0.1 + spread), abs=0.004)
 
 
