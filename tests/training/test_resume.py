@@ -341,6 +341,7 @@ def test_the_bar_says_where_the_run_goes_on(capsys: pytest.CaptureFixture[str]) 
     with console.TrainingBar() as bar:
         bar.start(40, [2.0, 1.0])
         bar.step(3, 0.5, 100.0)
-    assert capsys.readouterr().out == "continuing at step 3 of 40, from the checkpoint\n"
+    first = "step    3/40 · loss 0.500 · 100 tokens/s\n"
+    assert capsys.readouterr().out == f"continuing at step 3 of 40, from the checkpoint\n{first}"
     assert bar.bar.tasks[0].completed == 2
     assert bar.losses == [2.0, 1.0, 0.5]
