@@ -134,7 +134,6 @@ def test_a_whole_run_of_hostile_patterns_shows_them_harmless_and_writes_no_secre
         ["eval", "--stage", "baseline", *stage, *settings],
         ["eval", "--stage", "tuned", *stage, *settings],
         ["compare", "--backend", "mlx"],
-        ["compare", "--backend", "mlx", "--show", "--categories"],
         ["demo", *stage, "--patterns", "pack.yaml", "--quick"],
         ["report"],
         ["record", "--backend", "mlx", "--patterns", "pack.yaml"],
