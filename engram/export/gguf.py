@@ -9,7 +9,6 @@ reason.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -57,13 +56,6 @@ class Settings(NamedTuple):
     vocabulary: int
     epsilon: float
     theta: float
-
-
-def require() -> None:
-    """Raise an EngramError if the package that writes GGUF files is not installed."""
-    if not importlib.util.find_spec("gguf"):
-        fix = "make setup-gguf, or pip install 'engram[gguf]'"
-        raise EngramError("the package gguf is not installed", where="--format gguf", fix=fix)
 
 
 def check(model: Model, lora: Lora, quantize: str) -> tuple[Settings, dict[str, Entry]]:

@@ -61,10 +61,8 @@ def export(
 
 
 def _require(form: str, checking: bool) -> None:
-    if form in ("gguf", "ollama"):
-        gguf.require()
-        if checking:
-            llamacpp.require()
+    if form in ("gguf", "ollama") and checking:
+        llamacpp.require()
     elif form == "fused" and checking:
         agreement.require_program()
 

@@ -29,7 +29,6 @@ from engram.support.files import BUNDLED, sha256
 
 TINY = BUNDLED / "tiny"
 LAYER = "model.layers.0.self_attn.q_proj"
-needs_gguf = pytest.mark.skipif(not importlib.util.find_spec("gguf"), reason="gguf is not installed: make setup-gguf")
 needs_llamacpp = pytest.mark.skipif(
     not importlib.util.find_spec("xllamacpp"), reason="llama.cpp (xllamacpp) is not installed: make setup-gguf"
 )
@@ -183,7 +182,6 @@ def test_an_unknown_pre_tokenizer_is_refused(tmp_path: Path) -> None:
         gguf_file.identify(tmp_path, ["Hello there"])
 
 
-@needs_gguf
 def test_what_gguf_cannot_hold_is_named(tmp_path: Path) -> None:
     rope = {"rope_type": "yarn", "factor": 4.0}
     tiny = copied(tmp_path, rope_parameters=rope, hidden_act="gelu")
@@ -200,7 +198,6 @@ def test_what_gguf_cannot_hold_is_named(tmp_path: Path) -> None:
         gguf_file.check(copied(tmp_path / "other", architectures=["PhiForCausalLM"]), lora(), "f16")
 
 
-@needs_gguf
 @pytest.mark.parametrize("quantize", gguf_file.QUANTIZE)
 def test_a_gguf_file_read_back(tmp_path: Path, quantize: str) -> None:
     import gguf
@@ -225,7 +222,6 @@ def test_a_gguf_file_read_back(tmp_path: Path, quantize: str) -> None:
     assert np.abs(back - right).max() < (0.002 if quantize == "f16" else 0.02) * np.abs(right).max()
 
 
-@needs_gguf
 def test_q8_0_wants_rows_of_whole_blocks(tmp_path: Path, smollm: model.Model) -> None:
     with pytest.raises(EngramError, match="q8_0: rows that are no multiple of 32"):
         gguf_file.check(smollm, Lora(1, 1.0, 0.0, None, True, {}), "q8_0")
@@ -251,7 +247,6 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[model.Model]:
     yield model.resolve(str(folder))
 
 
-@needs_gguf
 @needs_llamacpp
 def test_heads_of_smollms_form_lie_as_llamacpp_wants_them(tmp_path: Path, smollm: model.Model) -> None:
     import torch
@@ -270,7 +265,6 @@ def test_heads_of_smollms_form_lie_as_llamacpp_wants_them(tmp_path: Path, smollm
     assert len(set(right)) > 5  # not one token for everything
 
 
-@needs_gguf
 @needs_llamacpp
 def test_gguf_answers_in_llamacpp_as_here(source: model_card.Source, tmp_path: Path) -> None:
     document = stage.export(source, "gguf", tmp_path / "out", "f16", False, lambda _: None)
@@ -383,7 +377,6 @@ def test_results_of_another_adapter_are_refused(run: Run, tmp_path: Path) -> Non
         model_card.source(run.model, tmp_path / "adapter", tmp_path, run.root / "data", True)
 
 
-@needs_gguf
 def test_without_llamacpp_it_is_refused_or_said(source: model_card.Source, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(llamacpp, "BINDING", "no_such_module")
     with pytest.raises(EngramError, match="make setup-gguf"):
