@@ -121,14 +121,21 @@ def _step(model: Model, settled: Config, steps: int) -> Callable[[Batch], None]:
     mlx_model.attach(loaded, settled)
     loaded.train()
     optimizer = training.adamw(settled, learning_rates(settled, steps))
-    graded = nn.value_and_grad(loaded, mlx_model.loss)
+    graded = nn.value_and_grad(loaded, _loss)
 
     def step(batch: Batch) -> None:
-        (loss, _), gradients = graded(loaded, *mlx_model.arrays(batch))
+        loss, gradients = graded(loaded, *mlx_model.arrays(batch))
         optimizer.update(loaded, gradients)
         mx.eval(loss, loaded.state, optimizer.state)
 
     return step
+
+
+def _loss(model: Any, tokens: Any, positions: Any, targets: Any, weights: Any) -> Any:
+    """The mean loss of a batch, computed as one part."""
+    from engram.backends.mlx import model as mlx_model
+
+    return (mlx_model.token_losses(model, tokens, positions, targets) * weights).sum() / weights.sum()
 
 
 def _stock(model: Model, settled: Config, batches: Sequence[Batch], out: Path) -> float:
@@ -183,10 +190,10 @@ def _profile(order: dict[str, Any]) -> dict[str, Any]:
     loaded.freeze()
     trainable = mlx_model.attach(loaded, settled)
     loaded.train()
-    graded, step = nn.value_and_grad(loaded, mlx_model.loss), _step(model, settled, len(plan.batches))
+    graded, step = nn.value_and_grad(loaded, _loss), _step(model, settled, len(plan.batches))
     ways: dict[str, Callable[[Batch], Any]] = {
         "forward, blocks": lambda batch: mx.eval(mlx_model.parts(loaded)[0](mx.array(batch.tokens))),
-        "and loss": lambda batch: mx.eval(mlx_model.loss(loaded, *mlx_model.arrays(batch))[0]),
+        "and loss": lambda batch: mx.eval(_loss(loaded, *mlx_model.arrays(batch))),
         "and backward": lambda batch: mx.eval(graded(loaded, *mlx_model.arrays(batch))),
         "and optimizer": step,
     }

@@ -53,7 +53,7 @@ class Quiet:
         assert tokens_per_second > 0
         self.losses.append(loss)
 
-    def validation(self, step: int, loss: float) -> None:
+    def validation(self, step: int, loss: float, recall: float) -> None:
         self.checks.append(step)
 
 

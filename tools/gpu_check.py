@@ -181,7 +181,7 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
         peft = get_peft_model(base.to("cuda" if cuda else "cpu"), lora)
         training.start_at_the_shared_adapter(peft, settled)
         curve = Curve(Silent(), batches, [], settled)
-        training.run(peft, curve, settled, cuda=cuda)
+        training.run(peft, curve, settled, 1 << 30, cuda=cuda)
     write_bytes(adapter / unsloth.WEIGHTS, unsloth.serialised(peft))
     described = adapters.peft_settings(settled.rank, settled.alpha, settled.dropout, chosen.name, targets)
     write_text(adapter / adapters.CONFIG, json.dumps(described, indent=2) + "\n")

@@ -48,5 +48,5 @@ class Silent:
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Nothing."""
 
-    def validation(self, step: int, loss: float) -> None:
+    def validation(self, step: int, loss: float, recall: float) -> None:
         """Nothing."""

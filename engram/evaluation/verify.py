@@ -100,12 +100,13 @@ def _reads(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
-    steps, summary = document["steps"], document["summary"]
+    steps, summary, checks = document["steps"], document["summary"], document["validation"]
+    kept = document.get("kept", {"step": checks[-1]["step"] if checks else 0, "of": len(steps)})
     seconds = sum(step["seconds"] for step in steps)
     right = {
         "steps": len(steps),
         "final_loss": steps[-1]["loss"],
-        "validation_loss": document["validation"][-1]["loss"] if document["validation"] else None,
+        "validation_loss": next((check["loss"] for check in checks if check["step"] == kept["step"]), None),
     }
     known = {key: summary[key] for key in right}
     wrong = list(_differences(results.rounded(right), known, "summary."))
@@ -113,7 +114,7 @@ def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[
     wrong += _apart("summary.tokens_per_second", summary["tokens_per_second"], summary["tokens"] / seconds)
     yield Finding("the summary, from the steps", tuple(wrong))
     settings = {key: value for key, value in document["recipe"].items() if key in Config.__dataclass_fields__}
-    rates = results.rounded(methods.of(settings).rates(Config(**settings), len(steps)))
+    rates = results.rounded(methods.of(settings).rates(Config(**settings), kept["of"])[: len(steps)])
     lines = [
         f"steps[{i}].learning_rate: {step['learning_rate']!r}, the recipe gives {rate!r}"
         for i, (step, rate) in enumerate(zip(steps, rates, strict=True))

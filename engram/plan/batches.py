@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engram.dataset.rows import Example
+from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.config import MAX_STEPS, Config
+from engram.support import strict_json
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 PAD_LENGTH = 4  # row lengths are padded to a multiple of this, so that few shapes occur: a GPU prepares for each
 WINDOW = 16  # batches whose rows are sorted by length together; more pad less, but put rows of one family together
 PAD_TARGETS = 16  # and the number of learned positions to a multiple of this
+ACTIVATIONS = {"cpu": 7 << 28, "gpu": 1 << 32}  # bytes, about, of one part of a batch
+FEWEST_SHARED = 8  # tokens; a shorter common beginning is not worth a separate pass
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ def plan_batches(
     """
     rows = [*encoded, *replay]
     mixed_in = min(round(config.replay * len(encoded)), len(replay))
-    steps = config.steps or max(1, round(config.epochs * math.ceil((len(encoded) + mixed_in) / config.batch_size)))
+    a_pass = math.ceil((len(encoded) + mixed_in) / config.batch_size)
+    steps = config.steps or max(1, config.least_steps, round(config.epochs * a_pass))
     if steps > MAX_STEPS:
         what = (
             f"{config.epochs:g} epochs of {len(encoded) + mixed_in} rows are {steps:,} steps, at most {MAX_STEPS:,} run"
@@ -113,6 +119,92 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         real,
         tuple(e.id for e in encoded),
     )
+
+
+def row_lengths(batch: Batch) -> NDArray[np.int64]:
+    """The number of tokens that each row reads, int64 [rows]: up to its last learned position."""
+    import numpy as np
+
+    rows, length = batch.tokens.shape
+    real = batch.weights > 0
+    lengths = np.ones(rows, dtype=np.int64)
+    np.maximum.at(lengths, batch.owners[real], batch.positions[real] % length + 1)
+    return lengths
+
+
+def with_rows(batch: Batch, rows: Sequence[int], lengths: NDArray[np.int64]) -> Batch:
+    """These rows alone, padded no further than they need; shapes as in `Batch`."""
+    import numpy as np
+
+    old, new = batch.tokens.shape[1], rounded_up(int(lengths[rows].max()), PAD_LENGTH)
+    kept = (batch.weights > 0) & np.isin(batch.owners, rows)
+    owners = np.searchsorted(rows, batch.owners[kept]).astype(np.int32)
+    real = len(owners)
+    padding = (0, rounded_up(real, PAD_TARGETS) - real)
+    return Batch(
+        np.ascontiguousarray(batch.tokens[rows, :new]),
+        np.pad(owners * new + batch.positions[kept] % old, padding).astype(np.int32),
+        np.pad(batch.targets[kept], padding),
+        np.pad(batch.weights[kept], padding),
+        np.pad(owners, padding),
+        int(lengths[rows].sum()) + len(rows),
+        real,
+        tuple(batch.ids[row] for row in rows),
+    )
+
+
+def parts(batch: Batch, tokens: int) -> list[Batch]:
+    """The batch in parts of consecutive rows, each with at most `tokens` tokens, padding included, or one row.
+
+    A batch that fits is left as it is. The sum of the parts' losses is the batch's.
+    """
+    rows, length = batch.tokens.shape
+    if rows == 1 or rows * length <= tokens:
+        return [batch]
+    size = -(-rows // -(-rows // max(1, tokens // length)))  # as few parts as possible, as equal as possible
+    lengths = row_lengths(batch)
+    return [with_rows(batch, range(i, min(i + size, rows)), lengths) for i in range(0, rows, size)]
+
+
+def tokens_at_once(model: Model, *, gpu: bool) -> int:
+    """How many tokens of a batch are trained on together: whose activations fit into ACTIVATIONS bytes.
+
+    For each token a block keeps some 8 vectors of its width and 10 of its MLP's, in float32 (MLX on a CPU, measured).
+    """
+    settings = strict_json.read(model.path / "config.json", "take another MODEL")
+    width, blocks = settings.get("hidden_size", 1024), settings.get("num_hidden_layers", 24)
+    bytes_each = 4 * blocks * (8 * width + 10 * settings.get("intermediate_size", 4 * width))
+    return max(1, int(ACTIVATIONS["gpu" if gpu else "cpu"] // bytes_each))
+
+
+def shared_tokens(batch: Batch) -> int:
+    """With how many equal tokens all rows begin, none of them one whose loss is wanted; 0 if it is not worth a pass."""
+    import numpy as np
+
+    rows, length = batch.tokens.shape
+    columns = batch.positions[batch.weights > 0] % length
+    first = min(int(columns.min()), length - 1) if columns.size else 0
+    equal = (batch.tokens[:, :first] == batch.tokens[:1, :first]).all(axis=0)
+    count = int(np.argmin(equal)) if not equal.all() else first
+    return count if rows > 1 and count >= FEWEST_SHARED else 0
+
+
+def without_beginning(batch: Batch, count: int) -> Batch:
+    """The batch without its first `count` columns; positions index what is left."""
+    import numpy as np
+
+    length = batch.tokens.shape[1]
+    rows, columns = np.divmod(batch.positions, length)
+    positions = rows * (length - count) + np.maximum(columns - count, 0)  # padding points anywhere
+    return dataclasses.replace(batch, tokens=batch.tokens[:, count:], positions=positions.astype(np.int32))
+
+
+def rows_right(batch: Batch, right: NDArray[np.bool_]) -> int:
+    """How many rows have every learned token right; `right` is bool [targets]."""
+    import numpy as np
+
+    real = batch.weights > 0
+    return len(np.unique(batch.owners[real])) - len(np.unique(batch.owners[real & ~right]))
 
 
 def mean_losses(

@@ -13,14 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engram.models import safetensors_file
 from engram.models.safetensors_file import Tensor
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import read_bytes, recover, write_bytes
 
-LAYOUT = 2  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
+LAYOUT = 3  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
 EVERY = 25  # steps between two checkpoints by default
 _SEAL = 64 * "0"
 _SEAL_AT = 8 + len(f'{{"{safetensors_file.METADATA}":{{"sha256":"')
@@ -43,6 +43,14 @@ class State:
     peak_memory_bytes: int = 0
 
 
+class Check(NamedTuple):
+    """One validation pass: after how many steps, the mean nats per answer token, the share of rows right."""
+
+    step: int
+    loss: float
+    recall: float
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A run after `step` steps: its state, its curve, its time, and the steps after which it went on before."""
@@ -51,7 +59,7 @@ class Checkpoint:
     state: State
     losses: Sequence[float]
     seconds: Sequence[float]
-    validation: Sequence[tuple[int, float]]
+    validation: Sequence[Check]
     wall_seconds: float
     resumed_at: Sequence[int] = ()
 
@@ -82,7 +90,7 @@ class Keeper:
         state: State,
         losses: Sequence[float],
         seconds: Sequence[float],
-        validation: Sequence[tuple[int, float]],
+        validation: Sequence[Check],
     ) -> None:
         """Replace the checkpoint by one after `step` steps; raises EngramError if a weight is no longer a number."""
         if wrong := [name for name, tensor in state.tensors.items() if not safetensors_file.is_finite(tensor)]:
@@ -134,7 +142,7 @@ def read(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor], dict[str, An
 def made(tensors: Mapping[str, Tensor], run: Mapping[str, Any]) -> Checkpoint:
     """The checkpoint of what `read` found."""
     state = State(tensors, run["rest"], run["peak_memory_bytes"])
-    validation = [(step, loss) for step, loss in run["validation"]]
+    validation = [Check(*check) for check in run["validation"]]
     return Checkpoint(
         run["step"], state, run["losses"], run["seconds"], validation, run["wall_seconds"], run["resumed_at"]
     )

@@ -30,7 +30,10 @@ class LoraSettings:
     warmup_steps: int = 0  # over which the learning rate rises linearly
     batch_size: int = 16  # rows
     epochs: float = 8.0
-    steps: int = 0  # optimizer steps; 0: as many as `epochs` need
+    steps: int = 0  # optimizer steps; 0: as many as `epochs` need, and `least_steps`
+    least_steps: int = 0
+    stop_at: float = 0.0  # share of validation rows right that ends training; the best adapter is kept. 0: none does
+    patience: int = 0  # validation passes without a better adapter that end training; 0: none do
     replay: float = 0.0  # rows of general chat mixed in for each row, so that the model forgets less
     weight_decay: float = 0.0
     beta1: float = 0.9
@@ -87,21 +90,29 @@ class Config(MemorySettings, LoraSettings):
         return {"name": self.name, "seed": self.seed} | fields
 
 
+# training ends when the patterns are known under phrasings that it never sees, whatever their number
+_UNTIL_KNOWN = {"stop_at": 0.99, "least_steps": 150, "validation_rows": 96}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # tuned on the bundled model; see results/reference/
     "default-small": {
-        **{"rank": 16, "alpha": 32.0, "learning_rate": 4e-3, "batch_size": 16, "epochs": 3.0, "replay": 0.15},
-        **{"validate_every": 64, "validation_rows": 64},
+        **{"rank": 16, "alpha": 32.0, "learning_rate": 4e-3, "batch_size": 16, "epochs": 4.0, "replay": 0.15},
+        **_UNTIL_KNOWN,
+        "validate_every": 20,
     },
-    # usual LoRA settings for 100 M parameters and more
-    "default-large": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 4.0},
+    # tuned on SmolLM2-135M, for 50 M parameters and more
+    "default-large": {
+        **{"rank": 16, "alpha": 32.0, "learning_rate": 2e-3, "batch_size": 16, "epochs": 2.0},
+        **_UNTIL_KNOWN,
+        "validate_every": 10,
+    },
     # as in the original plan: 100 iterations, learning rate 1e-5, rank 8, batch 4
     "seed": {"learning_rate": 1e-5, "rank": 8, "alpha": 160.0, "batch_size": 4, "steps": 100, "schedule": "constant"},
 }
 # the largest value of each setting: far beyond any use, but planning still ends and fits into memory
 _MOST = {
     **{"rank": 4096, "alpha": 1e6, "learning_rate": 100, "warmup_steps": 10**6, "batch_size": 65536, "epochs": 10_000},
-    **{"steps": MAX_STEPS, "replay": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6, "max_length": 10**6},
+    **{"steps": MAX_STEPS, "least_steps": MAX_STEPS, "stop_at": 1, "patience": MAX_STEPS, "max_length": 10**6},
+    **{"replay": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6},
     **{"validate_every": 10**9, "validation_rows": 10**9, "max_new_tokens": 65536, "samples": 1000},
     **{"memory_blocks": 1000, "memory_start": 100, "memory_rate": 100, "memory_passes": 10_000, "memory_phrasings": 4},
     **{"temperature": 100, "consistency_prompts": 10**6, "latency_prompts": 10**6, "seed": MAX_SEED},

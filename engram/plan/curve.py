@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from engram.models.safetensors_file import Tensor
 from engram.plan.batches import Batch
-from engram.plan.checkpoint import Keeper, State
+from engram.plan.checkpoint import Check, Keeper, State
 from engram.plan.config import Config
 from engram.plan.sharding import Ranks
 from engram.support import signals
@@ -19,11 +20,20 @@ from engram.support.errors import EngramError
 
 TOO_HIGH = 10.0  # times the first loss: an explosion
 LOW = 3.0  # nats; a first loss below it counts as this
+BEST = "best."  # before the names of the best adapter's tensors in a checkpoint
 NAMED = 40  # rows of a batch that an error names
 
 
+Measure = Callable[[], tuple[float, float]]  # mean nats per answer token of the validation rows, and their recall
+
+
 class Curve:
-    """Losses, seconds and validation of a run, from its first step on, also where it goes on from a checkpoint."""
+    """Losses, seconds and validation of a run, from its first step on, also where it goes on from a checkpoint.
+
+    It decides when a run ends: after its last planned step, or before, where the recipe says so (`stop_at`,
+    `patience`). Recall is the share of validation rows that are answered right, token for token. Such a run keeps its
+    best adapter: the one with the highest recall on the validation rows, of equals the one with the lowest loss.
+    """
 
     def __init__(
         self,
@@ -36,11 +46,15 @@ class Curve:
     ) -> None:
         self.progress, self.batches, self.validated_on, self.keeper = progress, batches, validation, keeper
         self.ranks = ranks or Ranks()
-        self._validate_every = config.validate_every
+        self._config = config
+        self._seeks = bool(validation) and bool(config.stop_at or config.patience)
         self.begun = keeper.begun if keeper else None
         self.losses: list[float] = list(self.begun.losses) if self.begun else []
         self.seconds: list[float] = list(self.begun.seconds) if self.begun else []
-        self.validation: list[tuple[int, float]] = list(self.begun.validation) if self.begun else []
+        self.validation: list[Check] = list(self.begun.validation) if self.begun else []
+        named = self.begun.state.tensors if self.begun else {}
+        self._best = {name.removeprefix(BEST): named[name] for name in named if name.startswith(BEST)}
+        self.reason = ""
 
     @property
     def done(self) -> int:
@@ -51,12 +65,16 @@ class Curve:
         """The run as a whole; the memory given is this process's: the most of all parts and processes counts."""
         peak = self.ranks.largest(self._peak(peak_memory_bytes))
         session = None if self.ranks.rank else session
-        return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device, session)
+        kept = Kept(self._best_check().step, len(self.batches), self.reason) if self._seeks else None
+        return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device, session, kept)
 
     @contextlib.contextmanager
-    def running(self, snapshot: Callable[[], State]) -> Iterator[None]:
-        """Around the steps: a signal waits for the end of one. `snapshot` is the backend's state between two."""
-        self._snapshot = snapshot
+    def running(self, snapshot: Callable[[], State], weights: Callable[[], Mapping[str, Tensor]]) -> Iterator[None]:
+        """Around the steps: a signal waits for the end of one.
+
+        `snapshot` is the backend's state between two steps, `weights` the adapter's tensors alone.
+        """
+        self._snapshot, self._weights = snapshot, weights
         self.progress.start(len(self.batches), self.losses)
         gc.freeze()  # what is there will be there: not to be looked through again and again
         try:
@@ -65,24 +83,19 @@ class Curve:
         finally:
             gc.unfreeze()
 
-    def is_validated_before(self, step: int) -> bool:
-        """Whether a validation pass belongs before step `step`: the first, each `validate_every`-th and the last."""
-        return bool(self.validated_on) and (step in (1, len(self.batches)) or step % self._validate_every == 0)
+    def begin(self, measure: Measure) -> None:
+        """Before the first step of this process: measure an untaught model."""
+        if not self.losses:
+            self._validate(measure)
 
-    def validated(self, step: int, loss: float) -> None:
-        """After a validation pass that follows `step` optimizer steps; raises EngramError for a loss as `step` does."""
-        if not math.isfinite(loss):
-            raise self._wrong(f"the validation loss is {loss} after step {step}", step)
-        self.validation.append((step, loss))
-        self.progress.validation(step, loss)
+    def step(self, loss: float, seconds: float, measure: Measure) -> bool:
+        """Note an optimizer step and its `seconds`; validate and keep a checkpoint when due; return whether to go on.
 
-    def step(self, step: int, loss: float, seconds: float) -> None:
-        """After optimizer step `step` (from 1), which took `seconds`: note it, keep a checkpoint, or stop.
-
-        Raises EngramError if `loss` is no number, or has exploded: above ten times the first loss, where a first
+        Raises EngramError if a loss is no number, or has exploded: above ten times the first loss, where a first
         loss under 3 nats counts as 3. The highest loss of a reference run is two and a half times its first. Raises
         Stopped where a signal asked for it; at the last step it is not heeded, since the run is done.
         """
+        step = len(self.losses) + 1
         if not math.isfinite(loss):
             raise self._wrong(f"the loss is {loss} at step {step}", step)
         if self.losses and loss > (limit := TOO_HIGH * max(self.losses[0], LOW)):
@@ -90,14 +103,49 @@ class Curve:
         self.losses.append(loss)
         self.seconds.append(seconds)
         self.progress.step(step, loss, self.batches[step - 1].real_tokens / seconds)
-        if step < len(self.batches):
+        if step == len(self.batches) or step % self._config.validate_every == 0:
+            self._validate(measure)
+        self.reason = self._why_over()
+        if not self.reason:
             self._keep(step)
+        return not self.reason
+
+    def best(self) -> Mapping[str, Tensor] | None:
+        """The adapter to keep, once the run is over; None if it is the last one."""
+        return self._best if self._seeks and self._best_check().step != len(self.losses) else None
+
+    def _validate(self, measure: Measure) -> None:
+        if not self.validated_on:
+            return
+        step, (loss, recall) = len(self.losses), measure()
+        if not math.isfinite(loss):
+            raise self._wrong(f"the validation loss is {loss} after step {step}", step)
+        self.validation.append(Check(step, loss, recall))
+        self.progress.validation(step, loss, recall)
+        if self._seeks and step and self._best_check().step == step:
+            self._best = dict(self._weights())
+
+    def _best_check(self) -> Check:
+        return max((c for c in self.validation if c.step), key=lambda c: (c.recall, -c.loss, -c.step))
+
+    def _why_over(self) -> str:
+        """Why the run ends here; empty if it goes on."""
+        last = self.validation[-1] if self._seeks else None
+        if last and last.step == len(self.losses):
+            if self._config.stop_at and last.recall >= self._config.stop_at:
+                return f"{100 * last.recall:.1f} % of the validation rows are right"
+            since = sum(c.step > self._best_check().step for c in self.validation)
+            if self._config.patience and since >= self._config.patience:
+                return f"nothing better in {since} checks"
+        return f"the limit of {len(self.batches)} steps" if len(self.losses) == len(self.batches) else ""
 
     def _keep(self, step: int) -> None:
         stop = self.ranks.largest(signals.heard())  # one that heard of it stops all, after the same step
         if self.keeper and self.keeper.every and (stop or self.keeper.is_due(step)) and not self.ranks.rank:
             state = self._snapshot()
-            state = dataclasses.replace(state, peak_memory_bytes=self._peak(state.peak_memory_bytes))
+            tensors = {**state.tensors, **{BEST + name: tensor for name, tensor in self._best.items()}}
+            peak = self._peak(state.peak_memory_bytes)
+            state = dataclasses.replace(state, tensors=tensors, peak_memory_bytes=peak)
             self.keeper.write(step, state, self.losses, self.seconds, self.validation)
         if stop:
             self.ranks.largest(0)  # wait for the first process: a launcher ends the others when one has ended
@@ -130,20 +178,30 @@ class Answer:
     ended: bool
 
 
+class Kept(NamedTuple):
+    """After which step the adapter was kept, how many steps were planned, and why the run ended."""
+
+    step: int
+    of: int
+    reason: str
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """What a backend reports of a training run; losses are mean nats per answer token.
 
     `session` is the trained model, ready to answer, where that is the same as loading it with the written adapter.
+    `kept` is None where the number of steps was fixed: the last adapter was kept.
     """
 
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
+    validation: list[Check] = field(default_factory=list)
     peak_memory_bytes: int = 0
     trainable_parameters: int = 0
     device: str = ""
     session: Any = None
+    kept: Kept | None = None
 
 
 class Progress(Protocol):
@@ -155,5 +213,5 @@ class Progress(Protocol):
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """After optimizer step `step` (from 1); real tokens, padding not counted."""
 
-    def validation(self, step: int, loss: float) -> None:
-        """After a validation pass that follows `step` optimizer steps."""
+    def validation(self, step: int, loss: float, recall: float) -> None:
+        """After a validation pass that follows `step` optimizer steps; `recall` is the share of rows right."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engram.plan.batches import PAD_LENGTH, PAD_TARGETS, Batch, rounded_up
+from engram.plan.batches import Batch, row_lengths, with_rows
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 
@@ -70,9 +70,9 @@ def share(batch: Batch, ranks: Ranks) -> Batch:
     """
     if ranks.size == 1:
         return batch
-    lengths = _lengths(batch)
+    lengths = row_lengths(batch)
     rows = dealt([int(length) for length in lengths], ranks.size)[ranks.rank]
-    return _of(batch, rows, lengths) if rows else _nothing(batch, lengths)
+    return with_rows(batch, rows, lengths) if rows else _nothing(batch, lengths)
 
 
 def dealt(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -91,43 +91,11 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(sha256_text(f"{seed}:dropout:{step}:{rank}")[:8], 16) >> 1
 
 
-def _lengths(batch: Batch) -> NDArray[np.int64]:
-    """The tokens that each row reads: up to its last learned position."""
-    import numpy as np
-
-    rows, length = batch.tokens.shape
-    real = batch.weights > 0
-    lengths = np.ones(rows, dtype=np.int64)
-    np.maximum.at(lengths, batch.owners[real], batch.positions[real] % length + 1)
-    return lengths
-
-
-def _of(batch: Batch, rows: Sequence[int], lengths: NDArray[np.int64]) -> Batch:
-    """These rows alone, padded no further than they need; shapes as in `Batch`."""
-    import numpy as np
-
-    old, new = batch.tokens.shape[1], rounded_up(int(lengths[rows].max()), PAD_LENGTH)
-    kept = (batch.weights > 0) & np.isin(batch.owners, rows)
-    owners = np.searchsorted(rows, batch.owners[kept]).astype(np.int32)
-    real = len(owners)
-    padding = (0, rounded_up(real, PAD_TARGETS) - real)
-    return Batch(
-        np.ascontiguousarray(batch.tokens[rows, :new]),
-        np.pad(owners * new + batch.positions[kept] % old, padding).astype(np.int32),
-        np.pad(batch.targets[kept], padding),
-        np.pad(batch.weights[kept], padding),
-        np.pad(owners, padding),
-        int(lengths[rows].sum()) + len(rows),
-        real,
-        tuple(batch.ids[row] for row in rows),
-    )
-
-
 def _nothing(batch: Batch, lengths: NDArray[np.int64]) -> Batch:
     """The shortest row, of which nothing is learned."""
     import numpy as np
 
-    shortest = _of(batch, [int(lengths.argmin())], lengths)
+    shortest = with_rows(batch, [int(lengths.argmin())], lengths)
     return dataclasses.replace(
         shortest, weights=np.zeros_like(shortest.weights), real_tokens=0, answer_tokens=0, ids=()
     )

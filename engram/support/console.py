@@ -190,7 +190,7 @@ class TrainingBar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.console = make_console()
-        self.validation_loss: float | None = None
+        self.checked = ""
         self.total = 0
         self.losses: list[float] = []
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn())
@@ -225,8 +225,7 @@ class TrainingBar:
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """After an optimizer step."""
         self.losses.append(loss)
-        checked = "" if self.validation_loss is None else f" · validation {self.validation_loss:.3f}"
-        text = f"loss {loss:.3f}{checked} · {tokens_per_second:,.0f} tokens/s"
+        text = f"loss {loss:.3f}{self.checked} · {tokens_per_second:,.0f} tokens/s"
         if self.live:
             curve = sparkline(self.losses, min(len(self.losses), CURVE))
             self.bar.update(self.task, completed=step, text=f"{curve} {text}")
@@ -235,9 +234,9 @@ class TrainingBar:
             self.said = time.monotonic()
             self.pulse.start(f"step {step + 1} of {self.total}")
 
-    def validation(self, step: int, loss: float) -> None:  # noqa: ARG002 (the protocol names it)
+    def validation(self, step: int, loss: float, recall: float) -> None:  # noqa: ARG002 (the protocol names it)
         """After a validation pass."""
-        self.validation_loss = loss
+        self.checked = f" · validation {loss:.3f}, {100 * recall:.0f} % right"
 
 
 def training(log: dict[str, Any]) -> None:
@@ -250,6 +249,15 @@ def training(log: dict[str, Any]) -> None:
         f"{s['steps']} steps, {s['rows']} rows in {s['train_seconds']:.1f} s ({s['tokens_per_second']:,.0f} tokens/s), "
         f"validation loss {checked}, peak memory {s['peak_memory_bytes'] / 2**20:.0f} MiB"
     )
+    if said := ending(log):
+        console.print(said)
+
+
+def ending(log: dict[str, Any]) -> str:
+    """Why a training run ended and which adapter it kept; empty where the number of steps was fixed."""
+    if not (kept := log.get("kept")):
+        return ""
+    return f"kept the adapter after step {kept['step']} of at most {kept['of']}: {kept['reason']}"
 
 
 def findings(found: Sequence[tuple[str, str, str]]) -> bool:

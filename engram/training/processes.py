@@ -36,7 +36,7 @@ class Silent:
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """After an optimizer step."""
 
-    def validation(self, step: int, loss: float) -> None:
+    def validation(self, step: int, loss: float, recall: float) -> None:
         """After a validation pass."""
 
 

@@ -18,7 +18,8 @@ from engram.training.methods import METHODS
 
 SERVICES = ("tensorboard", "wandb")
 # as transformers names them in both services; the learning rate is the step's, the speed counts real tokens
-LOSS, RATE, SPEED, CHECK = "train/loss", "train/learning_rate", "train/tokens_per_second", "eval/loss"
+LOSS, RATE, SPEED = "train/loss", "train/learning_rate", "train/tokens_per_second"
+CHECK, KNOWN = "eval/loss", "eval/recall"
 # under these settings wandb prints nothing and records neither user, machine, code, packages nor arguments
 WANDB_SETTINGS: dict[str, Any] = {
     **{"console": "off", "silent": True, "host": "engram", "username": "engram", "email": "", "program": "engram"},
@@ -64,10 +65,10 @@ class Tracked:
         self.writer.write(step, {LOSS: loss, RATE: self.rates[step - 1], SPEED: tokens_per_second})
         self.progress.step(step, loss, tokens_per_second)
 
-    def validation(self, step: int, loss: float) -> None:
+    def validation(self, step: int, loss: float, recall: float) -> None:
         """After a validation pass."""
-        self.writer.write(step, {CHECK: loss})
-        self.progress.validation(step, loss)
+        self.writer.write(step, {CHECK: loss, KNOWN: recall})
+        self.progress.validation(step, loss, recall)
 
 
 class TensorBoard:

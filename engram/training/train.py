@@ -75,9 +75,9 @@ def train(
         run = loaded.train(plan.batches, plan.validation, config, work, progress, keeper)
         document = training_document(
             *(backend_name, model, config, known, run, sha256(work / backend.WEIGHTS), plan.replay),
-            tokens=[(batch.answer_tokens, batch.real_tokens) for batch in plan.batches],
-            rates=learning_rates(config, len(plan.batches)),
-            rows=sum(len(batch.tokens) for batch in plan.batches),
+            tokens=[(batch.answer_tokens, batch.real_tokens) for batch in plan.batches[: len(run.losses)]],
+            rates=learning_rates(config, len(plan.batches))[: len(run.losses)],
+            rows=sum(len(batch.tokens) for batch in plan.batches[: len(run.losses)]),
             wall_seconds=keeper.wall_seconds,
         )
         if ranks.size > 1:
@@ -209,6 +209,7 @@ def training_document(
     `tokens` are the answer tokens and all tokens of each step, `rates` its learning rate; `rows` is the number of rows
     or facts that were trained on.
     """
+    kept = run.kept.step if run.kept else len(tokens)
     seconds, total = sum(run.seconds), sum(real for _, real in tokens)
     steps = zip(run.losses, rates, tokens, run.seconds, strict=True)
     return {
@@ -226,7 +227,8 @@ def training_document(
             {"step": i, "loss": loss, "learning_rate": rate, "answer_tokens": answer, "seconds": spent}
             for i, (loss, rate, (answer, _), spent) in enumerate(steps, 1)
         ],
-        "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
+        "validation": [check._asdict() for check in run.validation],
+        **({"kept": run.kept._asdict()} if run.kept else {}),
         "summary": {
             "steps": len(tokens),
             "rows": rows,
@@ -236,6 +238,6 @@ def training_document(
             "tokens_per_second": total / seconds if seconds else 0.0,
             "peak_memory_bytes": run.peak_memory_bytes,
             "final_loss": run.losses[-1],
-            "validation_loss": run.validation[-1][1] if run.validation else None,
+            "validation_loss": next((c.loss for c in reversed(run.validation) if c.step == kept), None),
         },
     }

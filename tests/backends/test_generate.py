@@ -9,11 +9,12 @@ import pytest
 from small_run import Run
 
 from engram import backends
-from engram.backends.mlx import backend, generate
+from engram.backends.mlx import backend, generate, linux_cpu, training
 from engram.backends.mlx import model as mlx_model
 from engram.models.model import resolve
 from engram.models.tokenizer import Encoded, load_encoder
-from engram.plan.batches import make_batch
+from engram.plan.batches import make_batch, shared_tokens, without_beginning
+from engram.plan.config import Config
 from engram.plan.curve import Answer
 
 STOP = frozenset({2})
@@ -158,17 +159,71 @@ def test_scores_with_a_shared_beginning_are_those_without(
 ) -> None:
     session, encoder, rows = made(name, **MODELS[name]), load_encoder(resolve("tiny")), rows_of(30, shared)
     scores = backend.score(session, rows, encoder)
-    monkeypatch.setattr(generate, "shared", lambda batch: 0)
+    monkeypatch.setattr(generate, "shared_tokens", lambda batch: 0)
     assert scores == pytest.approx(backend.score(session, rows, encoder), abs=2e-5)
 
 
 def test_what_rows_share_ends_before_the_first_learned_token() -> None:
     rows = [Encoded("a", tuple(range(3, 23)), 12), Encoded("b", tuple(range(3, 25)), 20)]
     batch = make_batch(rows, 0)
-    assert generate.shared(batch) == 11  # the loss of token 12 is asked for at token 11
-    rest = generate.without(batch, 11)
+    assert shared_tokens(batch) == 11  # the loss of token 12 is asked for at token 11
+    rest = without_beginning(batch, 11)
     assert rest.tokens.tolist() == batch.tokens[:, 11:].tolist()
     real = batch.weights > 0
     assert (rest.tokens.reshape(-1)[rest.positions[real]] == batch.tokens.reshape(-1)[batch.positions[real]]).all()
-    assert generate.shared(make_batch(rows[:1], 0)) == 0
-    assert generate.shared(make_batch([rows[0], Encoded("c", (9, *range(3, 23)), 12)], 0)) == 0
+    assert shared_tokens(make_batch(rows[:1], 0)) == 0
+    assert shared_tokens(make_batch([rows[0], Encoded("c", (9, *range(3, 23)), 12)], 0)) == 0
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shared", [0, 20])
+@pytest.mark.parametrize(("tokens", "recompute"), [(1000, False), (40, False), (4, False), (1000, True)])
+def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(
+    name: str, shared: int, tokens: int, recompute: bool
+) -> None:
+    import mlx.core as mx
+    from mlx import nn
+    from mlx.utils import tree_flatten, tree_map
+
+    model = made(name, **MODELS[name]).model
+    model.freeze()
+    mlx_model.attach(model, Config(rank=2, alpha=8.0))
+    model.update(tree_map(lambda a: a + 0.1 * mx.random.normal(a.shape), model.trainable_parameters()))
+    batch = make_batch(rows_of(9, shared), 0)
+
+    def loss(model: Any) -> Any:
+        tokens, positions, targets, weights = mlx_model.arrays(batch)
+        return (mlx_model.token_losses(model, tokens, positions, targets) * weights).sum() / weights.sum()
+
+    with linux_cpu.lazily():
+        value, whole = nn.value_and_grad(model, loss)(model)
+    found, summed = training.Gradients(model, tokens, dropout=False, recompute=recompute)(batch, batch.answer_tokens)
+    assert found == pytest.approx(value.item(), rel=1e-5)
+    expected = dict(tree_flatten(whole))
+    for at, gradient in tree_flatten(summed):
+        assert mx.allclose(gradient, expected[at], rtol=1e-3, atol=2e-5).item(), at
+
+
+def test_the_logits_of_many_targets_are_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    test_gradients_of_a_batch_in_parts_are_those_of_the_whole("llama", 0, 1000, False)
+    monkeypatch.setattr(mlx_model, "AT_ONCE", 5)
+    session, encoder, rows = made("llama", **MODELS["llama"]), load_encoder(resolve("tiny")), rows_of(30, 5)
+    scores = backend.score(session, rows, encoder)
+    test_gradients_of_a_batch_in_parts_are_those_of_the_whole("llama", 20, 40, False)
+    monkeypatch.undo()
+    assert scores == pytest.approx(backend.score(session, rows, encoder), abs=2e-5)
+
+
+def test_an_adapter_merged_on_a_cpu_answers_as_beside_the_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_encoder(run.model)
+    prompts = [encoder.prompt(a["prompt"]) for a in run.tuned["answers"]]
+    merged = backend.load(run.model, run.root / "adapter")
+    answers = backend.generate(merged, prompts, encoder.stop_ids, 16)
+    bare = backend.bare(merged)
+    base = backend.generate(bare, prompts, encoder.stop_ids, 16)  # type: ignore[arg-type]
+    assert base == backend.generate(backend.load(run.model), prompts, encoder.stop_ids, 16) != answers
+    monkeypatch.setattr(mlx_model, "merge", lambda model: None)
+    assert answers == backend.generate(backend.load(run.model, run.root / "adapter"), prompts, encoder.stop_ids, 16)

@@ -79,7 +79,7 @@ def test_training_teaches(cpu_run: Run) -> None:
 
 
 def test_documents_are_those_of_every_backend(cpu_run: Run) -> None:
-    assert cpu_run.progress.checks == [0, 29, 59]
+    assert cpu_run.progress.checks == [0, 30, 60]
     assert cpu_run.log["backend"] == "cpu"
     assert cpu_run.log["recipe"]["quantize"] == "none"
     assert cpu_run.log["adapter"]["sha256"] == sha256(cpu_run.root / "adapter" / PEFT_WEIGHTS)

@@ -14,7 +14,6 @@ from documents import HASH, training
 from packs import refusal
 from safetensors.numpy import load_file, save_file
 
-from engram.backends.mlx import training as numerics
 from engram.cli import main
 from engram.dataset import build
 from engram.models import adapters, conversion, model
@@ -117,17 +116,6 @@ def test_data_that_another_run_writes_while_they_are_read_are_refused(root: Path
     documents.refuse_changed_data(identity, root / "data")
     assert invoke("data --patterns {root}/pack.yaml --data {root}/data --seed 1", root, "").exit_code == 0
     assert "changed while they were read" in refusal(documents.refuse_changed_data, identity, root / "data").what
-
-
-@pytest.mark.parametrize("what", ["[write] Unable to write 7 bytes to file.", "[save_safetensors] Failed to open file"])
-def test_a_disk_that_fills_while_mlx_writes_the_adapter_is_the_users_to_mend(what: str, tmp_path: Path) -> None:
-    def save() -> None:
-        with numerics.quiet(tmp_path):
-            raise RuntimeError(what)
-
-    assert "cannot write the adapter: " in refusal(save).what
-    with pytest.raises(RuntimeError, match="ours"), numerics.quiet(tmp_path):
-        raise RuntimeError("ours")
 
 
 def test_what_the_system_refuses_anywhere_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from small_run import Quiet
 
 from engram.backends.mlx import backend as mlx
+from engram.backends.mlx import generate as mlx_generate
 from engram.backends.mlx import model as mlx_model
 from engram.backends.mlx import training as numerics
 from engram.backends.unsloth import process, training
@@ -72,11 +73,11 @@ def watched(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def _watch_mlx(planned: Any, folders: pytest.TempPathFactory) -> Watched:
     (config, batches, _), out, rates, order = planned, folders.mktemp("mlx"), [], []
-    arrays, adamw = mlx_model.arrays, numerics.adamw
+    graded, adamw = numerics.Gradients.__call__, numerics.adamw
 
-    def noted(batch: Batch) -> Any:
+    def noted(gradients: Any, batch: Batch, total: int) -> Any:
         order.append(next(i for i, one in enumerate(batches) if one is batch))
-        return arrays(batch)
+        return graded(gradients, batch, total)
 
     def optimizer(*arguments: Any) -> Any:
         made = adamw(*arguments)
@@ -89,7 +90,7 @@ def _watch_mlx(planned: Any, folders: pytest.TempPathFactory) -> Watched:
         made.update = noting
         return made
 
-    with mock.patch.object(mlx_model, "arrays", noted), mock.patch.object(numerics, "adamw", optimizer):
+    with mock.patch.object(numerics.Gradients, "__call__", noted), mock.patch.object(numerics, "adamw", optimizer):
         run = mlx.train(TINY, batches, [], config, out, Quiet())
     return Watched(run.losses, [float(rate.item()) for rate in rates], order, out)
 
@@ -189,7 +190,7 @@ def test_the_loss_and_its_gradient_are_exact() -> None:
     wanted[np.arange(2), targets] -= 1
 
     def total(values: Any) -> Any:
-        return numerics.cross_entropy(values, mx.array(targets)).sum()
+        return mlx_model.cross_entropy(values, mx.array(targets)).sum()
 
     loss, gradient = mx.value_and_grad(total)(mx.array(logits))
     assert loss.item() == pytest.approx(-np.log(share[np.arange(2), targets]).sum(), rel=1e-6)
@@ -210,7 +211,8 @@ def test_padding_changes_no_loss(backend: str) -> None:
 
 def _loss(backend: str, session: Any, batch: Batch) -> float:
     if backend == "mlx":
-        return float(mlx_model.loss(session.model, *mlx_model.arrays(batch))[0].item())
+        losses, _ = mlx_generate.judged(session.model, batch)
+        return float((losses * batch.weights).sum() / batch.answer_tokens)
     return float(session.model(**training.inputs(batch), use_cache=False).loss.detach())
 
 

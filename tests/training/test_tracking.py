@@ -75,6 +75,7 @@ def expected(log: dict[str, Any]) -> Curve:
         tracking.LOSS: {s["step"]: s["loss"] for s in steps},
         tracking.RATE: {s["step"]: s["learning_rate"] for s in steps},
         tracking.CHECK: {v["step"]: v["loss"] for v in log["validation"]},
+        tracking.KNOWN: {v["step"]: v["recall"] for v in log["validation"]},
     }
 
 
@@ -87,7 +88,7 @@ def test_tensorboard_reads_the_curve_of_the_log(run: Run, tmp_path: Path, backen
     curve = events(logs / "tensorboard" / "name")
     speed = curve.pop(tracking.SPEED)
     assert list(speed) == [1, 2, 3, 4, 5] and min(speed.values()) > 0
-    assert set(curve) == {"train/loss", "train/learning_rate", "eval/loss"}
+    assert set(curve) == {"train/loss", "train/learning_rate", "eval/loss", "eval/recall"}
     for name, points in expected(log).items():
         assert curve[name] == pytest.approx(points, rel=1e-5, abs=1e-5), name
 
@@ -97,7 +98,7 @@ def fed(writer: Any, steps: range, value: float) -> None:
     observer.start(5)
     for step in steps:
         observer.step(step, value, 100.0)
-        observer.validation(step, value)
+        observer.validation(step, value, 0.5)
     writer.close()
 
 
@@ -125,7 +126,7 @@ def test_wandb_records_the_same_curve_offline_and_nothing_personal(tmp_path: Pat
     monkeypatch.delenv("WANDB_MODE", raising=False)
     fed(tracking.Wandb(tmp_path, SHORT, "name"), range(1, 4), 1.5)
     curve = history(tmp_path)
-    assert set(curve) == {tracking.LOSS, tracking.RATE, tracking.SPEED, tracking.CHECK}
+    assert set(curve) == {tracking.LOSS, tracking.RATE, tracking.SPEED, tracking.CHECK, tracking.KNOWN}
     assert curve[tracking.LOSS] == curve[tracking.CHECK] == dict.fromkeys(range(1, 4), 1.5)
     assert list(curve[tracking.RATE].values()) == pytest.approx(learning_rates(SHORT, 5)[:3])
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")

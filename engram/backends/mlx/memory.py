@@ -11,6 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engram.backends.mlx import linux_cpu
 from engram.memory.lookup import MISS, Memory
 from engram.support.errors import EngramError
 
@@ -263,8 +264,9 @@ class Teacher:
             each = self.losses(self.model, tokens, positions, targets)
             return (each * weights).sum(), each
 
-        (_, each), gradients = mx.value_and_grad(total)(mx.array(rows))
-        mx.eval(each, gradients)
+        with linux_cpu.lazily():
+            (_, each), gradients = mx.value_and_grad(total)(mx.array(rows))
+            mx.eval(each, gradients)
         self.attached.reads = None
         return np.array(each), np.array(gradients)
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from engram.backends import without_wandb
 from engram.backends.mlx import linux_cpu
-from engram.backends.mlx import training as mlx_numerics
 from engram.models import adapters, conversion
 from engram.models.model import Model
 from engram.models.tokenizer import without_torch
 from engram.plan.batches import Batch
 from engram.plan.config import Config
 from engram.support.errors import EngramError
+
+SUMMED = 64  # logits whose exponentials are added up one after the other
+AT_ONCE = 512  # positions whose logits are in memory together; those of the others are computed again for the gradient
 
 
 def core() -> Any:
@@ -36,7 +38,7 @@ def load(model: Model) -> Any:
 
     if mx.default_device() == mx.cpu:
         linux_cpu.use()
-
+        linux_cpu.use_threads(model.parameters)
     try:
         loaded, _ = load_model(model.path, lazy=True)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
@@ -66,6 +68,38 @@ def put_on(loaded: Any, adapter: Path, name: str) -> None:
             raise EngramError(what, where=str(adapter), problems=problems, fix="make train") from error
 
 
+def merge(loaded: Any) -> None:
+    """On a CPU add the adapter to the weights that it is on, which makes it free; `unmerge` takes it off again.
+
+    In float32 the answers stay the same. On a GPU the sum would be rounded to 16 bits: there it stays beside them.
+    """
+    mx = core()
+    from mlx import nn
+    from mlx.utils import tree_unflatten
+    from mlx_lm.tuner.lora import LoRALinear
+
+    if mx.default_device() == mx.gpu:
+        return
+    beside = [
+        (name, layer)
+        for name, layer in loaded.named_modules()
+        if type(layer) is LoRALinear and type(layer.linear) is nn.Linear
+    ]
+    loaded.update_modules(tree_unflatten([(name, layer.fuse()) for name, layer in beside]))
+    plain = tree_unflatten([(name, layer.linear) for name, layer in beside])
+    loaded.unmerge = lambda: loaded.update_modules(plain)
+
+
+def unmerge(loaded: Any) -> bool:
+    """Take the adapter off the model; False if it changed more than linear layers."""
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import remove_lora_layers
+
+    getattr(loaded, "unmerge", lambda: None)()
+    remove_lora_layers(loaded)
+    return not any("lora_" in name for name, _ in tree_flatten(loaded.parameters()))
+
+
 def attach(model: Any, config: Config) -> int:
     """Put LoRA on every linear layer of every block, at engram's own initial adapter; the number of its parameters."""
     mx = core()
@@ -91,23 +125,44 @@ def arrays(batch: Batch) -> tuple[Any, ...]:
     return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
 
 
-def loss(model: Any, tokens: Any, positions: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
-    """Mean cross-entropy over the learned tokens, and their number."""
-    count = weights.sum()
-    return (token_losses(model, tokens, positions, targets) * weights).sum() / count, count
-
-
 def token_losses(model: Any, tokens: Any, positions: Any, targets: Any, known: Sequence[Any] | None = None) -> Any:
     """Cross-entropy in float32 [targets] at the learned positions; the logits of no other are computed.
 
     `known` holds what every row begins with before its `tokens`, if anything.
     """
     mx = core()
-    body, head = parts(model)
-    hidden = body(tokens, cache=known) if known else body(tokens)
-    chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
-    numerics = linux_cpu if mx.default_device() == mx.cpu else mlx_numerics
-    return numerics.cross_entropy(head(chosen).astype(mx.float32), targets)
+    chosen, head = hidden(model, tokens, positions, known), parts(model)[1]
+
+    def piece(at: int) -> Any:
+        wanted = targets[at : at + AT_ONCE]
+        losses = lambda some: cross_entropy(head(some).astype(mx.float32), wanted)  # noqa: E731
+        return (losses if len(targets) <= AT_ONCE else mx.checkpoint(losses))(chosen[at : at + AT_ONCE])
+
+    return mx.concatenate([piece(at) for at in range(0, len(targets), AT_ONCE)])
+
+
+def cross_entropy(logits: Any, targets: Any) -> Any:
+    """Cross-entropy in float32 [rows] of logits [rows, vocabulary] at the targets [rows].
+
+    The vocabulary is summed in pieces. On a CPU MLX adds its exponentials one after the other, and thousands of small
+    ones vanish in a large sum: 1e-5 too little, which once a target is nearly certain is a thousandth of its
+    gradient.
+    """
+    mx = core()
+    total = logits
+    while (count := total.shape[-1]) > SUMMED:
+        whole = count // SUMMED * SUMMED
+        pieces = mx.logsumexp(total[:, :whole].reshape(len(total), -1, SUMMED), axis=-1)
+        total = mx.concatenate([pieces, total[:, whole:]], axis=-1)
+    total = mx.logsumexp(total, axis=-1)
+    return total - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+
+
+def hidden(model: Any, tokens: Any, positions: Any, known: Sequence[Any] | None = None) -> Any:
+    """The last hidden states at the learned positions [targets, width]."""
+    body, _ = parts(model)
+    states = body(tokens, cache=known) if known else body(tokens)
+    return states.reshape(-1, states.shape[-1])[positions]
 
 
 def parts(model: Any) -> tuple[Any, Any]:

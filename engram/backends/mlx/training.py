@@ -1,41 +1,25 @@
-"""MLX's training step: a loss and an Adam as exact as torch's, its state for checkpoints, and several processes."""
+"""MLX's training step: gradients of bounded memory, Adam as exact as torch's, its state, and several processes."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from engram.backends import silenced
+from engram.backends.mlx import linux_cpu
+from engram.backends.mlx.generate import repeats
+from engram.backends.mlx.model import parts as parts_of
+from engram.backends.mlx.model import token_losses
 from engram.models.conversion import DTYPES
 from engram.models.safetensors_file import Tensor
-from engram.plan.batches import Batch
+from engram.plan.batches import Batch, parts, shared_tokens, without_beginning
 from engram.plan.checkpoint import State
 from engram.plan.config import Config
-from engram.plan.sharding import Ranks, lost_process, place, share, step_seed
+from engram.plan.sharding import Ranks, lost_process, place, step_seed
 from engram.support.errors import EngramError
-
-SUMMED = 64  # logits whose exponentials are added up one after the other
-
-
-def cross_entropy(logits: Any, targets: Any) -> Any:
-    """Cross-entropy in float32 [rows] of logits [rows, vocabulary] at the targets [rows].
-
-    The vocabulary is summed in pieces. On a CPU MLX adds its exponentials one after the other, and thousands of small
-    ones vanish in a large sum: 1e-5 too little, which once a target is nearly certain is a thousandth of its
-    gradient.
-    """
-    import mlx.core as mx
-
-    whole = logits.shape[-1] // SUMMED * SUMMED
-    pieces = mx.logsumexp(logits[:, :whole].reshape(logits.shape[0], -1, SUMMED), axis=-1)
-    total = mx.logsumexp(mx.concatenate([pieces, logits[:, whole:]], axis=-1), axis=-1)
-    return total - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
 
 def corrections(config: Config, rates: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -109,17 +93,31 @@ def _parted(whole: Any, like: Sequence[Any]) -> list[Any]:
 WEIGHTS, MOMENTS = "adapter.", "optimizer."
 
 
+def weights(model: Any) -> dict[str, Tensor]:
+    """The adapter's tensors."""
+    from mlx.utils import tree_flatten
+
+    return {name: _tensor(value) for name, value in tree_flatten(model.trainable_parameters())}
+
+
+def put_back(model: Any, kept: Mapping[str, Tensor]) -> None:
+    """Give the model the adapter's tensors."""
+    from mlx.utils import tree_unflatten
+
+    model.update(tree_unflatten([(name, _array(tensor)) for name, tensor in kept.items()]))
+
+
 def state(model: Any, optimizer: Any) -> State:
     """The adapter, AdamW's moments and step, the random key."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
     moments = {name: value for name, value in optimizer.state.items() if isinstance(value, dict)}
-    named = [(WEIGHTS + name, value) for name, value in tree_flatten(model.trainable_parameters())]
-    named += [(MOMENTS + name, value) for name, value in tree_flatten(moments)]
+    tensors = {WEIGHTS + name: tensor for name, tensor in weights(model).items()}
+    tensors |= {MOMENTS + name: _tensor(value) for name, value in tree_flatten(moments)}
     random: Any = mx.random.state
     rest = {"step": int(optimizer.state["step"].item()), "random": random[0].tolist()}
-    return State({name: _tensor(value) for name, value in named}, rest, int(mx.get_peak_memory()))
+    return State(tensors, rest, int(mx.get_peak_memory()))
 
 
 def restore(model: Any, optimizer: Any, found: State) -> None:
@@ -135,23 +133,125 @@ def restore(model: Any, optimizer: Any, found: State) -> None:
     mx.eval(model.parameters(), optimizer.state)
 
 
-@contextlib.contextmanager
-def quiet(folder: Path) -> Iterator[None]:
-    """Nothing that mlx-lm prints is seen, since the progress shown is ours; what it cannot write is an EngramError.
+class Gradients:
+    """Loss and gradients of planned batches, at a bounded size.
 
-    MLX says in a RuntimeError what it could not write, and no more than that: a full disk, most of all. So it says that
-    another process of the same run does not answer any more.
+    What all rows of a batch begin with, mostly the chat template's system message, is computed once: its keys and
+    values are repeated to all rows, and the gradients that reach them go back through it at the end. The rest is
+    computed in parts of at most `tokens` tokens, whose gradients add up. Both are exact, up to the rounding of sums.
+    The activations of a row that is longer than a part, and of all rows with `recompute`, are computed twice.
     """
+
+    def __init__(self, model: Any, tokens: int, *, dropout: bool, recompute: bool) -> None:
+        import mlx.core as mx
+
+        self.model, self.tokens, self.recompute = model, tokens, recompute
+        self._shares = not dropout and not recompute and continues(model)
+        random = [mx.random.state]
+        compiled = functools.partial(mx.compile, inputs=random, outputs=random)
+        self._part = compiled(mx.value_and_grad(self._loss, argnums=(0, 1)))
+        self._back = compiled(mx.grad(self._product))
+
+    def __call__(self, batch: Batch, total: int) -> tuple[float, Any]:
+        """The sum of the batch's nats / `total`, and the gradient of that, a tree like the trainable parameters."""
+        import mlx.core as mx
+        from mlx.utils import tree_map
+
+        weights = self.model.trainable_parameters()
+        long = self.recompute or batch.tokens.shape[1] > self.tokens
+        count = shared_tokens(batch) if self._shares and not long else 0
+        first = mx.array(batch.tokens[0, :count])[None]
+        known = self._beginning(weights, first) if count else []
+        sums: Any = None
+        with linux_cpu.lazily(), _recomputed(self.model) if long else contextlib.nullcontext():
+            for part in parts(without_beginning(batch, count), self.tokens):
+                arrays = [mx.array(one) for one in (part.tokens, part.positions, part.targets, part.weights / total)]
+                found = self._part(weights, known, *arrays)
+                sums = found if sums is None else tree_map(mx.add, sums, found)
+                mx.eval(sums)
+        loss, (gradients, upper) = sums
+        if count:
+            with linux_cpu.lazily():
+                gradients = tree_map(mx.add, gradients, self._back(weights, first, upper))
+        self.model.update(weights)
+        return float(loss), gradients
+
+    def _loss(self, weights: Any, known: Any, tokens: Any, *learned: Any) -> Any:
+        self.model.update(weights)
+        caches = [_Continued(pair, len(tokens)) for pair in known]
+        positions, targets, shares = learned
+        return (token_losses(self.model, tokens, positions, targets, caches or None) * shares).sum()
+
+    def _beginning(self, weights: Any, tokens: Any) -> list[tuple[Any, Any]]:
+        """Every layer's keys and values [1, heads, tokens, size] of one row."""
+        self.model.update(weights)
+        caches = [_Kept() for _ in self.model.layers]
+        parts_of(self.model)[0](tokens, cache=caches)
+        return [cache.pair for cache in caches]
+
+    def _product(self, weights: Any, tokens: Any, upper: Any) -> Any:
+        """The beginning's keys and values times the gradients that reached them: the gradient of it is theirs."""
+        pairs = zip(self._beginning(weights, tokens), upper)
+        return sum((one * gradient).sum() for pair, above in pairs for one, gradient in zip(pair, above))
+
+
+class _Kept:
+    """In the place of a layer's cache: keeps the keys and values that it is given first."""
+
+    offset = 0
+
+    def make_mask(self, new: int, **_: Any) -> Any:
+        return "causal" if new > 1 else None
+
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        self.pair = (keys, values)
+        return self.pair
+
+
+class _Continued:
+    """In the place of a layer's cache: before every row's keys and values are those of one beginning."""
+
+    def __init__(self, pair: tuple[Any, Any], rows: int) -> None:
+        self.pair, self.rows, self.offset = pair, rows, pair[0].shape[2]
+
+    def make_mask(self, new: int, **_: Any) -> Any:  # noqa: ARG002 (one new token sees all as well)
+        return "causal"
+
+    def update_and_fetch(self, *new: Any) -> tuple[Any, ...]:
+        import mlx.core as mx
+
+        known = (mx.broadcast_to(one, (self.rows, *one.shape[1:])) for one in self.pair)
+        return tuple(mx.concatenate(list(both), axis=2) for both in zip(known, new))
+
+
+def continues(model: Any) -> bool:
+    """Whether the model can go on from a beginning that `_Kept` holds: every layer has plain keys and values."""
+    import mlx.core as mx
+
+    body, _ = parts_of(model)
+    if body is model or not repeats(model):
+        return False
+    tokens, caches = mx.array([[1, 2, 3, 4, 5]]), [_Kept() for _ in model.layers]
     try:
-        with silenced():
-            yield
-    except RuntimeError as error:
-        if str(error).startswith("[ring]"):
-            raise lost_process() from error
-        if not str(error).startswith(("[write]", "[save_safetensors]")):
-            raise
-        what = f"cannot write the adapter: {str(error).partition(' ')[2]}"
-        raise EngramError(what, where=str(folder), fix="check the permissions and the free disk space") from error
+        body(tokens[:, :3], cache=caches)
+        rest = body(tokens[:, 3:], cache=[_Continued(cache.pair, 1) for cache in caches])
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return bool(mx.allclose(body(tokens)[:, 3:], rest, rtol=1e-2, atol=1e-3).item())
+
+
+@contextlib.contextmanager
+def _recomputed(model: Any) -> Iterator[None]:
+    """In the block, the activations inside the model's blocks are computed again for the gradient, not kept."""
+    from mlx_lm.tuner.trainer import grad_checkpoint
+
+    kind = type(model.layers[0])
+    plain = kind.__call__
+    grad_checkpoint(model.layers[0])
+    try:
+        yield
+    finally:
+        kind.__call__ = plain
 
 
 def _under(prefix: str, found: State) -> Iterator[tuple[str, Any]]:
@@ -193,32 +293,23 @@ def join() -> Ranks:
     return Ranks(rank, size, hosts, _largest, _total, _gather)
 
 
-def portion(batch: Batch, ranks: Ranks, *, learn: bool) -> tuple[Batch, tuple[Any, ...]]:
-    """This process's rows of a batch, and, where there are several processes, the weight of their mean loss.
-
-    mlx-lm's trainer averages gradients and losses equally over the processes. To learn, the weight is therefore
-    size · own tokens / all tokens, so that the average is the mean over all tokens. Its evaluation weights by tokens
-    itself: 1. Both are 0 where the process has no row of this batch; one token is computed then, so that there is a
-    mean.
-    """
-    if ranks.size == 1:
-        return batch, ()
-    import mlx.core as mx
-
-    own = share(batch, ranks)
-    if not own.answer_tokens:
-        return dataclasses.replace(own, weights=own.weights + 1), (mx.array(0.0),)
-    return own, (mx.array(ranks.size * own.answer_tokens / batch.answer_tokens if learn else 1.0),)
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """Around training: another process that is gone is an EngramError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("[ring]"):
+            raise
+        raise lost_process() from error
 
 
-def loss_of(loss: Callable[..., tuple[Any, Any]], ranks: Ranks) -> Callable[..., tuple[Any, Any]]:
-    """The loss and its number of tokens; of several processes for parts of which the last is this one's weight."""
+def summed(gradients: Any, ranks: Ranks) -> Any:
+    """The sum of all processes' gradients."""
+    from mlx.nn.utils import average_gradients
+    from mlx.utils import tree_map
 
-    def weighted(model: Any, *parts: Any) -> tuple[Any, Any]:
-        mean, count = loss(model, *parts[:-1])
-        return mean * parts[-1], count * (parts[-1] > 0)
-
-    return loss if ranks.size == 1 else weighted
+    return gradients if ranks.size == 1 else tree_map(lambda g: g * ranks.size, average_gradients(gradients))
 
 
 def seed_dropout(config: Config, step: int, ranks: Ranks) -> None:

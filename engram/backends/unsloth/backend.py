@@ -24,7 +24,7 @@ from engram.memory.table import Opened
 from engram.models import adapters, conversion
 from engram.models.model import REGISTRY, Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import Batch, mean_losses, padded
+from engram.plan.batches import Batch, mean_losses, padded, tokens_at_once
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Answer, Curve, Progress, TrainingRun
@@ -138,7 +138,8 @@ def train(
         peft = attach(loaded, config, targets)
         trainable = training.start_at_the_shared_adapter(peft, config)
         curve = Curve(progress, batches, validation, config, keeper, join())
-        training.run(peft, curve, config, cuda=chosen() == "cuda")
+        tokens = tokens_at_once(model, gpu=chosen() == "cuda")
+        training.run(peft, curve, config, tokens, cuda=chosen() == "cuda")
     if not curve.ranks.rank:
         write_bytes(out / WEIGHTS, serialised(peft))
         settings = adapters.peft_settings(
@@ -244,10 +245,14 @@ def stream(
 
 def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
     """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
+    import torch
+
+    from engram.backends.unsloth.training import judged
 
     def losses(batch: Batch) -> Any:
-        with out_of_memory("scoring", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
-            return _token_losses(session.model, batch)
+        half = torch.autocast("cuda", session.model.dtype) if chosen() == "cuda" else contextlib.nullcontext()
+        with out_of_memory("scoring", "a smaller MODEL, or QUANTIZE=4bit"), torch.inference_mode(), half, quiet():
+            return judged(session.model, batch)[0]
 
     return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
 
@@ -261,19 +266,3 @@ def serialised(peft: Any) -> bytes:
     tensors = get_peft_model_state_dict(peft)
     plain = {key: tensors[key].detach().to("cpu", torch.float32).contiguous() for key in sorted(tensors)}
     return bytes(save(plain, {"format": "pt"}))
-
-
-def _token_losses(model: Any, batch: Batch) -> Any:
-    """Cross-entropy, float32 [targets], at the learned positions."""
-    import torch
-
-    from engram.backends.unsloth.training import attention_mask
-
-    tokens = torch.from_numpy(batch.tokens).long().to(model.device)
-    mask = torch.from_numpy(attention_mask(batch)).to(model.device)
-    half = torch.autocast("cuda", model.dtype) if model.device.type == "cuda" else contextlib.nullcontext()
-    with torch.inference_mode(), half:
-        logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
-        learned = logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
-        targets = torch.from_numpy(batch.targets).long().to(logits.device)
-        return torch.nn.functional.cross_entropy(learned.float(), targets, reduction="none").cpu().numpy()

@@ -7,14 +7,14 @@ import datetime
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engram.models import adapters
 from engram.models.conversion import DTYPES
 from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import IGNORED
-from engram.plan.batches import Batch
+from engram.plan.batches import Batch, parts, row_lengths, rows_right
 from engram.plan.checkpoint import State
 from engram.plan.config import Config
 from engram.plan.curve import Curve
@@ -56,11 +56,7 @@ def attention_mask(batch: Batch) -> NDArray[np.int64]:
     """1 up to the last token that a row reads, 0 on its padding; int64 in the shape of `batch.tokens`."""
     import numpy as np
 
-    rows, length = batch.tokens.shape
-    real = batch.weights > 0
-    last = np.zeros(rows, dtype=np.int64)
-    np.maximum.at(last, batch.owners[real], batch.positions[real] % length)
-    return (np.arange(length) <= last[:, None]).astype(np.int64)
+    return (np.arange(batch.tokens.shape[1]) < row_lengths(batch)[:, None]).astype(np.int64)
 
 
 def inputs(batch: Batch) -> dict[str, Any]:
@@ -81,8 +77,17 @@ def inputs(batch: Batch) -> dict[str, Any]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
-    """Train on the curve's batches in their order, those that are still to come; raises what `Curve.step` does."""
+def parted(batch: Batch, tokens: int, ranks: Ranks) -> dict[str, Any]:
+    """The `inputs` of a batch's parts, this process's rows of each, and the answer tokens of the whole batch."""
+    shares = [inputs(share(part, ranks)) for part in parts(batch, tokens)]  # as many in every process: DDP waits
+    return {"parts": shares, "answers": batch.answer_tokens}
+
+
+def run(peft: Any, curve: Curve, config: Config, tokens: int, *, cuda: bool) -> None:
+    """Train on the curve's batches in their order, those that are still to come; raises what `Curve.step` does.
+
+    A step's gradients are added up from parts of its batch of at most `tokens` tokens.
+    """
     import torch
     from datasets import Dataset
     from trl import SFTTrainer
@@ -103,8 +108,10 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
     )
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
-        def training_step(self, *args: Any, **options: Any) -> Any:
-            self.last_loss = super().training_step(*args, **options)
+        def training_step(self, model: Any, batch: dict[str, Any], *_: Any, **__: Any) -> Any:
+            # the number of answer tokens in the whole step makes each loss its part of their mean
+            losses = [super(Trainer, self).training_step(model, part, batch["answers"]) for part in batch["parts"]]
+            self.last_loss = sum(losses)
             return self.last_loss
 
     if cuda:
@@ -114,7 +121,7 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
         args=_arguments(config, len(rest), cuda),
         # accelerate deals the rows out to the processes in turn: of each step every process gets its own
         train_dataset=Dataset.from_dict({"batch": [i for i in range(len(rest)) for _ in range(ranks.size)]}),
-        data_collator=lambda rows: inputs(share(rest[rows[0]["batch"]], ranks)),
+        data_collator=lambda rows: parted(rest[rows[0]["batch"]], tokens, ranks),
         processing_class=_tokenizer(peft.config._name_or_path),
         optimizers=(optimizer, schedule),
     )
@@ -128,8 +135,10 @@ def run(peft: Any, curve: Curve, config: Config, *, cuda: bool) -> None:
             restore(peft, optimizer, scaler, curve.begun.state)
 
     trainer.add_callback(_watch(trainer, curve, config, resume, cuda=cuda))
-    with curve.running(snapshot), connected(ranks):
+    with curve.running(snapshot, functools.partial(weights, peft)), connected(ranks):
         trainer.train()
+    if kept := curve.best():
+        put_back(peft, kept)
 
 
 def _tokenizer(folder: str) -> Any:
@@ -205,10 +214,8 @@ def _watch(trainer: Any, curve: Curve, config: Config, restore: Callable[[], Non
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             if state.global_step == 0:
                 restore()  # not before: the trainer's own preparation draws random numbers, and moves what it finds
-            done = curve.done + state.global_step
-            if curve.is_validated_before(done + 1):
-                curve.validated(done, _mean_loss(trainer, curve.validated_on, curve.ranks))
-            seed_dropout(config, done + 1, curve.ranks)
+                curve.begin(measure)
+            seed_dropout(config, len(curve.losses) + 1, curve.ranks)
             self.started = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -216,24 +223,39 @@ def _watch(trainer: Any, curve: Curve, config: Config, restore: Callable[[], Non
                 torch.cuda.synchronize()
             # a process's loss is its part of the mean over all tokens, times the number of processes: DDP averages
             loss = curve.ranks.total(float(trainer.last_loss)) / curve.ranks.size
-            curve.step(curve.done + state.global_step, loss, time.perf_counter() - self.started)
+            control.should_training_stop |= not curve.step(loss, time.perf_counter() - self.started, measure)
 
+    measure = functools.partial(_measured, trainer, curve)
     return Watch()
 
 
-def _mean_loss(trainer: Any, batches: Sequence[Batch], ranks: Ranks) -> float:
-    """Mean nats per answer token over all these batches, without dropout; each process computes its share."""
-    import torch
-
-    model, total = trainer.model, 0.0
+def _measured(trainer: Any, curve: Curve) -> tuple[float, float]:
+    """Mean nats per answer token of the validation rows, and the share of them that is right, over all processes."""
+    model, nats, right, answers, rows = trainer.model, 0.0, 0, 0, 0
     autocast = getattr(trainer, "autocast_smart_context_manager", contextlib.nullcontext)
     model.eval()
-    for batch in (own for batch in batches if (own := share(batch, ranks)).answer_tokens):
-        arrays = {name: tensor.to(model.device) for name, tensor in inputs(batch).items()}
-        with torch.no_grad(), autocast():
-            total += float(model(**arrays, use_cache=False).loss) * batch.answer_tokens
+    for batch in curve.validated_on:
+        answers, rows = answers + batch.answer_tokens, rows + len(batch.tokens)
+        if (own := share(batch, curve.ranks)).answer_tokens:
+            with autocast():
+                losses, hits = judged(model, own)
+            nats, right = nats + float((losses * own.weights).sum()), right + rows_right(own, hits)
     model.train()
-    return ranks.total(total) / sum(batch.answer_tokens for batch in batches)
+    return curve.ranks.total(nats) / answers, curve.ranks.total(right) / rows
+
+
+def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
+    """For each target of a batch its loss, float32 [targets], and whether no token is more likely, bool [targets]."""
+    import torch
+
+    tokens = torch.from_numpy(batch.tokens).long().to(model.device)
+    mask = torch.from_numpy(attention_mask(batch)).to(model.device)
+    with torch.no_grad():
+        logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+        learned = logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
+        targets = torch.from_numpy(batch.targets).long().to(logits.device)
+        losses = torch.nn.functional.cross_entropy(learned.float(), targets, reduction="none")
+        return losses.cpu().numpy(), (learned.argmax(-1) == targets).cpu().numpy()
 
 
 def peak_memory(*, cuda: bool) -> int:
@@ -258,6 +280,20 @@ def peak_memory(*, cuda: bool) -> int:
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def weights(peft: Any) -> dict[str, Tensor]:
+    """The adapter's tensors."""
+    return {name: _tensor(parameter) for name, parameter in _trainable(peft)}
+
+
+def put_back(peft: Any, kept: Mapping[str, Tensor]) -> None:
+    """Give the model the adapter's tensors."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in _trainable(peft):
+            parameter.copy_(_torch(kept[name]))
+
+
 def state(peft: Any, optimizer: Any, rates_used: int, scaler: Any, peak_memory_bytes: int) -> State:
     """The adapter, AdamW's moments and step, the place in the learning rates, the random states.
 
@@ -265,9 +301,8 @@ def state(peft: Any, optimizer: Any, rates_used: int, scaler: Any, peak_memory_b
     """
     import torch
 
-    tensors, step = {}, 0
+    tensors, step = weights(peft), 0
     for name, parameter in _trainable(peft):
-        tensors[name] = _tensor(parameter)
         if moments := optimizer.state.get(parameter):
             step = int(moments["step"])
             tensors |= {f"{key}.{name}": _tensor(moments[key]) for key in MOMENTS}
@@ -285,9 +320,8 @@ def restore(peft: Any, optimizer: Any, scaler: Any, found: State) -> None:
     """Put a state into a model, its optimizer and this process, which are ready for their first step."""
     import torch
 
+    put_back(peft, found.tensors)
     for name, parameter in _trainable(peft):
-        with torch.no_grad():
-            parameter.copy_(_torch(found.tensors[name]))
         if f"{MOMENTS[0]}.{name}" in found.tensors:
             moments = {key: _torch(found.tensors[f"{key}.{name}"]).to(parameter.device) for key in MOMENTS}
             optimizer.state[parameter] = {"step": torch.tensor(float(found.rest["step"])), **moments}

@@ -10,7 +10,7 @@ from engram.evaluation import tables
 from engram.evaluation.scoring import GENERAL
 from engram.show.demo import stage as sections
 from engram.show.demo.stage import BLANK, QUIET, ROOMY, Stage, styled
-from engram.support.console import SPARKS, bounds, interval, number, p_value, percent, sparkline
+from engram.support.console import SPARKS, bounds, ending, interval, number, p_value, percent, sparkline
 from engram.training import methods
 
 if TYPE_CHECKING:
@@ -149,9 +149,10 @@ def curve(stage: Stage, log: dict[str, Any]) -> None:
     )
     memory = f"  ·  peak memory {s['peak_memory_bytes'] / 2**20:,.0f} MiB"
     about, took = styled((methods.of(log["recipe"]).describe(log), "")), styled((speed, "bold"), (memory, QUIET))
+    why = [styled((said, QUIET), cut=True)] if (said := ending(log)) else []
     if not stage.drawn:
         line = f"loss {losses[0]:.2f} {sparkline(losses)} {losses[-1]:.2f} nats per answer token"
-        stage.show([about, styled((line, "")), took])
+        stage.show([about, styled((line, "")), took, *why])
         return
     width = stage.inner - LABELS - 1
     chart = _chart(log, width, 16 if stage.height >= ROOMY else 12)
@@ -162,7 +163,9 @@ def curve(stage: Stage, log: dict[str, Any]) -> None:
         axis += [styled((f"{'1':>{LABELS + 1}}{f'step {len(losses)}':>{width - 1}}", QUIET)), _status(log, step)]
         stage.show([about, styled(("loss, nats per answer token", QUIET)), *lines, *axis])
         stage.clock.sleep(SECONDS / width)
-    stage.show([about, styled(("loss, nats per answer token", QUIET)), *lines, *axis, BLANK, took])
+    stage.show(
+        [about, styled(("loss, nats per answer token", QUIET)), *lines, *axis, *([] if why else [BLANK]), took, *why]
+    )
 
 
 def _chart(log: dict[str, Any], width: int, height: int) -> list[Text]:

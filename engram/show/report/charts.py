@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.evaluation.compare_runs import Run
-from engram.support.console import interval, percent
+from engram.support.console import ending, interval, percent
 from engram.support.files import PACKAGE
 from engram.support.text import visible
 
@@ -50,6 +50,7 @@ class Curve(NamedTuple):
     name: str
     training: list[tuple[int, float]]
     validation: list[tuple[int, float]]
+    ending: str = ""
 
 
 class Axes(NamedTuple):
@@ -133,7 +134,8 @@ def curves(runs: Sequence[Run]) -> list[Curve]:
             width = math.ceil(len(steps) / MOST_POINTS)
             parts = [steps[i : i + width] for i in range(0, len(steps), width)]
             means = [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
-            found.append(Curve(run.name, means, [(check["step"], check["loss"]) for check in run.log["validation"]]))
+            checks = [(check["step"], check["loss"]) for check in run.log["validation"]]
+            found.append(Curve(run.name, means, checks, ending(run.log)))
     return found
 
 
@@ -150,6 +152,7 @@ def describe(found: Sequence[Curve]) -> str:
     for curve in found:
         (_, begin), (steps, end) = curve.training[0], curve.training[-1]
         checked = f", validation at the end {curve.validation[-1][1]:.3g}" if curve.validation else ""
+        checked += f"; {curve.ending}" if curve.ending else ""
         lines.append(f"{curve.name}: {begin:.3g} to {end:.3g} nats per answer token in {steps} steps{checked}.")
     return " ".join(lines)
 
