@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.export import fuse
 from engram.models.adapters import Lora, listed
+from engram.models.gguf import CANDIDATES, WHOLE_WORDS
 from engram.models.model import Model
 from engram.models.safetensors_file import Entry
 from engram.models.tokenizer import Encoder
@@ -243,29 +244,6 @@ def _add_tokenizer(writer: Any, model: Model, encoder: Encoder, vocabulary: int,
     writer.add_add_bos_token(tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id])
     writer.add_chat_template(tokenizer.chat_template)
 
-
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def _split(pattern: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-
-
-def _bytes(use_regex: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-
-
-# llama.cpp's names, the common ones first, and the same split in the words of tokenizer.json
-CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "gpt-2": [_bytes(True)],
-    "smollm": [_split(r"\p{N}"), _bytes(True)],
-    "qwen2": [_split(_CONTRACTIONS + _WORDS + r"\p{N}" + _REST), _bytes(False)],
-    "llama-bpe": [_split(_CONTRACTIONS + _WORDS + r"\p{N}{1,3}" + _REST), _bytes(False)],
-    "ufakzeka": [_split(_WORDS + r"\p{N}" + _REST), _bytes(False)],
-}
-WHOLE_WORDS = "llama-bpe"  # with this split alone, llama.cpp keeps a word that is a token whole
 
 # splits differ in contractions, numbers, blanks, line ends, scripts, marks, symbols
 HARD_CASES = (

@@ -22,6 +22,7 @@ from engram.export import card as model_card
 from engram.export import gguf as gguf_file
 from engram.models import conversion, model, safetensors_file
 from engram.models.adapters import Lora
+from engram.models.gguf import byte_level, split
 from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import load_encoder, render
 from engram.support.errors import EngramError
@@ -176,7 +177,7 @@ def test_a_pre_tokenizer_is_found_by_what_it_does(tmp_path: Path) -> None:
 def test_an_unknown_pre_tokenizer_is_refused(tmp_path: Path) -> None:
     own = json.loads((TINY / "tokenizer.json").read_text())
     own["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
-        gguf_file._split("."), gguf_file._bytes(False)]}  # fmt: skip
+        split("."), byte_level(False)]}  # fmt: skip
     (tmp_path / "tokenizer.json").write_text(json.dumps(own))
     with pytest.raises(EngramError, match="pre-tokenizer: none of those known here"):
         gguf_file.identify(tmp_path, ["Hello there"])
