@@ -20,9 +20,10 @@ def models() -> None:
     from engram.models import hub
     from engram.models import model as registry
 
+    told = {"tiny": ("made by `make base-model`", "bundled"), hub.SMOLLM2.name: (hub.SMOLLM2.pin, "in a package")}
     for name, hub_id in registry.REGISTRY.items():
-        place = "bundled" if not hub_id else "on this disk" if hub.cached(hub_id) else "on the hub"
-        click.echo(f"{name:15} {hub_id or 'made by `make base-model`':40} {place}")
+        source, place = told.get(name, (hub_id, "on the hub"))
+        click.echo(f"{name:17} {source:40} {'on this disk' if registry.is_cached(name) else place}")
 
 
 @click.command("resolve-model")
@@ -127,10 +128,10 @@ def _cuda() -> list[Finding]:
 
 
 def _models() -> Finding:
-    from engram.models import hub, model
+    from engram.models import model
     from engram.support.errors import EngramError
 
-    here = [name for name, hub_id in model.REGISTRY.items() if not hub_id or hub.cached(hub_id)]
+    here = [name for name in model.REGISTRY if name == "tiny" or model.is_cached(name)]
     try:
         model.resolve("tiny")
     except EngramError as error:

@@ -79,7 +79,7 @@ class Content(NamedTuple):
 
 def cached(name: str, digest: str) -> Path | None:
     """The folder converted earlier from the file with this SHA-256, None if there is none or it is not whole."""
-    folder = _place(name, digest)
+    folder = place(name, digest)
     try:
         same = json.loads((folder / RECORD).read_text("utf-8")) == _record(folder, digest)
     except (OSError, ValueError):
@@ -93,7 +93,7 @@ def new(name: str, digest: str) -> Iterator[Path]:
 
     Raises EngramError if it can't be written, or while another process writes it.
     """
-    folder = _place(name, digest)
+    folder = place(name, digest)
     with locks.held(folder, f"engram, converting {name}"), new_folder(folder) as work:
         yield work
         write_text(work / RECORD, json.dumps(_record(work, digest)) + "\n")
@@ -136,7 +136,8 @@ def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=min(done, total))
 
 
-def _place(name: str, digest: str) -> Path:
+def place(name: str, digest: str) -> Path:
+    """Where the file with this SHA-256 is converted to: below ENGRAM_MODELS, else in the cache."""
     root = os.environ.get("ENGRAM_MODELS")
     return (Path(root) if root else cache_folder() / "models") / f"{name[:80]}-{digest[:16]}"
 
@@ -236,9 +237,9 @@ def _config(content: Content, rows: int, problems: list[str]) -> dict[str, Any]:
     fields = {key[6:]: value for key, value in content.fields.items() if key.startswith("llama.")}
     before = len(problems)
 
-    def number(key: str, kind: type, default: Any = None, most: float = 1 << 24) -> Any:
+    def number(key: str, kind: type[int] | type[float], default: Any = None, most: float = 1 << 24) -> Any:
         value: Any = fields.pop(key, default)
-        if type(value) is not kind or not 0 < value <= most:
+        if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value <= most:
             problems.append(f"llama.{key}: {_shown(value)} (needed is a number above 0, at most {most:,})")
             return 2
         return value if kind is int else float(f"{value:.7g}")  # 1e-05, which float32 does not hold exactly

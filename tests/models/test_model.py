@@ -66,7 +66,8 @@ def test_the_bundled_model_is_small_and_described() -> None:
     ("spec", "said"),
     [
         ("smolm-135m", "MODEL: unknown model 'smolm-135m', did you mean 'smollm-135m'"),
-        ("./no/such/folder", "no such model folder"),
+        ("./no/such/folder", "no such model folder or GGUF file"),
+        ("no-such.gguf", "no such model folder or GGUF file"),
         (str(BUNDLED), "config.json, tokenizer.json, model.safetensors missing"),
     ],
 )
