@@ -117,7 +117,7 @@ base-model: $(READY) ## retrain the bundled model `tiny` (under an hour on two c
 	@$(PYTHON) -c 'import torch' 2>/dev/null || $(call install,-r requirements-torch.txt)
 	$(PYTHON) -m tools.tiny
 reference: $(READY) ## run the seeds and recipes that the README reports (several minutes)
-	$(PYTHON) -m tools.reference
+	$(PYTHON) -m tools.reference $(ARGS)
 docs: $(READY) $(VIDEO_READY) ## write the README's numbers and docs/cli.md
 	$(PYTHON) -m tools.docs.make
 docker-build: ## the container's image: SERVICE=engram for an NVIDIA GPU, engram-cpu without

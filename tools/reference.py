@@ -1,5 +1,7 @@
 """The runs whose numbers the documentation reports: three seeds of the default recipe, what it would do without
 replay, the plan's own recipe, and the other backend.
+
+`python -m tools.reference smollm2-135m-q4_1 default-0 seed-0` makes these two of a model other than `tiny`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from engram.support import console, locks
 from engram.support.errors import EngramError
 from engram.support.files import PACKAGE
 
-REFERENCE = PACKAGE.parent / "results" / "reference" / "tiny"
+ROOT = PACKAGE.parent / "results" / "reference"
+TINY = "tiny"
+REFERENCE = ROOT / TINY
 
 
 class Reference(NamedTuple):
@@ -43,36 +47,39 @@ SEEDS = ("default-0", "default-1", "default-2")
 PLATFORMS = {"mlx": "default-0", "cpu": "cpu-0"}
 
 
-def run(name: str) -> None:
-    """One whole run; its documents go to `REFERENCE/<name>/`."""
+def run(of: str, name: str) -> None:
+    """One whole run of a model; its documents go to `ROOT/<model>/<name>/`."""
     wanted = RUNS[name]
-    tiny = model.resolve("tiny")
-    settled = config.load_config(wanted.recipe, tiny.parameters, wanted.seed, config.parse_overrides(wanted.settings))
+    taught = model.resolve(of)
+    settled = config.load_config(wanted.recipe, taught.parameters, wanted.seed, config.parse_overrides(wanted.settings))
     with tempfile.TemporaryDirectory() as folder:
-        tables.comparison(pipeline.run(wanted.backend, tiny, settled, find_files(), Path(folder), console.note))
+        tables.comparison(pipeline.run(wanted.backend, taught, settled, find_files(), Path(folder), console.note))
         for document, schema in pipeline.DOCUMENTS.items():
             made = documents.read(Path(folder) / f"{document}.json", schema, "make reference")
-            documents.write(REFERENCE / name / f"{document}.json", made, schema)
+            documents.write(ROOT / of / name / f"{document}.json", made, schema)
 
 
-def summaries() -> None:
-    """What several runs say together: the seeds, and the two backends."""
-    documents.write(REFERENCE / "seeds.json", seeds.summarise([REFERENCE / name for name in SEEDS]), "seeds")
-    runs = {name: compare_runs.read_run(REFERENCE / folder, name) for name, folder in PLATFORMS.items()}
-    documents.write(REFERENCE / "platforms.json", compare_runs.together(list(runs.values()), {}), "comparisons")
+def summaries(place: Path) -> None:
+    """What several runs of a model say together, if they are all there: the seeds, and the two backends."""
+    if all((place / name).is_dir() for name in SEEDS):
+        documents.write(place / "seeds.json", seeds.summarise([place / name for name in SEEDS]), "seeds")
+    if all((place / name).is_dir() for name in PLATFORMS.values()):
+        runs = {name: compare_runs.read_run(place / folder, name) for name, folder in PLATFORMS.items()}
+        documents.write(place / "platforms.json", compare_runs.together(list(runs.values()), {}), "comparisons")
 
 
 def main() -> None:
     """Every run, each in a process of its own (Unsloth must come first in its), one after the other."""
-    if len(sys.argv) == 2:
-        run(sys.argv[1])
+    if sys.argv[1:2] == ["--one"]:
+        run(*sys.argv[2:])
         return
+    of, *names = sys.argv[1:] or [TINY]
     try:
-        with locks.held(REFERENCE, "make reference"):
-            for name in sys.argv[1:] or RUNS:
+        with locks.held(ROOT / of, "make reference"):
+            for name in names or RUNS:
                 console.note(f"reference run {name}")
-                subprocess.run([sys.executable, "-m", "tools.reference", name], check=True)
-            summaries()
+                subprocess.run([sys.executable, "-m", "tools.reference", "--one", of, name], check=True)
+            summaries(ROOT / of)
     except EngramError as error:
         sys.exit(f"engram: {error}")
 

@@ -167,14 +167,37 @@ def parts(batch: Batch, tokens: int) -> list[Batch]:
 
 
 def tokens_at_once(model: Model, *, gpu: bool) -> int:
-    """How many tokens of a batch are trained on together: whose activations fit into ACTIVATIONS bytes.
+    """How many tokens of a batch are trained on together: whose activations fit into ACTIVATIONS bytes."""
+    _, blocks, each, _ = _sizes(model)
+    return max(1, ACTIVATIONS["gpu" if gpu else "cpu"] // (blocks * each))
 
-    For each token a block keeps some 8 vectors of its width and 10 of its MLP's, in float32 (MLX on a CPU, measured).
+
+def _sizes(model: Model) -> tuple[int, int, int, int]:
+    """The model's width, its blocks, the bytes that one keeps of a token, and its heads.
+
+    It keeps some 8 vectors of its width and 10 of its MLP's, in float32 (MLX on a CPU, measured).
     """
     settings = strict_json.read(model.path / "config.json", "take another MODEL")
-    width, blocks = settings.get("hidden_size", 1024), settings.get("num_hidden_layers", 24)
-    bytes_each = 4 * blocks * (8 * width + 10 * settings.get("intermediate_size", 4 * width))
-    return max(1, int(ACTIVATIONS["gpu" if gpu else "cpu"] // bytes_each))
+    width = int(settings.get("hidden_size", 1024))
+    each = 4 * (8 * width + 10 * int(settings.get("intermediate_size", 4 * width)))
+    return width, int(settings.get("num_hidden_layers", 24)), each, int(settings.get("num_attention_heads", 16))
+
+
+def refuse_too_large(model: Model, batches: Sequence[Batch], free: int | None) -> None:
+    """Raise an EngramError if the longest row of these batches can't be trained on in `free` bytes; None: not known.
+
+    Such a row keeps the input of each block, and all of one block at a time. The estimate leaves out what a batch of
+    several rows adds, since that is bounded.
+    """
+    longest = max(batches, key=lambda batch: batch.tokens.shape[1])
+    length, (width, blocks, each, heads) = longest.tokens.shape[1], _sizes(model)
+    kept = length * (4 * width * blocks + each) + 3 * 4 * heads * length**2
+    needed = 4 * model.parameters + min(kept, length * blocks * each)
+    if free is not None and needed > free:
+        what = f"training {model.name} on a row of {length:,} tokens takes about {needed / 2**30:.1f} GiB"
+        row = longest.ids[int(row_lengths(longest).argmax())]
+        problems = [f"{free / 2**30:.1f} GiB are free", f"the longest row is {row}"]
+        raise EngramError(what, where="memory", problems=problems, fix="close other programs, or take a smaller MODEL")
 
 
 def shared_tokens(batch: Batch) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -41,6 +42,20 @@ def hardware() -> dict[str, Any]:
         "cores": os.cpu_count() or 1,
         "memory_gib": round(memory / 2**30, 1),
     }
+
+
+def free_memory() -> int | None:
+    """Bytes that programs can still have, the limit of a container included; None where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("utf-8").splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text("utf-8")) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used)
+    return free
 
 
 def packages() -> dict[str, str]:

@@ -18,7 +18,7 @@ from engram.models import conversion, retention
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder, load_encoder
 from engram.plan import checkpoint, documents
-from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_validation
+from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_validation, refuse_too_large
 from engram.plan.checkpoint import Keeper, Saving
 from engram.plan.config import Config
 from engram.plan.curve import Progress, TrainingRun
@@ -59,6 +59,8 @@ def train(
     known = documents.data_identity(read_manifest(data), data)
     plan = planned(model, config, data)
     documents.refuse_changed_data(known, data)
+    if backend_name != "cuda":
+        refuse_too_large(model, plan.batches, machine.free_memory())
     identity = _identity(backend_name, backend.device(), model, config, known, plan) | {"world_size": ranks.size}
     processes.refuse_unlike(ranks, identity)
     saving = saving or Saving()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packs import refusal
 
 from engram.dataset.build import split
 from engram.dataset.rows import Example
@@ -18,6 +19,7 @@ from engram.models import retention
 from engram.models.model import resolve
 from engram.models.tokenizer import IGNORED, TEXTS, Encoded, Encoder, load_encoder
 from engram.patterns.loading import find_files, load_patterns
+from engram.plan import batches as batching
 from engram.plan.batches import encode, make_batch, plan_batches, plan_validation
 from engram.plan.config import Config
 from engram.plan.learning_rates import learning_rates
@@ -193,3 +195,27 @@ def test_a_tokenizer_that_fails_when_it_is_used_is_refused(tmp_path: Path) -> No
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": [1024]}))
     with pytest.raises(EngramError, match="broken: the tokenizer cannot be used"):
         load_encoder(resolve(str(folder)))
+
+
+def test_a_row_that_memory_cannot_hold_is_refused_before_the_first_step() -> None:
+    tiny = resolve("tiny")
+    batches = [make_batch([Encoded("short", tuple(range(9)), 4)], 0), make_batch([Encoded("long", (5,) * 2000, 4)], 0)]
+    batching.refuse_too_large(tiny, batches, None)
+    batching.refuse_too_large(tiny, batches, 1 << 30)
+    error = refusal(batching.refuse_too_large, tiny, batches, 1 << 26)
+    assert "tiny on a row of 2,000 tokens takes about" in error.what and "the longest row is long" in str(error)
+    assert batching.tokens_at_once(tiny, gpu=False) > 1000 < batching.tokens_at_once(tiny, gpu=True)
+
+
+def test_parts_of_a_batch_are_its_rows_in_order() -> None:
+    rows = [Encoded(str(n), tuple(range(n, 2 * n + 4)), 3) for n in range(5, 16)]
+    batch = make_batch(rows, 0)
+    for tokens in (1, 20, 40, 90, 10_000):
+        found = batching.parts(batch, tokens)
+        assert [name for part in found for name in part.ids] == list(batch.ids)
+        assert sum(part.answer_tokens for part in found) == batch.answer_tokens
+        assert all(len(part.ids) == 1 or part.tokens.size <= tokens for part in found)
+        for part in found:
+            alone = make_batch([rows[int(name) - 5] for name in part.ids], 0)
+            assert part.tokens.tolist() == alone.tokens.tolist() and part.targets.tolist() == alone.targets.tolist()
+            assert part.positions.tolist() == alone.positions.tolist()

@@ -65,6 +65,11 @@ def device() -> str:
     return f"CPU ({platform.machine()}, {linux_cpu.prepare().split(' (')[0]})"
 
 
+def _described() -> str:
+    """The device, and how many threads a large model computes with."""
+    return device() + (f", {count} threads" if (count := linux_cpu.threads()) > 1 else "")
+
+
 def join() -> Ranks:
     """The processes that `mlx.launch` started, connected; this one alone without it."""
     mlx_model.core()
@@ -97,7 +102,7 @@ def _answering(loaded: Any) -> Session:
     mx = mlx_model.core()
     # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
     mx.eval(loaded.parameters(), mx.random.state)
-    return Session(loaded, device())
+    return Session(loaded, _described())
 
 
 def bare(session: Session) -> Session | None:
@@ -157,7 +162,7 @@ def train(
         settings = adapters.mlx_config(config.rank, config.scale, config.dropout, model.name)
         write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
     mlx_model.merge(loaded)
-    return curve.finished(int(mx.get_peak_memory()), trainable, device(), _answering(loaded))
+    return curve.finished(int(mx.get_peak_memory()), trainable, _described(), _answering(loaded))
 
 
 def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Teacher:

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,16 +76,17 @@ def lazily() -> Iterator[None]:
 
     NumPy waits for its arguments, and what MLX computes before it knows the whole gradient stays in memory.
     """
+    outer = _state.get("lazy", "")
     _state["lazy"] = "yes"
     try:
         yield
     finally:
-        del _state["lazy"]
+        _state["lazy"] = outer
 
 
 def lazy() -> bool:
     """Whether this is inside `lazily`."""
-    return "lazy" in _state
+    return bool(_state.get("lazy"))
 
 
 def _keep_memory() -> None:
@@ -304,17 +306,44 @@ def _loaded() -> str:
 def use_threads(parameters: int) -> int:
     """Set the number of BLAS threads for a model of this size, unless OPENBLAS_NUM_THREADS does; return it.
 
-    One for a small model: on a busy core two spinning threads are far slower than one. For a larger one the cores that
-    this process may use, MOST_THREADS at most, shared out to the processes that train together here.
+    One for a small model. For a larger one the cores that this process may use, MOST_THREADS at most, shared out to the
+    processes that train together here; but one if a product is not faster with them now: OpenBLAS's threads wait for
+    each other without sleeping, and where another program has a core, two are far slower than one.
     """
     if not (library := _library.get("openblas")):
         return 1
     if THREADS not in os.environ:
         _, size, hosts = place("mlx")
-        cores = len(os.sched_getaffinity(0)) * hosts // size
-        threads = 1 if parameters < SMALL_MODEL else max(1, min(MOST_THREADS, cores))
+        cores = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) * hosts // size))
+        threads = 1 if parameters < SMALL_MODEL else min((1, cores), key=lambda n: _seconds(library, n))
         library.openblas_set_num_threads(threads)
     return int(library.openblas_get_num_threads())
+
+
+def _seconds(library: ctypes.CDLL, threads: int) -> float:
+    """The median time of a product of matrices with this many threads."""
+    import mlx.core as mx
+
+    library.openblas_set_num_threads(threads)
+    one, other = mx.ones((384, 576)), mx.ones((576, 1536))
+    mx.eval(one, other)
+    spent = []
+    for _ in range(9):
+        began = time.perf_counter()
+        mx.eval(one @ other)
+        spent.append(time.perf_counter() - began)
+    return sorted(spent)[4]
+
+
+def threads() -> int:
+    """The number of BLAS threads in use."""
+    return int(_library["openblas"].openblas_get_num_threads()) if "openblas" in _library else 1
+
+
+def keep_threads(number: int) -> None:
+    """Use this many BLAS threads: a sum can depend on them, and a run that goes on must sum in the same way."""
+    if "openblas" in _library:
+        _library["openblas"].openblas_set_num_threads(number)
 
 
 def _system() -> str:

@@ -116,7 +116,7 @@ def state(model: Any, optimizer: Any) -> State:
     tensors = {WEIGHTS + name: tensor for name, tensor in weights(model).items()}
     tensors |= {MOMENTS + name: _tensor(value) for name, value in tree_flatten(moments)}
     random: Any = mx.random.state
-    rest = {"step": int(optimizer.state["step"].item()), "random": random[0].tolist()}
+    rest = {"step": int(optimizer.state["step"].item()), "random": random[0].tolist(), "threads": linux_cpu.threads()}
     return State(tensors, rest, int(mx.get_peak_memory()))
 
 
@@ -128,6 +128,7 @@ def restore(model: Any, optimizer: Any, found: State) -> None:
     model.update(tree_unflatten(list(_under(WEIGHTS, found))))
     step = mx.array(found.rest["step"], optimizer.state["step"].dtype)
     optimizer.state = {**optimizer.state, **tree_unflatten(list(_under(MOMENTS, found))), "step": step}
+    linux_cpu.keep_threads(found.rest["threads"])
     high, low = found.rest["random"]
     mx.random.seed(high << 32 | low)  # the key is the seed's two halves; it cannot be set otherwise
     mx.eval(model.parameters(), optimizer.state)
