@@ -146,7 +146,7 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
         *("--model", "model_name"),
         default="auto",
         show_default=True,
-        help="auto, a name of `engram models`, a hub id or a folder.",
+        help="auto, a name of `engram models`, a hub id, a folder, a GGUF file.",
     ),
     "backend_name": click.option(
         *("--backend", "backend_name"), default="auto", show_default=True, help="auto, mlx, cuda or cpu."
