@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 BACKEND ?= auto#: auto, mlx, cuda, cpu
-MODEL ?= auto#: auto, tiny, smollm-135m, ... a hub id or a folder
+MODEL ?= auto#: auto, tiny, smollm-135m, ... a hub id, a folder or a .gguf file
 RECIPE ?= default#: default, seed, or a .yaml file of settings
 METHOD ?= lora#: lora, memory: rows that are read only at a taught answer, both
 SEED ?= 0#: of the split, the adapter and the batches
@@ -66,7 +66,7 @@ help:
 
 setup: $(READY) ## the virtual environment in .venv, with everything the demo needs
 setup-video: $(VIDEO_READY) ## what recordings need: PyAV, Pillow, pyte
-setup-gguf: $(GGUF_READY) ## what export FORMAT=gguf needs: the writer, and llama.cpp to check the file with
+setup-gguf: $(GGUF_READY) ## what export FORMAT=gguf needs: llama.cpp, to check the file with
 data: ## training, validation and test rows from the patterns
 train: ## teach the model: a LoRA adapter in adapters/<backend>/; interrupted, the same again goes on
 eval: ## answer the test set before and after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from engram.training import methods
 # the checks that need more than the document
 DATA, QUESTIONS = "the data's manifest", "the questions, against the test set"
 MODEL, ADAPTER = "the model's weights", "the adapter"
+LAST_DIGIT = 1e-5  # documents have six: another machine's sum may round the last one the other way
 
 
 @dataclass(frozen=True)
@@ -242,4 +244,6 @@ def _differences(right: Any, stored: Any, place: str = "") -> tuple[str, ...]:
         return (*extra, *(line for k, v in right.items() for line in _differences(v, stored.get(k), f"{place}{k}.")))
     if isinstance(right, list) and isinstance(stored, list) and len(right) == len(stored):
         return tuple(line for i, v in enumerate(right) for line in _differences(v, stored[i], f"{place}{i}."))
+    if isinstance(right, float) and isinstance(stored, float) and math.isclose(right, stored, rel_tol=LAST_DIGIT):
+        return ()
     return () if right == stored else (f"{place.rstrip('.')}: {stored!r}, recomputed {right!r}",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -43,3 +44,22 @@ def test_the_pictures_are_svg_and_the_page_shows_each(tmp_path: Path) -> None:
 
 def test_without_reference_runs_the_command_is_named(tmp_path: Path) -> None:
     assert refusal(results_page.parts, tmp_path).fix == "make reference docs"
+
+
+def test_the_card_s_figures_are_those_of_its_documents() -> None:
+    folder = PACKAGE.parent / "results" / "reference" / "h100"
+    page = (PACKAGE.parent / "docs" / "gpu.md").read_text("utf-8")
+    named = {path.relative_to(folder): json.loads(path.read_text("utf-8")) for path in folder.glob("*/*.json")}
+    for path, document in named.items():
+        if document["document"] == "training":
+            summary = document["summary"]
+            memory = f"{summary['peak_memory_bytes'] / 2**20:,.0f} MiB"
+            told = (f"{summary['train_seconds']:.1f} s, {summary['tokens_per_second']:,.0f} tokens/s", memory)
+        elif path.name.startswith("tuned"):
+            told = tuple(f"{100 * split['exact']:.1f} %" for split in document["splits"].values())
+        else:
+            continue
+        assert all(figure in page for figure in told), (path, told)
+    card, cpu = (named[Path("smollm2-default-large-0", f"{n}.json")] for n in ("tuned", "tuned-answered-by-mlx"))
+    same = sum(one["answer"] == other["answer"] for one, other in zip(card["answers"], cpu["answers"], strict=True))
+    assert f"to {same} of the {len(cpu['answers'])} prompts" in page and card["adapter"] == cpu["adapter"]
