@@ -113,8 +113,8 @@ def _step(model: Model, settled: Config, steps: int) -> Callable[[Batch], None]:
     import mlx.core as mx
     import mlx.nn as nn
 
+    from engram.backends.mlx import linux_cpu, training
     from engram.backends.mlx import model as mlx_model
-    from engram.backends.mlx import training
 
     loaded = mlx_model.load(model)
     loaded.freeze()
@@ -124,7 +124,8 @@ def _step(model: Model, settled: Config, steps: int) -> Callable[[Batch], None]:
     graded = nn.value_and_grad(loaded, _loss)
 
     def step(batch: Batch) -> None:
-        loss, gradients = graded(loaded, *mlx_model.arrays(batch))
+        with linux_cpu.lazily():
+            loss, gradients = graded(loaded, *mlx_model.arrays(batch))
         optimizer.update(loaded, gradients)
         mx.eval(loss, loaded.state, optimizer.state)
 
@@ -182,6 +183,7 @@ def _profile(order: dict[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
     import mlx.nn as nn
 
+    from engram.backends.mlx import linux_cpu
     from engram.backends.mlx import model as mlx_model
 
     model, settled, plan = _planned(order)
@@ -191,10 +193,15 @@ def _profile(order: dict[str, Any]) -> dict[str, Any]:
     trainable = mlx_model.attach(loaded, settled)
     loaded.train()
     graded, step = nn.value_and_grad(loaded, _loss), _step(model, settled, len(plan.batches))
+
+    def backward(batch: Batch) -> None:
+        with linux_cpu.lazily():
+            mx.eval(graded(loaded, *mlx_model.arrays(batch)))
+
     ways: dict[str, Callable[[Batch], Any]] = {
         "forward, blocks": lambda batch: mx.eval(mlx_model.parts(loaded)[0](mx.array(batch.tokens))),
         "and loss": lambda batch: mx.eval(_loss(loaded, *mlx_model.arrays(batch))),
-        "and backward": lambda batch: mx.eval(graded(loaded, *mlx_model.arrays(batch))),
+        "and backward": backward,
         "and optimizer": step,
     }
     cumulated = {name: statistics.median(_timed(way, batches)) for name, way in ways.items()}

@@ -22,7 +22,6 @@ from engram.training import methods
 # the checks that need more than the document
 DATA, QUESTIONS = "the data's manifest", "the questions, against the test set"
 MODEL, ADAPTER = "the model's weights", "the adapter"
-LAST_DIGIT = 1e-5  # documents have six: another machine's sum may round the last one the other way
 
 
 @dataclass(frozen=True)
@@ -244,6 +243,11 @@ def _differences(right: Any, stored: Any, place: str = "") -> tuple[str, ...]:
         return (*extra, *(line for k, v in right.items() for line in _differences(v, stored.get(k), f"{place}{k}.")))
     if isinstance(right, list) and isinstance(stored, list) and len(right) == len(stored):
         return tuple(line for i, v in enumerate(right) for line in _differences(v, stored[i], f"{place}{i}."))
-    if isinstance(right, float) and isinstance(stored, float) and math.isclose(right, stored, rel_tol=LAST_DIGIT):
+    if isinstance(right, float) and isinstance(stored, float) and right and abs(right - stored) < 1.5 * _digit(right):
         return ()
     return () if right == stored else (f"{place.rstrip('.')}: {stored!r}, recomputed {right!r}",)
+
+
+def _digit(value: float) -> float:
+    """One unit of the sixth digit, documents' last: another machine's sum may round it the other way."""
+    return float(10.0 ** (math.floor(math.log10(abs(value))) - 5))

@@ -99,7 +99,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         **_UNTIL_KNOWN,
         "validate_every": 20,
     },
-    # tuned on SmolLM2-135M, for 50 M parameters and more
+    # chosen with SmolLM2-135M, for 50 M parameters and more
     "default-large": {
         **{"rank": 16, "alpha": 32.0, "learning_rate": 2e-3, "batch_size": 16, "epochs": 2.0},
         **_UNTIL_KNOWN,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from engram.models.safetensors_file import Tensor
-from engram.plan.batches import Batch
+from engram.plan.batches import Batch, rows_right
 from engram.plan.checkpoint import Check, Keeper, State
 from engram.plan.config import Config
-from engram.plan.sharding import Ranks
+from engram.plan.sharding import Ranks, share
 from engram.support import signals
 from engram.support.errors import EngramError
 
@@ -82,6 +82,19 @@ class Curve:
                 yield
         finally:
             gc.unfreeze()
+
+    def measured(self, judge: Callable[[Batch], tuple[Any, Any]]) -> tuple[float, float]:
+        """Loss and recall of the validation rows, over all processes.
+
+        `judge` gives for each target of a batch its loss, float32 [targets], and whether it is the most likely token.
+        """
+        nats, right = 0.0, 0
+        for batch in self.validated_on:
+            if (own := share(batch, self.ranks)).answer_tokens:
+                losses, hits = judge(own)
+                nats, right = nats + float((losses * own.weights).sum()), right + rows_right(own, hits)
+        answers, rows = (sum(counts) for counts in zip(*((b.answer_tokens, len(b.tokens)) for b in self.validated_on)))
+        return self.ranks.total(nats) / answers, self.ranks.total(right) / rows
 
     def begin(self, measure: Measure) -> None:
         """Before the first step of this process: measure an untaught model."""

@@ -146,3 +146,9 @@ def test_a_document_of_an_older_version_is_refused(copied: Path) -> None:
     error: Any = refusal(verify.verify, copied / "results/mlx/tuned.json", verify.Places(copied, copied))
     assert any("schema_version" in line for line in error.problems)
     assert json.loads((copied / "results/mlx/baseline.json").read_text())["schema_version"] == 2
+
+
+def test_only_one_unit_of_the_last_digit_is_left_to_another_machine() -> None:
+    for right, same, other in ((7.30205, 7.30206, 7.30207), (0.0859999, 0.086, 0.0860001), (0.999999, 1.0, 1.00001)):
+        assert verify._differences(right, same) == ()
+        assert len(verify._differences(right, other)) == 1

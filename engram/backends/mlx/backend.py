@@ -24,7 +24,7 @@ from engram.memory.table import Opened
 from engram.models import adapters, safetensors_file
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import Batch, mean_losses, padded, rows_right, tokens_at_once
+from engram.plan.batches import Batch, mean_losses, padded, tokens_at_once
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Answer, Curve, Progress, TrainingRun
@@ -238,12 +238,5 @@ def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
 
 
 def _measured(loaded: Any, curve: Curve) -> tuple[float, float]:
-    """Mean nats per answer token of the validation rows, and the share of them that is right, over all processes."""
     loaded.eval()
-    nats, right, answers, rows = 0.0, 0, 0, 0
-    for batch in curve.validated_on:
-        answers, rows = answers + batch.answer_tokens, rows + len(batch.tokens)
-        own = share(batch, curve.ranks)
-        losses, hits = mlx_generate.judged(loaded, own)
-        nats, right = nats + float((losses * own.weights).sum()), right + rows_right(own, hits)
-    return curve.ranks.total(nats) / answers, curve.ranks.total(right) / rows
+    return curve.measured(partial(mlx_generate.judged, loaded))

@@ -303,28 +303,25 @@ def _loaded() -> str:
     return REFERENCE
 
 
-def use_threads(parameters: int) -> int:
-    """Set the number of BLAS threads for a model of this size, unless OPENBLAS_NUM_THREADS does; return it.
+def use_threads(parameters: int) -> None:
+    """Set the number of BLAS threads for a model of this size, unless OPENBLAS_NUM_THREADS does.
 
     One for a small model. For a larger one the cores that this process may use, MOST_THREADS at most, shared out to the
     processes that train together here; but one if a product is not faster with them now: OpenBLAS's threads wait for
     each other without sleeping, and where another program has a core, two are far slower than one.
     """
-    if not (library := _library.get("openblas")):
-        return 1
-    if THREADS not in os.environ:
+    if "openblas" in _library and THREADS not in os.environ:
         _, size, hosts = place("mlx")
         cores = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) * hosts // size))
-        threads = 1 if parameters < SMALL_MODEL else min((1, cores), key=lambda n: _seconds(library, n))
-        library.openblas_set_num_threads(threads)
-    return int(library.openblas_get_num_threads())
+        threads = 1 if parameters < SMALL_MODEL else min((1, cores), key=_seconds)
+        keep_threads(threads)
 
 
-def _seconds(library: ctypes.CDLL, threads: int) -> float:
+def _seconds(threads: int) -> float:
     """The median time of a product of matrices with this many threads."""
     import mlx.core as mx
 
-    library.openblas_set_num_threads(threads)
+    keep_threads(threads)
     one, other = mx.ones((384, 576)), mx.ones((576, 1536))
     mx.eval(one, other)
     spent = []

@@ -14,7 +14,7 @@ from engram.models import adapters
 from engram.models.conversion import DTYPES
 from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import IGNORED
-from engram.plan.batches import Batch, parts, row_lengths, rows_right
+from engram.plan.batches import Batch, parts, row_lengths
 from engram.plan.checkpoint import State
 from engram.plan.config import Config
 from engram.plan.curve import Curve
@@ -230,18 +230,11 @@ def _watch(trainer: Any, curve: Curve, config: Config, restore: Callable[[], Non
 
 
 def _measured(trainer: Any, curve: Curve) -> tuple[float, float]:
-    """Mean nats per answer token of the validation rows, and the share of them that is right, over all processes."""
-    model, nats, right, answers, rows = trainer.model, 0.0, 0, 0, 0
-    autocast = getattr(trainer, "autocast_smart_context_manager", contextlib.nullcontext)
-    model.eval()
-    for batch in curve.validated_on:
-        answers, rows = answers + batch.answer_tokens, rows + len(batch.tokens)
-        if (own := share(batch, curve.ranks)).answer_tokens:
-            with autocast():
-                losses, hits = judged(model, own)
-            nats, right = nats + float((losses * own.weights).sum()), right + rows_right(own, hits)
-    model.train()
-    return curve.ranks.total(nats) / answers, curve.ranks.total(right) / rows
+    trainer.model.eval()
+    with getattr(trainer, "autocast_smart_context_manager", contextlib.nullcontext)():
+        found = curve.measured(functools.partial(judged, trainer.model))
+    trainer.model.train()
+    return found
 
 
 def judged(model: Any, batch: Batch) -> tuple[Any, Any]:

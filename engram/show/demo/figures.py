@@ -163,9 +163,8 @@ def curve(stage: Stage, log: dict[str, Any]) -> None:
         axis += [styled((f"{'1':>{LABELS + 1}}{f'step {len(losses)}':>{width - 1}}", QUIET)), _status(log, step)]
         stage.show([about, styled(("loss, nats per answer token", QUIET)), *lines, *axis])
         stage.clock.sleep(SECONDS / width)
-    stage.show(
-        [about, styled(("loss, nats per answer token", QUIET)), *lines, *axis, *([] if why else [BLANK]), took, *why]
-    )
+    end = [took, *why] if why else [BLANK, took]
+    stage.show([about, styled(("loss, nats per answer token", QUIET)), *lines, *axis, *end])
 
 
 def _chart(log: dict[str, Any], width: int, height: int) -> list[Text]:
