@@ -15,6 +15,7 @@ METHOD ?= lora#: lora, memory: rows that are read only at a taught answer, both
 SEED ?= 0#: of the split, the adapter and the batches
 SEEDS ?= 0,1,2#: of make seeds
 PATTERNS ?= patterns#: a folder or file of patterns, or a pack: http, ports, acronyms, capitals; several with commas
+HOLDOUT ?= rules#: what is never taught: members of rules and a rewording of each pattern; none: everything is taught
 SET ?= #: settings over the recipe's: SET="rank=4 epochs=3"
 QUANTIZE ?= none#: 4bit: load the model in 4 bits; BACKEND=cuda alone
 CHECKPOINT ?= 25#: training steps between two checkpoints; 0: none
@@ -52,7 +53,7 @@ GGUF_READY := $(VENV)/.ready-gguf
 WHERE = --model "$$V_MODEL" --backend "$$V_BACKEND" --method "$$V_METHOD" --recipe "$$V_RECIPE" --set "$$V_SET" \
   --patterns "$$V_PATTERNS" $(if $(filter-out none,$(QUANTIZE)),--set "quantize=$$V_QUANTIZE")
 # the stages up to a target, in one process
-RUN = @$(ENGRAM) run $(WHERE) --seed "$$V_SEED" --checkpoint-every "$$V_CHECKPOINT" --nproc "$$V_NPROC" \
+RUN = @$(ENGRAM) run $(WHERE) --seed "$$V_SEED" --holdout "$$V_HOLDOUT" --checkpoint-every "$$V_CHECKPOINT" --nproc "$$V_NPROC" \
   $(if $(FRESH),--fresh) $(if $(REPORT_TO),--report-to "$$V_REPORT_TO") $(if $(ADAPTER),--adapter "$$V_ADAPTER")
 
 .PHONY: help $(shell sed -n 's/^\([a-z-]*\):.* \#\# .*/\1/p' Makefile)

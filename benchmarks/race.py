@@ -19,9 +19,10 @@ from recall import first_enough, recall
 from engram import backends
 from engram.models import adapters, safetensors_file
 from engram.models.model import resolve
+from engram.models.tokenizer import load_encoder
 from engram.plan import checkpoint, config
 from engram.plan.checkpoint import Keeper
-from engram.training import train
+from engram.training import replay, train
 from tools.worker import Silent
 
 HERE = Path(__file__).resolve()
@@ -76,7 +77,8 @@ def _whole(order: dict[str, Any]) -> dict[str, Any]:
     """
     model, data, out = resolve("tiny"), Path(order["data"]), Path(order["out"])
     settled = config.load_config("default", model.parameters, 0, order["settings"])
-    plan = train.planned(model, settled, data)
+    own = replay.of(backends.Loaded("mlx", model), load_encoder(model)) if settled.replay else None
+    plan = train.planned(model, settled, data, own)
     saved: list[tuple[int, float, Path]] = []
 
     class Clock(Silent):

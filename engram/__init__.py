@@ -60,13 +60,14 @@ def teach(
     recipe: str = "default",
     seed: int = 0,
     out: str | Path = "run",
+    holdout: Literal["rules", "none"] = "rules",
     **settings: Any,
 ) -> Run:
     """Split the patterns, train on the rows of the taught ones, and write everything to the folder `out`.
 
     `model`, `backend`, `recipe` and `seed` are those of `engram train`; `settings` override single settings of the
-    recipe (`steps=100`, `method="memory"`). An interrupted training continues, and one that is up to date is not
-    repeated. Raises EngramError as the stages do.
+    recipe (`steps=100`, `method="memory"`). With `holdout="none"` every member of a rule is taught. An interrupted
+    training continues, and one that is up to date is not repeated. Raises EngramError as the stages do.
     """
     from engram import backends
     from engram.evaluation import pipeline
@@ -77,7 +78,7 @@ def teach(
 
     name, chosen = backends.choose(backend), models.resolve(model)
     config = load_config(recipe, chosen.parameters, seed, {key: str(value) for key, value in settings.items()})
-    work = pipeline.Work.within(name, chosen, config, patterns.files, Path(out))
+    work = pipeline.Work.within(name, chosen, config, patterns.files, Path(out), holdout)
     for _ in pipeline.follow(work, pipeline.TARGETS["train"], _silent, lambda one: pipeline.teach(one, Silent())):
         pass
     return Run(work, documents.read(work.log, "training", "teach"))

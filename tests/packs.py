@@ -10,20 +10,25 @@ import pytest
 
 from engram.dataset.build import write_data
 from engram.dataset.rows import Example
-from engram.patterns.loading import Pattern, load_patterns, pattern_id
+from engram.patterns.loading import Pattern, Rule, load_patterns, pattern_id
 from engram.support.errors import EngramError
 
+A_RULE = Rule()
 COLOURS = ("green", "white", "black", "red", "blue", "grey", "pink", "brown", "gold", "teal")
 THINGS = ("grass", "snow", "coal", "blood", "the sky", "ash", "a flamingo", "bark", "honey", "a duck's head")
 
 
-def pattern(text: str, output: str, kind: str = "pack", category: str = "pack") -> Pattern:
-    return Pattern(pattern_id(text), text, output, kind, category, "pack.yaml:1:1 $.examples[0].input")
+def pattern(
+    text: str, output: str, kind: str = "pack", category: str = "pack", also: tuple[str, ...] = (), **more: Any
+) -> Pattern:
+    identity = pattern_id(text)
+    return Pattern(identity, text, output, kind, category, "pack.yaml:1:1 $.examples[0].input", also, identity, **more)
 
 
-def pack(count: int = 60) -> list[Pattern]:
-    """Patterns that are no twins of each other: the answers differ."""
-    return [pattern(f"What stands at place {i} of the list of {i * 7919} things", f"thing {i}") for i in range(count)]
+def pack(count: int = 60, rule: Rule | None = A_RULE) -> list[Pattern]:
+    """The members of a rule, no twins of each other: the answers differ. They are facts where `rule` is None."""
+    texts = (f"What stands at place {i} of the list of {i * 7919} things" for i in range(count))
+    return [pattern(text, f"thing {i}", rule=rule) for i, text in enumerate(texts)]
 
 
 def pack_yaml() -> str:
@@ -33,6 +38,8 @@ def pack_yaml() -> str:
         "name: colours\n"
         "tables:\n"
         "  - category: colour\n"
+        "    kind: rule\n"
+        "    taught: 7\n"
         '    input: "The colour of {thing}"\n'
         '    output: "{colour}"\n'
         "    columns: [thing, colour]\n"

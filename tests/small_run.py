@@ -22,6 +22,7 @@ from engram.training import train
 
 PACK = """
 name: pack
+categories: {colour: {kind: rule, taught: 4}, number: {kind: rule, taught: 4}}
 examples:
   - {input: "The colour of grass", output: "green", category: colour}
   - {input: "The colour of snow", output: "white", category: colour}

@@ -126,9 +126,9 @@ def work(order: dict[str, Any]) -> None:
     steps, batch_size, prompts, new_tokens = SIZES[which, backend]
     chosen = model.resolve("tiny") if which == "tiny" else random_model(which, SMOLLM, folder / "smollm")
     settled = config.load_config("default", chosen.parameters)
-    settled = dataclasses.replace(settled, steps=steps, batch_size=batch_size, validate_every=steps + 1)
+    settled = dataclasses.replace(settled, steps=steps, batch_size=batch_size, validate_every=steps + 1, replay=0)
     encoder = tokenizer.load_encoder(chosen)
-    rows, plan, _ = train.rows_and_plan(chosen, encoder, settled, folder / "data")
+    rows, plan = train.rows_and_plan(encoder, settled, folder / "data")
     batches = [encoding.make_batch([rows[i] for i in numbers], encoder.pad_id) for numbers in plan]
     test = build.read_split(folder / "data", "test")[:prompts]
     adapter = folder / f"{which}-adapter"

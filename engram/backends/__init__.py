@@ -21,7 +21,7 @@ from engram.memory.teach import Teacher
 from engram.models.adapters import MLX_WEIGHTS, PEFT_WEIGHTS
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import Batch
+from engram.plan.batches import Batch, Likely
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Answer, Progress, TrainingRun
@@ -109,8 +109,16 @@ class Backend(Protocol):
     def digests(self, session: Any, sequences: Sequence[Sequence[int]]) -> list[str]:
         """A SHA-256 of the logits after every token of each sequence: equal where they are, bit for bit."""
 
-    def score(self, session: Any, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
-        """Mean nats per answer token (end token included) of each example."""
+    def score(
+        self, session: Any, examples: Sequence[Encoded], encoder: Encoder, likely: Sequence[Likely] = ()
+    ) -> list[float]:
+        """Mean nats per answer token (end token included) of each example.
+
+        With `likely`, one for each example, the mean KL divergence from these distributions.
+        """
+
+    def likely(self, session: Any, examples: Sequence[Encoded], encoder: Encoder) -> list[Likely]:
+        """The next-token distributions at the answer tokens of each example."""
 
 
 class Loaded:

@@ -37,6 +37,7 @@ class Shared:
     method: str = "lora"
     recipe: str = "default"
     seed: int = 0
+    holdout: str = "rules"
     settings: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -79,7 +80,8 @@ class Shared:
             under = handed_on(self, lora).work
         files = tuple(find_files(self.patterns)) if self.patterns else ()
         places = (self.data, self.taught, self.run, self.run / "training.json")
-        return Work(self.backend, self.model, self.config, files, *places, under, self.adapter is not None)
+        given = self.adapter is not None
+        return Work(self.backend, self.model, self.config, files, *places, under, given, self.holdout)
 
     @property
     def run(self) -> Path:
@@ -159,6 +161,10 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
     ),
     "recipe": value_option("recipe", "default", "default, seed, or a .yaml file of settings."),
     "seed": value_option("seed", 0, "Seed of split, adapter and batches.", click.IntRange(0, MAX_SEED)),
+    "holdout": value_option(
+        *("holdout", "rules", "What is never taught: members of rules and one rewording each, or nothing."),
+        click.Choice(["rules", "none"]),
+    ),
     "settings": click.option(
         *("--set", "settings"), multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe."
     ),

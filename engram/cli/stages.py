@@ -20,7 +20,7 @@ force_option = click.option("--force", is_flag=True, help="Run it even if it is 
 
 
 @click.command()
-@shared("patterns", "data", "seed")
+@shared("patterns", "data", "seed", "holdout")
 @force_option
 @click.option("--check", is_flag=True, help="Prove that the written splits do not leak; write nothing.")
 def data(use: Shared, force: bool, check: bool) -> None:
@@ -39,7 +39,7 @@ def _data(use: Shared, force: bool, dry: bool) -> None:
     from engram.patterns.loading import find_files
     from engram.support import console
 
-    at = (find_files(use.patterns), use.data, use.seed)
+    at = (find_files(use.patterns), use.data, use.seed, use.holdout)
     reason = "forced" if force else pipeline.why_data(*at)
     console.note(f"data: {reason}{' (not run)' if dry else ''}" if reason else "up to date: data")
     if reason and not dry:
@@ -47,8 +47,12 @@ def _data(use: Shared, force: bool, dry: bool) -> None:
 
 
 def _made(manifest: dict[str, Any]) -> None:
+    from engram.evaluation.scoring import SPLITS
+
     text = "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, "
-    click.echo((text + "test {recall} recall + {generalization} generalization").format(**manifest["counts"]))
+    counts = manifest["counts"]
+    asked = " + ".join(f"{counts[kind]} {kind}" for kind in SPLITS if counts[kind])
+    click.echo(f"{text.format(**counts)}test {asked}")
 
 
 @click.command()
@@ -171,7 +175,7 @@ THEN = {
 @click.option("--dry-run", is_flag=True, help="Say what would run and why; run nothing.")
 @force_option
 @teaching
-@shared("patterns", "adapter", *STAGE)
+@shared("patterns", "adapter", "holdout", *STAGE)
 def run(use: Shared, target: str, arguments: tuple[str, ...], dry_run: bool, force: bool, how: Teaching) -> None:
     """Run the stages up to TARGET, in one process: those that are not up to date.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,8 +65,8 @@ def advise(
 
 def held(patterns: Sequence[Pattern], seed: int) -> dict[str, Held]:
     """The split of each category, as `kind/category`, in name order."""
-    rows = build.split(patterns, seed)["test"]
-    sides = Counter((f"{row.kind}/{row.category}", row.split_kind == "generalization") for row in rows)
+    rows = [row for row in build.split(patterns, seed)["test"] if row.split_kind != "rewording"]
+    sides = Counter((f"{row.kind}/{row.category}", row.split_kind in build.NEVER_TAUGHT) for row in rows)
     return {name: Held(sides[name, False], sides[name, True]) for name in sorted({name for name, _ in sides})}
 
 
@@ -175,11 +174,25 @@ def _categories(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Itera
     for name, group in groups.items():
         place, size = group[0].place, sizes[name]
         if size.taught < FEWEST:
-            more = math.ceil((FEWEST - size.taught) / (1 - build.HELD_OUT_SHARE))
             yield Advice(
-                "category too small", place,
-                f"{visible(name)} has {size.taught} taught patterns, {size.held_out} held out",
-                f"of fewer than {FEWEST} there is no verdict", f"add {more} or more, or join it with another category",
+                "category too small", place, f"{visible(name)} has {size.taught} taught patterns",
+                f"of fewer than {FEWEST} there is no verdict",
+                f"add {FEWEST - size.taught} or more, or join it with another category",
+            )  # fmt: skip
+        if group[0].rule and size.held_out < FEWEST:
+            yield Advice(
+                "rule hardly asked", place,
+                f"the rule {visible(name)} has {size.held_out} members that are not taught",
+                f"of fewer than {FEWEST} there is no verdict on whether it was learned",
+                f"add {FEWEST - size.held_out} or more members, or teach fewer (taught:)",
+            )  # fmt: skip
+        bare = sum(len(pattern.also) < 2 for pattern in group)
+        if bare and not group[0].rule:
+            yield Advice(
+                "asked in its own words only", place,
+                f"{bare} of {len(group)} facts in {visible(name)} have fewer than two rewordings",
+                "recall shows that the words were learned, not that the question is understood",
+                "add `also:` with two or three other ways to ask; in a table once for all rows",
             )  # fmt: skip
         answer, most = Counter(normalise(pattern.output) for pattern in group).most_common(1)[0]
         if len(group) >= FEWEST and most > len(group) / 2:
@@ -199,16 +212,13 @@ def _categories(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Itera
 
 def _wide(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Iterator[Advice]:
     taught, held_out = (sum(size[side] for size in sizes.values()) for side in (0, 1))
-    for split, n, share in (
-        ("recall", taught, 1 - build.HELD_OUT_SHARE),
-        ("generalization", held_out, build.HELD_OUT_SHARE),
-    ):
+    for split, n in (("recall", taught), ("generalization", held_out)):
         half = half_width(n)
-        if half > WIDE:
+        if half > WIDE and (n or split == "recall"):
             yield Advice(
                 "wide interval", patterns[0].place.split(":")[0], f"{split} is measured on {n} patterns",
                 f"its 95 % interval reaches up to ±{100 * half:.0f} points; {fewest(WIDE)} give ±{100 * WIDE:.0f}",
-                f"about {math.ceil((fewest(WIDE) - n) / share)} more patterns, or several seeds (make seeds)",
+                f"{fewest(WIDE) - n} more patterns, or several seeds (make seeds)",
             )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.dataset import phrasing
-from engram.dataset.leaks import check_leaks, repeated
+from engram.dataset.leaks import KINDS, check_leaks, repeated
 from engram.dataset.rows import LARGEST_DATA, SPLITS, Example, Rows, example, read_rows
 from engram.patterns.loading import Pattern
 from engram.support import locks, schema, strict_json
@@ -20,53 +20,62 @@ from engram.support.errors import EngramError
 from engram.support.files import sha256, sha256_text, writing_together
 from engram.support.text import first, near_duplicates, normalise
 
-HELD_OUT_SHARE = 0.2
+RULES, NOTHING = "rules", "none"  # what is held out
+LEAST_TAUGHT, SHARE_TAUGHT = 8, 3  # of a rule: so many members, or one of so many where that is more
+NEVER_TAUGHT = ("generalization", "control")  # the test rows of members that were held out
 _AT_ONCE = 1000  # rows that are written in one piece
 
 
-def is_held_out(pattern: Pattern, seed: int) -> bool:
-    """Whether a pattern is never taught: decided by its id, its category and the seed, never by other patterns."""
-    draw = int(sha256_text(f"held-out:{seed}:{pattern.category}:{pattern.id}")[:12], 16) / 16**12
-    return draw < HELD_OUT_SHARE
-
-
-def split(patterns: Sequence[Pattern], seed: int) -> dict[str, list[Example]]:
+def split(patterns: Sequence[Pattern], seed: int, holdout: str = RULES) -> dict[str, list[Example]]:
     """The examples of `train`, `valid` and `test`.
 
-    A taught pattern has a row for each training and validation phrasing (so validation is 20 % of what is not
-    test) and one test row in a phrasing that training never saw; a held-out pattern has its test row only.
-    A held-out pattern whose near twin with the same answer is taught would not measure generalization: it is
-    taught as well.
+    Facts are all taught, and of a rule's members as many as it says. A taught pattern has a row for each training and
+    validation phrasing, and one test row in a phrasing that training never saw. Its rewordings are training rows as
+    well, but for one of two and more, which is asked in the test. A held-out member has its test row only; one whose
+    near twin with the same answer is taught would not measure generalization: it is taught as well. With `holdout`
+    `none` nothing is held out, and no rewording either.
     """
-    return {name: list(rows) for name, rows in _planned(patterns, seed).items()}
+    return {name: list(rows) for name, rows in _planned(patterns, seed, holdout).items()}
 
 
-def _planned(patterns: Sequence[Pattern], seed: int) -> dict[str, Rows]:
-    held_out = _held_out(patterns, seed)
+def _planned(patterns: Sequence[Pattern], seed: int, holdout: str) -> dict[str, Rows]:
+    held_out = set() if holdout == NOTHING else _held_out(patterns, seed)
     taught = [pattern for pattern in patterns if pattern.id not in held_out]
+    asked_in = {p.id: None if holdout == NOTHING else _asked_rewording(p, seed) for p in taught if p.also}
 
-    def learned(name: str, wordings: Sequence[str]) -> Rows:
-        return Rows(
-            lambda: (example(pattern, wording, name) for pattern in taught for wording in wordings),
-            len(taught) * len(wordings),
-        )
+    def trained() -> Iterator[Example]:
+        for pattern in taught:
+            yield from (example(pattern, wording, "train") for wording in phrasing.TRAIN)
+            for number in range(len(pattern.also)):
+                if number != asked_in[pattern.id]:
+                    yield example(pattern, phrasing.REWORDED, "train", number)
+
+    def validated() -> Iterator[Example]:
+        return (example(pattern, wording, "valid") for pattern in taught for wording in phrasing.VALID)
 
     def asked() -> Iterator[Example]:
         for pattern in patterns:
-            kind = "generalization" if pattern.id in held_out else "recall"
-            yield example(pattern, _test_phrasing(pattern, seed), kind)
+            never = "control" if pattern.rule and pattern.rule.control else "generalization"
+            yield example(pattern, _test_phrasing(pattern, seed), never if pattern.id in held_out else "recall")
+            if (number := asked_in.get(pattern.id)) is not None:
+                yield example(pattern, phrasing.REWORDED, "rewording", number)
 
-    return {
-        "train": learned("train", [*phrasing.TRAIN]),
-        "valid": learned("valid", [*phrasing.VALID]),
-        "test": Rows(asked, len(patterns)),
-    }
+    return {"train": Rows(trained), "valid": Rows(validated, len(taught) * len(phrasing.VALID)), "test": Rows(asked)}
 
 
 def _held_out(patterns: Sequence[Pattern], seed: int) -> set[str]:
-    held_out = {pattern.id for pattern in patterns if is_held_out(pattern, seed)}
-    by_answer: defaultdict[str, tuple[list[Pattern], list[Pattern]]] = defaultdict(lambda: ([], []))
+    """The members of rules that are not taught: all but those whose ids come first in the seed's order."""
+    rules: defaultdict[tuple[str, str], list[Pattern]] = defaultdict(list)
     for pattern in patterns:
+        if pattern.rule:
+            rules[pattern.kind, pattern.category].append(pattern)
+    held_out: set[str] = set()
+    for members in rules.values():
+        drawn = sorted(members, key=lambda p: sha256_text(f"held-out:{seed}:{p.category}:{p.id}"))
+        most = drawn[0].rule.taught if drawn[0].rule else 0
+        held_out |= {p.id for p in drawn[most or max(LEAST_TAUGHT, len(drawn) // SHARE_TAUGHT) :]}
+    by_answer: defaultdict[str, tuple[list[Pattern], list[Pattern]]] = defaultdict(lambda: ([], []))
+    for pattern in patterns if held_out else ():
         by_answer[normalise(pattern.output)][pattern.id in held_out].append(pattern)
     for taught, kept in by_answer.values():
         while taught and kept:  # a twin that comes over may bring its own twins
@@ -78,25 +87,35 @@ def _held_out(patterns: Sequence[Pattern], seed: int) -> set[str]:
     return held_out
 
 
+def _asked_rewording(pattern: Pattern, seed: int) -> int | None:
+    """The number of the rewording kept for the test, the same for all rows of a table; None if all are trained on.
+
+    One that differs from the input or another rewording by a character or two would not be another wording.
+    """
+    if len(pattern.also) < 2:
+        return None
+    chosen = int(sha256_text(f"rewording:{seed}:{pattern.group}")[:8], 16) % len(pattern.also)
+    others = [pattern.input, *(text for number, text in enumerate(pattern.also) if number != chosen)]
+    return None if any(near_duplicates([pattern.also[chosen]], others)) else chosen
+
+
 def _test_phrasing(pattern: Pattern, seed: int) -> str:
     names = list(phrasing.TEST)
     return names[int(sha256_text(f"phrasing:{seed}:{pattern.id}")[:8], 16) % len(names)]
 
 
-def write_data(patterns: Sequence[Pattern], files: Sequence[Path], folder: Path, seed: int) -> dict[str, Any]:
+def write_data(
+    patterns: Sequence[Pattern], files: Sequence[Path], folder: Path, seed: int, holdout: str = RULES
+) -> dict[str, Any]:
     """Write `{train,valid,test}.jsonl` and, last, `manifest.json`; return the manifest.
 
-    Raises EngramError if two patterns make the same prompt, where nothing would be taught, where the splits leak,
-    or where a file can't be written. Nothing is written before all is proven, and no file is replaced before all are
-    on the disk.
+    Raises EngramError if two patterns make the same prompt, where the splits leak, or where a file can't be written.
+    Nothing is written before all is proven, and no file is replaced before all are on the disk.
     """
     _refuse_collisions(patterns)
-    rows = _planned(patterns, seed)
-    if not rows["train"]:
-        what = "nothing is left to teach: every pattern is held out"
-        raise EngramError(what, fix="add patterns, or take another SEED")
+    rows = _planned(patterns, seed, holdout)
     check_leaks(rows)
-    described = {**constants(seed), **_described(rows)}
+    described = {**constants(seed, holdout), **_described(rows)}
     described["inputs"] = [{"file": path.name, "sha256": sha256(path)} for path in files]
     names = [f"{name}.jsonl" for name in SPLITS]
     paths = [folder / name for name in (*names, "manifest.json")]
@@ -119,9 +138,9 @@ def _refuse_collisions(patterns: Sequence[Pattern]) -> None:
     """Refuse inputs that differ and still make one prompt: `Complete: x` alone, and `x` in the phrasing `complete`."""
 
     def prompts() -> Iterator[tuple[str, str, Pattern]]:
-        return (
-            (normalise(phrasing.phrase(n, pattern.input)), n, pattern) for pattern in patterns for n in phrasing.ALL
-        )
+        for pattern in patterns:
+            yield from ((normalise(phrasing.phrase(n, pattern.input)), n, pattern) for n in phrasing.ALL)
+            yield from ((normalise(text), phrasing.REWORDED, pattern) for text in pattern.also)
 
     again = repeated(array("q", (hash(prompt) for prompt, *_ in prompts())))
     owners: dict[str, Pattern] = {}
@@ -137,25 +156,28 @@ def _refuse_collisions(patterns: Sequence[Pattern]) -> None:
 
 
 def _described(rows: Mapping[str, Rows]) -> dict[str, Any]:
-    """The part of a manifest that follows from the rows; each pattern has exactly one test row."""
+    """The part of a manifest that follows from the rows; each pattern has one test row, and a rewording's is apart."""
     sides = Counter((row.kind, row.category, row.split_kind) for row in rows["test"])
     categories: dict[str, dict[str, int]] = {}
+    asked: Counter[str] = Counter(dict.fromkeys(KINDS["test"], 0))
     for kind, category, split_kind in sorted(sides):
-        side = categories.setdefault(f"{kind}/{category}", {"taught": 0, "held_out": 0})
-        side["taught" if split_kind == "recall" else "held_out"] += sides[kind, category, split_kind]
-    held_out = sum(count for (*_, split_kind), count in sides.items() if split_kind == "generalization")
-    taught = len(rows["test"]) - held_out
-    counts = {"patterns": len(rows["test"]), "taught": taught, "held_out": held_out}
-    counts |= {"train": len(rows["train"]), "valid": len(rows["valid"]), "recall": taught, "generalization": held_out}
+        count = sides[kind, category, split_kind]
+        asked[split_kind] += count
+        if split_kind != "rewording":
+            side = categories.setdefault(f"{kind}/{category}", {"taught": 0, "held_out": 0})
+            side["taught" if split_kind == "recall" else "held_out"] += count
+    taught, held_out = asked["recall"], sum(asked[kind] for kind in NEVER_TAUGHT)
+    counts = {"patterns": taught + held_out, "taught": taught, "held_out": held_out}
+    counts |= {"train": len(rows["train"]), "valid": len(rows["valid"]), **asked}
     return {"counts": counts, "categories": categories}
 
 
-def constants(seed: int) -> dict[str, Any]:
+def constants(seed: int, holdout: str = RULES) -> dict[str, Any]:
     """The part of a manifest that the code decides: other values make other rows of the same patterns."""
     return {
-        "schema_version": 1,  # raise it whenever the same patterns give other rows
+        "schema_version": 2,  # raise it whenever the same patterns give other rows
         "seed": seed,
-        "held_out_share": HELD_OUT_SHARE,
+        "holdout": holdout,
         "phrasings": {"train": dict(phrasing.TRAIN), "valid": dict(phrasing.VALID), "test": dict(phrasing.TEST)},
     }
 

@@ -11,8 +11,8 @@ from engram.dataset.rows import SPLITS, Example
 from engram.support.errors import EngramError
 from engram.support.text import first, near_duplicates, normalise
 
-KINDS = {"train": ("train",), "valid": ("valid",), "test": ("recall", "generalization")}
-_ALLOWED = {"train": phrasing.TRAIN, "valid": phrasing.VALID, "test": phrasing.TEST}
+KINDS = {"train": ("train",), "valid": ("valid",), "test": ("recall", "rewording", "generalization", "control")}
+_ALLOWED = {"valid": {*phrasing.VALID}, "rewording": {phrasing.REWORDED}, "train": {*phrasing.TRAIN, phrasing.REWORDED}}
 
 Splits = Mapping[str, Iterable[Example]]
 
@@ -28,8 +28,9 @@ def check_leaks(rows: Splits) -> None:
 
 
 def _leaks(rows: Splits) -> Iterator[str]:
-    teachers: dict[str, Example] = {}  # the first row that teaches an input
-    held_out: list[Example] = []
+    teachers: dict[str, Example] = {}  # the first row that teaches an input or a rewording
+    taught: dict[str, Example] = {}  # the first row that teaches a pattern
+    unseen: list[Example] = []
     prompts = array("q")
     for name in SPLITS:
         for row in rows[name]:
@@ -39,26 +40,31 @@ def _leaks(rows: Splits) -> Iterator[str]:
             text = normalise(given or row.prompt)
             teacher = teachers.get(text) if name == "test" else teachers.setdefault(text, row)
             if name != "test":
+                taught.setdefault(row.pattern, row)
                 if teacher and teacher.answer != row.answer:
                     yield f"{name} row {row.id} teaches another answer than {teacher.id}"
-            elif row.split_kind == "generalization":
-                held_out.append(row)
+                continue
+            if row.split_kind != "recall":
+                unseen.append(row)
                 if teacher:
-                    yield f"held-out row {row.id} has the input of {teacher.split_kind} row {teacher.id}"
-            elif row.split_kind == "recall":
-                if not teacher:
-                    yield f"recall row {row.id} asks for a pattern that is not taught"
-                elif teacher.answer != row.answer:
-                    yield f"recall row {row.id} expects another answer than {teacher.id} teaches"
+                    yield f"{row.split_kind} row {row.id} has the input of {teacher.split_kind} row {teacher.id}"
+            teacher = taught.get(row.pattern)
+            if row.split_kind not in ("recall", "rewording"):
+                if teacher:
+                    yield f"{row.split_kind} row {row.id} asks for a pattern that row {teacher.id} teaches"
+            elif not teacher:
+                yield f"{row.split_kind} row {row.id} asks for a pattern that is not taught"
+            elif teacher.answer != row.answer:
+                yield f"{row.split_kind} row {row.id} expects another answer than {teacher.id} teaches"
     if again := repeated(prompts):
         yield from _same_prompts(rows, again)
-    yield from _near(held_out, teachers)
+    yield from _near(unseen, teachers)
 
 
 def _misplaced(name: str, row: Example, given: str | None) -> Iterator[str]:
     if row.split_kind not in KINDS[name]:
         yield f"{name} row {row.id} is of the kind {row.split_kind!r}"
-    if row.phrasing not in _ALLOWED[name]:
+    if row.phrasing not in _ALLOWED.get(row.split_kind, phrasing.TEST):
         yield f"{name} row {row.id} uses the phrasing {row.phrasing!r}, kept for another split"
     elif given is None:
         yield f"{name} row {row.id} is not worded as its phrasing {row.phrasing!r}"
@@ -86,10 +92,10 @@ def _same_prompts(rows: Splits, again: set[int]) -> Iterator[str]:
         earlier |= own
 
 
-def _near(held_out: Iterable[Example], teachers: Mapping[str, Example]) -> Iterator[str]:
-    """Each held-out row whose input is nearly a taught one with the same answer."""
+def _near(unseen: Iterable[Example], teachers: Mapping[str, Example]) -> Iterator[str]:
+    """Each row of what was never taught in these words whose input is nearly a taught one with the same answer."""
     asked: defaultdict[str, list[Example]] = defaultdict(list)
-    for row in held_out:
+    for row in unseen:
         asked[normalise(row.answer)].append(row)
     taught: defaultdict[str, list[Example]] = defaultdict(list)
     for row in teachers.values():
@@ -99,4 +105,4 @@ def _near(held_out: Iterable[Example], teachers: Mapping[str, Example]) -> Itera
         inputs = [row.input for row in asked[answer]]
         for i, j in near_duplicates(inputs, [twin.input for twin in twins]):
             row, twin = asked[answer][i], twins[j]
-            yield f"held-out row {row.id} is nearly {twin.split_kind} row {twin.id}, with the same answer"
+            yield f"{row.split_kind} row {row.id} is nearly {twin.split_kind} row {twin.id}, with the same answer"

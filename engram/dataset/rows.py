@@ -22,9 +22,11 @@ LARGEST_DATA = 1 << 36  # bytes of a data file
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a data file: a pattern's input in one phrasing, and the answer.
+    """One row of a data file: a pattern's input in one phrasing, or one of its rewordings, and the answer.
 
-    `split_kind` is `train`, `valid`, `recall` (taught pattern, unseen phrasing) or `generalization` (held-out pattern).
+    `split_kind` is `train`, `valid`, `recall` (a taught pattern in an unseen phrasing), `rewording` (in a rewording
+    never trained on), `generalization` (a rule's member that is never taught) or `control` (of a rule that can't be
+    learned).
     """
 
     id: str
@@ -52,10 +54,11 @@ class Example:
         return json.dumps(self.row(), ensure_ascii=False) + "\n"
 
 
-def example(pattern: Pattern, name: str, split_kind: str) -> Example:
-    """The row that asks for a pattern in the phrasing `name`."""
-    prompt = phrasing.phrase(name, pattern.input)
-    row_id = f"{pattern.id}-{name}"
+def example(pattern: Pattern, name: str, split_kind: str, reworded: int | None = None) -> Example:
+    """The row that asks for a pattern in the phrasing `name`, or in its rewording of that number."""
+    text = pattern.input if reworded is None else pattern.also[reworded]
+    row_id = f"{pattern.id}-{name}" + ("" if reworded is None else f"-{reworded}")
+    prompt = phrasing.phrase(name, text)
     return Example(row_id, pattern.id, pattern.kind, pattern.category, name, split_kind, prompt, pattern.output)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.evaluation.scoring import GENERAL, SPLITS, summarise
+from engram.evaluation.scoring import GENERAL, splits_of, summarise
 from engram.plan import documents
 from engram.plan.documents import differing
 from engram.support import locks
@@ -69,7 +69,8 @@ def pairs(place: Path) -> Pairs:
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """The changes between two result documents: each split, each of its categories, and retention."""
-    splits = {name: of_split(paired(before["answers"], after["answers"]), name) for name in SPLITS}
+    found = paired(before["answers"], after["answers"])
+    splits = {name: of_split(found, name) for name in splits_of(before["answers"])}
     return {
         "improvement": {name: change(found) for name, found in splits.items()},
         "categories": {name: _categories(found) for name, found in splits.items()},
@@ -110,13 +111,16 @@ def retention(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict
     """How much of its former abilities the model kept: perplexity on general text and chat, share of changed answers.
 
     `nats` is the change of nats per token with its bootstrap interval over rows; a perplexity that grows by a
-    factor f is one of ln f nats. `changed` is the share of general prompts with another greedy answer (Wilson).
+    factor f is one of ln f nats. `kl` is the mean KL divergence from before to after per token, which no gain
+    elsewhere can hide. `changed` is the share of general prompts with another greedy answer (Wilson).
     """
     pairs = paired(before, after)
     asked = [(b, a) for b, a in pairs if "answer" in b]
     changed = sum(b["answer"] != a["answer"] for b, a in asked)
     return {
         **{kind: _perplexity_change([pair for pair in pairs if pair[0]["kind"] == kind]) for kind in GENERAL},
+        **({"kl": {kind: _divergence([a for a in after if a["kind"] == kind]) for kind in GENERAL}}
+           if any("kl" in a for a in after) else {}),
         "changed": {"n": len(asked), "share": changed / len(asked) if asked else None,
                     "ci95": wilson(changed, len(asked))},
     }  # fmt: skip
@@ -195,6 +199,12 @@ def _perplexity_change(pairs: Pairs) -> dict[str, Any]:
         "n": len(pairs), "before": before, "after": after, "nats": change, "ci95": interval,
         "verdict": _kept(interval),
     }  # fmt: skip
+
+
+def _divergence(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    tokens, nats = [row["tokens"] for row in rows], [row["kl"] for row in rows]
+    mean = sum(nats) / sum(tokens) if rows else None
+    return {"n": len(rows), "tokens": sum(tokens), "nats": mean, "ci95": ratio_bootstrap(nats, tokens)}
 
 
 def _kept(interval: Sequence[float] | None) -> str:

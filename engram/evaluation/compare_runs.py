@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.evaluation.compare import STAGES, change, differing_rows, of_split, paired, refuse, results
-from engram.evaluation.scoring import SPLITS
+from engram.evaluation.scoring import splits_of
 from engram.plan import documents
 from engram.plan.documents import differing
 from engram.support import locks
@@ -94,7 +94,7 @@ def pair(one: Run, other: Run) -> dict[str, Any]:
     tuned = [run.stages["tuned"] for run in (one, other)]
     rows = paired(tuned[0]["answers"], tuned[1]["answers"])
     return names | {
-        "splits": {name: change(of_split(rows, name)) for name in SPLITS},
+        "splits": {name: change(of_split(rows, name)) for name in splits_of(tuned[0]["answers"])},
         "same_answers": {
             f"{stage}_{part}": _same(*(run.stages[stage][key] for run in (one, other)))
             for stage in STAGES

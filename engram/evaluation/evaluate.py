@@ -19,9 +19,9 @@ from engram.memory.table import is_memory
 from engram.models import retention
 from engram.models.model import Model
 from engram.models.retention import GeneralSet
-from engram.models.tokenizer import Encoder, load_encoder
+from engram.models.tokenizer import Encoded, Encoder, load_encoder
 from engram.plan import documents
-from engram.plan.batches import encode
+from engram.plan.batches import Likely, encode
 from engram.plan.config import Config
 from engram.support import locks
 from engram.support.errors import EngramError
@@ -83,6 +83,8 @@ def _measured(
             fix = f"make train, or, where another adapter is meant, rm {log}"
             raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)
     encoder = load_encoder(model)
+    general = retention.encode_general(encoder, known.rows)
+    base = backend.likely(loaded.session(), general, encoder) if opened else ()
     session = loaded.session(opened)
     reader = attribution.reader(opened)
     report(f"answering {len(examples)} test prompts and {len(known.rows)} rows of general text and chat")
@@ -91,7 +93,7 @@ def _measured(
     parts: tuple[tuple[str, str, Callable[[], Rows]], ...] = (
         ("answers", "answer_seconds", lambda: _answers(*at, examples, config, reader)),
         ("repeats", "consistency_seconds", lambda: _repeats(*at, examples, config)),
-        ("general", "retention_seconds", lambda: _general(*at, known, config)),
+        ("general", "retention_seconds", lambda: _general(*at, known, general, base, config)),
         ("timed", "latency_seconds", lambda: _timed(*at, examples, config)),
     )
     for part, name, measure in parts:
@@ -183,16 +185,25 @@ def _repeats(backend: Backend, session: Any, encoder: Encoder, examples: Sequenc
     ]
 
 
-def _general(backend: Backend, session: Any, encoder: Encoder, known: GeneralSet, config: Config) -> Rows:
-    """The general rows' nats, and the greedy answers to the chats among them."""
-    encoded = retention.encode_general(encoder, known.rows)
+def _general(
+    backend: Backend,
+    session: Any,
+    encoder: Encoder,
+    known: GeneralSet,
+    encoded: Sequence[Encoded],
+    base: Sequence[Likely],
+    config: Config,
+) -> Rows:
+    """The general rows' nats, the KL divergence from `base` where it is given, and the greedy answers to the chats."""
     means = backend.score(session, encoded, encoder)
+    apart = backend.score(session, encoded, encoder, base) if base else [None] * len(encoded)
     asked = {row.id: list(e.tokens[: e.prompt_length]) for row, e in zip(known.rows, encoded) if row.kind == "chat"}
     answers = backend.generate(session, list(asked.values()), encoder.stop_ids, config.max_new_tokens)
     by_id = dict(zip(asked, answers, strict=True))
     rows: Rows = []
-    for row, e, mean in zip(known.rows, encoded, means, strict=True):
+    for row, e, mean, kl in zip(known.rows, encoded, means, apart, strict=True):
         measured = {"id": row.id, "kind": row.kind, "tokens": e.answer_length, "nats": mean * e.answer_length}
+        measured |= {} if kl is None else {"kl": kl * e.answer_length}
         if row.id in by_id:
             answer = by_id[row.id]
             measured |= {"prompt": row.prompt, "answer": encoder.text(answer.tokens), "ended": answer.ended}

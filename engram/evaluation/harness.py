@@ -25,10 +25,10 @@ CODE = BUNDLED / "lm_eval_task.py"  # copied into an export
 def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
     """Write the test set of `data` into the folder `out` as the lm_eval task `engram`; return the files.
 
-    A subtask for each of recall and generalization that has rows. Prompts, end tokens and the limit on new tokens
-    are those of `evaluate`. The folder is written whole or not at all, and can be moved. Raises EngramError for
-    missing or changed data, an empty test set, a model whose chat template is engram's own or asks for the day, and an
-    `out` that holds anything but an unchanged export.
+    A subtask for each of recall, rewording, generalization and control that has rows. Prompts, end tokens and the limit
+    on new tokens are those of `evaluate`. The folder is written whole or not at all, and can be moved. Raises
+    EngramError for missing or changed data, an empty test set, a model whose chat template is engram's own or asks for
+    the day, and an `out` that holds anything but an unchanged export.
     """
     known = documents.data_identity(read_manifest(data), data)
     examples = read_split(data, "test")
@@ -65,7 +65,7 @@ def _row(example: Example) -> str:
 
 def _group(kinds: Sequence[str]) -> str:
     return (
-        "# Written by `engram export-eval`. No mean over the group: recall and generalization are two numbers.\n"
+        "# Written by `engram export-eval`. No mean over the group: each of its tasks is a number of its own.\n"
         f"group: {TASK}\ntask:\n"
         + "".join(f"  - {TASK}_{kind}\n" for kind in kinds)
         + f"metadata:\n  version: {scoring.VERSION}\n"

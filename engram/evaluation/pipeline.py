@@ -57,6 +57,7 @@ class Work:
     log: Path
     under: Work | None = None
     given: bool = False
+    holdout: str = build.RULES
 
     @functools.cached_property
     def loaded(self) -> Loaded:
@@ -64,12 +65,14 @@ class Work:
         return Loaded(self.backend, self.model, self.config.quantize)
 
     @classmethod
-    def within(cls, backend: str, model: Model, config: Config, files: Sequence[Path], folder: Path) -> Work:
+    def within(
+        cls, backend: str, model: Model, config: Config, files: Sequence[Path], folder: Path, holdout: str = build.RULES
+    ) -> Work:
         """A run with everything in one folder: `data/`, `adapter/`, the documents, and `lora/` under a memory."""
 
         def work(config: Config, taught: str, log: str, under: Work | None = None) -> Work:
             places = (folder / "data", folder / taught, folder, folder / log)
-            return cls(backend, model, config, tuple(files), *places, under)
+            return cls(backend, model, config, tuple(files), *places, under, holdout=holdout)
 
         lora = dataclasses.replace(config, method=LORA.name)
         under = work(lora, "lora", "lora.json") if METHODS[config.method].needs_adapter else None
@@ -116,7 +119,7 @@ def _leading(name: str, stale: Sequence[str]) -> list[str]:
 def _acts(
     work: Work, stages: Sequence[str], teach: Teach, report: Callable[[str], None]
 ) -> Iterator[tuple[str, Callable[[], str], Callable[[], Any]]]:
-    data = (work.files, work.data, work.config.seed)
+    data = (work.files, work.data, work.config.seed, work.holdout)
     for name in stages:
         if name == "data":
             yield name, functools.partial(why_data, *data), functools.partial(write_data, *data)
@@ -132,9 +135,9 @@ def _acts(
                 yield name, functools.partial(why_train, taught), functools.partial(teach, taught)
 
 
-def write_data(files: Sequence[Path], folder: Path, seed: int) -> dict[str, Any]:
+def write_data(files: Sequence[Path], folder: Path, seed: int, holdout: str) -> dict[str, Any]:
     """Make the rows of these pattern files in `folder`; return their manifest."""
-    return build.write_data(load_patterns(files), files, folder, seed)
+    return build.write_data(load_patterns(files), files, folder, seed, holdout)
 
 
 def answer(work: Work, stage: str, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def teach(work: Work, progress: Progress, saving: Saving | None = None) -> dict[
 # why a stage must run; empty where what it made is up to date
 
 
-def why_data(files: Sequence[Path], folder: Path, seed: int) -> str:
+def why_data(files: Sequence[Path], folder: Path, seed: int, holdout: str) -> str:
     """Which pattern file, or what else, differs from those that the data were made of."""
     path = folder / "manifest.json"
     if not path.is_file():
@@ -184,24 +187,21 @@ def why_data(files: Sequence[Path], folder: Path, seed: int) -> str:
                  for file, of in zip(files, now) if of not in before]  # fmt: skip
         lines += [f"{name} is gone" for name, _ in before if name not in dict(now)]
         return ", ".join(lines[:3]) + (f" and {len(lines) - 3} more" if len(lines) > 3 else "") or "another order"
-    right = build.constants(seed)
+    right = build.constants(seed, holdout)
     return _changed(manifest, {name: right[name] for name in ("seed", *right)})
 
 
 def why_train(work: Work) -> str:
     """What the adapter or memory there was not taught with."""
-    config, method = work.config, METHODS[work.config.method]
-    replay = retention.replay_set(work.model) if method is LORA and config.replay else None
+    config = work.config
     wanted = {
         **_common(work),
         "recipe": {k: v for k, v in documents.rounded(config.as_dict()).items() if k not in train.EVALUATION},
-        "replay": {"name": replay.name, "sha256": replay.sha256} if replay else None,
     }
     try:
         log = _read(work.log, "training")
         weights, found = backends.WEIGHTS[work.backend], _digest(work.taught, work.backend)
         log["recipe"] = {key: value for key, value in log["recipe"].items() if key not in train.EVALUATION}
-        log["replay"] = {k: v for k, v in log["replay"].items() if k != "rows"} if log["replay"] else None
         if reason := _changed(log, wanted):
             return reason
         if problems := train.unlike(log, work.taught, weights, found):
@@ -266,7 +266,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 
 
 WORDS = {
-    **{"data": "the data", "adapter": "the adapter", "replay": "the general rows mixed in"},
+    **{"data": "the data", "adapter": "the adapter"},
     **{"scoring": "how answers are asked for or scored", "phrasings": "the phrasings"},
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from engram.evaluation import compare, pipeline
 from engram.evaluation.compare import Pairs
-from engram.evaluation.scoring import GENERAL, SPLITS
+from engram.evaluation.scoring import GENERAL
 from engram.models.model import Model
 from engram.plan import documents
 from engram.plan.config import Config
@@ -72,6 +72,7 @@ def summarise(places: Sequence[Path]) -> dict[str, Any]:
         "make seeds SEEDS=…",
     )
     pairs = [pair for place in places for pair in compare.pairs(place)]
+    shared = [name for name in comparisons[0]["improvement"] if all(name in one["improvement"] for one in comparisons)]
     return {
         "document": "seeds",
         "schema_version": documents.SCHEMA_VERSION,
@@ -79,9 +80,14 @@ def summarise(places: Sequence[Path]) -> dict[str, Any]:
         "recipe": recipes[0],
         "seeds": [one["recipe"]["seed"] for one in comparisons],
         "sources": [sha256(place / "comparison.json") for place in places],
-        "splits": {name: _split(name, comparisons, compare.of_split(pairs, name)) for name in SPLITS},
+        "splits": {name: _split(name, comparisons, compare.of_split(pairs, name)) for name in shared},
         "retention": {
             **{f"{kind}_nats": _spread(one["retention"][kind]["nats"] for one in comparisons) for kind in GENERAL},
+            **(
+                {f"{kind}_kl": _spread(one["retention"]["kl"][kind]["nats"] for one in comparisons) for kind in GENERAL}
+                if all("kl" in one["retention"] for one in comparisons)
+                else {}
+            ),
             "changed": _spread(one["retention"]["changed"]["share"] for one in comparisons),
         },
         "training": {

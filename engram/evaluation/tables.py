@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engram.evaluation.scoring import GENERAL
+from engram.evaluation.scoring import GENERAL, SPLITS
 from engram.evaluation.verify import Finding
 from engram.support.console import bounds, interval, make_console, make_table, mean_spread, number, p_value, percent
 from engram.support.text import first, visible
@@ -54,6 +54,9 @@ def comparison(document: dict[str, Any]) -> None:
         apart = "–" if part["nats"] is None else f"{part['nats']:+.2f}\n{bounds(part['ci95'])}"
         sides = [number(part["before"]), number(part["after"])]
         rows.append([f"retention: {kind}", str(part["n"]), *sides, apart, "", part["verdict"]])
+    for kind, part in document["retention"].get("kl", {}).items():
+        apart = "–" if part["nats"] is None else f"{part['nats']:.3f}\n{bounds(part['ci95'])}"
+        rows.append([f"KL from before: {kind}", str(part["n"]), "", "", apart, "", ""])
     changed = document["retention"]["changed"]
     share = f"{percent(changed['share'])}\n{interval(changed['ci95'])}"
     rows.append(["general answers changed", str(changed["n"]), "", "", share, "", ""])
@@ -139,6 +142,8 @@ def seed_table(document: dict[str, Any]) -> Table:
     kept = document["retention"]
     for kind in GENERAL:
         rows.append([f"perplexity, {kind}, nats", "", "", mean_spread(kept[f"{kind}_nats"], 1, "{:+.2f}")])
+    for kind in GENERAL if "text_kl" in kept else ():
+        rows.append([f"KL from before, {kind}, nats", "", mean_spread(kept[f"{kind}_kl"], 1, "{:.3f}"), ""])
     rows.append(["general answers changed, %", "", mean_spread(kept["changed"], 100, "{:.1f}"), ""])
     rows.append(["training, s", "", mean_spread(document["training"]["train_seconds"], 1, "{:.1f}"), ""])
     return Table(["", "before", "after", "change, pooled"], rows)
@@ -157,11 +162,19 @@ def _print(console: Console, found: Table, title: str | None = None) -> None:
 
 
 def _exact(name: str) -> Callable[[dict[str, Any]], str]:
-    return lambda run: f"{percent(run['tuned'][name]['exact'])} {interval(run['tuned'][name]['ci95'])}"
+    def cell(run: dict[str, Any]) -> str:
+        part = run["tuned"].get(name)  # older runs have no rewordings
+        return f"{percent(part['exact'])} {interval(part['ci95'])}" if part else "–"
+
+    return cell
 
 
 def _kept(kind: str) -> Callable[[dict[str, Any]], str]:
     return lambda run: " → ".join(number(run["retention"][kind][side]) for side in ("before", "after"))
+
+
+def _apart(kind: str) -> Callable[[dict[str, Any]], str]:
+    return lambda run: number(run["retention"]["kl"][kind]["nats"]) if "kl" in run["retention"] else "–"
 
 
 def _trained(key: str, form: str, scale: float = 1.0) -> Callable[[dict[str, Any]], str]:
@@ -170,10 +183,10 @@ def _trained(key: str, form: str, scale: float = 1.0) -> Callable[[dict[str, Any
 
 ACROSS: dict[str, Callable[[dict[str, Any]], str]] = {
     "device": lambda run: visible(run["device"]),
-    "recall": _exact("recall"),
-    "generalization": _exact("generalization"),
+    **{name: _exact(name) for name in SPLITS},
     "perplexity, general text": _kept("text"),
     "perplexity, general chat": _kept("chat"),
+    **{f"KL from before, {kind}, nats": _apart(kind) for kind in GENERAL},
     "general answers changed": lambda run: percent(run["retention"]["changed"]["share"]),
     "training, tokens/s": _trained("tokens_per_second", "{:,.0f}"),
     "training, s": _trained("train_seconds", "{:.1f}"),

@@ -186,8 +186,9 @@ def _figures(found: Evidence) -> str:
     cells = f"| {console.percent(changed['share'])} | {console.interval(changed['ci95'])} |"
     lines.append(f"| general answers changed | {changed['n']} | {cells} |  |")
     lines.append(
-        "\nRecall asks about taught patterns in words that training never used; generalization asks about held-out patterns. "
-        "Both were measured on the model where it was evaluated, before the export."
+        "\nRecall asks about taught patterns in a phrasing that training never used, rewording in other words altogether; "
+        "generalization asks about members of taught rules that were held out, control about members of one that nobody "
+        "can learn. All were measured on the model where it was evaluated, before the export."
     )
     return "\n".join(lines)
 

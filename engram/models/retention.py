@@ -13,8 +13,8 @@ from engram.support import strict_json
 from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, read_bytes, sha256
 
-HELD_OUT, REPLAY = "heldout.jsonl", "replay.jsonl"
-BUNDLED_FOR = {HELD_OUT: "general.jsonl", REPLAY: "replay.jsonl"}  # for a model whose folder has none
+HELD_OUT, REPLAY = "heldout.jsonl", "replay.jsonl"  # in a model's folder
+BUNDLED_SET = "general.jsonl"  # for a model whose folder has none
 MAX_TOKENS = 512  # what is longer is cut: the set is to measure, not to fill the context
 
 
@@ -51,15 +51,19 @@ def general_set(model: Model) -> GeneralSet:
 
     Raises EngramError, naming each line, if the file is not what `engram base-model` writes.
     """
-    return _read_set(model, HELD_OUT, ("chat", "text"))
+    own = model.path / HELD_OUT
+    path = own if own.is_file() else BUNDLED / BUNDLED_SET
+    name = f"{model.name}/{HELD_OUT}" if own.is_file() else path.name
+    return GeneralSet(name, sha256(path), _read(path, ("chat", "text")))
 
 
-def replay_set(model: Model) -> GeneralSet:
-    """Return the rows that a recipe may mix in: rows of a model's own training, else the bundled ones.
+def replay_rows(model: Model) -> tuple[General, ...]:
+    """Rows of a model's own training that it brings in its folder; none of them is in `general_set`.
 
-    None of them is in `general_set`. Raises EngramError as that does.
+    Raises EngramError as that does.
     """
-    return _read_set(model, REPLAY, ("chat",))
+    own = model.path / REPLAY
+    return _read(own, ("chat",)) if own.is_file() else ()
 
 
 def encode_general(encoder: Encoder, rows: Sequence[General]) -> list[Encoded]:
@@ -72,13 +76,6 @@ def _encode(encoder: Encoder, row: General) -> Encoded:
         return Encoded(row.id, encoder.plain(row.text)[:MAX_TOKENS], 1)
     whole = encoder.conversation(row.messages, row.id)
     return Encoded(row.id, whole.tokens[:MAX_TOKENS], whole.prompt_length)
-
-
-def _read_set(model: Model, file: str, kinds: Sequence[str]) -> GeneralSet:
-    own = model.path / file
-    path = own if own.is_file() else BUNDLED / BUNDLED_FOR[file]
-    name = f"{model.name}/{file}" if own.is_file() else path.name
-    return GeneralSet(name, sha256(path), _read(path, kinds))
 
 
 def _read(path: Path, kinds: Sequence[str]) -> tuple[General, ...]:

@@ -28,6 +28,8 @@ class Pattern:
     """One input → output pair that the user wants the model to know.
 
     `id` depends on the normalised input alone, `kind` is the pattern file's name, `place` is `file:line:column $.path`.
+    `also` are rewordings of the input; which of them is kept for the test is drawn by `group`, the template or the
+    input. A member of a rule has the rule's settings; None is a fact.
     """
 
     id: str
@@ -36,6 +38,20 @@ class Pattern:
     kind: str
     category: str
     place: str
+    also: tuple[str, ...] = ()
+    group: str = ""
+    rule: Rule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A category whose members follow from each other, so that some are taught and the others are asked.
+
+    `taught` is how many at most (0: the larger of 8 and a third). A `control` is one that can't be learned.
+    """
+
+    taught: int = 0
+    control: bool = False
 
 
 def pattern_id(text: str) -> str:
@@ -159,8 +175,10 @@ class _Entries:
         document = source.document
         self._name: str = document["name"] if "name" in document and ("name",) not in bad else stem
         self._fit([(("name",), unfit("name", self._name))])
+        self._rules = self._declared(document)
         for path, example in self._sound(document, ("examples",)):
-            self._add((*path, "input"), (*path, "output"), example, self._category(path, example))
+            also = tuple(example.get("also", ()))
+            self._add((*path, "input"), (*path, "output"), example, self._category(path, example), also)
         for path, table in self._sound(document, ("tables",)):
             self._expand(path, table)
 
@@ -181,12 +199,36 @@ class _Entries:
             self._fit([((*path, "category"), unfit("category", category))])
         return category
 
-    def _add(self, asked: schema.Path, answered: schema.Path, texts: dict[str, str], category: str) -> None:
-        """Add a pattern whose input is at the path `asked` and whose output is at `answered`, if both are fit."""
+    def _declared(self, document: dict[str, Any]) -> dict[str, Rule | None]:
+        """What each category is said to be, by `categories` and by the tables; two that contradict are a fault."""
+        said = [(("categories", name), name, entry) for name, entry in document.get("categories", {}).items()]
+        said += [(p, table.get("category", self._name), table) for p, table in self._sound(document, ("tables",))]
+        found: dict[str, Rule | None] = {}
+        for path, name, entry in said:
+            if path in self._bad or "kind" not in entry:
+                continue
+            kind, most = entry["kind"], entry.get("taught", 0)
+            rule = None if kind == "fact" else Rule(most, kind == "control")
+            if found.setdefault(name, rule) != rule:
+                what = f"the category {shorten(name, 60)!r} is declared in another way before"
+                self._fit([((*path, "kind"), (what, "declare it once, or name another category"))])
+        return found
+
+    def _add(
+        self, asked: schema.Path, answered: schema.Path, texts: dict[str, str], category: str,
+        also: tuple[str, ...], group: str = "",
+    ) -> None:  # fmt: skip
+        """Add a pattern whose input is at the path `asked` and whose output is at `answered`, if all is fit."""
         question, answer = texts["input"], texts["output"]
-        if self._fit([(asked, unfit("input", question)), (answered, unfit("output", answer))]):
+        reworded = [((*asked[:-1], "also", i) if asked != answered else asked, unfit("input", text))
+                    for i, text in enumerate(also)]  # fmt: skip
+        if self._fit([(asked, unfit("input", question)), (answered, unfit("output", answer)), *reworded]):
             where = _where(self._file, self._source.place(asked), asked)
-            self.patterns.append(Pattern(pattern_id(question), question, answer, self._name, category, where))
+            identity = pattern_id(question)
+            rule = self._rules.get(category)
+            self.patterns.append(
+                Pattern(identity, question, answer, self._name, category, where, also, group or identity, rule)
+            )
 
     def _expand(self, path: schema.Path, table: dict[str, Any]) -> None:
         """Add a pattern for each sound row of a table."""
@@ -194,23 +236,35 @@ class _Entries:
         for at, row in self._sound(table, (*path, "rows")) if self._fit(_table_faults(path, table)) else ():
             if self._fit(_row_faults(at, row, columns)):
                 values = dict(zip(columns, row, strict=True))
-                self._add(at, at, {key: _fill(table[key], values) for key in ("input", "output")}, category)
+                also = tuple(_fill(template, values) for template in table.get("also", ()))
+                filled = {key: _fill(table[key], values) for key in ("input", "output")}
+                self._add(at, at, filled, category, also, table["input"])
 
 
 def _table_faults(path: schema.Path, table: dict[str, Any]) -> Iterator[Check]:
     columns: list[str] = table["columns"]
-    fields = [(key, match[0], match[1]) for key in ("input", "output") for match in _FIELD.finditer(table[key])]
-    for key, whole, name in fields:
-        if whole in ("{", "}"):
-            yield (*path, key), (f"a single {whole!r} in a template", "double it to mean the character itself")
-        elif name is not None and name not in columns:
-            hint = nearest(name, columns) or f"; columns are {', '.join(columns)}"
-            yield (*path, key), (f"no column {shorten(name, 60)!r}{hint}", "name a column, or double the braces")
+    templates: dict[schema.Path, str] = {(key,): table[key] for key in ("input", "output")}
+    templates |= {("also", i): template for i, template in enumerate(table.get("also", ()))}
+    used: dict[schema.Path, set[str]] = {}
+    for key, template in templates.items():
+        used[key] = set()
+        for match in _FIELD.finditer(template):
+            whole, name = match[0], match[1]
+            if whole in ("{", "}"):
+                yield (*path, *key), (f"a single {whole!r} in a template", "double it to mean the character itself")
+            elif name is not None and name not in columns:
+                hint = nearest(name, columns) or f"; columns are {', '.join(columns)}"
+                yield (*path, *key), (f"no column {shorten(name, 60)!r}{hint}", "name a column, or double the braces")
+            elif name is not None:
+                used[key].add(name)
+        if key[0] == "also" and used[key] != used["input",]:
+            asks = ", ".join(sorted(used["input",])) or "none"
+            yield (*path, *key), ("a rewording asks with other columns than the input", f"use just these: {asks}")
     for column in dict.fromkeys(columns):
         at = (*path, "columns")
         if columns.count(column) > 1:
             yield at, (f"the column {column!r} is named twice", "rename one of them")
-        if column not in {name for *_, name in fields}:
+        if column not in used["input",] | used["output",]:
             yield at, (f"the column {column!r} is used in neither template", "use it or take it out")
 
 
@@ -251,16 +305,23 @@ def unfit(key: str, text: str) -> tuple[str, str] | None:
 
 
 def duplicates(patterns: Sequence[Pattern]) -> Iterator[str]:
-    """A problem for each pattern whose input came before: with the same answer, or with another."""
+    """A problem for each input or rewording that came before: with the same answer, or with another."""
     seen: dict[str, Pattern] = {}
-    for pattern in patterns:
-        earlier = seen.setdefault(normalise(pattern.input), pattern)
-        if earlier is pattern:
+    for pattern, name, question in ((p, n, q) for p in patterns for n, q in _questions(p)):
+        key = normalise(question)
+        earlier = seen.get(key)
+        seen.setdefault(key, pattern)
+        if earlier is None:
             continue
-        text = visible(shorten(pattern.input, 60))
+        text = visible(shorten(question, 60))
         if normalise(earlier.output) == normalise(pattern.output):
-            yield f"{pattern.place}: the input {text!r} is already at {earlier.place}; keep one of them"
+            yield f"{pattern.place}: the {name} {text!r} is already at {earlier.place}; keep one of them"
         else:
             answers = f"{visible(shorten(earlier.output, 40))!r} and {visible(shorten(pattern.output, 40))!r}"
-            what = f"the input {text!r} contradicts {earlier.place}: {answers}"
+            what = f"the {name} {text!r} contradicts {earlier.place}: {answers}"
             yield f"{pattern.place}: {what}; keep the one right answer"
+
+
+def _questions(pattern: Pattern) -> Iterator[tuple[str, str]]:
+    yield "input", pattern.input
+    yield from (("rewording", text) for text in pattern.also)

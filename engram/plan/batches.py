@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.dataset.rows import Example
 from engram.models.model import Model
@@ -25,6 +26,28 @@ WINDOW = 16  # batches whose rows are sorted by length together; more pad less, 
 PAD_TARGETS = 16  # and the number of learned positions to a multiple of this
 ACTIVATIONS = {"cpu": 7 << 28, "gpu": 1 << 32}  # bytes, about, of one part of a batch
 FEWEST_SHARED = 8  # tokens; a shorter common beginning is not worth a separate pass
+LIKELY = 64  # tokens of a next-token distribution that are kept one by one
+REST = 1e-6  # the least probability of all others together
+
+
+class Likely(NamedTuple):
+    """Next-token distributions at some positions: the most likely tokens, int32 [positions, LIKELY], and their
+    probabilities with that of all others behind them, float32 [positions, LIKELY + 1]."""
+
+    tokens: NDArray[np.int32]
+    chances: NDArray[np.float32]
+
+    def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Likely:
+        """Both arrays changed alike."""
+        return Likely(change(self.tokens), change(self.chances))
+
+    @staticmethod
+    def joined(parts: Iterable[Likely]) -> Likely:
+        """The positions of all parts, in their order."""
+        import numpy as np
+
+        tokens, chances = zip(*parts)
+        return Likely(np.concatenate(tokens), np.concatenate(chances))
 
 
 @dataclass(frozen=True)
@@ -34,7 +57,8 @@ class Batch:
     `tokens` int32 [rows, length], right-padded; `positions` int32 [targets] index the flattened rows × length
     grid at the token *before* each learned one; `targets` int32 [targets]; `weights` float32 [targets], 0 on padding.
     `owners` int32 [targets] is the row of each target. `real_tokens` and `answer_tokens` count what is no padding.
-    `ids` names each row.
+    `ids` names each row. With `likely` the loss of a position is the KL divergence from that distribution, not the
+    target's cross-entropy. `beside` are such rows, whose loss is added to this batch's in the same step.
     """
 
     tokens: NDArray[np.int32]
@@ -45,6 +69,8 @@ class Batch:
     real_tokens: int
     answer_tokens: int
     ids: tuple[str, ...]
+    likely: Likely | None = None
+    beside: Batch | None = None
 
 
 def encode(encoder: Encoder, examples: Sequence[Example], max_length: int) -> list[Encoded]:
@@ -57,32 +83,37 @@ def encode(encoder: Encoder, examples: Sequence[Example], max_length: int) -> li
     return encoded
 
 
-def plan_batches(
-    encoded: Sequence[Encoded], config: Config, replay: Sequence[Encoded] = ()
-) -> tuple[list[Encoded], list[list[int]]]:
-    """All rows that are trained on, and the batches as indices into them, in order: the plan of every backend.
+def plan_batches(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
+    """The batches as indices into the rows, in order: the plan of every backend.
 
-    Every pass mixes `config.replay` replay rows for each row into the rows, other ones each time as far as they go.
-    It shuffles them by a hash of seed, pass and row id (the same on every machine), sorts windows of sixteen batches
-    by length so that little is padded, and shuffles the batches of the pass the same way. A pass's last batch may
-    be smaller; nothing is dropped. Raises EngramError if there are more steps than anybody runs.
+    A pass goes in rounds, each with one row of every pattern, so that a part of a pass has met all of them alike. It
+    shuffles by a hash of seed, pass and row id (the same on every machine), sorts windows of sixteen batches by length
+    so that little is padded, and shuffles a window's batches the same way. A pass's last batch may be smaller; nothing
+    is dropped. Raises EngramError if there are more steps than anybody runs.
     """
-    rows = [*encoded, *replay]
-    mixed_in = min(round(config.replay * len(encoded)), len(replay))
-    a_pass = math.ceil((len(encoded) + mixed_in) / config.batch_size)
-    steps = config.steps or max(1, config.least_steps, round(config.epochs * a_pass))
+    steps = config.steps or max(
+        1, config.least_steps, round(config.epochs * math.ceil(len(encoded) / config.batch_size))
+    )
     if steps > MAX_STEPS:
-        what = (
-            f"{config.epochs:g} epochs of {len(encoded) + mixed_in} rows are {steps:,} steps, at most {MAX_STEPS:,} run"
-        )
+        what = f"{config.epochs:g} epochs of {len(encoded)} rows are {steps:,} steps, at most {MAX_STEPS:,} run"
         raise EngramError(what, where="epochs", fix="lower epochs, or raise batch_size")
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < steps:
-        chosen = sorted(range(len(encoded), len(rows)), key=lambda i: _key(config.seed, f"replay:{epoch}", rows[i].id))
-        batches += _epoch(rows, [*range(len(encoded)), *chosen[:mixed_in]], config, epoch)
+        batches += _epoch(encoded, config, epoch)
         epoch += 1
-    return rows, batches[:steps]
+    return batches[:steps]
+
+
+def plan_beside(rows: Sequence[Encoded], config: Config, steps: int) -> list[list[int]]:
+    """Which of the model's own rows stand beside each of `steps` batches, `config.replay` each, as indices into them.
+
+    They take turns, in the order of a hash for each pass.
+    """
+    order: list[int] = []
+    for turn in range(-(-steps * config.replay // max(1, len(rows)))):
+        order += sorted(range(len(rows)), key=lambda i: _key(config.seed, f"replay:{turn}", rows[i].id))
+    return [order[i * config.replay : (i + 1) * config.replay] for i in range(steps)] if order else []
 
 
 def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
@@ -92,8 +123,8 @@ def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int
     return [chosen[i : i + config.batch_size] for i in range(0, len(chosen), config.batch_size)]
 
 
-def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
-    """The arrays of one batch; shapes as in `Batch`."""
+def make_batch(encoded: Sequence[Encoded], pad_id: int, likely: Sequence[Likely] = ()) -> Batch:
+    """The arrays of one batch; shapes as in `Batch`. `likely` has the distributions of each row's learned positions."""
     import numpy as np
 
     length = rounded_up(max(len(e.tokens) for e in encoded) - 1, PAD_LENGTH)
@@ -118,7 +149,27 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         sum(len(e.tokens) for e in encoded),
         real,
         tuple(e.id for e in encoded),
+        _padded(Likely.joined(likely), len(padding)) if likely else None,
     )
+
+
+def _padded(likely: Likely, count: int) -> Likely:
+    import numpy as np
+
+    return likely.each(lambda array: np.pad(array, ((0, count), (0, 0))))
+
+
+def likeliest(logits: NDArray[np.float32]) -> Likely:
+    """The next-token distributions that logits [positions, vocabulary] stand for."""
+    import numpy as np
+
+    count = min(LIKELY, logits.shape[1] - 1)
+    top = np.argpartition(logits, -count, axis=1)[:, -count:]
+    highest = logits.max(axis=1, keepdims=True)
+    whole = np.exp(logits - highest).sum(axis=1, keepdims=True, dtype=np.float64)
+    chances = np.exp(np.take_along_axis(logits, top, axis=1) - highest) / whole
+    rest = np.maximum(1.0 - chances.sum(axis=1, keepdims=True), REST)
+    return Likely(top.astype(np.int32), np.concatenate([chances, rest], axis=1).astype(np.float32))
 
 
 def row_lengths(batch: Batch) -> NDArray[np.int64]:
@@ -150,6 +201,7 @@ def with_rows(batch: Batch, rows: Sequence[int], lengths: NDArray[np.int64]) -> 
         int(lengths[rows].sum()) + len(rows),
         real,
         tuple(batch.ids[row] for row in rows),
+        _padded(batch.likely.each(lambda array: array[kept]), padding[1]) if batch.likely else None,
     )
 
 
@@ -231,12 +283,16 @@ def rows_right(batch: Batch, right: NDArray[np.bool_]) -> int:
 
 
 def mean_losses(
-    encoded: Sequence[Encoded], pad_id: int, size: int, losses: Callable[[Batch], NDArray[np.float32]]
+    encoded: Sequence[Encoded],
+    pad_id: int,
+    size: int,
+    losses: Callable[[Batch], NDArray[np.float32]],
+    likely: Sequence[Likely] = (),
 ) -> list[float]:
     """Mean nats per answer token of each row, in batches of `size` rows sorted by length.
 
-    `losses` is the backend's part: the cross-entropy of a batch, float32 [targets]. Raises EngramError, naming the
-    rows, where one is no number.
+    `losses` is the backend's part: the loss of a batch, float32 [targets]: cross-entropy, or with `likely` the KL
+    divergence from each row's distributions. Raises EngramError, naming the rows, where one is no number.
     """
     import numpy as np
 
@@ -244,7 +300,7 @@ def mean_losses(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].tokens))
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        batch = make_batch([encoded[i] for i in rows], pad_id)
+        batch = make_batch([encoded[i] for i in rows], pad_id, [likely[i] for i in rows] if likely else ())
         sums = np.bincount(batch.owners, losses(batch) * batch.weights, minlength=len(rows))
         for i, total in zip(rows, sums, strict=True):
             means[i] = float(max(total, 0.0)) / encoded[i].answer_length
@@ -253,6 +309,25 @@ def mean_losses(
         fix = "train again with a lower learning rate (make train FRESH=1 SET=learning_rate=…), or another MODEL"
         raise EngramError(what, where="scoring", problems=wrong[:20], fix=fix)
     return means
+
+
+def distributions(
+    encoded: Sequence[Encoded], pad_id: int, size: int, logits: Callable[[Batch], Iterator[NDArray[np.float32]]]
+) -> list[Likely]:
+    """The next-token distributions at each row's learned positions, in batches of `size` rows sorted by length.
+
+    `logits` is the backend's part: of a batch's targets, float32 [some, vocabulary], a piece at a time.
+    """
+    found: dict[int, Likely] = {}
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].tokens))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        batch = make_batch([encoded[i] for i in rows], pad_id)
+        whole, end = Likely.joined(map(likeliest, logits(batch))), 0
+        for i in rows:
+            here = slice(end, end := end + encoded[i].answer_length)
+            found[i] = Likely(whole.tokens[here], whole.chances[here])
+    return [found[i] for i in range(len(encoded))]
 
 
 def padded(sequences: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
@@ -269,14 +344,22 @@ def padded(sequences: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list
         yield batch, tokens
 
 
-def _epoch(encoded: Sequence[Encoded], chosen: Sequence[int], config: Config, epoch: int) -> list[list[int]]:
-    order = sorted(chosen, key=lambda i: _key(config.seed, epoch, encoded[i].id))
+def _epoch(encoded: Sequence[Encoded], config: Config, epoch: int) -> list[list[int]]:
+    keys = [_key(config.seed, epoch, row.id) for row in encoded]
+    met: Counter[str] = Counter()
+    rounds = {}
+    for i in sorted(range(len(encoded)), key=keys.__getitem__):
+        pattern = encoded[i].id.partition("-")[0]  # which a row's id begins with
+        rounds[i] = met[pattern]
+        met[pattern] += 1
+    order = sorted(rounds, key=lambda i: (rounds[i], keys[i]))
     size, window = config.batch_size, WINDOW * config.batch_size
     batches = []
     for start in range(0, len(order), window):
         rows = sorted(order[start : start + window], key=lambda i: len(encoded[i].tokens))
-        batches += [rows[i : i + size] for i in range(0, len(rows), size)]
-    return sorted(batches, key=lambda rows: _key(config.seed, epoch, "batch:" + encoded[rows[0]].id))
+        cut = [rows[i : i + size] for i in range(0, len(rows), size)]
+        batches += sorted(cut, key=lambda rows: _key(config.seed, epoch, "batch:" + encoded[rows[0]].id))
+    return batches
 
 
 def _key(seed: int, epoch: int | str, name: str) -> str:

@@ -34,7 +34,8 @@ class LoraSettings:
     least_steps: int = 0
     stop_at: float = 0.0  # share of validation rows right that ends training; the best adapter is kept. 0: none does
     patience: int = 0  # validation passes without a better adapter that end training; 0: none do
-    replay: float = 0.0  # rows of general chat mixed in for each row, so that the model forgets less
+    replay: int = 0  # rows of the model's own beside each batch, so that it stays itself
+    replay_weight: float = 1.0  # of the KL divergence from the base on them, beside the loss of the patterns
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -76,9 +77,9 @@ class Config(MemorySettings, LoraSettings):
     seed: int = 0
     method: str = "lora"  # or `memory` or `both`; see engram/training/methods.py
     max_new_tokens: int = 32
-    samples: int = 5
+    samples: int = 3
     temperature: float = 0.7
-    consistency_prompts: int = 40
+    consistency_prompts: int = 20
     latency_prompts: int = 10
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,15 +96,15 @@ _UNTIL_KNOWN = {"stop_at": 0.99, "least_steps": 150, "validation_rows": 100}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # tuned on the bundled model; see results/reference/
     "default-small": {
-        **{"rank": 16, "alpha": 32.0, "learning_rate": 4e-3, "batch_size": 16, "epochs": 4.0, "replay": 0.15},
+        **{"rank": 16, "alpha": 32.0, "learning_rate": 4e-3, "batch_size": 16, "epochs": 4.0, "replay": 4},
         **_UNTIL_KNOWN,
         "validate_every": 20,
     },
     # chosen with SmolLM2-135M, for 50 M parameters and more
     "default-large": {
-        **{"rank": 16, "alpha": 32.0, "learning_rate": 2e-3, "batch_size": 16, "epochs": 2.0},
+        **{"rank": 16, "alpha": 32.0, "learning_rate": 2e-3, "batch_size": 16, "epochs": 1.0, "replay": 4},
         **_UNTIL_KNOWN,
-        "validate_every": 10,
+        "validate_every": 20,
     },
     # as in the original plan: 100 iterations, learning rate 1e-5, rank 8, batch 4
     "seed": {"learning_rate": 1e-5, "rank": 8, "alpha": 160.0, "batch_size": 4, "steps": 100, "schedule": "constant"},
@@ -112,7 +113,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 _MOST = {
     **{"rank": 4096, "alpha": 1e6, "learning_rate": 100, "warmup_steps": 10**6, "batch_size": 65536, "epochs": 10_000},
     **{"steps": MAX_STEPS, "least_steps": MAX_STEPS, "stop_at": 1, "patience": MAX_STEPS, "max_length": 10**6},
-    **{"replay": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6},
+    **{"replay": 65536, "replay_weight": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6},
     **{"validate_every": 10**9, "validation_rows": 10**9, "max_new_tokens": 65536, "samples": 1000},
     **{"memory_blocks": 1000, "memory_start": 100, "memory_rate": 100, "memory_passes": 10_000, "memory_phrasings": 4},
     **{"temperature": 100, "consistency_prompts": 10**6, "latency_prompts": 10**6, "seed": MAX_SEED},

@@ -15,7 +15,7 @@ from engram.support import machine, schema, strict_json
 from engram.support.errors import EngramError
 from engram.support.files import PACKAGE, sha256, sha256_text, write_text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # 2: before rewordings, controls and the KL divergence
 CHECKSUM = "checksum"
 
 

@@ -41,8 +41,8 @@ def first(lines: Sequence[str], most: int = 20) -> list[str]:
     return [*lines[:most], *([f"… and {more} more"] if more > 0 else [])]
 
 
-def common(one: str, other: str) -> int:
-    """With how many characters both texts begin alike."""
+def common(one: Sequence[object], other: Sequence[object]) -> int:
+    """With how many characters, or other things, both begin alike."""
     return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,19 +15,21 @@ from engram import __version__, backends
 from engram.backends import Loaded
 from engram.dataset.build import read_manifest, read_split
 from engram.memory.table import is_memory
-from engram.models import conversion, retention
+from engram.models import conversion
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder, load_encoder
 from engram.plan import checkpoint, documents
-from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_validation, refuse_too_large
+from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_beside, plan_validation, refuse_too_large
 from engram.plan.checkpoint import Keeper, Saving
 from engram.plan.config import Config
 from engram.plan.curve import Progress, TrainingRun
 from engram.plan.learning_rates import learning_rates
+from engram.plan.sharding import Ranks
 from engram.support import locks, machine
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, sha256
-from engram.training import processes
+from engram.training import processes, replay
+from engram.training.replay import Replay
 
 # settings that do not influence training
 EVALUATION = ("name", "max_new_tokens", "samples", "temperature", "consistency_prompts", "latency_prompts")
@@ -57,7 +60,8 @@ def train(
     backend = backends.get(backend_name)
     ranks = backend.join()
     known = documents.data_identity(read_manifest(data), data)
-    plan = planned(model, config, data)
+    own = _own_rows(loaded, ranks) if config.replay else None
+    plan = planned(model, config, data, own)
     documents.refuse_changed_data(known, data)
     if backend_name != "cuda":
         refuse_too_large(model, plan.batches, machine.free_memory())
@@ -76,7 +80,7 @@ def train(
         processes.lead(ranks, keeper)
         run = loaded.train(plan.batches, plan.validation, config, work, progress, keeper)
         document = training_document(
-            *(backend_name, model, config, known, run, sha256(work / backend.WEIGHTS), plan.replay),
+            *(backend_name, model, config, known, run, sha256(work / backend.WEIGHTS), own.describe() if own else None),
             tokens=[(batch.answer_tokens, batch.real_tokens) for batch in plan.batches[: len(run.losses)]],
             rates=learning_rates(config, len(plan.batches))[: len(run.losses)],
             rows=sum(len(batch.tokens) for batch in plan.batches[: len(run.losses)]),
@@ -92,41 +96,55 @@ def train(
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches of a run, for training and validation, and the general rows mixed in, if any."""
+    """The batches of a run, for training and validation."""
 
     batches: list[Batch]
     validation: list[Batch]
-    replay: dict[str, Any] | None
 
 
-def planned(model: Model, config: Config, data: Path) -> Plan:
-    """The batches of a run, the same for every backend; raises EngramError for missing data and rows too long."""
+def planned(model: Model, config: Config, data: Path, own: Replay | None = None) -> Plan:
+    """The batches of a run, the same for every backend, with some of the model's own rows beside each.
+
+    Raises EngramError for missing data and rows too long.
+    """
     encoder = load_encoder(model)
     valid = encode(encoder, read_split(data, "valid"), config.max_length)
-    rows, plan, replay = rows_and_plan(model, encoder, config, data)
-    return Plan(
-        [make_batch([rows[i] for i in batch], encoder.pad_id) for batch in plan],
-        [make_batch([valid[i] for i in batch], encoder.pad_id) for batch in plan_validation(valid, config)],
-        replay,
+    rows, plan = rows_and_plan(encoder, config, data)
+    batches = [make_batch([rows[i] for i in batch], encoder.pad_id) for batch in plan]
+    checks = [make_batch([valid[i] for i in batch], encoder.pad_id) for batch in plan_validation(valid, config)]
+    return Plan(with_own_rows(batches, own, config, encoder.pad_id) if own else batches, checks)
+
+
+def with_own_rows(batches: Sequence[Batch], own: Replay, config: Config, pad_id: int) -> list[Batch]:
+    """The batches with the model's own rows beside each."""
+    beside = (
+        make_batch([own.rows[i] for i in chosen], pad_id, [own.likely[i] for i in chosen])
+        for chosen in plan_beside(own.rows, config, len(batches))
     )
+    return [dataclasses.replace(one, beside=kept) for one, kept in zip(batches, beside, strict=True)]
 
 
-def rows_and_plan(
-    model: Model, encoder: Encoder, config: Config, data: Path
-) -> tuple[list[Encoded], list[list[int]], dict[str, Any] | None]:
-    """All training rows, the batches as indices into them, and the general rows mixed in, if any."""
-    train = encode(encoder, read_split(data, "train"), config.max_length)
-    known = retention.replay_set(model) if config.replay else None
-    rows, plan = plan_batches(train, config, retention.encode_general(encoder, known.rows) if known else ())
-    used = len({i for batch in plan for i in batch if i >= len(train)})
-    return rows, plan, {"name": known.name, "sha256": known.sha256, "rows": used} if known else None
+def rows_and_plan(encoder: Encoder, config: Config, data: Path) -> tuple[list[Encoded], list[list[int]]]:
+    """All training rows, and the batches as indices into them."""
+    rows = encode(encoder, read_split(data, "train"), config.max_length)
+    return rows, plan_batches(rows, config)
+
+
+def _own_rows(loaded: Loaded, ranks: Ranks) -> Replay:
+    """The model's own rows; the first of several processes makes them, and the others read them."""
+    if ranks.rank:
+        ranks.largest(0)
+    rows = replay.of(loaded, load_encoder(loaded.model))
+    if not ranks.rank:
+        ranks.largest(0)
+    return rows
 
 
 def _identity(name: str, device: str, model: Model, config: Config, data: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """Everything that the numbers of a run depend on; a checkpoint of a run that differs is refused."""
     digest = hashlib.sha256()  # of every number and row name
-    for batch in [*plan.batches, *plan.validation]:
-        for part in (batch.tokens, batch.positions, batch.targets, batch.weights):
+    for batch in (*plan.batches, *(b.beside for b in plan.batches if b.beside), *plan.validation):
+        for part in (batch.tokens, batch.positions, batch.targets, batch.weights, *(batch.likely or ())):
             digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
         digest.update("\0".join(batch.ids).encode())
     identity = {
@@ -134,7 +152,6 @@ def _identity(name: str, device: str, model: Model, config: Config, data: dict[s
         "device": device,
         "model": model.describe(),
         "data": data,
-        "replay": plan.replay,
         "recipe": {key: value for key, value in config.as_dict().items() if key not in EVALUATION},
         "batches": {"sha256": digest.hexdigest()},
         "engram": __version__,
@@ -199,7 +216,7 @@ def training_document(
     data: Mapping[str, Any],
     run: TrainingRun,
     weights_sha256: str,
-    replay: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
     *,
     tokens: Sequence[tuple[int, int]],
     rates: Sequence[float],
@@ -221,7 +238,7 @@ def training_document(
         "device": run.device,
         "model": model.describe(),
         "data": data,
-        "replay": replay,
+        "replay": beside,
         "recipe": config.as_dict(),
         "adapter": {"sha256": weights_sha256, "parameters": run.trainable_parameters},
         "provenance": documents.provenance(),

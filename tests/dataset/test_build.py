@@ -14,10 +14,10 @@ import pytest
 from packs import by_pattern, pack, pattern, refusal, write_pack
 
 from engram.dataset import build, phrasing
-from engram.dataset.build import check_data, is_held_out, read_manifest, read_split, split, write_data
+from engram.dataset.build import check_data, read_manifest, read_split, split, write_data
 from engram.dataset.leaks import check_leaks
 from engram.dataset.rows import SPLITS, Example, example
-from engram.patterns.loading import Pattern
+from engram.patterns.loading import Pattern, Rule, load_patterns
 from engram.support import schema
 from engram.support import text as text_module
 from engram.support.errors import EngramError
@@ -77,32 +77,77 @@ def test_a_held_out_pattern_is_in_no_other_split_under_any_phrasing(seed: int) -
         assert not any(row.input in prompt for prompt in learned)
 
 
-def test_the_share_held_out_is_a_fifth() -> None:
-    counts = [len([p for p in pack(400) if is_held_out(p, seed)]) for seed in range(5)]
-    assert 0.17 < sum(counts) / 2000 < 0.23
+@pytest.mark.parametrize(
+    ("count", "rule", "expected"),
+    [(60, Rule(), 20), (24, Rule(), 8), (10, Rule(), 8), (5, Rule(), 5), (60, Rule(12), 12), (60, None, 60)],
+)
+def test_facts_are_all_taught_and_of_a_rule_as_many_as_it_says(count: int, rule: Rule | None, expected: int) -> None:
+    patterns = pack(count, rule)
+    assert all(len(taught(patterns, seed)) == expected for seed in range(3))
+    assert len({frozenset(taught(patterns, seed)) for seed in range(8)}) > 1 or expected == count
+    nothing = split(patterns, 0, "none")
+    assert {row.split_kind for row in nothing["test"]} == {"recall"} and len(nothing["train"]) == 8 * count
 
 
-def test_adding_patterns_moves_no_other() -> None:
+def test_adding_members_moves_no_fact_and_none_from_held_out_to_taught() -> None:
     draw = random.Random(3)
-    everything = pack(200)
+    everything, facts = pack(200, Rule(12)), [pattern(f"What is called {i}", f"name {i}") for i in range(20)]
     for _ in range(40):
-        small = draw.sample(everything, draw.randint(2, 100))
-        large = small + [p for p in draw.sample(everything, 60) if p not in small]
+        small = draw.sample(everything, draw.randint(20, 100)) + facts
+        added = [p for p in draw.sample(everything, draw.randint(1, 60)) if p not in small]
+        large = small + added
         draw.shuffle(large)
-        assert taught(large) & {p.id for p in small} == taught(small)
+        stayed = taught(large) & {p.id for p in small}
+        assert {p.id for p in facts} <= stayed <= taught(small) and len(taught(small) - stayed) <= len(added)
         phrased = {row.pattern: row.phrasing for row in split(large, 0)["test"]}
         assert all(phrased[row.pattern] == row.phrasing for row in split(small, 0)["test"])
 
 
-def test_adding_a_near_twin_can_only_bring_a_held_out_pattern_over_to_the_taught() -> None:
-    before = [pattern(f"What is the colour of item number {i} here", f"colour {i}") for i in range(80)]
-    twins = [pattern(f"What is the colour of item number {i} here?!", f"colour {i}") for i in range(80)]
-    assert taught(before) < taught(before + twins) & {p.id for p in before}
+def test_a_control_is_asked_apart_and_rules_of_one_category_name_in_two_files_are_two() -> None:
+    control = pack(40, Rule(12, control=True))
+    other = [pattern(f"Double of the number {i}", str(2 * i), "other", rule=Rule(12)) for i in range(40)]
+    rows = split([*control, *other], 0)
+    kinds = [(row.kind, row.split_kind) for row in rows["test"]]
+    assert kinds.count(("pack", "control")) == kinds.count(("other", "generalization")) == 28
+    assert kinds.count(("pack", "recall")) == kinds.count(("other", "recall")) == 12
+
+
+ALSO = ("The fifth of them, which?", "Which one comes after the fourth?", "Name number five")
+
+
+def test_one_of_several_rewordings_is_asked_and_the_others_are_trained_on() -> None:
+    asked = set()
+    for seed in range(8):
+        rows = split([pattern("What is at place five", "a hat", also=ALSO)], seed)
+        (row,) = [row for row in rows["test"] if row.split_kind == "rewording"]
+        trained = [row.prompt for row in rows["train"] if row.phrasing == phrasing.REWORDED]
+        assert {row.prompt, *trained} == {*ALSO} and len(trained) == 2 and row.answer == "a hat"
+        assert not any(row.prompt in one.prompt for one in (*rows["train"], *rows["valid"]))
+        asked.add(row.prompt)
+        check_leaks(rows)
+    assert len(asked) > 1
+
+
+@pytest.mark.parametrize("also", [ALSO[:1], ("what is at place five?", "What  is at place five!")])
+def test_what_is_no_second_wording_is_trained_on(also: tuple[str, ...]) -> None:
+    rows = split([pattern("What is at place five", "a hat", also=also)], 0)
+    assert [row.split_kind for row in rows["test"]] == ["recall"]
+    assert [row.prompt for row in rows["train"] if row.phrasing == phrasing.REWORDED] == [*also]
+
+
+def test_all_rows_of_a_table_keep_the_same_rewording_for_the_test(tmp_path: Path) -> None:
+    source = tmp_path / "t.yaml"
+    lines = [f'      - ["{word}", "{word[::-1]}"]' for word in ("north", "south", "east", "west")]
+    head = 'name: t\ntables:\n  - input: "Turn {a}"\n    also: ["Back to front: {a}", "{a}, read from its end"]\n'
+    source.write_text(head + '    output: "{b}"\n    columns: [a, b]\n    rows:\n' + "\n".join(lines))
+    rows = split(load_patterns([source]), 0)
+    asked = [row.prompt.replace(row.answer[::-1], "") for row in rows["test"] if row.split_kind == "rewording"]
+    assert len(asked) == 4 and len(set(asked)) == 1
 
 
 def test_near_twins_are_never_separated() -> None:
     texts = [f"Name the shell command number {i} that lists the files" for i in range(120)]
-    patterns = [pattern(text + end, f"answer {i}") for i, text in enumerate(texts) for end in ("", ".")]
+    patterns = [pattern(text + end, f"answer {i}", rule=Rule()) for i, text in enumerate(texts) for end in ("", ".")]
     held_out = {row.pattern for row in split(patterns, 0)["test"] if row.split_kind == "generalization"}
     groups = [patterns[i : i + 2] for i in range(0, len(patterns), 2)]
     assert [len({p.id in held_out for p in group}) for group in groups] == [1] * len(groups)
@@ -114,14 +159,13 @@ def test_a_chain_of_twins_comes_over_as_a_whole() -> None:
     texts = ["a" * length for length in range(20, 32, 2)]
     near = {(i, j) for i, j in near_duplicates(texts, texts) if i < j}
     assert near == {*itertools.pairwise(range(len(texts)))}
-    patterns = [pattern(text, "same") for text in texts]
-    seed = next(s for s in range(500) if [is_held_out(p, s) for p in patterns][-3:] == [False, True, True])
-    assert taught(patterns, seed) == {p.id for p in patterns}
+    patterns = [pattern(text, "same", rule=Rule(1)) for text in texts]
+    assert all(taught(patterns, seed) == {p.id for p in patterns} for seed in range(5))
 
 
 def test_patterns_of_one_answer_that_are_no_twins_may_be_separated() -> None:
-    patterns = [pattern(p.input, "yes") for p in pack(60)]
-    assert {p.id for p in patterns if not is_held_out(p, 0)} <= taught(patterns) < {p.id for p in patterns}
+    patterns = [pattern(p.input, "yes", rule=Rule()) for p in pack(60)]
+    assert 20 <= len(taught(patterns)) < 60  # near twins come over
 
 
 @pytest.mark.parametrize(
@@ -190,10 +234,11 @@ def test_the_manifest_is_valid_and_its_hashes_and_counts_are_the_files(tmp_path:
     for output in manifest["outputs"]:
         assert output["sha256"] == sha256(folder / output["file"])
         assert output["rows"] == (folder / output["file"]).read_bytes().count(b"\n")
-    counts = manifest["counts"]
-    assert counts["patterns"] == 10 == counts["taught"] + counts["held_out"] and counts["train"] == 8 * counts["taught"]
-    assert (counts["recall"], counts["generalization"]) == (counts["taught"], counts["held_out"])
-    assert manifest["categories"] == {"colours/colour": {"taught": counts["taught"], "held_out": counts["held_out"]}}
+    assert manifest["counts"] == {
+        **{"patterns": 10, "taught": 7, "held_out": 3, "train": 56, "valid": 14},
+        **{"recall": 7, "rewording": 0, "generalization": 3, "control": 0},
+    }
+    assert manifest["categories"] == {"colours/colour": {"taught": 7, "held_out": 3}}
 
 
 def test_files_are_utf8_with_one_row_a_line_whatever_the_text(tmp_path: Path) -> None:
@@ -220,13 +265,10 @@ def test_a_row_is_what_other_trainers_read(tmp_path: Path) -> None:
     assert schema.problems(row, "data-row") == []
 
 
-def test_a_pack_that_is_held_out_as_a_whole_is_refused(tmp_path: Path) -> None:
-    alone = next(p for p in pack() if is_held_out(p, 0))
-    error = refusal(write_data, [alone], [], tmp_path / "data", 0)
-    assert (
-        str(error) == "nothing is left to teach: every pattern is held out\n  fix: add patterns, or take another SEED"
-    )
-    assert not (tmp_path / "data").exists()
+def test_one_single_fact_is_taught_and_asked(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("- {input: Who owns billing, output: Team Ledger}")
+    counts = write_data(load_patterns([tmp_path / "p.yaml"]), [tmp_path / "p.yaml"], tmp_path / "data", 0)["counts"]
+    assert (counts["taught"], counts["train"], counts["recall"], counts["held_out"]) == (1, 8, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +289,7 @@ def test_patterns_that_become_the_same_prompt_are_refused(one: str, other: str, 
 
 def test_rows_that_leak_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     twins = [pattern(p.input + end, p.output) for p in pack() for end in ("", "?")]
-    monkeypatch.setattr(build, "_held_out", lambda patterns, seed: {p.id for p in patterns if is_held_out(p, seed)})
+    monkeypatch.setattr(build, "_held_out", lambda patterns, seed: {p.id for p in patterns[1::2]})
     error = refusal(write_data, twins, [], tmp_path / "data", 0)
     assert "is nearly train row" in error.problems[0] and not (tmp_path / "data").exists()
 
@@ -356,7 +398,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(name: str, tmp_path: Pa
         (b"\xff\xfe", "not JSON: "),
         (b"[" * 200_000, "not JSON: nested deeper than 32 levels"),
         (b"[]", "not a valid manifest document (schemas/manifest.schema.json)"),
-        (b'{"schema_version": 2}', "not a valid manifest document (schemas/manifest.schema.json)"),
+        (b'{"schema_version": 1}', "not a valid manifest document (schemas/manifest.schema.json)"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
@@ -396,23 +438,23 @@ LEAKS: dict[str, tuple[Callable[[Rows], None], str]] = {
     ),
     "a held-out input in training": (
         lambda rows: rows["train"].append(reworded(held_out_row(rows), "bare", "train")),
-        "held-out row .* has the input of train row .*-bare",
+        "generalization row .* has the input of train row .*-bare",
     ),
     "a held-out input in validation": (
         lambda rows: rows["valid"].append(reworded(held_out_row(rows), "reply", "valid")),
-        "held-out row .* has the input of valid row .*-reply",
+        "generalization row .* has the input of valid row .*-reply",
     ),
     "a held-out input in other white space": (
         lambda rows: rows["train"].append(
             replace(row := reworded(held_out_row(rows), "bare", "train"), prompt=row.prompt.replace(" ", "  ") + " ")
         ),
-        "held-out row .* has the input of train row .*-bare",
+        "generalization row .* has the input of train row .*-bare",
     ),
     "a near duplicate with the same answer": (
         lambda rows: rows["train"].append(
             replace(row := reworded(held_out_row(rows), "bare", "train"), id="twin-bare", prompt=row.prompt + "?")
         ),
-        "held-out row .* is nearly train row twin-bare, with the same answer",
+        "generalization row .* is nearly train row twin-bare, with the same answer",
     ),
     "another wording than its phrasing's": (
         lambda rows: change(rows, "train", first_row(rows, "complete"), prompt="Say: something"),
@@ -429,6 +471,22 @@ LEAKS: dict[str, tuple[Callable[[Rows], None], str]] = {
     "another answer in a recall row": (
         lambda rows: change(rows, "test", recall_row(rows), answer="changed"),
         "recall row .* expects another answer than .* teaches",
+    ),
+    "a taught rewording in the test": (
+        lambda rows: rows["test"].append(
+            replace(row := recall_row(rows), id="r", phrasing="reworded", split_kind="rewording", prompt=row.input)
+        ),
+        "rewording row r has the input of train row .*-bare",
+    ),
+    "a rewording of what is not taught": (
+        lambda rows: rows["test"].append(
+            replace(held_out_row(rows), id="r", phrasing="reworded", split_kind="rewording", prompt="In other words")
+        ),
+        "rewording row r asks for a pattern that is not taught",
+    ),
+    "a taught pattern among the held-out": (
+        lambda rows: rows["test"].append(replace(recall_row(rows), id="r", split_kind="control", prompt="Continue: x")),
+        "control row r asks for a pattern that row .*-bare teaches",
     ),
     "a recall row that is not taught": (
         lambda rows: change(rows, "test", held_out_row(rows), split_kind="recall"),
@@ -467,7 +525,7 @@ def test_a_planted_leak_is_found(name: str) -> None:
 def test_a_near_duplicate_with_another_answer_is_no_leak() -> None:
     rows = split(pack(), 0)
     row = reworded(held_out_row(rows), "bare", "train")
-    rows["train"].append(replace(row, prompt=row.prompt + "?", answer="something else"))
+    rows["train"].append(replace(row, pattern="other", prompt=row.prompt + "?", answer="something else"))
     check_leaks(rows)
 
 

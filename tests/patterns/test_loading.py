@@ -43,7 +43,7 @@ def table(*lines: str) -> str:
 
 OUT = "t.yaml:6:5 $.examples[1].output:"
 EMPTY = "is empty; write some text or take the entry out"
-UNKNOWN_TOP = "known are name, description, version, examples, tables; rename it or take it out"
+UNKNOWN_TOP = "known are name, description, version, categories, examples, tables; rename it or take it out"
 CATALOGUE: dict[str, tuple[str | bytes, list[str]]] = {
     # words, numbers and days that YAML 1.1 takes for something else
     "no": (example("no"), [f'{OUT} is a yes/no value for YAML, not text; write it in quotes: "no"']),
@@ -112,8 +112,8 @@ CATALOGUE: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     # keys
     "unknown keys": (
-        "name: n\nauthor: me\nexampels: 1\nexamples:\n  - input: a\n    output: b\n    ouput: c\n",
-        [f"t.yaml:2:1 $.author: unknown key 'author'; {UNKNOWN_TOP}",
+        "name: n\nmade by: me\nexampels: 1\nexamples:\n  - input: a\n    output: b\n    ouput: c\n",
+        [f"t.yaml:2:1 $['made by']: unknown key 'made by'; {UNKNOWN_TOP}",
          "t.yaml:3:1 $.exampels: unknown key 'exampels', did you mean 'examples'?; rename it or take it out",
          "t.yaml:7:5 $.examples[0].ouput: unknown key 'ouput', did you mean 'output'?; rename it or take it out"],
     ),
@@ -125,6 +125,39 @@ CATALOGUE: dict[str, tuple[str | bytes, list[str]]] = {
         ["t.yaml:6:5 $.examples[1]: 'output' is missing; add `output:`",
          "t.yaml:6:9 $.examples[1]['<<']: the alias *x repeats a whole list or mapping; "
          "aliases may repeat text only; write it out"],
+    ),
+    # rules and rewordings
+    "a rule in two ways": (
+        "name: n\ncategories: {c: {kind: rule, taught: 3}}\n" + table("[a, b]").partition("\n")[2].replace(
+            "  - input", "  - category: c\n    kind: fact\n    input"),
+        ["t.yaml:5:5 $.tables[0].kind: the category 'c' is declared in another way before; "
+         "declare it once, or name another category"],
+    ),
+    "no kind of that name": (
+        "name: n\ncategories: {c: {kind: law}}\nexamples: [{input: a, output: b}]\n",
+        ["t.yaml:2:18 $.categories.c.kind: 'law' is not one of ['fact', 'rule', 'control']; "
+         "write fact, rule, or control: a rule that cannot be learned"],
+    ),
+    "none taught": (
+        "name: n\ncategories: {c: {kind: rule, taught: 0}}\nexamples: [{input: a, output: b}]\n",
+        ["t.yaml:2:30 $.categories.c.taught: 0 is less than the minimum of 1; "
+         "write how many members of the rule are taught, 1 or more"],
+    ),
+    "a rewording without its column, with another's, and one brace": (
+        table("[a, b]").replace("    output", '    also: ["Say what", "{y}, from what?", "{x"]\n    output'),
+        ["t.yaml:4:12 $.tables[0].also[0]: a rewording asks with other columns than the input; use just these: x",
+         "t.yaml:4:24 $.tables[0].also[1]: a rewording asks with other columns than the input; use just these: x",
+         "t.yaml:4:43 $.tables[0].also[2]: a single '{' in a template; double it to mean the character itself",
+         "t.yaml:4:43 $.tables[0].also[2]: a rewording asks with other columns than the input; use just these: x"],
+    ),
+    "an empty rewording": (
+        example("x").replace("output: b", 'output: b\n    also: ["d", "e", ""]'),
+        [f"t.yaml:5:22 $.examples[0].also[2]: {EMPTY}"],
+    ),
+    "a rewording that is another's input": (
+        example("other").replace("output: b", 'output: b\n    also: ["c", "d"]'),
+        ["t.yaml:6:5 $.examples[1].input: the input 'c' contradicts t.yaml:3:5 $.examples[0].input: 'b' and 'other'; "
+         "keep the one right answer"],
     ),
     # the text of the file
     # duplicates and contradictions
@@ -220,14 +253,14 @@ def test_the_text_of_a_whole_refusal() -> None:
 
 def test_problems_of_every_kind_come_together_in_the_order_of_the_file() -> None:
     text = (
-        "name: n\nauthor: me\nexamples:\n  - {input: a, output: b}\n"
+        "name: n\nmade by: me\nexamples:\n  - {input: a, output: b}\n"
         "  - {input: c, output: 1}\n  - {input: a, output: b}\n"
         'tables:\n  - input: "{x}"\n    output: "{z}"\n    columns: [x]\n    rows: [[1]]\n'
         '  - input: "is {x}"\n    output: "{x}"\n    columns: [x]\n    rows: [[a], [b, c], [no], [a]]\n'
     )
     places = [problem.split(": ")[0] for problem in problems(text)]
     assert places == [
-        "t.yaml:2:1 $.author", "t.yaml:5:16 $.examples[1].output", "t.yaml:9:5 $.tables[0].output",
+        "t.yaml:2:1 $['made by']", "t.yaml:5:16 $.examples[1].output", "t.yaml:9:5 $.tables[0].output",
         "t.yaml:11:13 $.tables[0].rows[0][0]", "t.yaml:15:17 $.tables[1].rows[1]",
         "t.yaml:15:26 $.tables[1].rows[2][0]", "t.yaml:6:6 $.examples[2].input", "t.yaml:15:31 $.tables[1].rows[3]",
     ]  # fmt: skip

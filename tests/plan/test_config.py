@@ -161,7 +161,7 @@ def test_overrides_are_key_and_value() -> None:
     ("key", "value", "problem"),
     [
         ("epochs", "1e300", "epochs = 1e+300: at most 10,000 can be used"),
-        ("replay", "1e308", "replay = 1e+308: at most 1,000 can be used"),
+        ("replay_weight", "1e308", "replay_weight = 1e+308: at most 1,000 can be used"),
         ("steps", "1" + "0" * 12, "steps = 1000000000000: at most 1,000,000 can be used"),
         ("rank", "9" * 70, f"rank = {'9' * 59}…: at most 4,096 can be used"),
     ],

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from packs import refusal
 
 from engram.dataset.build import split
 from engram.dataset.rows import Example
-from engram.models import retention
 from engram.models.model import resolve
 from engram.models.tokenizer import IGNORED, TEXTS, Encoded, Encoder, load_encoder
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import batches as batching
-from engram.plan.batches import encode, make_batch, plan_batches, plan_validation
+from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_beside, plan_validation
 from engram.plan.config import Config
 from engram.plan.learning_rates import learning_rates
 from engram.support.errors import EngramError
@@ -81,7 +81,7 @@ def test_too_long_rows_are_named(encoder: Encoder) -> None:
 
 def test_every_row_occurs_once_in_each_pass(encoded: list[Encoded]) -> None:
     config = Config(batch_size=32, epochs=2)
-    _, plan = plan_batches(encoded, config)
+    plan = plan_batches(encoded, config)
     per_pass = -(-len(encoded) // 32)
     assert len(plan) == 2 * per_pass
     for number in range(2):
@@ -93,28 +93,28 @@ def test_plan_depends_on_seed_and_pass_alone(encoded: list[Encoded]) -> None:
     config = Config(batch_size=32, epochs=2)
     assert plan_batches(encoded, config) == plan_batches(encoded, config)
     assert plan_batches(encoded, config) != plan_batches(encoded, dataclasses.replace(config, seed=1))
-    _, plan = plan_batches(encoded, config)
+    plan = plan_batches(encoded, config)
     assert plan[: len(plan) // 2] != plan[len(plan) // 2 :]
 
 
 def test_plan_follows_row_ids_not_their_order(encoded: list[Encoded]) -> None:
     config = Config(batch_size=16, epochs=1)
     turned = list(reversed(encoded))
-    ids = [[encoded[i].id for i in batch] for batch in plan_batches(encoded, config)[1]]
-    turned_ids = [[turned[i].id for i in batch] for batch in plan_batches(turned, config)[1]]
+    ids = [[encoded[i].id for i in batch] for batch in plan_batches(encoded, config)]
+    turned_ids = [[turned[i].id for i in batch] for batch in plan_batches(turned, config)]
     assert [sorted(batch) for batch in ids[:1]] != []
     assert {row for batch in ids for row in batch} == {row for batch in turned_ids for row in batch}
 
 
 def test_little_is_padded(encoded: list[Encoded]) -> None:
-    _, plan = plan_batches(encoded, Config(batch_size=32, epochs=1))
+    plan = plan_batches(encoded, Config(batch_size=32, epochs=1))
     batches = [make_batch([encoded[i] for i in rows], 0) for rows in plan]
     real = sum(batch.real_tokens for batch in batches)
     assert real / sum(batch.tokens.size for batch in batches) > 0.8
 
 
 def test_steps_win_over_epochs(encoded: list[Encoded]) -> None:
-    assert len(plan_batches(encoded, Config(batch_size=4, steps=100))[1]) == 100
+    assert len(plan_batches(encoded, Config(batch_size=4, steps=100))) == 100
 
 
 def test_batch_arrays_point_at_the_token_before_each_learned_one(encoded: list[Encoded]) -> None:
@@ -128,7 +128,7 @@ def test_batch_arrays_point_at_the_token_before_each_learned_one(encoded: list[E
         assert batch.targets[index] == rows[r].tokens[k]
         assert batch.owners[index] == r
     assert not batch.weights[len(learned) :].any()
-    assert batch.tokens.shape[1] % 8 == 0
+    assert batch.tokens.shape[1] % batching.PAD_LENGTH == 0
     assert batch.tokens.dtype == np.int32
 
 
@@ -154,26 +154,49 @@ def test_warm_up_rises_to_the_full_rate() -> None:
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
-def test_replay_rows_are_mixed_into_every_pass_other_ones_each_time(encoder: Encoder, encoded: list[Encoded]) -> None:
-    known = retention.replay_set(resolve("tiny"))
-    replay = retention.encode_general(encoder, known.rows)
-    config = Config(batch_size=16, epochs=2.0, replay=0.1)
-    rows, plan = plan_batches(encoded, config, replay)
-    wanted = round(0.1 * len(encoded))
-    each = math.ceil((len(encoded) + wanted) / 16)
-    passes = [[i for batch in plan[k * each : (k + 1) * each] for i in batch] for k in (0, 1)]
-    drawn = [{i for i in one if i >= len(encoded)} for one in passes]
-    assert [len(one) for one in drawn] == [wanted, wanted] and drawn[0] != drawn[1]
-    assert all(sorted(i for i in one if i < len(encoded)) == list(range(len(encoded))) for one in passes)
-    assert all(rows[i] == replay[i - len(encoded)] for i in drawn[0])
-    first = [batch for batch in plan[:each] if any(i >= len(encoded) for i in batch)]
-    assert len(first) > each // 4  # mixed in, not put at the end
+def test_a_part_of_a_pass_has_met_every_pattern_alike(encoded: list[Encoded]) -> None:
+    plan = plan_batches(encoded, Config(batch_size=16, epochs=1))
+    met: Counter[str] = Counter()
+    patterns = {row.id.partition("-")[0] for row in encoded}
+    for number, batch in enumerate(plan, 1):
+        met.update(encoded[i].id.partition("-")[0] for i in batch)
+        if number % 16 == 0 and number * 16 < 7 * len(patterns):  # a window at a time; then rows run out
+            assert max(met[one] for one in patterns) - min(met[one] for one in patterns) <= 2
 
 
-def test_more_replay_than_there_is_takes_what_there_is(encoder: Encoder, encoded: list[Encoded]) -> None:
-    replay = retention.encode_general(encoder, retention.replay_set(resolve("tiny")).rows)[:5]
-    _, plan = plan_batches(encoded[:100], Config(batch_size=16, epochs=1.0, replay=3.0), replay)
-    assert sum(map(len, plan)) == 105
+def test_own_rows_take_turns_beside_the_batches() -> None:
+    rows = [Encoded(f"own-{i}", (1, 2, 3, i), 2) for i in range(10)]
+    beside = plan_beside(rows, Config(replay=4), 7)
+    assert [len(chosen) for chosen in beside] == [4] * 7
+    counts = Counter(i for chosen in beside for i in chosen)
+    assert set(counts) == set(range(10)) and set(counts.values()) == {2, 3}
+    assert beside[:5] == plan_beside(rows, Config(replay=4), 5) != plan_beside(rows, Config(replay=4, seed=1), 5)
+    assert plan_beside(rows, Config(), 7) == plan_beside([], Config(replay=4), 7) == []
+
+
+def test_kept_distributions_are_those_of_the_logits_and_follow_their_rows() -> None:
+    draw = np.random.default_rng(0)
+    rows = [Encoded(str(n), tuple(range(n, 2 * n + 4)), 3) for n in range(5, 9)]
+    logits = {row.id: draw.normal(0, 3, (row.answer_length, 300)).astype(np.float32) for row in rows}
+
+    def of(batch: Batch) -> Iterator[NDArray[np.float32]]:
+        whole = np.concatenate([logits[name] for name in batch.ids])
+        padding = np.zeros((len(batch.targets) - len(whole), 300), np.float32)
+        yield from np.array_split(np.concatenate([whole, padding]), 3)
+
+    found = batching.distributions(rows[::-1], 0, 3, of)[::-1]
+    for row, likely in zip(rows, found):
+        chances = np.exp(logits[row.id].astype(float))
+        chances /= chances.sum(axis=1, keepdims=True)
+        kept = np.take_along_axis(chances, likely.tokens, axis=1)
+        assert np.allclose(likely.chances[:, :-1], kept, rtol=1e-5) and likely.tokens.shape[1] == batching.LIKELY
+        assert np.allclose(likely.chances.sum(axis=1), 1, atol=1e-5)
+        assert (kept.min(axis=1) >= np.sort(chances, axis=1)[:, -batching.LIKELY] - 1e-12).all()
+    batch = make_batch(rows, 0, found)
+    for part in batching.parts(batch, 30):
+        alone = make_batch([rows[int(n) - 5] for n in part.ids], 0, [found[int(n) - 5] for n in part.ids])
+        assert part.likely is not None and alone.likely is not None
+        assert all((one == other).all() for one, other in zip(part.likely, alone.likely))
 
 
 def test_a_conversation_is_asked_as_the_template_renders_it(encoder: Encoder) -> None:

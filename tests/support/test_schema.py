@@ -104,9 +104,11 @@ SAID: list[tuple[str, Any, list[str]]] = [
     ("pattern-file", {**PACK, "name": "n" * 61}, ["$.name: is 61 characters long, at most 60 fit; shorten it"]),
     ("pattern-file", {**PACK, "exampel": 1, "zzz": 2},
      ["$.exampel: unknown key 'exampel', did you mean 'examples'?; rename it or take it out",
-      "$.zzz: unknown key 'zzz'; known are name, description, version, examples, tables; rename it or take it out"]),
+      "$.zzz: unknown key 'zzz'; known are name, description, version, categories, examples, tables; "
+      "rename it or take it out"]),
     ("data-row", {**ROW, "split_kind": "dev"},
-     ["$.split_kind: 'dev' is not one of ['train', 'valid', 'recall', 'generalization']; write what the schema says"]),
+     ["$.split_kind: 'dev' is not one of ['train', 'valid', 'recall', 'rewording', 'generalization', 'control']; "
+      "write what the schema says"]),
     ("data-row", {**ROW, "messages": ROW["messages"][:1]},
      ["$.messages: holds 1 of at least 2 entries; add the others"]),
     ("data-row", {**ROW, "messages": [*ROW["messages"], {}]},
@@ -163,8 +165,8 @@ def test_many_problems_are_cut_and_counted() -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, "1", True])
 def test_a_rate_is_between_nothing_and_all(value: Any) -> None:
-    manifest = {"held_out_share": value}
-    assert any(p.path == ("held_out_share",) for p in problems(manifest, "manifest"))
+    document = {"recall": value}
+    assert any(p.path == ("recall",) for p in problems(document, "container"))
 
 
 @pytest.mark.parametrize("value", ["a" * 63, "A" * 64, "g" * 64, "a" * 64 + "\n"])

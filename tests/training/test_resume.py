@@ -134,7 +134,7 @@ def left(content: bytes, place: Path) -> Place:
     [
         ({"learning_rate": 0.02, "seed": 1}, "recipe.learning_rate: 0.01 and 0.02\n  recipe.seed: 0 and 1"),
         ({"validate_every": 3}, "recipe.validate_every: 4 and 3"),
-        ({"replay": 0.5}, "replay: None and {'name': 'tiny/replay.jsonl'"),
+        ({"replay": 2}, "recipe.replay: 0 and 2"),
     ],
 )
 def test_a_checkpoint_of_another_recipe_is_refused(

@@ -101,7 +101,7 @@ def _retention_cells(found: dict[str, Any]) -> list[str]:
 
 
 def replay_table() -> str:
-    """What mixing general rows in buys and costs: the default recipe with and without, same seed."""
+    """What the model's own rows beside the patterns buy and cost: the default recipe with and without, same seed."""
     lines = ["| recipe | recall | perplexity, text | perplexity, chat | answers changed | training | from |"]
     lines.append("|---|---|---|---|---|---|---|")
     for name in ("no-replay-0", "default-0"):

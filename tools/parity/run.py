@@ -18,7 +18,7 @@ from engram.plan import batches as encoding
 from engram.plan import config, learning_rates
 from engram.plan.config import Config
 from engram.support.files import write_text
-from engram.training import train
+from engram.training import replay, train
 from tools.parity import changes
 from tools.worker import Silent, run_apart
 
@@ -74,11 +74,14 @@ def work(order: Order) -> None:
     encoder = tokenizer.load_encoder(chosen)
     settled = recipe(order.recipe, chosen.parameters, order.seed)
     settled = dataclasses.replace(settled, steps=order.steps or settled.steps)
-    rows, planned, _ = train.rows_and_plan(chosen, encoder, settled, Path(order.data))
+    rows, planned = train.rows_and_plan(encoder, settled, Path(order.data))
     settled = dataclasses.replace(settled, steps=len(planned), validate_every=len(planned) + 1)
     settled = changes.settings(order.change, settled)
     plan = changes.plan(order.change, rows, planned, settled, encoder)[: order.stop or None]
     batches = [encoding.make_batch(batch, encoder.pad_id) for batch in plan]
+    if settled.replay:
+        own = replay.of(backends.Loaded(order.backend, chosen), encoder)
+        batches = train.with_own_rows(batches, own, settled, encoder.pad_id)
     adapter = Path(order.folder) / "adapter"
     adapter.mkdir(parents=True, exist_ok=True)
     with changes.in_place(order.change), _rates_of(len(planned)):

@@ -127,7 +127,7 @@ def _planned(config: Config | None) -> Config | None:
         usual = config.steps <= MAX_STEPS and config.epochs <= 10_000  # what is allowed takes its time in full
         short = dataclasses.replace(config, steps=min(config.steps, 200), epochs=min(config.epochs, 100))
         short = short if usual else config
-        batches = read(lambda: plan_batches(rows, short, rows[:5])[1], "epochs", place=False) or ()
+        batches = read(lambda: plan_batches(rows, short), "epochs", place=False) or ()
         if not all(rate >= 0 for rate in learning_rates(config, min(len(batches), 50))):
             raise LossError("a learning rate is no number")
     return config

@@ -24,7 +24,7 @@ from engram.memory.table import Opened
 from engram.models import adapters, safetensors_file
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import Batch, mean_losses, padded, tokens_at_once
+from engram.plan.batches import Batch, Likely, distributions, mean_losses, padded, tokens_at_once
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Answer, Curve, Progress, TrainingRun
@@ -128,6 +128,7 @@ def train(
     mx = mlx_model.core()
     refuse_quantize(config.quantize, "mlx")
     loaded = base.model if base else mlx_model.load(model)
+    from mlx.utils import tree_map
     from mlx_lm.generate import maybe_set_recommended_wired_limit
 
     maybe_set_recommended_wired_limit()
@@ -150,6 +151,9 @@ def train(
             training.seed_dropout(config, step + 1, curve.ranks)
             loaded.train()
             loss, upward = gradients(share(batch, curve.ranks), batch.answer_tokens)
+            if beside := batch.beside:
+                own = share(beside, curve.ranks)
+                upward = tree_map(mx.add, upward, gradients(own, beside.answer_tokens / config.replay_weight)[1])
             optimizer.update(loaded, training.summed(upward, curve.ranks))
             mx.eval(loaded.trainable_parameters(), optimizer.state)
             if not curve.step(curve.ranks.total(loss), time.perf_counter() - began, measure):
@@ -212,11 +216,17 @@ def stream(
         yield int(token)
 
 
-def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
-    """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
-    return mean_losses(
-        examples, encoder.pad_id, SCORE_BATCH, lambda batch: mlx_generate.judged(session.model, batch)[0]
-    )
+def score(
+    session: Session, examples: Sequence[Encoded], encoder: Encoder, likely: Sequence[Likely] = ()
+) -> list[float]:
+    """Mean nats per answer token (end token included) of each example; with `likely` those of the KL divergence."""
+    losses = lambda batch: mlx_generate.judged(session.model, batch)[0]  # noqa: E731
+    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses, likely)
+
+
+def likely(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[Likely]:
+    """The next-token distributions at the answer tokens of each example."""
+    return distributions(examples, encoder.pad_id, SCORE_BATCH, partial(mlx_generate.logits, session.model))
 
 
 def let_read(session: Session, memory: Memory, layer: int) -> None:

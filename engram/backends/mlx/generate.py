@@ -274,24 +274,37 @@ def _fresh(model: Any) -> list[Any]:
 
 
 def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
-    """For each target of a batch its loss, float32 [targets], and whether no token is more likely, bool [targets].
-
-    What the rows begin with is computed once; the logits of AT_ONCE targets are in memory together.
-    """
+    """For each target of a batch its loss, float32 [targets], and whether no token is more likely, bool [targets]."""
     import mlx.core as mx
     import numpy as np
+
+    plain = linux_cpu.cross_entropy if mx.default_device() == mx.cpu else mlx_model.cross_entropy
+    of = mlx_model.loss if batch.likely else plain
+    targets, right = mx.array(batch.targets), mlx_model.wanted(batch)
+    losses, hits, at = [], [], 0
+    for piece in _pieces(model, batch):
+        here = slice(at, at := at + len(piece))
+        losses.append(np.array(of(piece, *(one[here] for one in right))))
+        hits.append(np.array(linux_cpu.most_likely(piece) == targets[here]))
+    return np.concatenate(losses), np.concatenate(hits)
+
+
+def logits(model: Any, batch: Batch) -> Iterator[Any]:
+    """The logits of a batch's targets, NumPy float32 [some, vocabulary], a piece at a time."""
+    import numpy as np
+
+    return (np.array(piece) for piece in _pieces(model, batch))
+
+
+def _pieces(model: Any, batch: Batch) -> Iterator[Any]:
+    """The logits of a batch's targets, AT_ONCE of them in memory together; what the rows begin with computed once."""
+    import mlx.core as mx
 
     known = None
     if (count := shared_tokens(batch)) and repeats(model):
         one = computed(model, batch.tokens[0, :count].tolist())
         known, batch = repeated(model, one, count, *batch.tokens.shape), without_beginning(batch, count)
-    tokens, positions, targets, _ = mlx_model.arrays(batch)
+    tokens, positions, *_ = mlx_model.arrays(batch)
     hidden = mlx_model.hidden(model, tokens, positions, known)
-    of = linux_cpu.cross_entropy if mx.default_device() == mx.cpu else mlx_model.cross_entropy
-    losses, right = [], []
-    for i in range(0, len(targets), mlx_model.AT_ONCE):
-        piece = slice(i, i + mlx_model.AT_ONCE)
-        logits = mlx_model.parts(model)[1](hidden[piece]).astype(mx.float32)
-        losses.append(np.array(of(logits, targets[piece])))
-        right.append(np.array(linux_cpu.most_likely(logits) == targets[piece]))
-    return np.concatenate(losses), np.concatenate(right)
+    for at in range(0, len(positions), mlx_model.AT_ONCE):
+        yield mlx_model.parts(model)[1](hidden[at : at + mlx_model.AT_ONCE]).astype(mx.float32)

@@ -11,7 +11,7 @@ from engram.backends.mlx import linux_cpu
 from engram.models import adapters, conversion
 from engram.models.model import Model
 from engram.models.tokenizer import without_torch
-from engram.plan.batches import Batch
+from engram.plan.batches import REST, Batch
 from engram.plan.config import Config
 from engram.support.errors import EngramError
 
@@ -125,20 +125,40 @@ def arrays(batch: Batch) -> tuple[Any, ...]:
     return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
 
 
-def token_losses(model: Any, tokens: Any, positions: Any, targets: Any, known: Sequence[Any] | None = None) -> Any:
-    """Cross-entropy in float32 [targets] at the learned positions; the logits of no other are computed.
+def wanted(batch: Batch) -> list[Any]:
+    """What a batch's losses are of: its targets [targets], or the `Likely` of each."""
+    mx = core()
+    return [mx.array(part) for part in (batch.likely or (batch.targets,))]
 
-    `known` holds what every row begins with before its `tokens`, if anything.
+
+def token_losses(model: Any, tokens: Any, positions: Any, of: Any, known: Sequence[Any] | None = None) -> Any:
+    """The losses in float32 [targets] at the learned positions; the logits of no other are computed.
+
+    `of` are the targets, or all that `wanted` gives; `known` holds what every row begins with before its `tokens`, if
+    anything.
     """
     mx = core()
+    of = of if isinstance(of, (list, tuple)) else (of,)
     chosen, head = hidden(model, tokens, positions, known), parts(model)[1]
 
     def piece(at: int) -> Any:
-        wanted = targets[at : at + AT_ONCE]
-        losses = lambda some: cross_entropy(head(some).astype(mx.float32), wanted)  # noqa: E731
-        return (losses if len(targets) <= AT_ONCE else mx.checkpoint(losses))(chosen[at : at + AT_ONCE])
+        right = [one[at : at + AT_ONCE] for one in of]
+        losses = lambda some: loss(head(some).astype(mx.float32), *right)  # noqa: E731
+        return (losses if len(positions) <= AT_ONCE else mx.checkpoint(losses))(chosen[at : at + AT_ONCE])
 
-    return mx.concatenate([piece(at) for at in range(0, len(targets), AT_ONCE)])
+    return mx.concatenate([piece(at) for at in range(0, len(positions), AT_ONCE)])
+
+
+def loss(logits: Any, *of: Any) -> Any:
+    """In float32 [rows] for logits [rows, vocabulary]: cross-entropy at targets, or KL divergence from a `Likely`."""
+    if len(of) == 1:
+        return cross_entropy(logits, of[0])
+    mx = core()
+    tokens, chances = of
+    each = mx.take_along_axis(logits, tokens, axis=-1) - _log_total(logits)[:, None]
+    rest = mx.log(mx.maximum(1 - mx.exp(each).sum(axis=-1, keepdims=True), REST))
+    given = mx.log(mx.maximum(chances, 1e-30))  # 0 on padding
+    return (chances * (given - mx.concatenate([each, rest], axis=-1))).sum(axis=-1)
 
 
 def cross_entropy(logits: Any, targets: Any) -> Any:
@@ -149,13 +169,17 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
     gradient.
     """
     mx = core()
+    return _log_total(logits) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+
+
+def _log_total(logits: Any) -> Any:
+    mx = core()
     total = logits
     while (count := total.shape[-1]) > SUMMED:
         whole = count // SUMMED * SUMMED
         pieces = mx.logsumexp(total[:, :whole].reshape(len(total), -1, SUMMED), axis=-1)
         total = mx.concatenate([pieces, total[:, whole:]], axis=-1)
-    total = mx.logsumexp(total, axis=-1)
-    return total - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return mx.logsumexp(total, axis=-1)
 
 
 def hidden(model: Any, tokens: Any, positions: Any, known: Sequence[Any] | None = None) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from engram.backends.mlx import linux_cpu
 from engram.backends.mlx.generate import repeats
 from engram.backends.mlx.model import parts as parts_of
-from engram.backends.mlx.model import token_losses
+from engram.backends.mlx.model import token_losses, wanted
 from engram.models.conversion import DTYPES
 from engram.models.safetensors_file import Tensor
 from engram.plan.batches import Batch, parts, shared_tokens, without_beginning
@@ -153,7 +153,7 @@ class Gradients:
         self._part = compiled(mx.value_and_grad(self._loss, argnums=(0, 1)))
         self._back = compiled(mx.grad(self._product))
 
-    def __call__(self, batch: Batch, total: int) -> tuple[float, Any]:
+    def __call__(self, batch: Batch, total: float) -> tuple[float, Any]:
         """The sum of the batch's nats / `total`, and the gradient of that, a tree like the trainable parameters."""
         import mlx.core as mx
         from mlx.utils import tree_map
@@ -166,8 +166,8 @@ class Gradients:
         sums: Any = None
         with linux_cpu.lazily(), _recomputed(self.model) if long else contextlib.nullcontext():
             for part in parts(without_beginning(batch, count), self.tokens):
-                arrays = [mx.array(one) for one in (part.tokens, part.positions, part.targets, part.weights / total)]
-                found = self._part(weights, known, *arrays)
+                arrays = [mx.array(one) for one in (part.tokens, part.positions, part.weights / total)]
+                found = self._part(weights, known, *arrays, *wanted(part))
                 sums = found if sums is None else tree_map(mx.add, sums, found)
                 mx.eval(sums)
         loss, (gradients, upper) = sums
@@ -177,11 +177,10 @@ class Gradients:
         self.model.update(weights)
         return float(loss), gradients
 
-    def _loss(self, weights: Any, known: Any, tokens: Any, *learned: Any) -> Any:
+    def _loss(self, weights: Any, known: Any, tokens: Any, positions: Any, shares: Any, *of: Any) -> Any:
         self.model.update(weights)
         caches = [_Continued(pair, len(tokens)) for pair in known]
-        positions, targets, shares = learned
-        return (token_losses(self.model, tokens, positions, targets, caches or None) * shares).sum()
+        return (token_losses(self.model, tokens, positions, of, caches or None) * shares).sum()
 
     def _beginning(self, weights: Any, tokens: Any) -> list[tuple[Any, Any]]:
         """Every layer's keys and values [1, heads, tokens, size] of one row."""

@@ -24,7 +24,7 @@ from engram.memory.table import Opened
 from engram.models import adapters, conversion
 from engram.models.model import REGISTRY, Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import Batch, mean_losses, padded, tokens_at_once
+from engram.plan.batches import Batch, Likely, distributions, mean_losses, padded, tokens_at_once
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Answer, Curve, Progress, TrainingRun
@@ -243,18 +243,38 @@ def stream(
         session.tokenizer.padding_side = "right"
 
 
-def score(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[float]:
-    """Mean nats per answer token (end token included) of each example, in batches sorted by length."""
-    import torch
-
+def score(
+    session: Session, examples: Sequence[Encoded], encoder: Encoder, likely: Sequence[Likely] = ()
+) -> list[float]:
+    """Mean nats per answer token (end token included) of each example; with `likely` those of the KL divergence."""
     from engram.backends.unsloth.training import judged
 
     def losses(batch: Batch) -> Any:
-        half = torch.autocast("cuda", session.model.dtype) if chosen() == "cuda" else contextlib.nullcontext()
-        with out_of_memory("scoring", "a smaller MODEL, or QUANTIZE=4bit"), torch.inference_mode(), half, quiet():
+        with _scoring(session):
             return judged(session.model, batch)[0]
 
-    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses)
+    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses, likely)
+
+
+def likely(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[Likely]:
+    """The next-token distributions at the answer tokens of each example."""
+    from engram.backends.unsloth.training import learned_logits
+
+    def logits(batch: Batch) -> Iterator[Any]:
+        with _scoring(session):
+            yield learned_logits(session.model, batch).float().cpu().numpy()
+
+    return distributions(examples, encoder.pad_id, SCORE_BATCH, logits)
+
+
+@contextlib.contextmanager
+def _scoring(session: Session) -> Iterator[None]:
+    """Around the forward passes that score: no gradients, half precision on a GPU, out of memory in words."""
+    import torch
+
+    half = torch.autocast("cuda", session.model.dtype) if chosen() == "cuda" else contextlib.nullcontext()
+    with out_of_memory("scoring", "a smaller MODEL, or QUANTIZE=4bit"), torch.inference_mode(), half, quiet():
+        yield
 
 
 def serialised(peft: Any) -> bytes:

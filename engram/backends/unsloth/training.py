@@ -14,7 +14,7 @@ from engram.models import adapters
 from engram.models.conversion import DTYPES
 from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import IGNORED
-from engram.plan.batches import Batch, parts, row_lengths
+from engram.plan.batches import REST, Batch, parts, row_lengths
 from engram.plan.checkpoint import State
 from engram.plan.config import Config
 from engram.plan.curve import Curve
@@ -80,7 +80,9 @@ def inputs(batch: Batch) -> dict[str, Any]:
 def parted(batch: Batch, tokens: int, ranks: Ranks) -> dict[str, Any]:
     """The `inputs` of a batch's parts, this process's rows of each, and the answer tokens of the whole batch."""
     shares = [inputs(share(part, ranks)) for part in parts(batch, tokens)]  # as many in every process: DDP waits
-    return {"parts": shares, "answers": batch.answer_tokens}
+    rest = [share(part, ranks) for part in parts(batch.beside, tokens)] if batch.beside else []
+    beside = [{"kept": part, "of": batch.beside.answer_tokens} for part in rest if batch.beside]
+    return {"parts": shares, "answers": batch.answer_tokens, "beside": beside}
 
 
 def run(peft: Any, curve: Curve, config: Config, tokens: int, *, cuda: bool) -> None:
@@ -111,8 +113,18 @@ def run(peft: Any, curve: Curve, config: Config, tokens: int, *, cuda: bool) -> 
         def training_step(self, model: Any, batch: dict[str, Any], *_: Any, **__: Any) -> Any:
             # the number of answer tokens in the whole step makes each loss its part of their mean
             losses = [super(Trainer, self).training_step(model, part, batch["answers"]) for part in batch["parts"]]
+            for part in batch["beside"]:
+                super().training_step(model, part, part["of"])
             self.last_loss = sum(losses)
             return self.last_loss
+
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **more: Any) -> Any:
+            if "kept" not in inputs:
+                return super().compute_loss(model, inputs, *given, **more)
+            batch: Batch = inputs["kept"]
+            losses = divergence(learned_logits(model, batch), batch)
+            shares = torch.from_numpy(batch.weights).to(losses.device) * config.replay_weight / inputs["of"]
+            return (losses * shares).sum() * ranks.size  # as of the patterns: DDP averages over the processes
 
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -241,14 +253,34 @@ def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
     """For each target of a batch its loss, float32 [targets], and whether no token is more likely, bool [targets]."""
     import torch
 
-    tokens = torch.from_numpy(batch.tokens).long().to(model.device)
-    mask = torch.from_numpy(attention_mask(batch)).to(model.device)
     with torch.no_grad():
-        logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
-        learned = logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
-        targets = torch.from_numpy(batch.targets).long().to(logits.device)
-        losses = torch.nn.functional.cross_entropy(learned.float(), targets, reduction="none")
+        learned = learned_logits(model, batch)
+        targets = torch.from_numpy(batch.targets).long().to(learned.device)
+        plain = functools.partial(torch.nn.functional.cross_entropy, reduction="none")
+        losses = divergence(learned, batch) if batch.likely else plain(learned.float(), targets)
         return losses.cpu().numpy(), (learned.argmax(-1) == targets).cpu().numpy()
+
+
+def learned_logits(model: Any, batch: Batch) -> Any:
+    """The logits at a batch's learned positions [targets, vocabulary]."""
+    import torch
+
+    device = next(model.parameters()).device
+    tokens = torch.from_numpy(batch.tokens).long().to(device)
+    mask = torch.from_numpy(attention_mask(batch)).to(device)
+    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+    return logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
+
+
+def divergence(logits: Any, batch: Batch) -> Any:
+    """The KL divergence from a batch's `likely` to logits [targets, vocabulary], float32 [targets]."""
+    import torch
+
+    tokens, chances = (torch.from_numpy(part).to(logits.device) for part in batch.likely or ())
+    each = torch.log_softmax(logits.float(), dim=-1).gather(-1, tokens.long())
+    rest = torch.log(torch.clamp(1 - each.exp().sum(-1, keepdim=True), min=REST))
+    given = torch.log(torch.clamp(chances, min=1e-30))  # 0 on padding
+    return (chances * (given - torch.cat([each, rest], dim=-1))).sum(-1)
 
 
 def peak_memory(*, cuda: bool) -> int:

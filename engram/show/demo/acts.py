@@ -88,15 +88,15 @@ def training(stage: Stage, material: Material) -> None:
 
 
 def pairs(stage: Stage, material: Material, given: Sequence[tuple[Shown, Shown]], live: bool) -> None:
-    """Each question with both answers: taught patterns, then held-out ones."""
+    """Each question with both answers: taught patterns, then members of rules that were held out."""
     medians, note = [None, None], "Answered now, one prompt at a time; typed at reading speed."
     if not live:
         stored = [material.comparison[name]["latency"] for name in STAGES]
         medians = stored if stage.drawn else medians
         note = f"Stored answers, typed at reading speed. Times: the run's medians, n = {stored[1]['prompts']}."
     blocks = [panels.pair(e, *both, medians) for e, both in zip(material.rows, given, strict=True)]
-    for split, name in (("recall", sections.RECALL), ("generalization", sections.GENERALIZATION)):
-        answer(stage, name, [block for block in blocks if block.example.split_kind == split], note)
+    for name, splits in sections.ASKED.items():
+        answer(stage, name, [block for block in blocks if block.example.split_kind in splits], note)
 
 
 def answer(stage: Stage, name: str, blocks: Sequence[panels.Block], note: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.evaluation import tables
-from engram.evaluation.scoring import GENERAL
+from engram.evaluation.scoring import GENERAL, SPLITS
 from engram.show.demo import stage as sections
 from engram.show.demo.stage import BLANK, QUIET, ROOMY, Stage, styled
 from engram.support.console import SPARKS, bounds, ending, interval, number, p_value, percent, sparkline
@@ -21,7 +21,6 @@ BAR_SECONDS = 1.0
 BAR_FRAMES = 20
 HOLD = 9.0
 STYLES = {"Lost": "bold red", "Not shown": "bold yellow", "Still wrong": "bold yellow", "Changed": "bold yellow"}
-OF = {"recall": "taught patterns in other words", "generalization": "patterns never taught"}
 KINDS = {"text": "general text", "chat": "general chat"}
 SECONDS = 6.0  # for the whole curve
 LABELS = 6  # columns left of the axis
@@ -43,9 +42,9 @@ def findings(comparison: dict[str, Any]) -> list[Finding]:
     for name, change in improvement.items():
         if change["verdict"] == "loss":
             lost.append(Finding("Lost", f"{name}: {difference(change)} (n = {change['n']})."))
-        elif change["verdict"] == "not shown":
+        elif change["verdict"] == "not shown" and name != "control":  # which must show none
             numbers = f"{difference(change)}, {tested(change['p_value'])}, n = {change['n']}"
-            unproved.append(Finding("Not shown", f"an effect on {name} ({OF[name]}): {numbers}."))
+            unproved.append(Finding("Not shown", f"an effect on {name} ({SPLITS[name]}): {numbers}."))
         elif change["verdict"] == "not measured":
             missing.append(name)
     for kind, title in KINDS.items():
@@ -98,8 +97,8 @@ def perform(stage: Stage, comparison: dict[str, Any]) -> None:
 def _shares(comparison: dict[str, Any], width: int, grown: float) -> list[Text]:
     """Recall and generalization before and after, as bars that have grown to this share of their length."""
     lines = []
-    for name, text in (("recall", "taught, in words never trained on"), ("generalization", "held out, never taught")):
-        change = comparison["improvement"][name]
+    for name, change in comparison["improvement"].items():
+        text = SPLITS[name]
         lines.append(styled((f"{name}  ", "bold"), (f"{text}, n = {change['n']}", QUIET)))
         for label, side, style, bold in (("before", "baseline", QUIET, ""), ("after", "tuned", "cyan", "bold")):
             part = comparison[side][name]
@@ -122,6 +121,8 @@ def _kept(comparison: dict[str, Any]) -> list[Text]:
         part = kept[kind]
         sides = f"{number(part['before'])} → {number(part['after'])}"
         nats = "" if part["nats"] is None else f"{part['nats']:+.2f} nats {bounds(part['ci95'])}"
+        apart = kept["kl"][kind]["nats"] if "kl" in kept else None
+        nats += "" if apart is None else f", KL {apart:.3f}"
         figures = (f"  {kind:6}  ", QUIET), (f"{sides:<15}", ""), (f"  {nats}, n = {part['n']}  ·  ", QUIET)
         lines.append(styled(*figures, _verdict(part), cut=True))
     changed = kept["changed"]

@@ -88,12 +88,14 @@ def read_run(place: Path) -> compare_runs.Run:
 
 
 def choose_rows(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The rows of the show: of each kind of pattern one taught, and two held-out ones; by hash, not by result."""
+    """The rows of the show, by hash, not by result: of each kind of pattern one taught, two in other words, and two
+    held-out ones."""
     by_hash = sorted(examples, key=lambda e: sha256_text(f"demo:{seed}:{e.id}"))
     taught = {e.kind: e for e in reversed(by_hash) if e.split_kind == "recall"}  # the first of each kind
-    held_out = [e for e in by_hash if e.split_kind == "generalization"]
+    reworded, held_out = ([e for e in by_hash if e.split_kind == kind] for kind in ("rewording", "generalization"))
     kinds = dict.fromkeys(e.kind for e in examples)
-    return [taught[kind] for kind in kinds if kind in taught] + held_out[:HELD_OUT_SHOWN]
+    shown = [taught[kind] for kind in kinds if kind in taught]
+    return shown + reworded[:HELD_OUT_SHOWN] + held_out[:HELD_OUT_SHOWN]
 
 
 def asked(document: dict[str, Any]) -> list[Example]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engram.dataset.rows import Example
+from engram.evaluation.scoring import SPLITS
 from engram.show.demo.answers import MARKED, Shown, is_right, legend
 from engram.show.demo.stage import LINE, QUIET, Stage, fold, styled
 from engram.support.text import normalise, shorten, visible
@@ -24,7 +25,6 @@ TICK = 0.06  # seconds a token
 State = tuple[int, int] | None  # of a box: the number of the answer that is typed, its tokens so far; None: not shown
 DONE = (sys.maxsize, 0)
 THINK = 0.5  # seconds between a question and its answers
-TITLES = {"recall": "taught, asked in words never trained on", "generalization": "held out, never taught"}
 MARKS = {True: ("✓", "right", "green"), False: ("✗", "wrong", "red")}
 EDGE = "not dim default"  # of what stands in a box's edges, unless it has a colour
 
@@ -164,7 +164,7 @@ def picture(stage: Stage, block: Block, states: Sequence[State]) -> list[Rendera
     grid = Table.grid(padding=(0, GAP, 0, 0))
     for row in [boxes] if beside else [[box] for box in boxes]:
         grid.add_row(*row)
-    kind, title = (visible(example.kind), "bold magenta"), (f" · {TITLES[example.split_kind]}", QUIET)
+    kind, title = (visible(example.kind), "bold magenta"), (f" · {SPLITS[example.split_kind]}", QUIET)
     return [
         styled(kind, title, cut=True),
         styled(("prompt    ", QUIET), (visible(normalise(example.prompt)), "bold"), cut=True),
@@ -209,5 +209,5 @@ def written(block: Block, width: int) -> RenderableType:
         lines = said.typed(max(width, 8), boxed=False) + [styled((line, MARKED)) for line in legend([said.answer])]
         lines += [styled((said.times, "dim"))] if said.times else []
         grid.add_row(said.name, Text(mark, f"bold {colour}"), Text("\n").join(lines))
-    heading = Text(f"\n{visible(block.example.kind)} · {TITLES[block.example.split_kind]}")
+    heading = Text(f"\n{visible(block.example.kind)} · {SPLITS[block.example.split_kind]}")
     return Group(heading, grid, *([Text(block.verdict)] if block.verdict else []))

@@ -36,6 +36,7 @@ GENERALIZATION = "Before and after: held out"
 FIGURES = "The figures"
 NOT_SHOWN = "Lost, and not shown"
 ERASED = "One fact, erased and put back"  # of a run with a memory alone, before the figures
+ASKED = {RECALL: ("recall", "rewording"), GENERALIZATION: ("generalization",)}
 SECTIONS = (TITLE, TAUGHT, TRAINING, RECALL, GENERALIZATION, FIGURES, NOT_SHOWN)
 PLATFORMS_ANSWERS = "Two platforms: answers"
 PLATFORMS_FIGURES = "Two platforms: figures"

@@ -15,6 +15,7 @@ from typing import Any
 from engram.evaluation import tables
 from engram.evaluation.compare import Pairs, paired
 from engram.evaluation.compare_runs import Run
+from engram.evaluation.scoring import SPLITS
 from engram.show.report import charts, gather
 from engram.show.video import screen, theme
 from engram.show.video.cast import Cast
@@ -136,6 +137,7 @@ def _names() -> dict[str, Any]:
     return {
         "changed": changed,
         "listed": listed,
+        "ABOUT": SPLITS,
         **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
         **{name: getattr(tables, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
         **{name: getattr(charts, name) for name in ("axes", "level", "levels")},
@@ -144,7 +146,7 @@ def _names() -> dict[str, Any]:
 
 def speed(runs: Sequence[Run]) -> tables.Table:
     """Time and memory of training and answering, a column for each run."""
-    names = [name for name in tables.ACROSS if not name.startswith(("recall", "general", "perplexity"))]
+    names = [name for name in tables.ACROSS if not name.startswith((*SPLITS, "general", "perplexity", "KL"))]
     rows = [[name, *(tables.ACROSS[name](run.comparison) for run in runs)] for name in names]
     return tables.Table(["", *(run.name for run in runs)], rows)
 

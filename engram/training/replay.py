@@ -1,0 +1,133 @@
+"""Rows of the model's own behaviour, trained on beside the patterns so that the model stays itself.
+
+The model writes what its users ask, after the chat template's beginning of a user message (Magpie, Xu et al. 2024), and
+answers that greedily. Most questions go on from a first word or two and are short, as patterns are. A row is not
+learned as text: the loss is the KL divergence from the base's own next-token distributions, which are stored with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram import backends
+from engram.backends import Loaded
+from engram.models import retention
+from engram.models.model import Model
+from engram.models.retention import GeneralSet
+from engram.models.tokenizer import Encoded, Encoder
+from engram.plan.batches import Likely
+from engram.support import console
+from engram.support.errors import EngramError
+from engram.support.files import cache_folder, writing
+from engram.support.text import common, normalise
+
+VERSION = 1  # raise it whenever the same model gives other rows
+SEED = 0  # of the questions: the rows are the model's, not the run's
+ROWS = 160
+FREE = 4  # one of so many questions begins with nothing
+QUESTION, ANSWER = 24, 24  # tokens, at most
+LONGEST = 128  # tokens of a row that a model brings
+TEMPERATURE = 0.8
+BEGINNINGS = (
+    *("What is", "Who", "Where", "When did", "Why", "How many", "How do I", "Which", "Is", "Can you", "Does"),
+    *("Name", "List", "Give me", "Write", "Explain", "Describe", "Define", "Translate", "Complete:", "Tell me"),
+    *("Convert", "Fix", "Python", "Hello", "Thanks", "I", "The", "Answer briefly:", "Please"),
+)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The rows, the base's distributions at the answer tokens of each, and the SHA-256 of the file that keeps them."""
+
+    rows: list[Encoded]
+    likely: list[Likely]
+    sha256: str
+
+    def describe(self) -> dict[str, Any]:
+        """For the training log."""
+        return {"name": "the model's own", "sha256": self.sha256, "rows": len(self.rows)}
+
+
+def of(loaded: Loaded, encoder: Encoder) -> Replay:
+    """The model's rows, from the cache or made now. Raises EngramError where it writes nothing that could be asked."""
+    quantized = "" if loaded.quantize == "none" else f"-{loaded.quantize}"
+    path = cache_folder() / "replay" / f"{loaded.model.weights_sha256[:16]}{quantized}-{VERSION}.npz"
+    return (_read(path) if path.is_file() else None) or _made(loaded, encoder, path)
+
+
+def _made(loaded: Loaded, encoder: Encoder, path: Path) -> Replay:
+    import numpy as np
+
+    console.note(f"{loaded.model.name} writes rows of its own, which keep what it is: once, a minute or two on a CPU")
+    backend, session = backends.get(loaded.backend), loaded.session()
+    rows = _brought(loaded.model, encoder) or _written(backend, session, encoder, retention.general_set(loaded.model))
+    if not rows:
+        what, fix = "the model writes no questions and answers of its own", "train without them: SET=replay=0"
+        raise EngramError(what, where=loaded.model.name, fix=fix)
+    tokens, chances = map(np.concatenate, zip(*backend.likely(session, rows, encoder)))
+    ids = np.concatenate([np.array(row.tokens, np.int32) for row in rows])
+    lengths = np.array([(len(row.tokens), row.prompt_length) for row in rows], np.int32)
+    with writing(path) as work, work.open("wb") as file:
+        np.savez(file, ids=ids, lengths=lengths, likely=tokens, chances=chances)
+    if replay := _read(path):
+        return replay
+    raise EngramError("the model's own rows can't be read back", where=str(path), fix="make train again")
+
+
+def _read(path: Path) -> Replay | None:
+    """What a file keeps; None if it is damaged: then it is made again."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            ids, lengths, *likely = (kept[name] for name in ("ids", "lengths", "likely", "chances"))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in (ids, lengths, *likely))).hexdigest()
+    ends, learned = np.cumsum(lengths[:, 0]), np.cumsum(lengths[:, 0] - lengths[:, 1])
+    rows = [
+        Encoded(f"own-{number}", tuple(part.tolist()), int(asked))
+        for number, (part, (_, asked)) in enumerate(zip(np.split(ids, ends[:-1]), lengths), 1)
+    ]
+    return Replay(rows, [Likely(*pair) for pair in zip(*(np.split(one, learned[:-1]) for one in likely))], digest)
+
+
+def _brought(model: Model, encoder: Encoder) -> list[Encoded]:
+    """Rows of the model's own training, where its folder has some: the shorter ones."""
+    rows = retention.encode_general(encoder, retention.replay_rows(model))
+    return [row for row in rows if len(row.tokens) <= LONGEST][:ROWS]
+
+
+def _written(backend: Any, session: Any, encoder: Encoder, measured: GeneralSet) -> list[Encoded]:
+    """Rows that the model writes: questions, none of which retention is measured on, and its answers to them."""
+    known = {normalise(row.prompt).casefold() for row in measured.rows}
+    asked = [text for text in _questions(backend, session, encoder) if text.casefold() not in known]
+    prompts = encoder.prompts(asked[:ROWS])
+    answers = backend.generate(session, prompts, encoder.stop_ids, ANSWER)
+    return [
+        Encoded("", (*prompt, *answer.tokens, *[encoder.end_id] * answer.ended), len(prompt))
+        for prompt, answer in zip(prompts, answers)
+        if answer.tokens
+    ]
+
+
+def _questions(backend: Any, session: Any, encoder: Encoder) -> list[str]:
+    """Different user messages that the model ended by itself."""
+    opening, closing = _around(encoder)
+    begun = [("" if i % FREE == 0 else BEGINNINGS[i % len(BEGINNINGS)]) for i in range(ROWS * 8 // 5)]
+    prompts = [[*opening, *encoder.plain(text)] for text in begun]
+    found = backend.generate(session, prompts, encoder.stop_ids | closing, QUESTION, TEMPERATURE, SEED)
+    texts = [normalise(text + encoder.text(answer.tokens)) for text, answer in zip(begun, found) if answer.ended]
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _around(encoder: Encoder) -> tuple[list[int], frozenset[int]]:
+    """What the template writes before a user message, and the token that follows one."""
+    one, other = encoder.prompts(["A", "B"])
+    before = common(one, other)
+    after = common(one[::-1], other[::-1])
+    return one[:before], frozenset(one[len(one) - after :][:1])
