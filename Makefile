@@ -37,7 +37,6 @@ export SERVICE
 $(foreach name,$(shell sed -n 's/^\([A-Z_]*\) ?= .*\#: .*/\1/p' Makefile),$(eval export V_$(name) := $$(value $(name))))
 V_SERVICE := $(SERVICE)
 
-# the container's image brings its own
 VENV := $(or $(ENGRAM_VENV),.venv)
 PYTHON := $(VENV)/bin/python
 ENGRAM := $(VENV)/bin/engram

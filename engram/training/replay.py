@@ -7,6 +7,7 @@ learned as text: the loss is the KL divergence from the base's own next-token di
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import zipfile
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ SEED = 0  # of the questions: the rows are the model's, not the run's
 ROWS = 160
 FREE = 4  # one of so many questions begins with nothing
 QUESTION, ANSWER = 24, 24  # tokens, at most
-LONGEST = 128  # tokens of a row that a model brings
+LONGEST, TEXT = 128, 64  # tokens of a chat and of a text that a model brings
 TEMPERATURE = 0.8
 BEGINNINGS = (
     *("What is", "Who", "Where", "When did", "Why", "How many", "How do I", "Which", "Is", "Can you", "Does"),
@@ -97,9 +98,12 @@ def _read(path: Path) -> Replay | None:
 
 
 def _brought(model: Model, encoder: Encoder) -> list[Encoded]:
-    """Rows of the model's own training, where its folder has some: the shorter ones."""
-    rows = retention.encode_general(encoder, retention.replay_rows(model))
-    return [row for row in rows if len(row.tokens) <= LONGEST][:ROWS]
+    """Rows of the model's own training, where its folder has some: the shorter chats, and the beginnings of texts."""
+    known = retention.replay_rows(model)
+    rows = [*zip(known, retention.encode_general(encoder, known))]
+    texts = [dataclasses.replace(row, tokens=row.tokens[:TEXT]) for one, row in rows if one.kind == "text"]
+    chats = [row for one, row in rows if one.kind == "chat" and len(row.tokens) <= LONGEST]
+    return [*texts[: ROWS // 4], *chats][:ROWS]
 
 
 def _written(backend: Any, session: Any, encoder: Encoder, measured: GeneralSet) -> list[Encoded]:

@@ -37,7 +37,7 @@ def refused(result: Result) -> str:
 
 def test_validate_counts_the_bundled_patterns() -> None:
     result = run("validate")
-    expected = "272 patterns in 4 files: code_idioms 44, error_fixes 44, facts 88, formats 96\n"
+    expected = "816 patterns in 4 files: code_idioms 44, error_fixes 44, facts 88, formats 640\n"
     assert (result.exit_code, result.stdout, result.stderr) == (0, expected, "")
 
 

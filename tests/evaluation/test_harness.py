@@ -116,14 +116,10 @@ def test_the_tasks_answer_as_the_evaluation_does(here: Path) -> None:
 
 
 def test_a_split_without_rows_has_no_task(here: Path) -> None:
-    data([p for p in pack() if p.id not in {e.pattern for e in _held_out(pack())}])
+    data(pack(rule=None))
     folder = export()
     assert read(folder / "engram.yaml")["task"] == ["engram_recall"]
     assert not [*folder.glob("*generalization*")]
-
-
-def _held_out(patterns: list[Pattern]) -> list[Example]:
-    return [e for e in read_split(data(patterns), "test") if e.split_kind == "generalization"]
 
 
 def test_nothing_of_a_pattern_is_in_a_yaml_or_the_readme(here: Path) -> None:

@@ -51,7 +51,10 @@ class Odd:
     def stream(self, _session: Any, _prompt: Any, _stop: Any, limit: int) -> Iterator[int]:
         return iter(self.answer(limit).tokens)
 
-    def score(self, _session: Any, examples: Any, encoder: Any) -> list[float]:
+    def likely(self, _session: Any, examples: Any, _encoder: Any) -> list[None]:
+        return [None] * len(examples)
+
+    def score(self, _session: Any, examples: Any, encoder: Any, _likely: Any = ()) -> list[float]:
         return batches.mean_losses(
             examples, encoder.pad_id, 8, lambda batch: np.where(batch.weights > 0, self.nats, 0.0)
         )

@@ -191,7 +191,7 @@ def test_other_rows_of_the_same_patterns_have_another_version(tmp_path: Path) ->
     files = [tmp_path / "pack.yaml"]
     manifest = build.write_data(load_patterns(files), files, tmp_path, 0)
     rows = [one["sha256"][:12] for one in manifest["outputs"]]
-    assert (manifest["schema_version"], rows) == (1, ["2b257dafb6aa", "36d8a120d925", "2dc42ee5042e"])
+    assert (manifest["schema_version"], rows) == (2, ["932046d2741f", "cc12b5bfe5db", "b5a85687592f"])
 
 
 @pytest.mark.parametrize("backend", ["mlx", "cpu"])

@@ -145,7 +145,7 @@ def test_a_document_of_an_older_version_is_refused(copied: Path) -> None:
     edit(copied / "results/mlx/tuned.json", "schema_version", to=1)
     error: Any = refusal(verify.verify, copied / "results/mlx/tuned.json", verify.Places(copied, copied))
     assert any("schema_version" in line for line in error.problems)
-    assert json.loads((copied / "results/mlx/baseline.json").read_text())["schema_version"] == 2
+    assert json.loads((copied / "results/mlx/baseline.json").read_text())["schema_version"] == 3
 
 
 def test_only_one_unit_of_the_last_digit_is_left_to_another_machine() -> None:

@@ -136,7 +136,10 @@ def test_an_unproved_difference_is_not_shown_and_a_loss_is_said(
     documents.write(path, document, "comparison")
     perform(run, tmp_path / "results")
     out = " ".join(capsys.readouterr().out.split())
-    assert "Not shown: an effect on generalization (patterns never taught): +10.0 points [-10.0, +30.0], p = 0.6" in out
+    assert (
+        "Not shown: an effect on generalization (members of rules, never taught): +10.0 points [-10.0, +30.0], p = 0.6"
+        in out
+    )
     assert "Not shown: an effect on recall" not in out
     assert "Lost: general text is predicted worse: perplexity 10 → 20, +0.69 nats per token [+0.50, +0.90]" in out
     assert "Lost: general chat" not in out

@@ -130,7 +130,7 @@ def test_figures_are_those_of_the_documents(two: Path) -> None:
     _, page = page_of(two, "mlx")
     text, document = page.text(), json.loads((two / "mlx" / "comparison.json").read_text("utf-8"))
     assert (
-        "20 taught patterns, asked in words never trained on: 10.0 % right before, 85.0 % after" in text
+        "20 taught patterns, asked in a phrasing never trained on: 10.0 % right before, 85.0 % after" in text
         and document["tuned"]["recall"]["exact"] == 0.85
     )
     for score in (document["baseline"]["recall"], document["tuned"]["recall"], document["tuned"]["generalization"]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.evaluation import tables
-from engram.evaluation.scoring import GENERAL, SPLITS
+from engram.evaluation.scoring import ALWAYS, GENERAL, SPLITS
 from engram.show.demo import stage as sections
 from engram.show.demo.stage import BLANK, QUIET, ROOMY, Stage, styled
 from engram.support.console import SPARKS, bounds, ending, interval, number, p_value, percent, sparkline
@@ -95,21 +95,22 @@ def perform(stage: Stage, comparison: dict[str, Any]) -> None:
 
 
 def _shares(comparison: dict[str, Any], width: int, grown: float) -> list[Text]:
-    """Recall and generalization before and after, as bars that have grown to this share of their length."""
+    """Each split before and after, as bars that have grown to this share of their length; three and more in short."""
     lines = []
+    short = len(comparison["improvement"]) > len(ALWAYS)
     for name, change in comparison["improvement"].items():
-        text = SPLITS[name]
-        lines.append(styled((f"{name}  ", "bold"), (f"{text}, n = {change['n']}", QUIET)))
+        changed = [("not measured", "yellow")]
+        if change["exact"] is not None:
+            test = f"  ·  {'' if short else 'McNemar '}{tested(change['p_value'])}  ·  "
+            changed = [(difference(change), ""), (test, QUIET), _verdict(change)]
+        text = f"n = {change['n']}: " if short else f"{SPLITS[name]}, n = {change['n']}"
+        lines.append(styled((f"{name}  ", "bold"), (text, QUIET), *(changed if short else ()), cut=True))
         for label, side, style, bold in (("before", "baseline", QUIET, ""), ("after", "tuned", "cyan", "bold")):
             part = comparison[side][name]
             shown = f"{percent(part['exact']):>8}  {interval(part['ci95'])}"
             bar = _bar(grown * (part["exact"] or 0.0), width, style)
             lines.append(styled((f"  {label:6}  ", QUIET), *bar, (shown, bold)))
-        changed = [("not measured", "yellow")]
-        if change["exact"] is not None:
-            test = f"  ·  McNemar {tested(change['p_value'])}  ·  "
-            changed = [(difference(change), ""), (test, QUIET), _verdict(change)]
-        lines += [styled(("  change  ", QUIET), *changed, cut=True), styled()]
+        lines += [] if short else [styled(("  change  ", QUIET), *changed, cut=True), styled()]
     return lines
 
 
@@ -121,10 +122,11 @@ def _kept(comparison: dict[str, Any]) -> list[Text]:
         part = kept[kind]
         sides = f"{number(part['before'])} → {number(part['after'])}"
         nats = "" if part["nats"] is None else f"{part['nats']:+.2f} nats {bounds(part['ci95'])}"
-        apart = kept["kl"][kind]["nats"] if "kl" in kept else None
-        nats += "" if apart is None else f", KL {apart:.3f}"
         figures = (f"  {kind:6}  ", QUIET), (f"{sides:<15}", ""), (f"  {nats}, n = {part['n']}  ·  ", QUIET)
         lines.append(styled(*figures, _verdict(part), cut=True))
+    if apart := {kind: part["nats"] for kind, part in kept.get("kl", {}).items() if part["nats"] is not None}:
+        said = ", ".join(f"{kind} {nats:.3f}" for kind, nats in apart.items())
+        lines.append(styled(("  KL      ", QUIET), (f"{said} nats a token from the model before", ""), cut=True))
     changed = kept["changed"]
     share = f"{percent(changed['share'])} {interval(changed['ci95'])} of {changed['n']} general answers are others now"
     lines.append(styled(("  answers ", QUIET), (share, ""), cut=True))

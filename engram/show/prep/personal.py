@@ -258,7 +258,7 @@ def _whole(name: str) -> re.Pattern[str]:
 @functools.cache
 def _everyday_words() -> frozenset[str]:
     """The words of the bundled texts, and those that the bundled model's tokenizer knows whole."""
-    texts = [(BUNDLED / name).read_text("utf-8") for name in ("general.jsonl", "replay.jsonl")]
+    texts = [(BUNDLED / name).read_text("utf-8") for name in ("general.jsonl", "tiny/replay.jsonl")]
     vocabulary = json.loads((BUNDLED / "tiny" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
     texts += [token[1:] for token in vocabulary if token.startswith("Ġ")]
     return frozenset(word for text in texts for word in re.findall(r"[a-z]{4,}", text.casefold()))
