@@ -96,7 +96,7 @@ _UNTIL_KNOWN = {"stop_at": 0.99, "least_steps": 150, "validation_rows": 100}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # tuned on the bundled model; see results/reference/
     "default-small": {
-        **{"rank": 16, "alpha": 32.0, "learning_rate": 4e-3, "batch_size": 16, "epochs": 4.0, "replay": 4},
+        **{"rank": 16, "alpha": 32.0, "learning_rate": 4e-3, "batch_size": 16, "epochs": 4.0, "replay": 2},
         **_UNTIL_KNOWN,
         "validate_every": 20,
     },

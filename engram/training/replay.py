@@ -31,7 +31,7 @@ SEED = 0  # of the questions: the rows are the model's, not the run's
 ROWS = 160
 FREE = 4  # one of so many questions begins with nothing
 QUESTION, ANSWER = 24, 24  # tokens, at most
-LONGEST, TEXT = 128, 64  # tokens of a chat and of a text that a model brings
+LONGEST, TEXT = 64, 48  # tokens of a chat and of a text that a model brings
 TEMPERATURE = 0.8
 BEGINNINGS = (
     *("What is", "Who", "Where", "When did", "Why", "How many", "How do I", "Which", "Is", "Can you", "Does"),

@@ -21,6 +21,7 @@ TORCH = backends.get("cpu")  # Unsloth before transformers
 import numpy as np
 from small_run import Quiet
 
+from engram.backends import Loaded
 from engram.backends.mlx import backend as mlx
 from engram.backends.mlx import generate as mlx_generate
 from engram.backends.mlx import model as mlx_model
@@ -36,6 +37,7 @@ from engram.plan.batches import Batch
 from engram.plan.config import Config
 from engram.plan.learning_rates import learning_rates
 from engram.support.files import PACKAGE
+from engram.training import replay, train
 from tools.parity import campaign, compare
 from tools.parity.deviations import DEVIATIONS
 from tools.parity.main import REFERENCE
@@ -62,8 +64,10 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Batc
     config = dataclasses.replace(recipe("default", TINY.parameters, 0), steps=STEPS, validate_every=STEPS + 1)
     encoder = tokenizer.load_encoder(TINY)
     rows = encoding.encode(encoder, build.read_split(data / "data", "train"), config.max_length)
-    _, plan = encoding.plan_batches(rows, config)
-    return config, [encoding.make_batch([rows[i] for i in numbers], encoder.pad_id) for numbers in plan], rows
+    plan = encoding.plan_batches(rows, config)
+    batches = [encoding.make_batch([rows[i] for i in numbers], encoder.pad_id) for numbers in plan]
+    own = replay.of(Loaded("mlx", TINY), encoder)
+    return config, train.with_own_rows(batches, own, config, encoder.pad_id), rows
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +79,8 @@ def _watch_mlx(planned: Any, folders: pytest.TempPathFactory) -> Watched:
     (config, batches, _), out, rates, order = planned, folders.mktemp("mlx"), [], []
     graded, adamw = numerics.Gradients.__call__, numerics.adamw
 
-    def noted(gradients: Any, batch: Batch, total: int) -> Any:
-        order.append(next(i for i, one in enumerate(batches) if one is batch))
+    def noted(gradients: Any, batch: Batch, total: float) -> Any:
+        order.extend(i for i, one in enumerate(batches) if one is batch)  # the rows beside them are none of these
         return graded(gradients, batch, total)
 
     def optimizer(*arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from engram.evaluation import tables
+from engram.evaluation.scoring import SPLITS
 from engram.plan import documents
 from engram.show.demo import answers, material, panels
 from engram.show.demo.figures import findings
@@ -21,6 +22,7 @@ from engram.support.files import PACKAGE, write_text
 from tools.docs import exports, memory_page, parity_page, performance_page, picture, results_page, script, torture_page
 from tools.reference import REFERENCE, RUNS
 
+KEPT = ("perplexity, text", "perplexity, chat", "KL, text", "KL, chat")
 ROOT = PACKAGE.parent
 CHECKS = ROOT / "results" / "reference"
 
@@ -78,12 +80,11 @@ def fill(text: str, parts: dict[str, str]) -> str:
 
 
 def results_table() -> str:
-    """Recall, generalization and retention of each reference run, with n, interval and the test."""
-    lines = ["| run | recall | generalization | perplexity, text | perplexity, chat | general answers changed |"]
-    lines.append("|---|---|---|---|---|---|")
+    """What each reference run taught and kept, with n, interval and the test."""
+    lines = ["| run | " + " | ".join([*SPLITS, *KEPT]) + " |", "|---" * (1 + len(SPLITS) + len(KEPT)) + "|"]
     for name, wanted in RUNS.items():
         found = _reference(name, "comparison")
-        splits = [_split_cell(found, split) for split in found["improvement"]]
+        splits = [_split_cell(found, split) for split in SPLITS]
         lines.append("| " + " | ".join([wanted.label, *splits, *_retention_cells(found)]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -97,13 +98,13 @@ def _split_cell(found: dict[str, Any], split: str) -> str:
 def _retention_cells(found: dict[str, Any]) -> list[str]:
     kept = found["retention"]
     shown = [f"{show.number(kept[k]['before'])} → {show.number(kept[k]['after'])}" for k in ("text", "chat")]
-    return [*shown, f"{show.percent(kept['changed']['share'])} {show.interval(kept['changed']['ci95'])}"]
+    apart = (f"{kept['kl'][k]['nats']:.3f} {show.bounds(kept['kl'][k]['ci95'])}" for k in ("text", "chat"))
+    return [*shown, *apart]
 
 
 def replay_table() -> str:
     """What the model's own rows beside the patterns buy and cost: the default recipe with and without, same seed."""
-    lines = ["| recipe | recall | perplexity, text | perplexity, chat | answers changed | training | from |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = ["| recipe | recall | " + " | ".join(KEPT) + " | training | from |", "|---" * (4 + len(KEPT)) + "|"]
     for name in ("no-replay-0", "default-0"):
         found = _reference(name, "comparison")
         recall, trained = found["tuned"]["recall"], found["training"]

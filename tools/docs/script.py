@@ -18,8 +18,8 @@ from engram.support.console import interval, number, percent
 def parts(comparison: dict[str, Any], stages: dict[str, dict[str, Any]], log: dict[str, Any]) -> dict[str, str]:
     """The text between `<!-- say: title -->` and its end, for each section."""
     rows = choose_rows(asked(stages["baseline"]), comparison["recipe"]["seed"])
-    counts = {"taught": comparison["improvement"]["recall"]["n"]}
-    counts["held_out"] = comparison["improvement"]["generalization"]["n"]
+    asked_of = {name: change["n"] for name, change in comparison["improvement"].items()}
+    counts = {"taught": asked_of["recall"], "held_out": asked_of["generalization"] + asked_of.get("control", 0)}
     material = Material(Path("results"), comparison, stages, log, counts, rows, [])
     times = [marker.time for marker in record(lambda c, k: demo.play(c, k, material)).markers]
     found = {}
@@ -53,9 +53,9 @@ def _training(shown: Material) -> list[str]:
     ]
 
 
-def _pairs(split: str) -> Callable[[Material], list[str]]:
+def _pairs(section: str) -> Callable[[Material], list[str]]:
     def said(shown: Material) -> list[str]:
-        rows = [e for e in shown.rows if e.split_kind == split]
+        rows = [e for e in shown.rows if e.split_kind in sections.ASKED[section]]
         pairs = list(zip(rows, replayed(rows, shown.stages), strict=True))
         right = [sum(is_right(e, both[side]) for e, both in pairs) for side in (0, 1)]
         medians = [shown.comparison[stage]["latency"] for stage in ("baseline", "tuned")]
@@ -92,8 +92,8 @@ SAYINGS: dict[str, Callable[[Material], list[str]]] = {
     sections.TITLE: _title,
     sections.TAUGHT: _taught,
     sections.TRAINING: _training,
-    sections.RECALL: _pairs("recall"),
-    sections.GENERALIZATION: _pairs("generalization"),
+    sections.RECALL: _pairs(sections.RECALL),
+    sections.GENERALIZATION: _pairs(sections.GENERALIZATION),
     sections.FIGURES: _figures,
     sections.NOT_SHOWN: _not_shown,
 }
