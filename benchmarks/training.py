@@ -21,8 +21,7 @@ from engram.models.model import Model, resolve
 from engram.plan import config
 from engram.plan.batches import Batch
 from engram.plan.checkpoint import Keeper
-from engram.plan.config import Config
-from engram.plan.learning_rates import learning_rates
+from engram.plan.config import Config, learning_rates
 from engram.training import train
 from tools.worker import Silent
 

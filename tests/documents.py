@@ -8,8 +8,7 @@ from typing import Any
 
 from engram.evaluation import scoring
 from engram.plan import documents
-from engram.plan.config import Config
-from engram.plan.learning_rates import learning_rates
+from engram.plan.config import Config, learning_rates
 
 HASH = {letter: letter * 64 for letter in "abcdef"}
 FEW, MANY = [False] * 18 + [True] * 2, [True] * 16 + [False] * 2 + [True] * 2

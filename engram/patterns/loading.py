@@ -201,13 +201,16 @@ class _Entries:
 
     def _declared(self, document: dict[str, Any]) -> dict[str, Rule | None]:
         """What each category is said to be, by `categories` and by the tables; two that contradict are a fault."""
-        said = [(("categories", name), name, entry) for name, entry in document.get("categories", {}).items()]
+        listed = {} if ("categories",) in self._bad else document.get("categories", {})
+        said: list[tuple[schema.Path, str, dict[str, Any]]] = [(("categories", n), n, one) for n, one in listed.items()]
         said += [(p, table.get("category", self._name), table) for p, table in self._sound(document, ("tables",))]
         found: dict[str, Rule | None] = {}
         for path, name, entry in said:
-            if path in self._bad or "kind" not in entry:
+            if path in self._bad or not {"kind", "taught"} & set(entry):
                 continue
-            kind, most = entry["kind"], entry.get("taught", 0)
+            kind, most = entry.get("kind", "fact"), entry.get("taught", 0)
+            if kind == "fact" and most:
+                self._fit([((*path, "taught"), ("facts are all taught", "say `kind: rule`, or take `taught` out"))])
             rule = None if kind == "fact" else Rule(most, kind == "control")
             if found.setdefault(name, rule) != rule:
                 what = f"the category {shorten(name, 60)!r} is declared in another way before"

@@ -10,9 +10,8 @@ from typing import Any
 from engram.backends import Loaded
 from engram.models.model import Model
 from engram.plan.checkpoint import Saving
-from engram.plan.config import Config
+from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Progress
-from engram.plan.learning_rates import learning_rates
 from engram.training import teach_memory, train
 
 

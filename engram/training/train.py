@@ -21,9 +21,8 @@ from engram.models.tokenizer import Encoded, Encoder, load_encoder
 from engram.plan import checkpoint, documents
 from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_beside, plan_validation, refuse_too_large
 from engram.plan.checkpoint import Keeper, Saving
-from engram.plan.config import Config
+from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Progress, TrainingRun
-from engram.plan.learning_rates import learning_rates
 from engram.plan.sharding import Ranks
 from engram.support import locks, machine
 from engram.support.errors import EngramError

@@ -133,6 +133,14 @@ CATALOGUE: dict[str, tuple[str | bytes, list[str]]] = {
         ["t.yaml:5:5 $.tables[0].kind: the category 'c' is declared in another way before; "
          "declare it once, or name another category"],
     ),
+    "as many facts as that": (
+        table("[a, b]").replace("    output", "    taught: 3\n    output"),
+        ["t.yaml:4:5 $.tables[0].taught: facts are all taught; say `kind: rule`, or take `taught` out"],
+    ),
+    "categories that are none": (
+        "name: n\ncategories: [c]\nexamples: [{input: a, output: b}]\n",
+        ["t.yaml:2:1 $.categories: is a list, not a mapping; write a mapping here"],
+    ),
     "no kind of that name": (
         "name: n\ncategories: {c: {kind: law}}\nexamples: [{input: a, output: b}]\n",
         ["t.yaml:2:18 $.categories.c.kind: 'law' is not one of ['fact', 'rule', 'control']; "

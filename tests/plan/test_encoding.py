@@ -21,8 +21,7 @@ from engram.models.tokenizer import IGNORED, TEXTS, Encoded, Encoder, load_encod
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import batches as batching
 from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_beside, plan_validation
-from engram.plan.config import Config
-from engram.plan.learning_rates import learning_rates
+from engram.plan.config import Config, learning_rates
 from engram.support.errors import EngramError
 
 

@@ -34,8 +34,7 @@ from engram.patterns.loading import find_files, load_patterns
 from engram.plan import batches as encoding
 from engram.plan import documents
 from engram.plan.batches import Batch
-from engram.plan.config import Config
-from engram.plan.learning_rates import learning_rates
+from engram.plan.config import Config, learning_rates
 from engram.support.files import PACKAGE
 from engram.training import replay, train
 from tools.parity import campaign, compare

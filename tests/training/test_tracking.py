@@ -17,8 +17,7 @@ from click.testing import CliRunner
 from small_run import CONFIG, Quiet, Run
 
 from engram.cli import main
-from engram.plan.config import Config
-from engram.plan.learning_rates import learning_rates
+from engram.plan.config import Config, learning_rates
 from engram.support.errors import EngramError
 from engram.support.files import PACKAGE
 from engram.training import tracking, train

@@ -15,7 +15,7 @@ from engram import backends
 from engram.dataset import build
 from engram.models import model, tokenizer
 from engram.plan import batches as encoding
-from engram.plan import config, learning_rates
+from engram.plan import config
 from engram.plan.config import Config
 from engram.support.files import write_text
 from engram.training import replay, train
@@ -113,7 +113,7 @@ def _answers(
 @contextlib.contextmanager
 def _rates_of(steps: int) -> Iterator[None]:
     """The learning rates of a run of `steps` steps, also where it ends earlier."""
-    whole = learning_rates.learning_rates
+    whole = config.learning_rates
 
     def rates(settled: Config, taken: int) -> list[float]:
         return whole(settled, max(steps, taken))[:taken]

@@ -14,8 +14,7 @@ from engram.dataset import build
 from engram.models.tokenizer import Encoded
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan.batches import plan_batches
-from engram.plan.config import MAX_STEPS, Config, load_config
-from engram.plan.learning_rates import learning_rates
+from engram.plan.config import MAX_STEPS, Config, learning_rates, load_config
 from tools.torture import nasty
 from tools.torture.hunt import Case, LossError, read
 

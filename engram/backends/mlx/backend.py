@@ -26,9 +26,8 @@ from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.batches import Batch, Likely, distributions, mean_losses, padded, tokens_at_once
 from engram.plan.checkpoint import Keeper
-from engram.plan.config import Config
+from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Answer, Curve, Progress, TrainingRun
-from engram.plan.learning_rates import learning_rates
 from engram.plan.sharding import Ranks, share
 from engram.support.errors import EngramError
 from engram.support.files import write_bytes, write_text

@@ -34,6 +34,7 @@ from engram.support.errors import EngramError
 from engram.support.files import write_bytes, write_text
 
 WEIGHTS = adapters.PEFT_WEIGHTS
+AT_ONCE = 512  # positions whose logits are converted together
 SCORE_BATCH = 32
 
 
@@ -262,7 +263,9 @@ def likely(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> l
 
     def logits(batch: Batch) -> Iterator[Any]:
         with _scoring(session):
-            yield learned_logits(session.model, batch).float().cpu().numpy()
+            found = learned_logits(session.model, batch)
+        for piece in found.split(AT_ONCE):
+            yield piece.float().cpu().numpy()
 
     return distributions(examples, encoder.pad_id, SCORE_BATCH, logits)
 

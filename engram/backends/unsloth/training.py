@@ -16,9 +16,8 @@ from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import IGNORED
 from engram.plan.batches import REST, Batch, parts, row_lengths
 from engram.plan.checkpoint import State
-from engram.plan.config import Config
+from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Curve
-from engram.plan.learning_rates import learning_rates
 from engram.plan.sharding import Ranks, lost_process, place, share, step_seed
 from engram.support.errors import EngramError
 from engram.support.files import cache_folder

@@ -50,7 +50,7 @@ def data(at: Situation) -> Finding:
         manifest, files = read_manifest(at.data), find_files(at.patterns)
         load_patterns(files)
         check_data(at.data)
-        why = why_data(files, at.data, manifest["seed"])
+        why = why_data(files, at.data, manifest["seed"], manifest["holdout"])
     except EngramError as error:
         return refused(name, error)
     if why:
