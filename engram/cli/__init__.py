@@ -50,6 +50,9 @@ class Commands(click.Group):
         try:
             with signals.listening():
                 return super().invoke(ctx)
+        except click.ClickException as error:  # click repeats whatever was typed
+            error.message = shorten(error.message, 1000)
+            raise
         except KeyboardInterrupt as stop:
             if str(stop):
                 click.echo(f"engram: {stop}", err=True)

@@ -105,3 +105,10 @@ def test_a_long_stage_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch, capsy
         assert sum(f"s: {text}" in line for line in lines) > 1
     time.sleep(0.2)
     assert capsys.readouterr().out == ""
+
+
+def test_what_was_typed_is_repeated_in_short() -> None:
+    long = "x" * 70_000
+    for words in (["packs", long], ["packs", f"--{long}"], [long], ["demo", "--speed", long]):
+        result = CliRunner().invoke(cli.main, words)
+        assert result.exit_code == 2 and 20 < len(result.output) < 3000, words[0][:10]

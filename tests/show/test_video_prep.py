@@ -266,7 +266,7 @@ def test_a_spoiled_situation_fails_with_exactly_its_lines(house: Situation) -> N
     assert list(lines) == ["data", "terminal size", "nothing personal", "backup recordings"]
     assert lines["data"]["text"].endswith("pack.yaml changed")
     assert lines["terminal size"]["text"] == "60 × 20, less than 80 × 24"
-    place = f"{house.data.parent.name}/pack.yaml, line 5"
+    place = f"{house.data.parent.name}/pack.yaml, line 6"
     assert lines["nothing personal"]["details"] == [f"{place}: an e-mail address (w…@…)"]
     assert lines["backup recordings"]["text"].endswith("demo.cast, demo.mp4, demo.gif")
     assert "white@snow" not in done.stdout
