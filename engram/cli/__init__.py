@@ -51,7 +51,7 @@ class Commands(click.Group):
             with signals.listening():
                 return super().invoke(ctx)
         except click.ClickException as error:  # click repeats whatever was typed
-            error.message = shorten(error.message, 1000)
+            vars(error)["message"] = shorten(error.message, 1000)
             raise
         except KeyboardInterrupt as stop:
             if str(stop):
