@@ -12,7 +12,7 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engram import backends
 from engram.backends import Loaded
@@ -25,6 +25,9 @@ from engram.support import console
 from engram.support.errors import EngramError
 from engram.support.files import cache_folder, writing
 from engram.support.text import common, normalise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VERSION = 1  # raise it whenever the same model gives other rows
 SEED = 0  # of the questions: the rows are the model's, not the run's
@@ -72,11 +75,12 @@ def _made(loaded: Loaded, encoder: Encoder, path: Path) -> Replay:
     tokens, chances = map(np.concatenate, zip(*backend.likely(session, rows, encoder)))
     ids = np.concatenate([np.array(row.tokens, np.int32) for row in rows])
     lengths = np.array([(len(row.tokens), row.prompt_length) for row in rows], np.int32)
-    with writing(path) as work, work.open("wb") as file:
-        np.savez(file, ids=ids, lengths=lengths, likely=tokens, chances=chances)
-    if replay := _read(path):
-        return replay
-    raise EngramError("the model's own rows can't be read back", where=str(path), fix="make train again")
+    try:
+        with writing(path) as work, work.open("wb") as file:
+            np.savez(file, ids=ids, lengths=lengths, likely=tokens, chances=chances)
+    except (EngramError, OSError) as error:  # a cache that can't be written is no reason not to train
+        console.note(f"they are not kept: {error}")
+    return _replay(ids, lengths, tokens, chances)
 
 
 def _read(path: Path) -> Replay | None:
@@ -85,9 +89,15 @@ def _read(path: Path) -> Replay | None:
 
     try:
         with np.load(path, allow_pickle=False) as kept:
-            ids, lengths, *likely = (kept[name] for name in ("ids", "lengths", "likely", "chances"))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return _replay(*(kept[name] for name in ("ids", "lengths", "likely", "chances")))
+    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
         return None
+
+
+def _replay(ids: NDArray[Any], lengths: NDArray[Any], *likely: NDArray[Any]) -> Replay:
+    """The rows that these arrays hold one after the other; `lengths` are of each row and its prompt, [rows, 2]."""
+    import numpy as np
+
     digest = hashlib.sha256(b"".join(array.tobytes() for array in (ids, lengths, *likely))).hexdigest()
     ends, learned = np.cumsum(lengths[:, 0]), np.cumsum(lengths[:, 0] - lengths[:, 1])
     rows = [

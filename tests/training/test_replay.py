@@ -43,6 +43,16 @@ def test_rows_are_made_once_and_a_damaged_file_is_made_again() -> None:
         assert replay.of(Loaded("mlx", TINY), ENCODER).sha256 == found.sha256
 
 
+def test_a_cache_that_cannot_be_written_is_said_and_the_rows_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(replay.of(Loaded("mlx", TINY), ENCODER).rows) == replay.ROWS
+    out, err = capsys.readouterr()
+    assert "they are not kept: " in out + err
+
+
 @pytest.fixture
 def stranger(tmp_path: Path) -> Model:
     """A model that brings no rows."""
