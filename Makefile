@@ -37,7 +37,7 @@ export SERVICE
 $(foreach name,$(shell sed -n 's/^\([A-Z_]*\) ?= .*\#: .*/\1/p' Makefile),$(eval export V_$(name) := $$(value $(name))))
 V_SERVICE := $(SERVICE)
 
-VENV := $(or $(ENGRAM_VENV),.venv)
+VENV := $(or $(ENGRAM_VENV),.venv)# the container's image brings its own
 PYTHON := $(VENV)/bin/python
 ENGRAM := $(VENV)/bin/engram
 # each backend's packages have a stamp; auto takes those that are there

@@ -29,7 +29,7 @@ def test_the_lines_of_readme_teach_and_compare(
     monkeypatch.chdir(tmp_path)
     small = {name: getattr(CONFIG, name) for name in SMALL} | {"backend": "mlx"}
     monkeypatch.setattr(engram, "teach", functools.partial(engram.teach, **small))
-    assert 5 <= len(lines().splitlines()) <= 11
+    assert 5 <= len(lines().splitlines()) <= 10
     exec(compile(lines(), "README.md", "exec"), {})
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in said] == ["recall", "generalization"]

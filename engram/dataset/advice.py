@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from engram.dataset import build, phrasing
+from engram.dataset.leaks import NEVER_TAUGHT
 from engram.patterns.loading import Pattern
 from engram.support.statistics import FEWEST, wilson
 from engram.support.text import near_duplicates, normalise, shorten, visible
@@ -66,7 +67,7 @@ def advise(
 def held(patterns: Sequence[Pattern], seed: int) -> dict[str, Held]:
     """The split of each category, as `kind/category`, in name order."""
     rows = [row for row in build.split(patterns, seed)["test"] if row.split_kind != "rewording"]
-    sides = Counter((f"{row.kind}/{row.category}", row.split_kind in build.NEVER_TAUGHT) for row in rows)
+    sides = Counter((f"{row.kind}/{row.category}", row.split_kind in NEVER_TAUGHT) for row in rows)
     return {name: Held(sides[name, False], sides[name, True]) for name in sorted({name for name, _ in sides})}
 
 

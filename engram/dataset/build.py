@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.dataset import phrasing
-from engram.dataset.leaks import KINDS, check_leaks, repeated
+from engram.dataset.leaks import KINDS, NEVER_TAUGHT, check_leaks, repeated
 from engram.dataset.rows import LARGEST_DATA, SPLITS, Example, Rows, example, read_rows
 from engram.patterns.loading import Pattern
 from engram.support import locks, schema, strict_json
@@ -22,7 +22,6 @@ from engram.support.text import first, near_duplicates, normalise
 
 RULES, NOTHING = "rules", "none"  # what is held out
 LEAST_TAUGHT, SHARE_TAUGHT = 8, 3  # of a rule: so many members, or one of so many where that is more
-NEVER_TAUGHT = ("generalization", "control")  # the test rows of members that were held out
 _AT_ONCE = 1000  # rows that are written in one piece
 
 
@@ -94,14 +93,18 @@ def _asked_rewording(pattern: Pattern, seed: int) -> int | None:
     """
     if len(pattern.also) < 2:
         return None
-    chosen = int(sha256_text(f"rewording:{seed}:{pattern.group}")[:8], 16) % len(pattern.also)
+    chosen = _drawn(f"rewording:{seed}:{pattern.group}", len(pattern.also))
     others = [pattern.input, *(text for number, text in enumerate(pattern.also) if number != chosen)]
     return None if any(near_duplicates([pattern.also[chosen]], others)) else chosen
 
 
 def _test_phrasing(pattern: Pattern, seed: int) -> str:
     names = list(phrasing.TEST)
-    return names[int(sha256_text(f"phrasing:{seed}:{pattern.id}")[:8], 16) % len(names)]
+    return names[_drawn(f"phrasing:{seed}:{pattern.id}", len(names))]
+
+
+def _drawn(key: str, count: int) -> int:
+    return int(sha256_text(key)[:8], 16) % count
 
 
 def write_data(

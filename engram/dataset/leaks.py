@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from engram.dataset import phrasing
-from engram.dataset.rows import SPLITS, Example
+from engram.dataset.rows import SPLITS, TEST_KINDS, Example
 from engram.support.errors import EngramError
 from engram.support.text import first, near_duplicates, normalise
 
-KINDS = {"train": ("train",), "valid": ("valid",), "test": ("recall", "rewording", "generalization", "control")}
+KINDS = {"train": ("train",), "valid": ("valid",), "test": (*TEST_KINDS,)}
+NEVER_TAUGHT = ("generalization", "control")  # the test rows of members that were held out
 _ALLOWED = {"valid": {*phrasing.VALID}, "rewording": {phrasing.REWORDED}, "train": {*phrasing.TRAIN, phrasing.REWORDED}}
 
 Splits = Mapping[str, Iterable[Example]]
@@ -49,7 +50,7 @@ def _leaks(rows: Splits) -> Iterator[str]:
                 if teacher:
                     yield f"{row.split_kind} row {row.id} has the input of {teacher.split_kind} row {teacher.id}"
             teacher = taught.get(row.pattern)
-            if row.split_kind not in ("recall", "rewording"):
+            if row.split_kind in NEVER_TAUGHT:
                 if teacher:
                     yield f"{row.split_kind} row {row.id} asks for a pattern that row {teacher.id} teaches"
             elif not teacher:

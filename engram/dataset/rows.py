@@ -16,6 +16,12 @@ from engram.support.files import reading
 from engram.support.text import first, visible
 
 SPLITS = ("train", "valid", "test")
+TEST_KINDS = {  # of the rows in `test`, each measured separately
+    "recall": "taught, in a phrasing never trained on",
+    "rewording": "taught, in other words never trained on",
+    "generalization": "members of rules, never taught",
+    "control": "from a random mapping, never taught",
+}
 ASKED = ("id", "pattern", "kind", "category", "phrasing", "split_kind", "prompt")  # of a row, in result documents
 LARGEST_DATA = 1 << 36  # bytes of a data file
 

@@ -65,7 +65,7 @@ def _row(example: Example) -> str:
 
 def _group(kinds: Sequence[str]) -> str:
     return (
-        "# Written by `engram export-eval`. No mean over the group: each of its tasks is a number of its own.\n"
+        "# Written by `engram export-eval`. No mean over the group: each task is reported separately.\n"
         f"group: {TASK}\ntask:\n"
         + "".join(f"  - {TASK}_{kind}\n" for kind in kinds)
         + f"metadata:\n  version: {scoring.VERSION}\n"

@@ -10,18 +10,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from engram.dataset.rows import TEST_KINDS
 from engram.support.statistics import wilson
 from engram.support.text import normalise
 
 VERSION = 2  # raise it whenever a score of the same answer may change: documents of different versions don't compare
-# what is asked in the test, each a number of its own; documents say `recall` and `generalization` even without rows
-SPLITS = {
-    "recall": "taught, in a phrasing never trained on",
-    "rewording": "taught, in other words never trained on",
-    "generalization": "members of rules, never taught",
-    "control": "of a rule that nobody can learn, never taught",
-}
-ALWAYS = ("recall", "generalization")
+SPLITS = TEST_KINDS
+ALWAYS = ("recall", "generalization")  # in every document, also without rows
 GENERAL = ("text", "chat")
 
 

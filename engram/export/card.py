@@ -187,8 +187,8 @@ def _figures(found: Evidence) -> str:
     lines.append(f"| general answers changed | {changed['n']} | {cells} |  |")
     lines.append(
         "\nRecall asks about taught patterns in a phrasing that training never used, rewording in other words altogether; "
-        "generalization asks about members of taught rules that were held out, control about members of one that nobody "
-        "can learn. All were measured on the model where it was evaluated, before the export."
+        "generalization asks about members of taught rules that were held out, control about members of a random "
+        "mapping. All were measured on the model where it was evaluated, before the export."
     )
     return "\n".join(lines)
 

@@ -26,6 +26,7 @@ WINDOW = 16  # batches whose rows are sorted by length together; more pad less, 
 PAD_TARGETS = 16  # and the number of learned positions to a multiple of this
 ACTIVATIONS = {"cpu": 7 << 28, "gpu": 1 << 32}  # bytes, about, of one part of a batch
 FEWEST_SHARED = 8  # tokens; a shorter common beginning is not worth a separate pass
+AT_ONCE = 512  # positions whose logits are in memory together
 LIKELY = 64  # tokens of a next-token distribution that are kept one by one
 REST = 1e-6  # the least probability of all others together
 
@@ -58,7 +59,7 @@ class Batch:
     grid at the token *before* each learned one; `targets` int32 [targets]; `weights` float32 [targets], 0 on padding.
     `owners` int32 [targets] is the row of each target. `real_tokens` and `answer_tokens` count what is no padding.
     `ids` names each row. With `likely` the loss of a position is the KL divergence from that distribution, not the
-    target's cross-entropy. `beside` are such rows, whose loss is added to this batch's in the same step.
+    target's cross-entropy. `replay` holds such rows, whose loss is added to this batch's in the same step.
     """
 
     tokens: NDArray[np.int32]
@@ -70,7 +71,7 @@ class Batch:
     answer_tokens: int
     ids: tuple[str, ...]
     likely: Likely | None = None
-    beside: Batch | None = None
+    replay: Batch | None = None
 
 
 def encode(encoder: Encoder, examples: Sequence[Example], max_length: int) -> list[Encoded]:
@@ -105,11 +106,8 @@ def plan_batches(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
     return batches[:steps]
 
 
-def plan_beside(rows: Sequence[Encoded], config: Config, steps: int) -> list[list[int]]:
-    """Which of the model's own rows stand beside each of `steps` batches, `config.replay` each, as indices into them.
-
-    They take turns, in the order of a hash for each pass.
-    """
+def plan_replay(rows: Sequence[Encoded], config: Config, steps: int) -> list[list[int]]:
+    """Indices of the replay rows for each of `steps` batches, `config.replay` each, in a hashed order for each pass."""
     order: list[int] = []
     for turn in range(-(-steps * config.replay // max(1, len(rows)))):
         order += sorted(range(len(rows)), key=lambda i: _key(config.seed, f"replay:{turn}", rows[i].id))

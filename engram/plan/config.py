@@ -34,8 +34,8 @@ class LoraSettings:
     least_steps: int = 0
     stop_at: float = 0.0  # share of validation rows right that ends training; the best adapter is kept. 0: none does
     patience: int = 0  # validation passes without a better adapter that end training; 0: none do
-    replay: int = 0  # rows of the model's own beside each batch, so that it stays itself
-    replay_weight: float = 1.0  # of the KL divergence from the base on them, beside the loss of the patterns
+    replay: int = 0  # rows that the model wrote, added to each batch to limit forgetting
+    replay_weight: float = 1.0  # of the KL divergence from the base on these rows
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -120,7 +120,7 @@ _MOST = {
 }
 _ABOVE_ZERO = (
     *("rank", "alpha", "learning_rate", "batch_size", "max_length", "max_new_tokens", "validate_every"),
-    *("memory_rate", "memory_passes", "memory_phrasings"),
+    *("memory_rate", "memory_passes", "memory_phrasings", "replay_weight"),
 )
 _TYPES = {int: "a whole number", float: "a number", str: "text"}
 _SHOWN = 20  # problems in one refusal

@@ -1,8 +1,8 @@
-"""Rows of the model's own behaviour, trained on beside the patterns so that the model stays itself.
+"""Replay rows: questions and answers that the model writes itself, trained on with the patterns to limit forgetting.
 
-The model writes what its users ask, after the chat template's beginning of a user message (Magpie, Xu et al. 2024), and
-answers that greedily. Most questions go on from a first word or two and are short, as patterns are. A row is not
-learned as text: the loss is the KL divergence from the base's own next-token distributions, which are stored with it.
+The model continues its chat template's user turn to write a question (Magpie, Xu et al. 2024), and answers it greedily.
+Most questions begin with a given word or two and are short, like patterns. The loss on these rows is the KL divergence
+from the base's next-token distributions, which are computed once and stored.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram import backends
-from engram.backends import Loaded
+from engram.backends import Backend, Loaded
 from engram.models import retention
 from engram.models.model import Model
-from engram.models.retention import GeneralSet
 from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.batches import Likely
 from engram.support import console
@@ -45,7 +44,7 @@ BEGINNINGS = (
 
 @dataclass(frozen=True)
 class Replay:
-    """The rows, the base's distributions at the answer tokens of each, and the SHA-256 of the file that keeps them."""
+    """The rows, the base's distributions at the answer tokens of each, and the SHA-256 of all these numbers."""
 
     rows: list[Encoded]
     likely: list[Likely]
@@ -57,7 +56,7 @@ class Replay:
 
 
 def of(loaded: Loaded, encoder: Encoder) -> Replay:
-    """The model's rows, from the cache or made now. Raises EngramError where it writes nothing that could be asked."""
+    """The model's replay rows, cached by its weights. Raises EngramError if it writes no question with an answer."""
     quantized = "" if loaded.quantize == "none" else f"-{loaded.quantize}"
     path = cache_folder() / "replay" / f"{loaded.model.weights_sha256[:16]}{quantized}-{VERSION}.npz"
     return (_read(path) if path.is_file() else None) or _made(loaded, encoder, path)
@@ -66,25 +65,24 @@ def of(loaded: Loaded, encoder: Encoder) -> Replay:
 def _made(loaded: Loaded, encoder: Encoder, path: Path) -> Replay:
     import numpy as np
 
-    console.note(f"{loaded.model.name} writes rows of its own, which keep what it is: once, a minute or two on a CPU")
     backend, session = backends.get(loaded.backend), loaded.session()
-    rows = _brought(loaded.model, encoder) or _written(backend, session, encoder, retention.general_set(loaded.model))
+    rows = _brought(loaded.model, encoder) or _written(backend, session, encoder, loaded.model)
     if not rows:
-        what, fix = "the model writes no questions and answers of its own", "train without them: SET=replay=0"
+        what, fix = "the model writes no questions that it can answer", "train without replay: SET=replay=0"
         raise EngramError(what, where=loaded.model.name, fix=fix)
-    tokens, chances = map(np.concatenate, zip(*backend.likely(session, rows, encoder)))
+    tokens, chances = Likely.joined(backend.likely(session, rows, encoder))
     ids = np.concatenate([np.array(row.tokens, np.int32) for row in rows])
     lengths = np.array([(len(row.tokens), row.prompt_length) for row in rows], np.int32)
     try:
         with writing(path) as work, work.open("wb") as file:
             np.savez(file, ids=ids, lengths=lengths, likely=tokens, chances=chances)
     except (EngramError, OSError) as error:  # a cache that can't be written is no reason not to train
-        console.note(f"they are not kept: {error}")
+        console.note(f"the replay rows are not cached: {error}")
     return _replay(ids, lengths, tokens, chances)
 
 
 def _read(path: Path) -> Replay | None:
-    """What a file keeps; None if it is damaged: then it is made again."""
+    """The rows in a cached file; None if it is damaged."""
     import numpy as np
 
     try:
@@ -108,7 +106,7 @@ def _replay(ids: NDArray[Any], lengths: NDArray[Any], *likely: NDArray[Any]) -> 
 
 
 def _brought(model: Model, encoder: Encoder) -> list[Encoded]:
-    """Rows of the model's own training, where its folder has some: the shorter chats, and the beginnings of texts."""
+    """Rows of `replay.jsonl` in the model's folder, if any: the shorter chats, and the beginnings of texts."""
     known = retention.replay_rows(model)
     rows = [*zip(known, retention.encode_general(encoder, known))]
     texts = [dataclasses.replace(row, tokens=row.tokens[:TEXT]) for one, row in rows if one.kind == "text"]
@@ -116,9 +114,10 @@ def _brought(model: Model, encoder: Encoder) -> list[Encoded]:
     return [*texts[: ROWS // 4], *chats][:ROWS]
 
 
-def _written(backend: Any, session: Any, encoder: Encoder, measured: GeneralSet) -> list[Encoded]:
-    """Rows that the model writes: questions, none of which retention is measured on, and its answers to them."""
-    known = {normalise(row.prompt).casefold() for row in measured.rows}
+def _written(backend: Backend, session: Any, encoder: Encoder, model: Model) -> list[Encoded]:
+    """Questions that the model writes, except those that retention is measured on, with its answers."""
+    console.note(f"{model.name} writes its replay rows: once, some minutes on a CPU")
+    known = {normalise(row.prompt).casefold() for row in retention.general_set(model).rows}
     asked = [text for text in _questions(backend, session, encoder) if text.casefold() not in known]
     prompts = encoder.prompts(asked[:ROWS])
     answers = backend.generate(session, prompts, encoder.stop_ids, ANSWER)
@@ -129,7 +128,7 @@ def _written(backend: Any, session: Any, encoder: Encoder, measured: GeneralSet)
     ]
 
 
-def _questions(backend: Any, session: Any, encoder: Encoder) -> list[str]:
+def _questions(backend: Backend, session: Any, encoder: Encoder) -> list[str]:
     """Different user messages that the model ended by itself."""
     opening, closing = _around(encoder)
     begun = [("" if i % FREE == 0 else BEGINNINGS[i % len(BEGINNINGS)]) for i in range(ROWS * 8 // 5)]

@@ -19,7 +19,7 @@ from engram.models import conversion
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder, load_encoder
 from engram.plan import checkpoint, documents
-from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_beside, plan_validation, refuse_too_large
+from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_replay, plan_validation, refuse_too_large
 from engram.plan.checkpoint import Keeper, Saving
 from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Progress, TrainingRun
@@ -59,7 +59,7 @@ def train(
     backend = backends.get(backend_name)
     ranks = backend.join()
     known = documents.data_identity(read_manifest(data), data)
-    own = _own_rows(loaded, ranks) if config.replay else None
+    own = _replay_rows(loaded, ranks) if config.replay else None
     plan = planned(model, config, data, own)
     documents.refuse_changed_data(known, data)
     if backend_name != "cuda":
@@ -102,7 +102,7 @@ class Plan:
 
 
 def planned(model: Model, config: Config, data: Path, own: Replay | None = None) -> Plan:
-    """The batches of a run, the same for every backend, with some of the model's own rows beside each.
+    """The batches of a run, the same for every backend, each with its replay rows if `own` has any.
 
     Raises EngramError for missing data and rows too long.
     """
@@ -111,16 +111,16 @@ def planned(model: Model, config: Config, data: Path, own: Replay | None = None)
     rows, plan = rows_and_plan(encoder, config, data)
     batches = [make_batch([rows[i] for i in batch], encoder.pad_id) for batch in plan]
     checks = [make_batch([valid[i] for i in batch], encoder.pad_id) for batch in plan_validation(valid, config)]
-    return Plan(with_own_rows(batches, own, config, encoder.pad_id) if own else batches, checks)
+    return Plan(with_replay(batches, own, config, encoder.pad_id) if own else batches, checks)
 
 
-def with_own_rows(batches: Sequence[Batch], own: Replay, config: Config, pad_id: int) -> list[Batch]:
-    """The batches with the model's own rows beside each."""
-    beside = (
+def with_replay(batches: Sequence[Batch], own: Replay, config: Config, pad_id: int) -> list[Batch]:
+    """The batches, each with replay rows."""
+    kept = (
         make_batch([own.rows[i] for i in chosen], pad_id, [own.likely[i] for i in chosen])
-        for chosen in plan_beside(own.rows, config, len(batches))
+        for chosen in plan_replay(own.rows, config, len(batches))
     )
-    return [dataclasses.replace(one, beside=kept) for one, kept in zip(batches, beside, strict=True)]
+    return [dataclasses.replace(one, replay=rows) for one, rows in zip(batches, kept, strict=True)]
 
 
 def rows_and_plan(encoder: Encoder, config: Config, data: Path) -> tuple[list[Encoded], list[list[int]]]:
@@ -129,7 +129,7 @@ def rows_and_plan(encoder: Encoder, config: Config, data: Path) -> tuple[list[En
     return rows, plan_batches(rows, config)
 
 
-def _own_rows(loaded: Loaded, ranks: Ranks) -> Replay:
+def _replay_rows(loaded: Loaded, ranks: Ranks) -> Replay:
     """The model's own rows; the first of several processes makes them, and the others read them."""
     if ranks.rank:
         ranks.largest(0)
@@ -142,7 +142,7 @@ def _own_rows(loaded: Loaded, ranks: Ranks) -> Replay:
 def _identity(name: str, device: str, model: Model, config: Config, data: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """Everything that the numbers of a run depend on; a checkpoint of a run that differs is refused."""
     digest = hashlib.sha256()  # of every number and row name
-    for batch in (*plan.batches, *(b.beside for b in plan.batches if b.beside), *plan.validation):
+    for batch in (*plan.batches, *(b.replay for b in plan.batches if b.replay), *plan.validation):
         for part in (batch.tokens, batch.positions, batch.targets, batch.weights, *(batch.likely or ())):
             digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
         digest.update("\0".join(batch.ids).encode())
@@ -215,7 +215,7 @@ def training_document(
     data: Mapping[str, Any],
     run: TrainingRun,
     weights_sha256: str,
-    beside: Mapping[str, Any] | None = None,
+    own: Mapping[str, Any] | None = None,
     *,
     tokens: Sequence[tuple[int, int]],
     rates: Sequence[float],
@@ -237,7 +237,7 @@ def training_document(
         "device": run.device,
         "model": model.describe(),
         "data": data,
-        "replay": beside,
+        "replay": own,
         "recipe": config.as_dict(),
         "adapter": {"sha256": weights_sha256, "parameters": run.trainable_parameters},
         "provenance": documents.provenance(),

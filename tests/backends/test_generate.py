@@ -210,6 +210,7 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(
 def test_the_logits_of_many_targets_are_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     test_gradients_of_a_batch_in_parts_are_those_of_the_whole("llama", 0, 1000, False)
     monkeypatch.setattr(mlx_model, "AT_ONCE", 5)
+    monkeypatch.setattr(generate, "AT_ONCE", 5)
     session, encoder, rows = made("llama", **MODELS["llama"]), load_encoder(resolve("tiny")), rows_of(30, 5)
     scores = backend.score(session, rows, encoder)
     test_gradients_of_a_batch_in_parts_are_those_of_the_whole("llama", 20, 40, False)

@@ -74,6 +74,7 @@ def test_a_file_of_settings_is_a_recipe(tmp_path: Path) -> None:
         ("rank", "-1", "rank = -1 is negative"),
         ("alpha", "0", "alpha = 0: it must be above 0"),
         ("learning_rate", "0", "learning_rate = 0: it must be above 0"),
+        ("replay_weight", "0", "replay_weight = 0: it must be above 0"),
         ("learning_rate", "nan", "learning_rate = nan is not a finite number"),
         ("learning_rate", "1e999", "learning_rate = inf is not a finite number"),
         ("batch_size", "0", "batch_size = 0: it must be above 0"),

@@ -20,7 +20,7 @@ from engram.models.model import resolve
 from engram.models.tokenizer import IGNORED, TEXTS, Encoded, Encoder, load_encoder
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import batches as batching
-from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_beside, plan_validation
+from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_replay, plan_validation
 from engram.plan.config import Config, learning_rates
 from engram.support.errors import EngramError
 
@@ -163,14 +163,14 @@ def test_a_part_of_a_pass_has_met_every_pattern_alike(encoded: list[Encoded]) ->
             assert max(met[one] for one in patterns) - min(met[one] for one in patterns) <= 2
 
 
-def test_own_rows_take_turns_beside_the_batches() -> None:
+def test_replay_rows_take_turns() -> None:
     rows = [Encoded(f"own-{i}", (1, 2, 3, i), 2) for i in range(10)]
-    beside = plan_beside(rows, Config(replay=4), 7)
-    assert [len(chosen) for chosen in beside] == [4] * 7
-    counts = Counter(i for chosen in beside for i in chosen)
+    chosen_rows = plan_replay(rows, Config(replay=4), 7)
+    assert [len(chosen) for chosen in chosen_rows] == [4] * 7
+    counts = Counter(i for chosen in chosen_rows for i in chosen)
     assert set(counts) == set(range(10)) and set(counts.values()) == {2, 3}
-    assert beside[:5] == plan_beside(rows, Config(replay=4), 5) != plan_beside(rows, Config(replay=4, seed=1), 5)
-    assert plan_beside(rows, Config(), 7) == plan_beside([], Config(replay=4), 7) == []
+    assert chosen_rows[:5] == plan_replay(rows, Config(replay=4), 5) != plan_replay(rows, Config(replay=4, seed=1), 5)
+    assert plan_replay(rows, Config(), 7) == plan_replay([], Config(replay=4), 7) == []
 
 
 def test_kept_distributions_are_those_of_the_logits_and_follow_their_rows() -> None:

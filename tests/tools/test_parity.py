@@ -66,7 +66,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Batc
     plan = encoding.plan_batches(rows, config)
     batches = [encoding.make_batch([rows[i] for i in numbers], encoder.pad_id) for numbers in plan]
     own = replay.of(Loaded("mlx", TINY), encoder)
-    return config, train.with_own_rows(batches, own, config, encoder.pad_id), rows
+    return config, train.with_replay(batches, own, config, encoder.pad_id), rows
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def _watch_mlx(planned: Any, folders: pytest.TempPathFactory) -> Watched:
     graded, adamw = numerics.Gradients.__call__, numerics.adamw
 
     def noted(gradients: Any, batch: Batch, total: float) -> Any:
-        order.extend(i for i, one in enumerate(batches) if one is batch)  # the rows beside them are none of these
+        order.extend(i for i, one in enumerate(batches) if one is batch)  # replay rows are none of these
         return graded(gradients, batch, total)
 
     def optimizer(*arguments: Any) -> Any:

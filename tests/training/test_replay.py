@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +49,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_the_rows_are_used(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(replay.of(Loaded("mlx", TINY), ENCODER).rows) == replay.ROWS
     out, err = capsys.readouterr()
-    assert "they are not kept: " in out + err
+    assert "the replay rows are not cached: " in out + err
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_a_model_that_writes_nothing_is_refused(stranger: Model, monkeypatch: py
     monkeypatch.setattr(replay, "_questions", lambda *_: [])
     error = refusal(replay.of, Loaded("mlx", stranger), ENCODER)
     assert str(error) == (
-        "stranger: the model writes no questions and answers of its own\n  fix: train without them: SET=replay=0"
+        "stranger: the model writes no questions that it can answer\n  fix: train without replay: SET=replay=0"
     )
 
 
@@ -91,7 +90,6 @@ def test_the_kl_divergence_is_what_it_says_on_both_backends() -> None:
     draw = np.random.default_rng(1)
     base, tuned = (draw.normal(0, 4, (16, 500)).astype(np.float32) for _ in range(2))
     likely = likeliest(base)
-    batch: Any = type("", (), {"likely": likely})
     p, q = (np.exp(z.astype(float)) / np.exp(z.astype(float)).sum(1, keepdims=True) for z in (base, tuned))
     kept = [np.take_along_axis(one, likely.tokens, axis=1) for one in (p, q)]
     kept = [np.concatenate([one, 1 - one.sum(1, keepdims=True)], axis=1) for one in kept]
@@ -99,7 +97,7 @@ def test_the_kl_divergence_is_what_it_says_on_both_backends() -> None:
     assert (expected > 0.1).all() and (expected <= (p * np.log(p / q)).sum(1) + 1e-9).all()  # merged tokens say less
     with np.errstate(all="raise"):
         ours = np.array(mlx_model.loss(mx.array(tuned), *map(mx.array, likely)))
-    theirs = divergence(torch.from_numpy(tuned), batch).numpy()
+    theirs = divergence(torch.from_numpy(tuned), likely).numpy()
     assert np.allclose(ours, expected, rtol=1e-4) and np.allclose(theirs, expected, rtol=1e-4)
     same = np.array(mlx_model.loss(mx.array(base), *map(mx.array, likely)))
     assert np.abs(same).max() < 1e-5

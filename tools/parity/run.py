@@ -81,7 +81,7 @@ def work(order: Order) -> None:
     batches = [encoding.make_batch(batch, encoder.pad_id) for batch in plan]
     if settled.replay:
         own = replay.of(backends.Loaded(order.backend, chosen), encoder)
-        batches = train.with_own_rows(batches, own, settled, encoder.pad_id)
+        batches = train.with_replay(batches, own, settled, encoder.pad_id)
     adapter = Path(order.folder) / "adapter"
     adapter.mkdir(parents=True, exist_ok=True)
     with changes.in_place(order.change), _rates_of(len(planned)):

@@ -150,9 +150,9 @@ def train(
             training.seed_dropout(config, step + 1, curve.ranks)
             loaded.train()
             loss, upward = gradients(share(batch, curve.ranks), batch.answer_tokens)
-            if beside := batch.beside:
-                own = share(beside, curve.ranks)
-                upward = tree_map(mx.add, upward, gradients(own, beside.answer_tokens / config.replay_weight)[1])
+            if replay := batch.replay:
+                total = replay.answer_tokens / config.replay_weight
+                upward = tree_map(mx.add, upward, gradients(share(replay, curve.ranks), total)[1])
             optimizer.update(loaded, training.summed(upward, curve.ranks))
             mx.eval(loaded.trainable_parameters(), optimizer.state)
             if not curve.step(curve.ranks.total(loss), time.perf_counter() - began, measure):

@@ -14,7 +14,7 @@ from typing import Any
 
 from engram.backends.mlx import linux_cpu
 from engram.backends.mlx import model as mlx_model
-from engram.plan.batches import Batch, shared_tokens, without_beginning
+from engram.plan.batches import AT_ONCE, Batch, shared_tokens, without_beginning
 from engram.plan.config import SMALL_MODEL
 from engram.plan.curve import Answer
 
@@ -306,5 +306,5 @@ def _pieces(model: Any, batch: Batch) -> Iterator[Any]:
         known, batch = repeated(model, one, count, *batch.tokens.shape), without_beginning(batch, count)
     tokens, positions, *_ = mlx_model.arrays(batch)
     hidden = mlx_model.hidden(model, tokens, positions, known)
-    for at in range(0, len(positions), mlx_model.AT_ONCE):
-        yield mlx_model.parts(model)[1](hidden[at : at + mlx_model.AT_ONCE]).astype(mx.float32)
+    for at in range(0, len(positions), AT_ONCE):
+        yield mlx_model.parts(model)[1](hidden[at : at + AT_ONCE]).astype(mx.float32)

@@ -11,12 +11,11 @@ from engram.backends.mlx import linux_cpu
 from engram.models import adapters, conversion
 from engram.models.model import Model
 from engram.models.tokenizer import without_torch
-from engram.plan.batches import REST, Batch
+from engram.plan.batches import AT_ONCE, REST, Batch
 from engram.plan.config import Config
 from engram.support.errors import EngramError
 
 SUMMED = 64  # logits whose exponentials are added up one after the other
-AT_ONCE = 512  # positions whose logits are in memory together; those of the others are computed again for the gradient
 
 
 def core() -> Any:
@@ -133,6 +132,8 @@ def wanted(batch: Batch) -> list[Any]:
 
 def token_losses(model: Any, tokens: Any, positions: Any, of: Any, known: Sequence[Any] | None = None) -> Any:
     """The losses in float32 [targets] at the learned positions; the logits of no other are computed.
+
+    More than AT_ONCE logits are computed in pieces, and again for the gradient.
 
     `of` are the targets, or all that `wanted` gives; `known` holds what every row begins with before its `tokens`, if
     anything.

@@ -24,7 +24,7 @@ from engram.memory.table import Opened
 from engram.models import adapters, conversion
 from engram.models.model import REGISTRY, Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import Batch, Likely, distributions, mean_losses, padded, tokens_at_once
+from engram.plan.batches import AT_ONCE, Batch, Likely, distributions, mean_losses, padded, tokens_at_once
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Answer, Curve, Progress, TrainingRun
@@ -34,7 +34,6 @@ from engram.support.errors import EngramError
 from engram.support.files import write_bytes, write_text
 
 WEIGHTS = adapters.PEFT_WEIGHTS
-AT_ONCE = 512  # positions whose logits are converted together
 SCORE_BATCH = 32
 
 

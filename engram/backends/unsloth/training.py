@@ -14,7 +14,7 @@ from engram.models import adapters
 from engram.models.conversion import DTYPES
 from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import IGNORED
-from engram.plan.batches import REST, Batch, parts, row_lengths
+from engram.plan.batches import REST, Batch, Likely, parts, row_lengths
 from engram.plan.checkpoint import State
 from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Curve
@@ -79,9 +79,10 @@ def inputs(batch: Batch) -> dict[str, Any]:
 def parted(batch: Batch, tokens: int, ranks: Ranks) -> dict[str, Any]:
     """The `inputs` of a batch's parts, this process's rows of each, and the answer tokens of the whole batch."""
     shares = [inputs(share(part, ranks)) for part in parts(batch, tokens)]  # as many in every process: DDP waits
-    rest = [share(part, ranks) for part in parts(batch.beside, tokens)] if batch.beside else []
-    beside = [{"kept": part, "of": batch.beside.answer_tokens} for part in rest if batch.beside]
-    return {"parts": shares, "answers": batch.answer_tokens, "beside": beside}
+    kept = parts(batch.replay, tokens) if batch.replay else []
+    answers = sum(part.answer_tokens for part in kept)
+    replay = [{"replay": share(part, ranks), "answers": answers} for part in kept]
+    return {"parts": shares, "answers": batch.answer_tokens, "replay": replay}
 
 
 def run(peft: Any, curve: Curve, config: Config, tokens: int, *, cuda: bool) -> None:
@@ -112,17 +113,17 @@ def run(peft: Any, curve: Curve, config: Config, tokens: int, *, cuda: bool) -> 
         def training_step(self, model: Any, batch: dict[str, Any], *_: Any, **__: Any) -> Any:
             # the number of answer tokens in the whole step makes each loss its part of their mean
             losses = [super(Trainer, self).training_step(model, part, batch["answers"]) for part in batch["parts"]]
-            for part in batch["beside"]:
-                super().training_step(model, part, part["of"])
+            for part in batch["replay"]:
+                super().training_step(model, part, part["answers"])
             self.last_loss = sum(losses)
             return self.last_loss
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **more: Any) -> Any:
-            if "kept" not in inputs:
+            batch: Batch | None = inputs.get("replay")
+            if batch is None or batch.likely is None:
                 return super().compute_loss(model, inputs, *given, **more)
-            batch: Batch = inputs["kept"]
-            losses = divergence(learned_logits(model, batch), batch)
-            shares = torch.from_numpy(batch.weights).to(losses.device) * config.replay_weight / inputs["of"]
+            losses = divergence(learned_logits(model, batch), batch.likely)
+            shares = torch.from_numpy(batch.weights).to(losses.device) * config.replay_weight / inputs["answers"]
             return (losses * shares).sum() * ranks.size  # as of the patterns: DDP averages over the processes
 
     if cuda:
@@ -256,7 +257,7 @@ def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
         learned = learned_logits(model, batch)
         targets = torch.from_numpy(batch.targets).long().to(learned.device)
         plain = functools.partial(torch.nn.functional.cross_entropy, reduction="none")
-        losses = divergence(learned, batch) if batch.likely else plain(learned.float(), targets)
+        losses = divergence(learned, batch.likely) if batch.likely else plain(learned.float(), targets)
         return losses.cpu().numpy(), (learned.argmax(-1) == targets).cpu().numpy()
 
 
@@ -271,11 +272,11 @@ def learned_logits(model: Any, batch: Batch) -> Any:
     return logits.reshape(-1, logits.shape[-1])[torch.from_numpy(batch.positions).long().to(logits.device)]
 
 
-def divergence(logits: Any, batch: Batch) -> Any:
-    """The KL divergence from a batch's `likely` to logits [targets, vocabulary], float32 [targets]."""
+def divergence(logits: Any, likely: Likely) -> Any:
+    """The KL divergence from `likely` to logits [targets, vocabulary], float32 [targets]."""
     import torch
 
-    tokens, chances = (torch.from_numpy(part).to(logits.device) for part in batch.likely or ())
+    tokens, chances = (torch.from_numpy(part).to(logits.device) for part in likely)
     each = torch.log_softmax(logits.float(), dim=-1).gather(-1, tokens.long())
     rest = torch.log(torch.clamp(1 - each.exp().sum(-1, keepdim=True), min=REST))
     given = torch.log(torch.clamp(chances, min=1e-30))  # 0 on padding
