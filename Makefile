@@ -1,4 +1,4 @@
-# engram: the front door. `make` alone lists the targets and variables.
+# engram: the front door. `make` alone lists what most people need, `make help-all` everything.
 # Written for GNU make 3.81 and bash 3.2, as macOS ships them. A target calls `engram`, which decides by content what is
 # up to date; make only knows whether the packages are installed.
 
@@ -17,7 +17,7 @@ SEEDS ?= 0,1,2#: of make seeds
 PATTERNS ?= patterns#: a folder or file of patterns, or a pack: http, ports, acronyms, capitals; several with commas
 HOLDOUT ?= rules#: what is never taught: members of rules and a rewording of each pattern; none: everything is taught
 SET ?= #: settings over the recipe's: SET="rank=4 epochs=3"
-QUANTIZE ?= none#: 4bit: load the model in 4 bits; BACKEND=cuda alone
+QUANTIZE ?= none#: load the model in fewer bits: 4bit (mlx, cuda) or 8bit (mlx)
 CHECKPOINT ?= 25#: training steps between two checkpoints; 0: none
 FRESH ?= #: of train: 1 drops the checkpoint of an interrupted run and starts over
 NPROC ?= 1#: of train: processes on this machine that train as one, on the same curve
@@ -28,7 +28,7 @@ DIR ?= exports/lm-eval#: of export-eval: the folder that it writes
 Q ?= #: of ask: the question; without one it keeps asking
 YES ?= #: of video-prep: 1 answers yes to the questions that only a person can answer
 BESIDE ?= auto#: of record-compare: the other backend
-ARGS ?= #: for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; ask: --only tuned; data to demo: --force; export: --quantize q8_0; parity, torture, bench: --quick
+ARGS ?= #: for demo: --quick, --pause, --speed 2, --width 80, --platforms mlx,cuda; ask: --only tuned; report: --all; data to demo: --force; export: --quantize q8_0; parity, torture, bench: --quick
 SERVICE ?= $(if $(filter cpu,$(BACKEND)),engram-cpu,engram)#: of docker-*: engram with an NVIDIA GPU, engram-cpu without; BASE_IMAGE, DOCKER_COMPOSE: docs/container.md
 PYTHON3 ?= python3
 export SERVICE
@@ -57,12 +57,10 @@ RUN = @$(ENGRAM) run $(WHERE) --seed "$$V_SEED" --holdout "$$V_HOLDOUT" --checkp
 
 .PHONY: help $(shell sed -n 's/^\([a-z-]*\):.* \#\# .*/\1/p' Makefile)
 
-help:
-	@printf 'engram: teach a small model patterns, see before and after. Start with: make demo\n\n'
-	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | awk '{ name = $$1; sub(/^[^ ]+ /, ""); printf "  make %-15s %s\n", name, $$0 }'
-	@printf '\nVariables (make demo SEED=1):\n'
-	@sed -n 's/^\([A-Z_]*\) ?= .*#: /\1 /p' Makefile \
-	  | awk '{ name = $$1; sub(/^[^ ]+ /, ""); printf "  %-10s = %s  (%s)\n", name, ENVIRON["V_" name], $$0 }'
+SHOWN := see it:demo record report|teach your own:validate train ask|look at the results:compare gate verify seeds|take it away:export serve|before a video:video-prep|this machine:setup doctor test
+help: ; @awk -v shown='$(SHOWN)' -f tools/help.awk Makefile
+help-all: ## every target and variable
+	@awk -v all=1 -f tools/help.awk Makefile
 
 setup: $(READY) ## the virtual environment in .venv, with everything the demo needs
 setup-video: $(VIDEO_READY) ## what recordings need: PyAV, Pillow, pyte
@@ -90,10 +88,12 @@ ask: | $(READY) ## answers before and after, side by side, to a question of your
 	$(RUN) ask -- $(ARGS) $(if $(value Q),-- "$$V_Q")
 export: | $(READY) $(if $(filter gguf ollama,$(FORMAT)),$(GGUF_READY)) ## take the taught model away, checked: FORMAT=gguf, fused, ollama, peft, mlx
 	$(RUN) export -- --format "$$V_FORMAT" $(ARGS)
+serve: | $(READY) ; $(RUN) serve -- $(ARGS) ## serve the taught model to programs that speak the protocol of OpenAI, on this machine alone
 export-eval: | $(READY) ## the test set as a task of lm-evaluation-harness, in DIR
 	$(RUN) export-eval -- "$$V_DIR" $(ARGS)
 verify: | $(READY) ## recompute every figure of the results, check data, model and adapter
 	$(RUN) verify
+gate: | $(READY) ; $(RUN) gate -- $(ARGS) ## the verdict, with an exit code: LEARNED 0, NOT SHOWN 1, BROKE SOMETHING 3
 seeds: | $(READY) ## every stage for several seeds: mean and spread (SEEDS=0,1,2)
 	@$(ENGRAM) seeds --seeds "$$V_SEEDS" $(WHERE) $(ARGS)
 all: validate demo compare ## every stage: validate, demo, compare
@@ -118,7 +118,7 @@ base-model: $(READY) ## retrain the bundled model `tiny` (under an hour on two c
 	$(PYTHON) -m tools.tiny
 reference: $(READY) ## run the seeds and recipes that the README reports (several minutes)
 	$(PYTHON) -m tools.reference $(ARGS)
-docs: $(READY) $(VIDEO_READY) ## write the README's numbers and docs/cli.md
+docs: $(READY) $(VIDEO_READY) ## write the generated numbers and pictures of README and docs/
 	$(PYTHON) -m tools.docs.make
 docker-build: ## the container's image: SERVICE=engram for an NVIDIA GPU, engram-cpu without
 	@docker/run --build
@@ -134,7 +134,7 @@ docker-test: ## check the container in a real engine, on the CPU (docs/container
 test: $(DEV_READY) ## the tests: offline, no GPU
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
 test-slow: $(DEV_READY) ## the tests that take minutes: whole runs without network, hostile patterns, the tutorial
-	@$(PYTHON) -m pytest -m slow $(ARGS)
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile -m slow $(ARGS)
 torture: $(DEV_READY) ## the campaign of faults: kills, broken files, hostile input, long runs (ARGS=--quick)
 	@$(PYTHON) -m tools.torture --seed "$$V_SEED" $(ARGS)
 bench: $(DEV_READY) $(VENV)/.ready-cpu ## engram compared with stock mlx-lm, plain TRL and lm_eval, on this machine (ARGS=--quick)

@@ -236,9 +236,9 @@ def _gaps(order: dict[str, Any]) -> dict[str, Any]:
     `gap`: at the first token in which the two differ, the log-probability of the loop's less that of engram's, in nats,
     as stock mlx-lm computes it of this row alone.
     """
-    from engram.backends.mlx import linux_cpu
+    from engram.backends.mlx import blas
 
-    linux_cpu.prepare()
+    blas.prepare()
     import mlx.core as mx
     import mlx_lm
 

@@ -227,9 +227,9 @@ def _engram_answers(name: str, model: Any, adapter: Path | None, prompts: list[s
 
 
 def _mlx_lm_answers(name: str, model: Any, adapter: Path | None, prompts: list[str], _: Path) -> Answering:
-    from engram.backends.mlx import linux_cpu
+    from engram.backends.mlx import blas
 
-    linux_cpu.prepare()  # MLX's own where ENGRAM_BLAS says so
+    blas.prepare()  # MLX's own where ENGRAM_BLAS says so
     import mlx.core as mx
     import mlx_lm
 

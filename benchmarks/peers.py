@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from engram.backends.mlx import linux_cpu
+from engram.backends.mlx import blas
 from engram.models.model import Model
 from engram.support.files import cache_folder
 
@@ -53,7 +53,7 @@ def float32_copy(model: Model, folder: Path) -> Path:
 
 def openblas() -> dict[str, str]:
     """The environment in which a stock program's MLX takes the OpenBLAS that engram gives its own."""
-    linux_cpu.prepare()
+    blas.prepare()
     found = sorted((cache_folder() / "blas").glob("libopenblas-*.so"))
     if not found:  # the system's, or Apple's
         return {}
@@ -127,7 +127,7 @@ def apart(script: Path, order: Mapping[str, Any], folder: Path) -> dict[str, Any
 
 def done(tasks: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
     """In that process: carry out the order, and write what it gave."""
-    linux_cpu.prepare()  # before anything imports mlx
+    blas.prepare()  # before anything imports mlx
     order = json.loads(sys.argv[1])
     Path(sys.argv[2]).write_text(json.dumps(tasks[order["task"]](order)), "utf-8")
 

@@ -21,9 +21,10 @@ from engram.models import adapters, safetensors_file
 from engram.models.model import resolve
 from engram.models.tokenizer import load_encoder
 from engram.plan import checkpoint, config
+from engram.plan.batches import Plan
 from engram.plan.checkpoint import Keeper
 from engram.training import replay, train
-from tools.worker import Silent
+from engram.training.processes import Silent
 
 HERE = Path(__file__).resolve()
 RUNS: dict[str, dict[str, str]] = {  # the default recipe, and with a peer's rows
@@ -95,7 +96,7 @@ def _whole(order: dict[str, Any]) -> dict[str, Any]:
     clock, steps = Clock(), len(plan.batches)
     keeper = Copies(out / "checkpoint", {}, every=25)
     settled = dataclasses.replace(settled, validate_every=10**6)
-    backends.get("mlx").train(model, plan.batches, [], settled, out / "last", clock, keeper)
+    backends.get("mlx").train(model, Plan(plan.batches), settled, out / "last", clock, keeper)
     saved.append((steps, time.perf_counter() - clock.begun, out / "last"))
     for step, _, folder in saved[:-1]:
         _adapter_of(out / f"{step}.checkpoint", folder, out / "last")
@@ -106,7 +107,7 @@ def _adapter_of(copy: Path, folder: Path, like: Path) -> None:
     """A checkpoint's adapter as a folder that mlx-lm reads."""
     from engram.backends.mlx import training
 
-    _, tensors, _ = checkpoint.read(copy)
+    tensors = checkpoint.read(copy)[1].state.tensors
     named = {name.removeprefix(training.WEIGHTS): t for name, t in tensors.items() if name.startswith(training.WEIGHTS)}
     folder.mkdir()
     (folder / adapters.MLX_WEIGHTS).write_bytes(safetensors_file.pack(safetensors_file.new_header(named, {}), named))

@@ -34,10 +34,8 @@ from engram.support import console as show
 from engram.support import locks
 from engram.support.errors import EngramError
 from tools.docs.performance_page import BENCH, MAKE
-from tools.random_model import SMOLLM, random_model
 
 ROOT = Path(__file__).resolve().parent.parent
-LARGE = "smollm-135m-random"
 
 
 class Place(NamedTuple):
@@ -64,7 +62,7 @@ def _unsloth(place: Place) -> dict[str, Any]:
 
 
 def _models(place: Place) -> dict[str, Any]:
-    return scaling.models(place.data, place.folder, place.folder.parent, show.note)
+    return scaling.models(place.data, place.folder, show.note)
 
 
 def _evaluation(place: Place) -> dict[str, Any]:
@@ -77,9 +75,7 @@ def _evaluation(place: Place) -> dict[str, Any]:
 def _startup(place: Place) -> dict[str, Any]:
     if place.quick:
         return startup.measure()
-    large = place.folder.parent / LARGE  # the part `models` may have made it
-    random_model(LARGE, SMOLLM, large)
-    return startup.measure(large)
+    return startup.measure(resolve(scaling.LARGE).path)
 
 
 def _data(place: Place) -> dict[str, Any]:

@@ -12,22 +12,19 @@ from data_scale import exponent
 from peers import apart, run
 from training import HERE, profile
 
-from tools.random_model import MEDIUM, SMOLLM, random_model
+from engram.models.model import resolve
+from tools.random_model import MEDIUM, random_model
 
-SIZES = {"tiny": (None, 20), "30m-random": (MEDIUM, 4), "smollm-135m-random": (SMOLLM, 2)}  # shape, steps
+MEDIUM_SIZED, LARGE = "30m-random", "smollm2-135m-q4_1"
+STEPS = {"tiny": 20, MEDIUM_SIZED: 4, LARGE: 2}
 
 
-def models(data: Path, folder: Path, made: Path, note: Callable[[str], None]) -> dict[str, Any]:
-    """A training step on MLX for three sizes of model: 3, 30 and 135 million parameters.
-
-    The larger ones have random weights and are kept in the folder `made` for other parts.
-    """
+def models(data: Path, folder: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """A training step on MLX for three sizes of model: 3, 30 (random weights) and 135 million parameters."""
     points = []
-    for name, (shape, steps) in SIZES.items():
-        place = made / name if shape else None
-        if shape and place:
-            random_model(name, shape, place)
-        found = profile(place, data, folder / "profile", steps)
+    for name, steps in STEPS.items():
+        model = random_model(name, MEDIUM, folder / name) if name == MEDIUM_SIZED else resolve(name)
+        found = profile(model.path, data, folder / "profile", steps)
         points.append({"model": name, **found})
         note(f"{name}: {found['milliseconds']['and optimizer']:.0f} ms a step, floor {found['floor_milliseconds']:.0f}")
     sizes = [point["parameters"] for point in points]

@@ -113,7 +113,7 @@ TARGETS = [
         lambda found: found["exponents"]["data"],
     ),
     Target(
-        *("million", "peak memory of a million patterns", "MiB", False, 500, None),
+        *("million", "peak memory of a million patterns", "MiB", False, 4096, None),
         lambda found: max(found["sizes"][-1][name]["peak_mib"] for name in ("validate", "data", "check")),
     ),
     Target(

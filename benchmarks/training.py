@@ -19,11 +19,11 @@ from peers import apart, done, run
 from engram import backends
 from engram.models.model import Model, resolve
 from engram.plan import config
-from engram.plan.batches import Batch
+from engram.plan.batches import Batch, Plan
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config, learning_rates
 from engram.training import train
-from tools.worker import Silent
+from engram.training.processes import Silent
 
 HERE = Path(__file__).resolve()
 WARM_UP = 3  # steps
@@ -41,9 +41,9 @@ def overhead(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any
     return apart(HERE, order, folder)
 
 
-def profile(model: Path | None, data: Path, folder: Path, steps: int) -> dict[str, Any]:
+def profile(model: Path, data: Path, folder: Path, steps: int) -> dict[str, Any]:
     """Milliseconds of a step's parts on MLX, and the floor: the arithmetic of real tokens at the rate of a product."""
-    order = {"task": "profile", "data": str(data), "out": str(folder), "steps": steps, "model": str(model or "tiny")}
+    order = {"task": "profile", "data": str(data), "out": str(folder), "steps": steps, "model": str(model)}
     return apart(HERE, order, folder)
 
 
@@ -65,7 +65,7 @@ def unsloth(data: Path, folder: Path, rounds: int, steps: int) -> dict[str, Any]
     return {"rounds": found, "median": {name: statistics.median(rates) for name, rates in found.items()}}
 
 
-def _planned(order: dict[str, Any], **settings: str) -> tuple[Model, Config, train.Plan]:
+def _planned(order: dict[str, Any], **settings: str) -> tuple[Model, Config, Plan]:
     model = resolve(order.get("model", "tiny"))
     settled = config.load_config("default-small", 0, 0, {k: v for k, v in settings.items() if v is not None})
     return model, settled, train.planned(model, settled, Path(order["data"]))
@@ -103,7 +103,7 @@ def _both(model: Model, settled: Config, batches: Sequence[Batch], out: Path) ->
             self.resumed = time.perf_counter()
 
     out.mkdir(parents=True, exist_ok=True)
-    backends.get("mlx").train(model, batches, [], settled, out, Turns(), Keeper(out / "checkpoint", {}))
+    backends.get("mlx").train(model, Plan(batches), settled, out, Turns(), Keeper(out / "checkpoint", {}))
     tokens = sum(batch.real_tokens for batch in batches[WARM_UP:])
     return spent["engram"] / tokens, spent["bare loop"] / tokens
 
@@ -265,7 +265,7 @@ def _cpu(order: dict[str, Any]) -> dict[str, Any]:
     batches, out = plan.batches[: order["steps"]], Path(order["out"])
     out.mkdir(parents=True, exist_ok=True)
     settled = dataclasses.replace(settled, steps=len(batches), validate_every=10**6)
-    run_ = backend.train(model, batches, [], settled, out, Silent())
+    run_ = backend.train(model, Plan(batches), settled, out, Silent())
     answers = sum(batch.answer_tokens for batch in batches[WARM_UP:])
     return {"answer_tokens_per_second": answers / sum(run_.seconds[WARM_UP:])}
 

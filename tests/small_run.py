@@ -36,7 +36,14 @@ examples:
   - {input: "Two and five", output: "seven", category: number}
 """
 CONFIG = Config(
-    learning_rate=1e-2, batch_size=16, steps=60, validate_every=30, consistency_prompts=3, samples=2, latency_prompts=2
+    learning_rate=1e-2,
+    batch_size=16,
+    steps=60,
+    validate_every=30,
+    consistency_prompts=3,
+    samples=2,
+    latency_prompts=2,
+    shots=2,
 )
 
 

@@ -21,6 +21,7 @@ def lines() -> str:
     return README.read_text("utf-8").partition("## From Python")[2].partition("```python\n")[2].partition("```")[0]
 
 
+@pytest.mark.slow
 def test_the_lines_of_readme_teach_and_compare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,8 +30,9 @@ from engram.support import gpu, locks, machine
 from engram.support.errors import EngramError
 from engram.support.files import PACKAGE, write_bytes, write_text
 from engram.training import train
+from engram.training.processes import Silent
 from tools.random_model import SMOLLM, random_model
-from tools.worker import Silent, run_apart
+from tools.worker import run_apart
 
 REFERENCE = PACKAGE.parent / "results" / "reference"
 SECONDS = 450  # for everything; eight minutes with what starting and writing take
@@ -145,7 +146,7 @@ def work(order: dict[str, Any]) -> None:
     figures |= {
         "answers": [answer.tokens for answer in answers],
         "answer_tokens_per_second": tokens / seconds,
-        "nats": unsloth.score(session, encoding.encode(encoder, test, settled.max_length), encoder),
+        "nats": unsloth.losses(session, encoding.encode(encoder, test, settled.max_length), encoder)[0],
         "device": session.device,
         "parameters": chosen.parameters,
     }
@@ -156,7 +157,7 @@ def _unsloth(chosen: model.Model, batches: Any, settled: Config, backend: str, a
     """Engram's own backend."""
     module = backends.get(backend)
     with tempfile.TemporaryDirectory() as scratch:
-        run = module.train(chosen, batches, [], settled, Path(scratch), Silent())
+        run = module.train(chosen, encoding.Plan(batches), settled, Path(scratch), Silent())
     return _figures(run, batches, run.peak_memory_bytes), module.load(chosen, adapter)
 
 
@@ -164,7 +165,7 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
     """TRL and PEFT as they are; leaves its adapter in `adapter`."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from engram.backends.unsloth import backend as unsloth
     from engram.backends.unsloth import training
@@ -180,14 +181,13 @@ def _plain(chosen: model.Model, batches: Any, settled: Config, backend: str, ada
         lora = LoraConfig(r=settled.rank, lora_alpha=settled.alpha, target_modules=targets, task_type="CAUSAL_LM")
         peft = get_peft_model(base.to("cuda" if cuda else "cpu"), lora)
         training.start_at_the_shared_adapter(peft, settled)
-        curve = Curve(Silent(), batches, [], settled)
+        curve = Curve(Silent(), encoding.Plan(batches), settled)
         training.run(peft, curve, settled, 1 << 30, cuda=cuda)
     write_bytes(adapter / unsloth.WEIGHTS, unsloth.serialised(peft))
     described = adapters.peft_settings(settled.rank, settled.alpha, settled.dropout, chosen.name, targets)
     write_text(adapter / adapters.CONFIG, json.dumps(described, indent=2) + "\n")
-    tokenizer = AutoTokenizer.from_pretrained(chosen.path, trust_remote_code=False)
     name = torch.cuda.get_device_name() if cuda else "CPU"
-    session = unsloth.Session(peft.eval(), tokenizer, f"{name}, torch {torch.__version__}")
+    session = unsloth.Session(peft.eval(), f"{name}, torch {torch.__version__}")
     return _figures(curve, batches, training.peak_memory(cuda=cuda)), session
 
 

@@ -1,7 +1,7 @@
-"""The runs whose numbers the documentation reports: three seeds of the default recipe, what it would do without
-replay, the plan's own recipe, and the other backend.
+"""The runs whose numbers the documentation reports: the default recipe with SmolLM2, and with `tiny` three seeds of it,
+what it does without replay, the recipe of the plan, and the other backend.
 
-`python -m tools.reference smollm2-135m-q4_1 default-0 seed-0` makes these two of a model other than `tiny`.
+`python -m tools.reference tiny default-0 seed-0` makes these two.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from engram.support.errors import EngramError
 from engram.support.files import PACKAGE
 
 ROOT = PACKAGE.parent / "results" / "reference"
-TINY = "tiny"
-REFERENCE = ROOT / TINY
+SMOLLM2, TINY = "smollm2-135m-q4_1", "tiny"
+REFERENCE = ROOT / SMOLLM2  # what the documentation shows
 
 
 class Reference(NamedTuple):
@@ -33,27 +33,35 @@ class Reference(NamedTuple):
     seed: int = 0
     backend: str = "mlx"
     settings: tuple[str, ...] = ()
+    patterns: str | None = None
 
 
-RUNS = {
-    "default-0": Reference("`default`, seed 0"),
-    "default-1": Reference("`default`, seed 1", seed=1),
-    "default-2": Reference("`default`, seed 2", seed=2),
+SEEDS = {f"default-{seed}": Reference(f"`default`, seed {seed}", seed=seed) for seed in range(3)}
+SHOTS = ("shots=8",)
+OF_TINY = {
+    **SEEDS,
     "no-replay-0": Reference("`default` without replay, seed 0", settings=("replay=0",)),
     "seed-0": Reference("`seed`, seed 0", "seed"),
     "cpu-0": Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu"),
 }
-SEEDS = ("default-0", "default-1", "default-2")
+RUNS = {SMOLLM2: {"default-0": SEEDS["default-0"]._replace(settings=SHOTS)}, TINY: OF_TINY}
+IDIOMS = ("steps=60 general_rows=10",)
+BITS = {
+    name: Reference(label, settings=(*IDIOMS, f"quantize={name}"), patterns="patterns/code_idioms.yaml")
+    for name, label in {"none": "32 bits", "8bit": "8 bits", "4bit": "4 bits"}.items()
+}
+QUANTIZED = f"{SMOLLM2}/quantized"
 PLATFORMS = {"mlx": "default-0", "cpu": "cpu-0"}
 
 
 def run(of: str, name: str) -> None:
     """One whole run of a model; its documents go to `ROOT/<model>/<name>/`."""
-    wanted = RUNS[name]
-    taught = model.resolve(of)
+    wanted = {**RUNS, QUANTIZED: BITS}[of][name]
+    taught = model.resolve(of.partition("/")[0])
     settled = config.load_config(wanted.recipe, taught.parameters, wanted.seed, config.parse_overrides(wanted.settings))
     with tempfile.TemporaryDirectory() as folder:
-        tables.comparison(pipeline.run(wanted.backend, taught, settled, find_files(), Path(folder), console.note))
+        files = find_files(wanted.patterns)
+        tables.comparison(pipeline.run(wanted.backend, taught, settled, files, Path(folder), console.note))
         for document, schema in pipeline.DOCUMENTS.items():
             made = documents.read(Path(folder) / f"{document}.json", schema, "make reference")
             documents.write(ROOT / of / name / f"{document}.json", made, schema)
@@ -61,8 +69,9 @@ def run(of: str, name: str) -> None:
 
 def summaries(place: Path) -> None:
     """What several runs of a model say together, if they are all there: the seeds, and the two backends."""
-    if all((place / name).is_dir() for name in SEEDS):
-        documents.write(place / "seeds.json", seeds.summarise([place / name for name in SEEDS]), "seeds")
+    several = [place / name for name in RUNS[place.name] if name in SEEDS]
+    if len(several) > 1 and all(folder.is_dir() for folder in several):
+        documents.write(place / "seeds.json", seeds.summarise(several), "seeds")
     if all((place / name).is_dir() for name in PLATFORMS.values()):
         runs = {name: compare_runs.read_run(place / folder, name) for name, folder in PLATFORMS.items()}
         documents.write(place / "platforms.json", compare_runs.together(list(runs.values()), {}), "comparisons")
@@ -73,13 +82,14 @@ def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         run(*sys.argv[2:])
         return
-    of, *names = sys.argv[1:] or [TINY]
+    chosen = {sys.argv[1]: sys.argv[2:] or RUNS[sys.argv[1]]} if sys.argv[1:] else RUNS
     try:
-        with locks.held(ROOT / of, "make reference"):
-            for name in names or RUNS:
-                console.note(f"reference run {name}")
-                subprocess.run([sys.executable, "-m", "tools.reference", "--one", of, name], check=True)
-            summaries(ROOT / of)
+        for of, names in chosen.items():
+            with locks.held(ROOT / of, "make reference"):
+                for name in names:
+                    console.note(f"reference run {name} of {of}")
+                    subprocess.run([sys.executable, "-m", "tools.reference", "--one", of, name], check=True)
+                summaries(ROOT / of)
     except EngramError as error:
         sys.exit(f"engram: {error}")
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,3 @@ def run_apart(
         return {"reason": lines[-1][:300] if lines else f"exit code {done.returncode}"}
     found: dict[str, Any] = json.loads(result.read_bytes())
     return found
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
-        """Nothing."""
-
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Nothing."""
-
-    def validation(self, step: int, loss: float, recall: float) -> None:
-        """Nothing."""

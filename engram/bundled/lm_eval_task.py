@@ -27,9 +27,15 @@ def rows(file: str, **_: Any) -> dict[str, Any]:
     return {"test": datasets.Dataset.from_list(found, features=features)}
 
 
-def normalise(text: str) -> str:
-    """NFC, every run of white space one blank, none at the ends; case and punctuation count."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+def comparable(text: str, expected: str) -> str:
+    """NFC, every run of white space one blank, none at the ends; case and punctuation count.
+
+    Where the expected answer has several lines, line breaks and indentation count too.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if "\n" not in expected.strip():
+        return " ".join(text.split())
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
 def process_results(doc: dict[str, str], results: list[str]) -> dict[str, int]:
@@ -38,4 +44,5 @@ def process_results(doc: dict[str, str], results: list[str]) -> dict[str, int]:
     Not lm_eval's own `exact_match`: none of its filters does NFC, and it compares NumPy strings, which drop NULs at
     the end.
     """
-    return {"exact_match": int(normalise(doc["expected"]) == normalise(results[0]))}
+    expected = doc["expected"]
+    return {"exact_match": int(comparable(expected, expected) == comparable(results[0], expected))}

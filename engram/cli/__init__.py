@@ -11,7 +11,7 @@ import click
 
 from engram import __version__
 from engram.cli import export, machine, memory, patterns, show, stages
-from engram.support import signals
+from engram.support import console, signals
 from engram.support.errors import EngramError
 from engram.support.text import shorten, visible
 
@@ -20,6 +20,16 @@ SYSTEM = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE),
 )
+
+# the Makefile's groups, in its order
+GROUPS = {
+    "see it": "demo record render report",
+    "teach your own": "init import packs validate data train ask memory run",
+    "look at the results": "eval compare gate results seeds",
+    "take it away": "export export-eval adapter serve",
+    "before a video": "video-prep",
+    "this machine": "doctor models resolve-model verify-model",
+}
 
 
 class Commands(click.Group):
@@ -31,6 +41,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; see the class."""
+        console.settle()
         try:
             return super().main(*args, **kwargs)
         except EngramError as error:
@@ -44,6 +55,14 @@ class Commands(click.Group):
             where = shorten(os.fsdecode(error.filename), 200) if error.filename else "the system"
             fix = "check the path, its permissions, the free disk space and TMPDIR"
             _refuse(EngramError(error.strerror or "cannot be used", where=where, fix=fix))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands in GROUPS, each with the first sentence of its help."""
+        width = max(map(len, self.commands))
+        for group, names in GROUPS.items():
+            rows = [(name.ljust(width), self.commands[name].get_short_help_str(200)) for name in names.split()]
+            with formatter.section(group):
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named; see the class."""

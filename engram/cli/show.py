@@ -12,6 +12,7 @@ import click
 from engram.cli.options import Command, Shared, label, path_option, shared, value_option
 from engram.support.text import visible
 
+Kinds = tuple[str, ...]
 KINDS = {"mp4": "Write the film: H.264, 1920×1080.", "gif": "Write the GIF: 960 pixels wide.", "png": "Write a still."}
 
 
@@ -29,7 +30,7 @@ def _speed(_context: click.Context, _option: click.Parameter, value: float) -> f
 @click.option("--platforms", metavar="NAME,NAME", help="Show two folders of the results side by side, as mlx,cuda.")
 @shared("adapter", "method", "model_name", "backend_name", "patterns", "data", "adapters", "results")
 def demo(use: Shared, quick: bool, pause: bool, speed: float, width: int | None, platforms: str | None) -> None:
-    """Show before and after side by side, on prompts of the test set."""
+    """Show before and after side by side, on test questions."""
     from engram.backends import Loaded
     from engram.show.demo import demo as shown
 
@@ -48,7 +49,7 @@ def demo(use: Shared, quick: bool, pause: bool, speed: float, width: int | None,
 @value_option("max-new-tokens", 128, "Tokens of an answer, at most.", click.IntRange(min=1))
 @value_option("temperature", 0.0, "Draw answers; 0 is greedy, always the same.", click.FloatRange(0, 5))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of drawn answers.")
-@value_option("quantize", "none", "4bit: only on the backend cuda.", click.Choice(["none", "4bit"]))
+@value_option("quantize", "none", "4bit (mlx, cuda) or 8bit (mlx).", click.Choice(["none", "8bit", "4bit"]))
 @shared("adapter", "method", "model_name", "backend_name", "adapters")
 def ask(
     use: Shared,
@@ -59,7 +60,7 @@ def ask(
     seed: int,
     quantize: str,
 ) -> None:
-    """Answer QUESTION with the base model and with the tuned one, side by side, as the tokens come.
+    """Answer QUESTION before and after, side by side. Both answers appear as their tokens come.
 
     Without QUESTION a conversation: each model keeps its own answers, /new starts over, /quit leaves. Through a pipe
     every line is a separate question. Questions and answers are not written to disk.
@@ -84,15 +85,17 @@ def ask(
 @click.command()
 @path_option("out", "File to write; default: report.html with the results.")
 @click.option("--first", metavar="RUN", help="Folder of the run that leads the page; default: the first by name.")
+@click.option("--all", "every", is_flag=True, help="Every answer on the page; default: 250 of each run, by hash.")
 @shared("results")
-def report(use: Shared, out: Path | None, first: str | None) -> None:
-    """Write every result as one self-contained HTML page; list missing documents and the commands that make them."""
+def report(use: Shared, out: Path | None, first: str | None, every: bool) -> None:
+    """Write every result as one HTML page. Missing documents are listed with the commands that make them."""
     from engram.show.report import html
     from engram.support import console
 
     path = out or use.results / "report.html"
     run = click.get_current_context().find_object(Shared)
-    found = html.make(use.results, path, first or (run.run.name if run else None))
+    most = None if every else html.MOST_ANSWERS
+    found = html.make(use.results, path, first or (run.run.name if run else None), most)
     for note in found.notes:
         kind = "left out" if note.serious else "not there"
         console.note(f"{kind}: {note.what}: {'; '.join(note.why)}; {note.command}")
@@ -110,8 +113,8 @@ def kind_options(command: Command) -> Command:
 @click.argument("casts", nargs=-1, required=True, metavar="CAST...", type=click.Path(path_type=Path))
 @path_option("out", "Folder to write to; default: the first CAST's.")
 @kind_options
-def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) -> None:
-    """Render recordings (asciicast v2), several side by side: all kinds of picture, or the chosen ones."""
+def render(casts: tuple[Path, ...], out: Path | None, kinds: Kinds) -> None:
+    """Draw recordings (asciicast v2), several side by side. All kinds of picture, or the chosen ones."""
     from engram.show.video import cast
     from engram.show.video import render as rendering
 
@@ -130,15 +133,9 @@ def render(casts: tuple[Path, ...], out: Path | None, kinds: tuple[str, ...]) ->
 @kind_options
 @shared("method", "backend_name", "patterns", "data", "results")
 def record(
-    use: Shared,
-    beside: str | None,
-    out: Path | None,
-    width: int | None,
-    height: int | None,
-    force: bool,
-    kinds: tuple[str, ...],
+    use: Shared, beside: str | None, out: Path | None, width: int | None, height: int | None, force: bool, kinds: Kinds
 ) -> None:
-    """Record the demo of the stored results, without a terminal: an asciicast, and the chosen pictures, or all.
+    """Record the demo of the stored results, without a terminal. It writes an asciicast, and all or some pictures.
 
     The asciicast is written last: where it is, the pictures next to it were drawn from it.
     """
@@ -181,12 +178,10 @@ def record(
 @click.option("--yes", is_flag=True, help="Answer yes to every question that is asked of a person.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (schemas/video-prep.schema.json); ask nothing.")
 @click.option("--public", multiple=True, metavar="TEXT", help="A name or address that may be seen; may be repeated.")
-@path_option(
-    "script", "The talking points: a heading for each section of the demo.", Path("docs/video_script.md")
-)  # fmt: skip
+@path_option("script", "The talking points: a heading for each section of the demo.", Path("docs/video_script.md"))
 @shared("backend_name", "model_name", "patterns", "data", "adapters", "results")
 def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], script: Path) -> None:
-    """Go through the checklist before a video of the demo is recorded; train, fetch and write nothing.
+    """Go through the checklist before a video is recorded. It trains, fetches and writes nothing.
 
     On a terminal it asks you about each point that it can't check. Exit code 0: nothing fails and no question is open;
     else 2.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from engram.cli.options import STAGE, Shared, Teaching, shared, teaching, typed, value_option
+from engram.cli.options import STAGE, TRAINING, Shared, shared, typed, value_option
 
 if TYPE_CHECKING:
     from engram.evaluation.pipeline import Work
@@ -56,11 +57,10 @@ def _made(manifest: dict[str, Any]) -> None:
 
 
 @click.command()
-@teaching
 @force_option
-@shared(*STAGE)
-def train(use: Shared, force: bool, how: Teaching) -> None:
-    """Teach the model the training rows: a LoRA adapter and its log. An interrupted run continues.
+@shared(*TRAINING, *STAGE)
+def train(use: Shared, force: bool) -> None:
+    """Teach the model the training rows. It writes a LoRA adapter and its log; an interrupted run continues.
 
     With --method memory the rows of a memory instead, and with --method both such rows on top of the adapter that is
     there.
@@ -73,9 +73,9 @@ def train(use: Shared, force: bool, how: Teaching) -> None:
     with processes.member(rank):
         if size > 1:  # the command that launched this process has decided
             use.announce()
-            _teach(use, how, use.work)
+            _teach(use, use.work)
         else:
-            _follow(use, ["train" if use.method == "lora" else "memory"], how, force=force)
+            _follow(use, ["train" if use.method == "lora" else "memory"], force=force)
 
 
 @click.command("eval")
@@ -83,16 +83,16 @@ def train(use: Shared, force: bool, how: Teaching) -> None:
 @force_option
 @shared("adapter", *STAGE)
 def evaluate(use: Shared, stage: str, force: bool) -> None:
-    """Answer the test set before (baseline) and after (tuned), and score it."""
+    """Answer and score the test set, before and after training."""
     _follow(use, ["baseline", "tuned"] if stage == "both" else [stage], force=force)
 
 
 @click.command()
 @click.option("--categories", is_flag=True, help="Print each category too.")
-@click.option("--across", is_flag=True, help="Print every run next to the others; refuse those that differ.")
+@click.option("--across", is_flag=True, help="Print every run next to the others; name what is not comparable.")
 @shared("adapter", "method", "backend_name", "results")
 def compare(use: Shared, categories: bool, across: bool) -> None:
-    """Compare before and after, paired, and the backends with each other; mark each change as shown or not."""
+    """Compare before with after, and the backends. Tests are paired; each change is marked as shown or not."""
     from engram.evaluation import compare as comparison
     from engram.evaluation import compare_runs, pipeline, tables
     from engram.support import console
@@ -104,28 +104,54 @@ def compare(use: Shared, categories: bool, across: bool) -> None:
     runs = compare_runs.collect(use.results)
     if across:
         tables.across(runs)
-        compare_runs.refuse_unlike(runs, use.results)
         return
     tables.comparison(document)
     if categories:
         tables.categories(document)
 
 
-def _follow(use: Shared, stages: Sequence[str], how: Teaching | None = None, *, force: bool, dry: bool = False) -> None:
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--recall", type=float, metavar="SHARE", help="At least, of taught patterns; default: the recipe's, 0.9.")
+@click.option("--rewording", type=float, metavar="SHARE", help="At least, of taught patterns in other words.")
+@click.option("--generalization", type=float, metavar="SHARE", help="At least, of members of rules never taught.")
+@click.option("--retention", type=float, metavar="NATS", help="At most lost per general token; the recipe's, 0.1.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (schemas/gate.schema.json).")
+@shared("adapter", "method", "backend_name", "results", "recipe", "settings")
+def gate(use: Shared, files: tuple[Path, ...], as_json: bool, **limits: float | None) -> None:
+    """Judge: LEARNED, NOT SHOWN or BROKE SOMETHING. The exit code is 0, 1 or 3.
+
+    Without FILES it is about the stored results. With two FILES of JSON Lines, before and after, it is about their
+    answers: rows of id, expected and answer, or what lm_eval writes with --log_samples. A limit that is not given is
+    the recipe's: its settings gate_recall, gate_rewording, gate_generalization and gate_retention.
+    """
+    from engram.evaluation import gate as gates
+    from engram.evaluation import tables
+    from engram.plan.config import load_config, parse_overrides
+
+    recipe = load_config(use.recipe, 0, 0, parse_overrides(use.settings)).limits  # the same for a model of any size
+    given = recipe | {name: limit for name, limit in limits.items() if limit is not None}
+    if len(files) not in (0, 2):
+        raise click.BadParameter("two files, before and after, or none.", param_hint="FILES")
+    made = gates.of_files(files[0], files[1], given) if files else gates.of_run(use.run, given)
+    click.echo(json.dumps(made, indent=1, ensure_ascii=False)) if as_json else tables.gate(made)
+    sys.exit(gates.EXIT[made["verdict"]])
+
+
+def _follow(use: Shared, stages: Sequence[str], *, force: bool, dry: bool = False) -> None:
     """Run these stages where they are not up to date, and print what each made."""
     from engram.evaluation import compare as comparison
     from engram.evaluation import compare_runs, pipeline, tables
     from engram.support import console
 
-    how = how or Teaching()
-    if how.nproc == 1 or len(stages) > 1:  # else the first process that is launched says it
+    if use.nproc == 1 or len(stages) > 1:  # else the first process that is launched says it
         use.announce()
-    forced = stages if force else ("train", "memory") if how.fresh else ()
+    forced = stages if force else ("train", "memory") if use.fresh else ()
     with console.Pulse() as pulse:
 
         def teach(work: Work) -> None:
             pulse.stop()
-            _teach(use, how, work)
+            _teach(use, work)
 
         for name, made in pipeline.follow(use.work, stages, pulse.say, teach, force=forced, dry=dry):
             pulse.stop()
@@ -137,7 +163,7 @@ def _follow(use: Shared, stages: Sequence[str], how: Teaching | None = None, *, 
                 compare_runs.collect(use.results)
 
 
-def _teach(use: Shared, how: Teaching, work: Work) -> None:
+def _teach(use: Shared, work: Work) -> None:
     """Train, in several processes where that is asked for, and print the curve."""
     from engram.evaluation import pipeline
     from engram.plan import sharding
@@ -145,18 +171,18 @@ def _teach(use: Shared, how: Teaching, work: Work) -> None:
     from engram.support import console
     from engram.training import processes, tracking
 
-    if how.nproc > 1:
-        words = typed(click.get_current_context(), (*STAGE, "checkpoint_every", "fresh", "report_to"))
+    if use.nproc > 1:
+        words = typed(click.get_current_context(), (*STAGE, *TRAINING[:-1]))
         words += ["--backend", use.backend, "--method", work.config.method]  # the last one of an option counts
-        processes.launch(use.backend, how.nproc, ["train", *words], work.log)
+        processes.launch(use.backend, use.nproc, ["train", *words], work.log)
         return
     first = sharding.place(use.backend)[0] == 0
     name = f"{use.backend}-{Path(work.model.name).name}-{work.config.name}-seed{work.config.seed}"
     with (
         console.TrainingBar() as bar,
-        tracking.tracked(how.report_to if first else None, bar, work.config, name, work.place / "logs") as progress,
+        tracking.tracked(use.report_to if first else None, bar, work.config, name, work.place / "logs") as progress,
     ):
-        log = pipeline.teach(work, progress, Saving(how.checkpoint_every, how.fresh))
+        log = pipeline.teach(work, progress, Saving(use.checkpoint_every, use.fresh))
     if log:  # a process that is not the first has none
         console.training(log)
 
@@ -165,7 +191,7 @@ STAGES = ("data", "train", "eval", "compare")
 # the commands that `run` ends with, and the stage that each needs
 THEN = {
     **{"demo": "compare", "ask": "train", "report": "compare", "record": "compare", "verify": "compare"},
-    **{"export": "compare", "export-eval": "data"},
+    **{"export": "compare", "export-eval": "data", "gate": "compare", "serve": "train"},
 }
 
 
@@ -174,10 +200,9 @@ THEN = {
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("--dry-run", is_flag=True, help="Say what would run and why; run nothing.")
 @force_option
-@teaching
-@shared("patterns", "adapter", "holdout", *STAGE)
-def run(use: Shared, target: str, arguments: tuple[str, ...], dry_run: bool, force: bool, how: Teaching) -> None:
-    """Run the stages up to TARGET, in one process: those that are not up to date.
+@shared(*TRAINING, "patterns", "adapter", "holdout", *STAGE)
+def run(use: Shared, target: str, arguments: tuple[str, ...], dry_run: bool, force: bool) -> None:
+    """Run the stages up to TARGET that are not up to date. They share one process.
 
     TARGET is a stage, or a command that shows what the stages made; its own ARGUMENTS follow `--`, as in
     `engram run demo -- --quick`. What a stage depends on is compared by content: patterns, settings, model and adapter.
@@ -188,7 +213,7 @@ def run(use: Shared, target: str, arguments: tuple[str, ...], dry_run: bool, for
     if until == "data":
         _data(use, force, dry_run)
     else:
-        _follow(use, pipeline.TARGETS[until], how, force=force, dry=dry_run)
+        _follow(use, pipeline.TARGETS[until], force=force, dry=dry_run)
     if dry_run:
         return
     if target == "compare":
@@ -216,7 +241,7 @@ def _then(use: Shared, words: list[str]) -> None:
 @value_option("seeds", "0,1,2", "Seeds, as 1,2,3 or 0-4.")
 @shared("model_name", "backend_name", "method", "recipe", "settings", "patterns", "results")
 def seeds(use: Shared, seeds: str) -> None:
-    """Run every stage for several seeds; write and print their mean and spread."""
+    """Run every stage for several seeds: mean and spread."""
     from engram.evaluation import seeds as several
     from engram.evaluation import tables
     from engram.patterns.loading import find_files
@@ -251,4 +276,4 @@ def verify(use: Shared, files: tuple[Path, ...], model: str | None) -> None:
         sys.exit(2)
 
 
-COMMANDS = (data, train, evaluate, compare, run, seeds, results)
+COMMANDS = (data, train, evaluate, compare, gate, run, seeds, results)

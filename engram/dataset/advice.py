@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +12,10 @@ from engram.dataset import build, phrasing
 from engram.dataset.leaks import NEVER_TAUGHT
 from engram.patterns.loading import Pattern
 from engram.support.statistics import FEWEST, wilson
-from engram.support.text import near_duplicates, normalise, shorten, visible
+from engram.support.text import normalise, shorten, twins, visible
 
 LONG_FOR_SMALL = 16  # tokens of an answer
 WIDE = 0.10  # half of an interval's width above which it says little
-MOST = 0.75  # of all patterns in one category: the overall figures are its figures
 
 
 class Advice(NamedTuple):
@@ -49,16 +49,15 @@ def advise(
     count_tokens: Callable[[str, str], tuple[int, int]],
     limits: Limits,
 ) -> list[Advice]:
-    """All advice on patterns that loaded and are split into `sizes`.
+    """All advice on patterns that loaded and are split into `sizes`, in the order of its kinds.
 
     `count_tokens` gives the tokens of a prompt with its answer, and of the answer alone with its end.
     """
+    alone = [one for pattern in patterns for one in (*_long(pattern, count_tokens, limits), *_wording(pattern))]
     return [
-        *_long(patterns, count_tokens, limits),
+        *sorted(alone, key=lambda one: one.kind),
         *_ambiguous(patterns),
         *_near_twins(patterns),
-        *_phrased(patterns),
-        *_leaking(patterns),
         *_categories(patterns, sizes),
         *_wide(patterns, sizes),
     ]
@@ -71,30 +70,39 @@ def held(patterns: Sequence[Pattern], seed: int) -> dict[str, Held]:
     return {name: Held(sides[name, False], sides[name, True]) for name in sorted({name for name, _ in sides})}
 
 
-def _long(
-    patterns: Sequence[Pattern], count_tokens: Callable[[str, str], tuple[int, int]], limits: Limits
-) -> Iterator[Advice]:
-    for pattern in patterns:
-        prompt = max((phrasing.phrase(name, pattern.input) for name in phrasing.ALL), key=len)
-        whole, answer = count_tokens(prompt, pattern.output)
-        if whole > limits.max_length:
-            yield Advice(
-                "too long to teach", pattern.place, f"{whole} tokens with its answer, and {limits.max_length} fit",
-                "training refuses longer rows", f"shorten it, or --set max_length={whole}",
-            )  # fmt: skip
-        if answer > limits.max_new_tokens:
-            yield Advice(
-                "answer cut off", pattern.place,
-                f"the answer has {answer} tokens with its end, and {limits.max_new_tokens} are generated",
-                "an answer that is cut off is never right",
-                f"shorten it, or --set max_new_tokens={answer}",
-            )  # fmt: skip
-        elif answer > LONG_FOR_SMALL and limits.small:
-            yield Advice(
-                "long answer", pattern.place, f"the answer has {answer} tokens with its end",
-                f"each must be right: with 99 % for every token, {0.99**answer:.0%} for all of them",
-                "shorten it to what matters, or take a larger MODEL",
-            )  # fmt: skip
+def _long(pattern: Pattern, count_tokens: Callable[[str, str], tuple[int, int]], limits: Limits) -> Iterator[Advice]:
+    prompt = max((phrasing.phrase(name, pattern.input) for name in phrasing.ALL), key=len)
+    whole, answer = count_tokens(prompt, pattern.output)
+    said = f"the answer has {answer} tokens with its end"
+    if whole > limits.max_length:
+        what = f"{whole} tokens with its answer, and {limits.max_length} fit"
+        why, fix = "training refuses longer rows", f"shorten it, or --set max_length={whole}"
+        yield Advice("too long to teach", pattern.place, what, why, fix)
+    if answer > limits.max_new_tokens:
+        what, why = f"{said}, and {limits.max_new_tokens} are generated", "an answer that is cut off is never right"
+        yield Advice("answer cut off", pattern.place, what, why, f"shorten it, or --set max_new_tokens={answer}")
+    elif answer > LONG_FOR_SMALL and limits.small:
+        why = f"each must be right: with 99 % for every token, {0.99**answer:.0%} for all of them"
+        yield Advice("long answer", pattern.place, said, why, "shorten it to what matters, or take a larger MODEL")
+
+
+def _wording(pattern: Pattern) -> Iterator[Advice]:
+    path = next((text for text in (pattern.input, pattern.output, *pattern.also) if _BROKEN_PATH.search(text)), None)
+    if path is not None:
+        what = f"{_shown(path)} looks like a path with one in it"
+        why = "in double quotes \\n and \\t are a line break and a tab, also in C:\\new\\temp"
+        fix = "double each backslash, or use single quotes"
+        yield Advice("a line break or tab in a path", pattern.place, what, why, fix)
+    if re.search(rf"(?<!\w){re.escape(normalise(pattern.output))}(?!\w)", normalise(pattern.input)):
+        what, why = (
+            f"{_shown(pattern.output)} is in {_shown(pattern.input)}",
+            "copying is enough, so a right answer shows no memory",
+        )
+        fix = "ask without the answer; leave it where copying is to be learned"
+        yield Advice("the answer is in the input", pattern.place, what, why, fix)
+
+
+_BROKEN_PATH = re.compile(r"(?:\b[A-Za-z]:|\\\w[^\\\s]*)[\n\t]\w")
 
 
 def _ambiguous(patterns: Sequence[Pattern]) -> Iterator[Advice]:
@@ -124,48 +132,16 @@ def _keys(text: str) -> Iterator[str]:
 
 
 def _near_twins(patterns: Sequence[Pattern]) -> Iterator[Advice]:
-    groups: defaultdict[str, list[Pattern]] = defaultdict(list)
-    for pattern in patterns:
-        groups[normalise(pattern.output)].append(pattern)
-    for group in groups.values():
-        inputs = [pattern.input for pattern in group]
-        twins: dict[int, int] = {}
-        for index, earlier in near_duplicates(inputs, inputs) if len(group) > 1 else ():
-            if earlier < index:
-                twins.setdefault(index, earlier)
-        for index, earlier in twins.items():
-            pattern, twin = group[index], group[earlier]
-            yield Advice(
-                "near duplicate", pattern.place,
-                f"{_shown(pattern.input)} asks the same as {_shown(twin.input)} ({twin.place})",
-                "it counts twice in every figure, and is taught wherever the other is",
-                "keep one; the phrasings vary the words already",
-            )  # fmt: skip
-
-
-def _phrased(patterns: Sequence[Pattern]) -> Iterator[Advice]:
-    words = [normalise(phrasing.phrase(name, "")).casefold() for name in phrasing.ALL]
-    for pattern in patterns:
-        text = normalise(pattern.input).casefold()
-        if found := [said for said in words if said and (text.startswith(said) or text.endswith(said))]:
-            yield Advice(
-                "a phrasing's own words", pattern.place,
-                f"{_shown(pattern.input)} has the words {max(found, key=len)!r}",
-                "every input is asked in them too: they come twice, and may make it another pattern's prompt",
-                "take these words out of the input",
-            )  # fmt: skip
-
-
-def _leaking(patterns: Sequence[Pattern]) -> Iterator[Advice]:
-    for pattern in patterns:
-        answer = re.escape(normalise(pattern.output))
-        if re.search(rf"(?<!\w){answer}(?!\w)", normalise(pattern.input)):
-            yield Advice(
-                "the answer is in the input", pattern.place,
-                f"{_shown(pattern.output)} is in {_shown(pattern.input)}",
-                "copying is enough, so a right answer shows no memory",
-                "ask without the answer; leave it where copying is to be learned",
-            )  # fmt: skip
+    asked = [(pattern.input, pattern.output) for pattern in patterns]
+    found = dict(sorted(((i, j) for i, j in twins(asked, asked) if j < i), reverse=True))
+    for index, earlier in sorted(found.items()):
+        pattern, twin = patterns[index], patterns[earlier]
+        yield Advice(
+            "near duplicate", pattern.place,
+            f"{_shown(pattern.input)} asks the same as {_shown(twin.input)} ({twin.place})",
+            "it counts twice in every figure, and is taught wherever the other is",
+            "keep one; the phrasings vary the words already",
+        )  # fmt: skip
 
 
 def _categories(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Iterator[Advice]:
@@ -182,8 +158,7 @@ def _categories(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Itera
             )  # fmt: skip
         if group[0].rule and size.held_out < FEWEST:
             yield Advice(
-                "rule hardly asked", place,
-                f"the rule {visible(name)} has {size.held_out} members that are not taught",
+                "rule hardly asked", place, f"the rule {visible(name)} has {size.held_out} members that are not taught",
                 f"of fewer than {FEWEST} there is no verdict on whether it was learned",
                 f"add {FEWEST - size.held_out} or more members, or teach fewer (taught:)",
             )  # fmt: skip
@@ -194,20 +169,6 @@ def _categories(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Itera
                 f"{bare} of {len(group)} facts in {visible(name)} have fewer than two rewordings",
                 "recall shows that the words were learned, not that the question is understood",
                 "add `also:` with two or three other ways to ask; in a table once for all rows",
-            )  # fmt: skip
-        answer, most = Counter(normalise(pattern.output) for pattern in group).most_common(1)[0]
-        if len(group) >= FEWEST and most > len(group) / 2:
-            yield Advice(
-                "one answer for most", place,
-                f"{_shown(answer)} is the answer to {most} of {len(group)} in {visible(name)}",
-                f"always answering it is right in {most / len(group):.0%}", "add patterns with other answers",
-            )  # fmt: skip
-        if len(groups) > 1 and len(group) > MOST * len(patterns):
-            yield Advice(
-                "unbalanced categories", place,
-                f"{visible(name)} has {len(group)} of {len(patterns)} patterns in {len(groups)} categories",
-                "the overall figures are mostly this category's",
-                "add to the others, or read the figures by category (make compare)",
             )  # fmt: skip
 
 
@@ -225,16 +186,13 @@ def _wide(patterns: Sequence[Pattern], sizes: Mapping[str, Held]) -> Iterator[Ad
 
 def half_width(n: int) -> float:
     """Half the width of the 95 % Wilson interval of n outcomes where it is widest, at one half; 0.5 where n is 0."""
-    interval = wilson(n // 2, n)
-    return (interval[1] - interval[0]) / 2 if interval else 0.5
+    low, high = wilson(n // 2, n) or (0.0, 1.0)
+    return (high - low) / 2
 
 
 def fewest(half: float) -> int:
     """The smallest n whose widest interval is at most ±`half`."""
-    n = 1
-    while half_width(n) > half:
-        n += 1
-    return n
+    return next(n for n in itertools.count(1) if half_width(n) <= half)
 
 
 def _shown(text: str) -> str:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from array import array
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from engram.dataset import phrasing
 from engram.dataset.rows import SPLITS, TEST_KINDS, Example
 from engram.support.errors import EngramError
-from engram.support.text import first, near_duplicates, normalise
+from engram.support.text import first, normalise, twins
 
 KINDS = {"train": ("train",), "valid": ("valid",), "test": (*TEST_KINDS,)}
 NEVER_TAUGHT = ("generalization", "control")  # the test rows of members that were held out
 _ALLOWED = {"valid": {*phrasing.VALID}, "rewording": {phrasing.REWORDED}, "train": {*phrasing.TRAIN, phrasing.REWORDED}}
 
-Splits = Mapping[str, Iterable[Example]]
+Splits = Mapping[str, Sequence[Example]]
 
 
 def check_leaks(rows: Splits) -> None:
-    """Raise an EngramError that names every row by which one split gives away another's answer.
-
-    Each split is iterated once, and once more where prompts may be alike. A taught input is kept in memory once.
-    """
+    """Raise an EngramError that names every row by which one split gives away another's answer."""
     if problems := list(_leaks(rows)):
         what = f"the splits leak: {len(problems)} problems"
         raise EngramError(what, problems=first(problems), fix="rm -r data && make data")
@@ -32,12 +27,15 @@ def _leaks(rows: Splits) -> Iterator[str]:
     teachers: dict[str, Example] = {}  # the first row that teaches an input or a rewording
     taught: dict[str, Example] = {}  # the first row that teaches a pattern
     unseen: list[Example] = []
-    prompts = array("q")
+    prompts: dict[str, Example] = {}  # by its text, in the rows' own strings: the first row with a prompt
     for name in SPLITS:
         for row in rows[name]:
             given = phrasing.unphrase(row.phrasing, row.prompt)
             yield from _misplaced(name, row, given)
-            prompts.append(hash(normalise(row.prompt)))
+            text = normalise(row.prompt)
+            twin = prompts.setdefault(row.prompt if row.prompt == text else text, row)
+            if twin.split_kind not in KINDS[name]:
+                yield f"{name} row {row.id} has the prompt of {twin.split_kind} row {twin.id}"
             text = normalise(given or row.prompt)
             teacher = teachers.get(text) if name == "test" else teachers.setdefault(text, row)
             if name != "test":
@@ -57,9 +55,10 @@ def _leaks(rows: Splits) -> Iterator[str]:
                 yield f"{row.split_kind} row {row.id} asks for a pattern that is not taught"
             elif teacher.answer != row.answer:
                 yield f"{row.split_kind} row {row.id} expects another answer than {teacher.id} teaches"
-    if again := repeated(prompts):
-        yield from _same_prompts(rows, again)
-    yield from _near(unseen, teachers)
+    told = [*teachers.values()]
+    for i, j in twins([(row.input, row.answer) for row in unseen], [(row.input, row.answer) for row in told]):
+        alike = f"{unseen[i].split_kind} row {unseen[i].id} is nearly {told[j].split_kind} row {told[j].id}"
+        yield f"{alike}, with the same answer"
 
 
 def _misplaced(name: str, row: Example, given: str | None) -> Iterator[str]:
@@ -69,41 +68,3 @@ def _misplaced(name: str, row: Example, given: str | None) -> Iterator[str]:
         yield f"{name} row {row.id} uses the phrasing {row.phrasing!r}, kept for another split"
     elif given is None:
         yield f"{name} row {row.id} is not worded as its phrasing {row.phrasing!r}"
-
-
-def repeated(hashes: array[int]) -> set[int]:
-    """The hashes that occur more than once: eight bytes each, where a set of all of them would take a hundred."""
-    import numpy as np
-
-    ordered = np.sort(np.frombuffer(hashes, np.int64))
-    return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-
-
-def _same_prompts(rows: Splits, again: set[int]) -> Iterator[str]:
-    """Each row with the prompt of a row in an earlier split; `again` holds the hashes of prompts that may be alike."""
-    earlier: dict[str, Example] = {}
-    for name in SPLITS:
-        own: dict[str, Example] = {}
-        for row in rows[name]:
-            text = normalise(row.prompt)
-            if hash(text) in again:
-                own.setdefault(text, row)
-                if twin := earlier.get(text):
-                    yield f"{name} row {row.id} has the prompt of {twin.split_kind} row {twin.id}"
-        earlier |= own
-
-
-def _near(unseen: Iterable[Example], teachers: Mapping[str, Example]) -> Iterator[str]:
-    """Each row of what was never taught in these words whose input is nearly a taught one with the same answer."""
-    asked: defaultdict[str, list[Example]] = defaultdict(list)
-    for row in unseen:
-        asked[normalise(row.answer)].append(row)
-    taught: defaultdict[str, list[Example]] = defaultdict(list)
-    for row in teachers.values():
-        if (answer := normalise(row.answer)) in asked:
-            taught[answer].append(row)
-    for answer, twins in taught.items():
-        inputs = [row.input for row in asked[answer]]
-        for i, j in near_duplicates(inputs, [twin.input for twin in twins]):
-            row, twin = asked[answer][i], twins[j]
-            yield f"{row.split_kind} row {row.id} is nearly {twin.split_kind} row {twin.id}, with the same answer"

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from types import MappingProxyType
 
-TRAIN: Mapping[str, str] = MappingProxyType(
-    {
-        "bare": "{input}",
-        "complete": "Complete: {input}",
-        "answer": "Answer: {input}",
-        "briefly": "Please answer briefly: {input}",
-        "question": "Question: {input}",
-        "answer_after": "{input}\nAnswer:",
-        "only": "Give only the answer.\n{input}",
-        "recall": "Do you remember this? {input}",
-    }
-)
-VALID: Mapping[str, str] = MappingProxyType(
-    {
-        "reply": "Reply with the answer alone: {input}",
-        "next": "What comes next? {input}",
-    }
-)
-TEST: Mapping[str, str] = MappingProxyType(
-    {
-        "continue": "Continue: {input}",
-        "tell": "Tell me, in short: {input}",
-    }
-)
+BARE = "bare"
+TRAIN: Mapping[str, str] = {
+    BARE: "{input}",
+    "complete": "Complete: {input}",
+    "answer": "Answer: {input}",
+    "briefly": "Please answer briefly: {input}",
+    "question": "Question: {input}",
+    "answer_after": "{input}\nAnswer:",
+    "only": "Give only the answer.\n{input}",
+    "recall": "Do you remember this? {input}",
+}
+VALID: Mapping[str, str] = {"reply": "Reply with the answer alone: {input}", "next": "What comes next? {input}"}
+TEST: Mapping[str, str] = {"continue": "Continue: {input}", "tell": "Tell me, in short: {input}"}
 REWORDED = "reworded"  # the phrasing of a pattern's own rewordings, trained on and kept for the test alike
-ALL: Mapping[str, str] = MappingProxyType({**TRAIN, **VALID, **TEST, REWORDED: "{input}"})
+ALL: Mapping[str, str] = {**TRAIN, **VALID, **TEST, REWORDED: "{input}"}
 
 
 def phrase(name: str, text: str) -> str:
@@ -41,13 +28,7 @@ def phrase(name: str, text: str) -> str:
 
 def unphrase(name: str, prompt: str) -> str | None:
     """The input inside a prompt of the phrasing `name`, or None if the prompt is not of that phrasing."""
-    before, after = _around(name)
+    before, after = ALL[name].split("{input}")
     if not (prompt.startswith(before) and prompt.endswith(after) and len(prompt) >= len(before) + len(after)):
         return None
     return prompt[len(before) : len(prompt) - len(after)]
-
-
-@functools.cache
-def _around(name: str) -> tuple[str, str]:
-    before, after = ALL[name].split("{input}")
-    return before, after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,12 @@ class Example:
         return phrasing.unphrase(self.phrasing, self.prompt) or self.prompt
 
     def row(self) -> dict[str, Any]:
-        """The row as a JSON object, with `messages` as mlx-lm and TRL read them."""
-        fields = ("id", "pattern", "kind", "category", "phrasing", "split_kind")
-        messages = [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
-        return {**{name: getattr(self, name) for name in fields}, "messages": messages}
+        """The row as a JSON object, with its messages as mlx-lm and TRL read them."""
+        return {**{name: getattr(self, name) for name in ASKED[:-1]}, "messages": self.messages()}
+
+    def messages(self) -> list[dict[str, str]]:
+        """The question and its answer, as chat messages."""
+        return [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
 
     def line(self) -> str:
         """The row as a line of its file."""
@@ -66,28 +68,6 @@ def example(pattern: Pattern, name: str, split_kind: str, reworded: int | None =
     row_id = f"{pattern.id}-{name}" + ("" if reworded is None else f"-{reworded}")
     prompt = phrasing.phrase(name, text)
     return Example(row_id, pattern.id, pattern.kind, pattern.category, name, split_kind, prompt, pattern.output)
-
-
-class Rows:
-    """The rows of one split, made or read again each time they are iterated; none are kept in memory.
-
-    `source` begins the iteration, `count` is the number of rows where it is known beforehand.
-    """
-
-    def __init__(self, source: Callable[[], Iterator[Example]], count: int | None = None) -> None:
-        self._source, self._count = source, count
-
-    def __iter__(self) -> Iterator[Example]:
-        count = 0
-        for row in self._source():
-            count += 1
-            yield row
-        self._count = count
-
-    def __len__(self) -> int:
-        if self._count is None:
-            self._count = sum(1 for _ in self)
-        return self._count
 
 
 def read_rows(path: Path) -> Iterator[Example]:

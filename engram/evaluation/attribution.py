@@ -121,13 +121,12 @@ def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit:
     if opened is None or known is None:
         raise EngramError("no memory here", where=str(folder), fix="make train METHOD=memory")
     asked = encoder.prompt(prompt)
-    session = backend.load(model, opened)
-    answer = backend.generate(session, [asked], encoder.stop_ids, limit)[0]
-    del session
-    session = backend.load(model, opened.without_memory())
-    base = backend.generate(session, [asked], encoder.stop_ids, limit)[0]
+    answer, base = (
+        backend.generate(backend.load(model, one), [asked], encoder.stop_ids, limit)[0]
+        for one in (opened, opened.without_memory())
+    )
     parts = pieces(encoder.text(answer.tokens), encoder.ends(answer.tokens))
-    texts: list[str | None] = [*parts, *([None] if answer.ended else [])]
+    texts = [*parts, *([None] if answer.ended else [])]
     tokens = tuple(Token(text, fact) for text, fact in zip(texts, known.read(asked, answer), strict=True))
     return Explained(prompt, tokens, encoder.text(base.tokens))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.evaluation.scoring import GENERAL, splits_of, summarise
+from engram.evaluation.scoring import GENERAL, exponential, mean, splits_of, summarise
 from engram.plan import documents
 from engram.plan.documents import differing
 from engram.support import locks
@@ -37,7 +36,7 @@ def compare(place: Path) -> dict[str, Any]:
 
 def _compared(place: Path) -> dict[str, Any]:
     before, after = results(place)
-    _refuse_unlike(before, after, place)
+    refuse_unlike(before, after, place)
     return {
         "document": "comparison",
         "schema_version": documents.SCHEMA_VERSION,
@@ -61,12 +60,6 @@ def results(place: Path) -> list[dict[str, Any]]:
     return [documents.read(place / f"{stage}.json", "result", "make eval") for stage in STAGES]
 
 
-def pairs(place: Path) -> Pairs:
-    """The answers before and after of a run's folder."""
-    before, after = results(place)
-    return paired(before["answers"], after["answers"])
-
-
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """The changes between two result documents: each split, each of its categories, and retention."""
     found = paired(before["answers"], after["answers"])
@@ -75,7 +68,17 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         "improvement": {name: change(found) for name, found in splits.items()},
         "categories": {name: _categories(found) for name, found in splits.items()},
         "retention": retention(before["general"], after["general"]),
+        **({"few_shot": _few_shot(found, before["few_shot"])} if "few_shot" in before else {}),
     }
+
+
+def _few_shot(pairs: Pairs, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """For each split the untaught model with solved examples, and the change from that to the taught one."""
+    shown = {row["id"]: row for row in rows}
+    found = [({**before, **shown[before["id"]]}, after) for before, after in pairs]
+    splits = {name: of_split(found, name) for name in splits_of([before for before, _ in found])}
+    return {name: {"before": _side([before for before, _ in found]), "change": change(found)}
+            for name, found in splits.items()}  # fmt: skip
 
 
 def change(pairs: Pairs) -> dict[str, Any]:
@@ -143,7 +146,8 @@ def refuse(what: str, place: Path, problems: Sequence[str], fix: str) -> None:
         raise EngramError(what, where=str(place), problems=problems, fix=fix)
 
 
-def _refuse_unlike(before: dict[str, Any], after: dict[str, Any], place: Path) -> None:
+def refuse_unlike(before: dict[str, Any], after: dict[str, Any], place: Path) -> None:
+    """Raise an EngramError, naming each difference, for two documents that can't be compared as before and after."""
     problems = differing(before, after, SAME)
     stages = [document["stage"] for document in (before, after)]
     if stages != [*STAGES]:
@@ -178,10 +182,7 @@ def _categories(pairs: Pairs) -> dict[str, Any]:
 
 
 def _category(pairs: Pairs) -> dict[str, Any]:
-    sides = {
-        name: {key: value for key, value in summarise([pair[i] for pair in pairs]).items() if key in ("exact", "ci95")}
-        for i, name in enumerate(("before", "after"))
-    }
+    sides = {name: _side([pair[i] for pair in pairs]) for i, name in enumerate(("before", "after"))}
     row = {"n": len(pairs), **sides, "change": (sides["after"]["exact"] or 0.0) - (sides["before"]["exact"] or 0.0)}
     if len(pairs) < FEWEST:
         return row | {"ci95": None, "p_value": None, "p_holm": None, "verdict": "too few"}
@@ -189,28 +190,26 @@ def _category(pairs: Pairs) -> dict[str, Any]:
     return row | {"ci95": whole["ci95"], "p_value": whole["p_value"], "p_holm": None, "verdict": ""}
 
 
+def _side(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in summarise(answers).items() if key in ("exact", "ci95")}
+
+
 def _perplexity_change(pairs: Pairs) -> dict[str, Any]:
-    tokens = sum(b["tokens"] for b, _ in pairs)
-    sides = [sum(pair[i]["nats"] for pair in pairs) / tokens if tokens else None for i in (0, 1)]
-    interval = ratio_bootstrap([a["nats"] - b["nats"] for b, a in pairs], [b["tokens"] for b, _ in pairs])
-    before, after = (None if side is None else math.exp(min(side, 700.0)) for side in sides)
-    change = None if sides[0] is None or sides[1] is None else sides[1] - sides[0]
+    tokens = [b["tokens"] for b, _ in pairs]
+    before, after = (mean([pair[i]["nats"] for pair in pairs], sum(tokens)) for i in (0, 1))
+    interval = ratio_bootstrap([a["nats"] - b["nats"] for b, a in pairs], tokens)
+    said = "not measured" if interval is None else "loss" if interval[0] > 0 else "gain" if interval[1] < 0 else ""
     return {
-        "n": len(pairs), "before": before, "after": after, "nats": change, "ci95": interval,
-        "verdict": _kept(interval),
-    }  # fmt: skip
+        **{"n": len(pairs), "before": exponential(before), "after": exponential(after)},
+        "nats": None if before is None or after is None else after - before,
+        **{"ci95": interval, "verdict": said or "not shown"},
+    }
 
 
 def _divergence(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     tokens, nats = [row["tokens"] for row in rows], [row["kl"] for row in rows]
-    mean = sum(nats) / sum(tokens) if rows else None
-    return {"n": len(rows), "tokens": sum(tokens), "nats": mean, "ci95": ratio_bootstrap(nats, tokens)}
-
-
-def _kept(interval: Sequence[float] | None) -> str:
-    if interval is None:
-        return "not measured"
-    return "loss" if interval[0] > 0 else "gain" if interval[1] < 0 else "not shown"
+    found = {"nats": mean(nats, sum(tokens)), "ci95": ratio_bootstrap(nats, tokens)}
+    return {"n": len(rows), "tokens": sum(tokens), **found}
 
 
 def _stage(document: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.evaluation.compare import STAGES, change, differing_rows, of_split, paired, refuse, results
+from engram.evaluation.compare import STAGES, change, differing_rows, of_split, paired, results
 from engram.evaluation.scoring import splits_of
 from engram.plan import documents
 from engram.plan.documents import differing
@@ -61,19 +61,6 @@ def together(runs: Sequence[Run], unreadable: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def stored(folder: Path) -> dict[str, Any]:
-    """What the last `collect` wrote."""
-    return documents.read(folder / "comparison.json", "comparisons", "make compare")
-
-
-def refuse_unlike(document: dict[str, Any], folder: Path) -> None:
-    """Raise an EngramError that names every difference between the runs in one folder."""
-    problems = [f"{' and '.join(p['runs'])}: {line}" for p in document["pairs"] for line in p["refused"]]
-    problems += [f"{name}: {reason}" for name, reason in document["unreadable"].items()]
-    fix = "make eval compare BACKEND=… with the same MODEL, RECIPE, SEED and PATTERNS, or take the other run away"
-    refuse("these runs are not comparable", folder, problems, fix)
-
-
 def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     """Every run that has a comparison, by name, and the reason for each that cannot be read."""
     runs, unreadable = [], {}
@@ -108,8 +95,7 @@ def read_run(place: Path, name: str) -> Run:
     """The run in a folder; raises EngramError if a document is missing, broken or newer than its comparison."""
     comparison = documents.read(place / "comparison.json", "comparison", "make compare")
     stages = dict(zip(STAGES, results(place), strict=True))
-    stale = [stage for stage in STAGES if sha256(place / f"{stage}.json") != comparison["sources"][stage]]
-    if stale:
+    if stale := [stage for stage in STAGES if sha256(place / f"{stage}.json") != comparison["sources"][stage]]:
         what = f"{' and '.join(stale)} changed since comparison.json was made"
         raise EngramError(what, where=str(place), fix="make compare")
     log = documents.read(place / "training.json", "training", "make train") if comparison["training"] else None
@@ -119,21 +105,17 @@ def read_run(place: Path, name: str) -> Run:
 def _refused(one: Run, other: Run) -> list[str]:
     lines = []
     for stage in STAGES:
-        left, right = one.stages[stage], other.stages[stage]
-        models = [{"model": {k: d["model"][k] for k in SAME_MODEL}} for d in (left, right)]
-        lines += [*differing(models[0], models[1], ("model",)), *differing(left, right, SAME)]
-        recipes = _comparable(left["recipe"], right["recipe"])
-        lines += differing({"recipe": recipes[0]}, {"recipe": recipes[1]}, ("recipe",))
-        lines += differing_rows(left, right)
+        sides = [run.stages[stage] for run in (one, other)]
+        recipes = [side["recipe"] for side in sides]
+        if methods.of(recipes[0]) != methods.of(recipes[1]):  # without the settings that only one of them reads
+            shared = (recipes[0].keys() & recipes[1].keys()) - {"method"}
+            recipes = [{key: recipe[key] for key in shared} for recipe in recipes]
+        known = [
+            {"model": {k: side["model"][k] for k in SAME_MODEL}, **{k: side[k] for k in SAME}, "recipe": recipe}
+            for side, recipe in zip(sides, recipes)
+        ]
+        lines += [*differing(known[0], known[1], known[0]), *differing_rows(*sides)]
     return list(dict.fromkeys(lines))
-
-
-def _comparable(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
-    """Two recipes without the settings that only one of two methods reads, and without the method."""
-    if methods.of(one) == methods.of(other):
-        return [one, other]
-    shared = (one.keys() & other.keys()) - {"method"}
-    return [{key: recipe[key] for key in shared} for recipe in (one, other)]
 
 
 def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -145,9 +127,7 @@ def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dic
 
 def _losses(one: Run, other: Run) -> dict[str, Any] | None:
     """The distance of two training curves of the same batches, in nats; None for two methods."""
-    if one.log is None or other.log is None:
-        return None
-    if methods.of(one.log["recipe"]) != methods.of(other.log["recipe"]):
+    if one.log is None or other.log is None or methods.of(one.log["recipe"]) != methods.of(other.log["recipe"]):
         return None
     apart = [abs(a["loss"] - b["loss"]) for a, b in zip(one.log["steps"], other.log["steps"])]
     return {"steps": len(apart), "max": max(apart), "mean": sum(apart) / len(apart)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from engram import backends
 from engram.backends import Loaded
@@ -86,14 +86,15 @@ def measure(loaded: Loaded, folder: Path, example: Example, limit: int) -> dict[
     model, backend, encoder = loaded.model, backends.get(loaded.backend), load_encoder(loaded.model)
     prompt = encoder.prompt(example.prompt)
 
-    def ask(place: Path | Opened | None) -> _Said:
+    def ask(place: Path | Opened | None) -> tuple[dict[str, Any], int, str]:
+        """An answer as a document has it, its tokens with the question's, and the digest of the logits after them."""
         found = table.opened(place, model, backend.WEIGHTS) if place else None
         session = loaded.session(found)
         answer = backend.generate(session, [prompt], encoder.stop_ids, limit)[0]
         ids = [*prompt, *answer.tokens]
         written = {"answer": encoder.text(answer.tokens), "ended": answer.ended, "tokens": answer.tokens}
         noted = attribution.noted(attribution.reader(found), encoder, prompt, answer)
-        return _Said(written | noted, len(ids), backend.digests(session, [ids])[0])
+        return written | noted, len(ids), backend.digests(session, [ids])[0]
 
     opened = table.opened(folder, model, backend.WEIGHTS)
     known, contents, whole = table.settings(folder), table.read(folder), ask(opened)
@@ -114,22 +115,10 @@ def measure(loaded: Loaded, folder: Path, example: Example, limit: int) -> dict[
         "asked": {name: getattr(example, name) for name in ASKED} | {"expected": example.answer},
         "fact": {"input": fact.input, "output": fact.output},
         "under": known["adapter"],
-        "rows": {
-            "erased": count,
-            "left": len(kept),
-            "same": others.shape == kept.shape and others.tobytes() == kept.tobytes(),
-        },
-        "answers": {name: one.written for name, one in said.items()},
-        "logits": {"same": erased.logits == without.logits, "tokens": erased.tokens},
+        "rows": {"erased": count, "left": len(kept), "same": others.tobytes() == kept.tobytes()},
+        "answers": {name: written for name, (written, _, _) in said.items()},
+        "logits": {"same": erased[2] == without[2], "tokens": erased[1]},
     }
-
-
-class _Said(NamedTuple):
-    """An answer as a document has it, its tokens with the question's, and the digest of the logits after them."""
-
-    written: dict[str, Any]
-    tokens: int
-    logits: str
 
 
 def _is_of(fact: Fact, example: Example) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engram import backends
 from engram.backends import Backend, Loaded
@@ -23,12 +24,29 @@ from engram.models.tokenizer import Encoded, Encoder, load_encoder
 from engram.plan import documents
 from engram.plan.batches import Likely, encode
 from engram.plan.config import Config
+from engram.plan.curve import Answer
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
+from engram.training import replay
 from engram.training.train import unlike
 
 Rows = list[dict[str, Any]]
+
+
+class Asked(NamedTuple):
+    """The model that is asked, and how."""
+
+    backend: Backend
+    session: Any
+    encoder: Encoder
+    config: Config
+
+    def texts(self, prompts: Sequence[Sequence[int]], *drawn: Any) -> list[tuple[str, Answer]]:
+        """The answers to prompts, greedy or `drawn` at a temperature and with a seed, and their texts."""
+        stop, limit = self.encoder.stop_ids, self.config.max_new_tokens
+        answers = self.backend.generate(self.session, prompts, stop, limit, *drawn) if prompts else []
+        return [(self.encoder.text(answer.tokens), answer) for answer in answers]
 
 
 def evaluate(
@@ -50,52 +68,48 @@ def evaluate(
     """
     loaded = loaded or Loaded(backend_name, model, config.quantize)
     with locks.held(out, "engram eval"):
-        identity = documents.data_identity(read_manifest(data), data)
-        known = retention.general_set(model)
-        log = out.with_name("training.json")
-        document = _measured(loaded, adapter, config, data, identity, known, log, report)
+        document = _measured(loaded, adapter, config, data, out.with_name("training.json"), report)
         documents.write(out, document, "result")
         if adapter and is_memory(adapter):
             erase.write(loaded, adapter, document, config, out.with_name(erase.NAME), report)
     return document
 
 
-def _measured(
-    loaded: Loaded,
-    adapter: Path | None,
-    config: Config,
-    data: Path,
-    identity: dict[str, Any],
-    known: GeneralSet,
-    log: Path,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
-    started, model, backend = time.perf_counter(), loaded.model, backends.get(loaded.backend)
-    examples = read_split(data, "test")
+def test_set(data: Path) -> tuple[dict[str, Any], list[Example]]:
+    """What documents say of the data in a folder, and its test rows; raises EngramError if it changed or has none."""
+    identity, examples = documents.data_identity(read_manifest(data), data), read_split(data, "test")
     documents.refuse_changed_data(identity, data)
     if not examples:
         raise EngramError("the test set is empty", where=str(data / "test.jsonl"), fix="make data")
+    return identity, examples
+
+
+def _measured(
+    loaded: Loaded, adapter: Path | None, config: Config, data: Path, log: Path, report: Callable[[str], None]
+) -> dict[str, Any]:
+    started, model, backend = time.perf_counter(), loaded.model, backends.get(loaded.backend)
+    identity, examples = test_set(data)
     opened = table.opened(adapter, model, backend.WEIGHTS) if adapter else None
-    adapter_hash = opened.sha256 if opened else None
-    if adapter and log.is_file():
+    if adapter and opened and log.is_file():
         trained = documents.read(log, "training", "make train")
-        if problems := unlike(trained, adapter, backend.WEIGHTS, adapter_hash or ""):
+        if problems := unlike(trained, adapter, backend.WEIGHTS, opened.sha256):
             fix = f"make train, or, where another adapter is meant, rm {log}"
             raise EngramError(f"not the adapter that {log} tells of", where=str(adapter), problems=problems, fix=fix)
     encoder = load_encoder(model)
+    known = retention.general_set(model).first(config.general_rows)
     general = retention.encode_general(encoder, known.rows)
-    base = backend.likely(loaded.session(), general, encoder) if opened else ()
-    session = loaded.session(opened)
-    reader = attribution.reader(opened)
+    base = replay.likely(loaded, encoder, general, f"{known.name} {known.sha256}") if opened else ()
+    at, reader = Asked(backend, loaded.session(opened), encoder, config), attribution.reader(opened)
     report(f"answering {len(examples)} test prompts and {len(known.rows)} rows of general text and chat")
-    at = (backend, session, encoder)
     raw, seconds = dict[str, Any](), {"load_seconds": time.perf_counter() - started}
-    parts: tuple[tuple[str, str, Callable[[], Rows]], ...] = (
-        ("answers", "answer_seconds", lambda: _answers(*at, examples, config, reader)),
-        ("repeats", "consistency_seconds", lambda: _repeats(*at, examples, config)),
-        ("general", "retention_seconds", lambda: _general(*at, known, general, base, config)),
-        ("timed", "latency_seconds", lambda: _timed(*at, examples, config)),
-    )
+    parts: list[tuple[str, str, Callable[[], Rows]]] = [
+        ("answers", "answer_seconds", lambda: _answers(at, examples, reader)),
+        ("repeats", "consistency_seconds", lambda: _repeats(at, examples)),
+        ("general", "retention_seconds", lambda: _general(at, known, general, base)),
+        ("timed", "latency_seconds", lambda: _timed(at, examples)),
+    ]
+    if config.shots and not adapter:
+        parts.append(("few_shot", "few_shot_seconds", lambda: _few_shot(at, examples, data)))
     for part, name, measure in parts:
         started = time.perf_counter()
         raw[part] = measure()
@@ -108,7 +122,7 @@ def _measured(
         "backend": loaded.backend,
         "device": backend.device(),
         "model": model.describe(),
-        "adapter": {"sha256": adapter_hash} if adapter_hash else None,
+        "adapter": {"sha256": opened.sha256} if opened else None,
         "data": identity,
         "recipe": config.as_dict(),
         "scoring": scoring_identity(config, known),
@@ -140,40 +154,47 @@ def timed(tokens: Iterator[int]) -> tuple[list[int], float, float]:
     return ([] if first is None else [first, *rest]), middle - started, time.perf_counter() - middle
 
 
-def _answers(
-    backend: Backend,
-    session: Any,
-    encoder: Encoder,
-    examples: Sequence[Example],
-    config: Config,
-    reader: Reader | None,
-) -> Rows:
+def _answers(at: Asked, examples: Sequence[Example], reader: Reader | None) -> Rows:
     """Each test row's greedy answer, its scores, the mean nats per token of the expected answer, and the facts whose
     rows were read for it."""
-    prompts = encoder.prompts([example.prompt for example in examples])
-    generated = backend.generate(session, prompts, encoder.stop_ids, config.max_new_tokens)
-    nats = backend.score(session, encode(encoder, examples, config.max_length), encoder)
-    rows = []
-    for prompt, example, answer, nll in zip(prompts, examples, generated, nats, strict=True):
-        text = encoder.text(answer.tokens)
-        row = {name: getattr(example, name) for name in ASKED}
-        row |= {"expected": example.answer, "answer": text, "ended": answer.ended}
-        row |= {**scoring.score(example.answer, text)._asdict(), "nll": nll}
-        rows.append(row | attribution.noted(reader, encoder, prompt, answer))
-    return rows
+    prompts = at.encoder.prompts([example.prompt for example in examples])
+    answers = at.texts(prompts)
+    [nats] = at.backend.losses(at.session, encode(at.encoder, examples, at.config.max_length), at.encoder)
+    return [
+        {name: getattr(example, name) for name in ASKED}
+        | {"expected": example.answer, "answer": text, "ended": answer.ended}
+        | {**scoring.score(example.answer, text)._asdict(), "nll": nll}
+        | attribution.noted(reader, at.encoder, prompt, answer)
+        for prompt, example, (text, answer), nll in zip(prompts, examples, answers, nats, strict=True)
+    ]
 
 
-def _repeats(backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config) -> Rows:
+def _few_shot(at: Asked, examples: Sequence[Example], data: Path) -> Rows:
+    """Each test row's greedy answer after `config.shots` solved examples: other taught patterns of its category."""
+    taught: defaultdict[str, dict[str, Example]] = defaultdict(dict)
+    for row in sorted(read_split(data, "train"), key=lambda row: row.pattern):
+        if row.phrasing == phrasing.BARE:
+            taught[row.category][row.pattern] = row
+    asked = []
+    for example in examples:
+        others = [row for name, row in taught[example.category].items() if name != example.pattern]
+        told = [message for row in others[: at.config.shots] for message in row.messages()]
+        asked.append([*told, example.messages()[0]])
+    return [
+        {"id": e.id, "answer": text, "ended": answer.ended, **scoring.score(e.answer, text)._asdict()}
+        for e, (text, answer) in zip(examples, at.texts(at.encoder.chats(asked)), strict=True)
+    ]
+
+
+def _repeats(at: Asked, examples: Sequence[Example]) -> Rows:
     """Some taught patterns, answered under each phrasing that training never saw (greedy), and several times over."""
+    config, names = at.config, [*phrasing.VALID, *phrasing.TEST]
     taught = [example for example in examples if example.split_kind == "recall"]
-    chosen = _chosen("consistency", taught, config, config.consistency_prompts)
-    names = [*phrasing.VALID, *phrasing.TEST]
-    prompts = encoder.prompts([phrasing.phrase(name, e.input) for e in chosen for name in names])
-    again = encoder.prompts([e.prompt for e in chosen for _ in range(config.samples)])
-    stop, limit = encoder.stop_ids, config.max_new_tokens
-    greedy = [encoder.text(a.tokens) for a in backend.generate(session, prompts, stop, limit)]
-    drawn = backend.generate(session, again, stop, limit, config.temperature, config.seed) if again else []
-    sampled = [encoder.text(answer.tokens) for answer in drawn]
+    chosen = _chosen("consistency", taught, config.seed, config.consistency_prompts)
+    prompts = at.encoder.prompts([phrasing.phrase(name, e.input) for e in chosen for name in names])
+    again = at.encoder.prompts([e.prompt for e in chosen for _ in range(config.samples)])
+    greedy = [text for text, _ in at.texts(prompts)]
+    sampled = [text for text, _ in at.texts(again, config.temperature, config.seed)]
     return [
         {
             "pattern": example.pattern,
@@ -185,42 +206,32 @@ def _repeats(backend: Backend, session: Any, encoder: Encoder, examples: Sequenc
     ]
 
 
-def _general(
-    backend: Backend,
-    session: Any,
-    encoder: Encoder,
-    known: GeneralSet,
-    encoded: Sequence[Encoded],
-    base: Sequence[Likely],
-    config: Config,
-) -> Rows:
+def _general(at: Asked, known: GeneralSet, encoded: Sequence[Encoded], base: Sequence[Likely]) -> Rows:
     """The general rows' nats, the KL divergence from `base` where it is given, and the greedy answers to the chats."""
-    means = backend.score(session, encoded, encoder)
-    apart = backend.score(session, encoded, encoder, base) if base else [None] * len(encoded)
+    means, *apart = at.backend.losses(at.session, encoded, at.encoder, base)
     asked = {row.id: list(e.tokens[: e.prompt_length]) for row, e in zip(known.rows, encoded) if row.kind == "chat"}
-    answers = backend.generate(session, list(asked.values()), encoder.stop_ids, config.max_new_tokens)
-    by_id = dict(zip(asked, answers, strict=True))
+    answers = dict(zip(asked, at.texts([*asked.values()]), strict=True))
     rows: Rows = []
-    for row, e, mean, kl in zip(known.rows, encoded, means, apart, strict=True):
-        measured = {"id": row.id, "kind": row.kind, "tokens": e.answer_length, "nats": mean * e.answer_length}
-        measured |= {} if kl is None else {"kl": kl * e.answer_length}
-        if row.id in by_id:
-            answer = by_id[row.id]
-            measured |= {"prompt": row.prompt, "answer": encoder.text(answer.tokens), "ended": answer.ended}
+    for i, (row, e) in enumerate(zip(known.rows, encoded, strict=True)):
+        measured = {"id": row.id, "kind": row.kind, "tokens": e.answer_length, "nats": means[i] * e.answer_length}
+        measured |= {"kl": apart[0][i] * e.answer_length} if apart else {}
+        if row.id in answers:
+            text, answer = answers[row.id]
+            measured |= {"prompt": row.prompt, "answer": text, "ended": answer.ended}
         rows.append(measured)
     return rows
 
 
-def _timed(backend: Backend, session: Any, encoder: Encoder, examples: Sequence[Example], config: Config) -> Rows:
+def _timed(at: Asked, examples: Sequence[Example]) -> Rows:
     """Single prompts, one at a time, after one that warms up."""
-    chosen = _chosen("latency", examples, config, config.latency_prompts)
+    chosen = _chosen("latency", examples, at.config.seed, at.config.latency_prompts)
     rows = []
     for example in [*chosen[:1], *chosen]:
-        ids = encoder.prompt(example.prompt)
-        tokens, first, rest = timed(backend.stream(session, ids, encoder.stop_ids, config.max_new_tokens))
+        ids = at.encoder.prompt(example.prompt)
+        tokens, first, rest = timed(at.backend.stream(at.session, ids, at.encoder.stop_ids, at.config.max_new_tokens))
         rows.append({"id": example.id, "tokens": len(tokens), "first_seconds": first, "rest_seconds": rest})
     return rows[1:]
 
 
-def _chosen(purpose: str, examples: Sequence[Example], config: Config, count: int) -> list[Example]:
-    return sorted(examples, key=lambda e: sha256_text(f"{purpose}:{config.seed}:{e.id}"))[:count]
+def _chosen(purpose: str, examples: Sequence[Example], seed: int, count: int) -> list[Example]:
+    return sorted(examples, key=lambda e: sha256_text(f"{purpose}:{seed}:{e.id}"))[:count]

@@ -95,7 +95,8 @@ def follow(
     fresh: list[str] = []
     stale: list[str] = []  # that would run: what depends on them isn't known
     for name, why, act in _acts(work, stages, teach, report):
-        reason = "forced" if name in force else f"after {before[0]}" if (before := _leading(name, stale)) else why()
+        before = [one for one in stale if one != "baseline" or name == "compare"]
+        reason = "forced" if name in force else f"after {before[0]}" if before else why()
         if not reason:
             fresh.append(name)
             continue
@@ -111,11 +112,6 @@ def follow(
         report(f"up to date: {', '.join(fresh)}")
 
 
-def _leading(name: str, stale: Sequence[str]) -> list[str]:
-    """Those of the stages `stale` that a stage depends on."""
-    return [one for one in stale if one not in ({"baseline"} if name in ("train", "memory", "tuned") else ())]
-
-
 def _acts(
     work: Work, stages: Sequence[str], teach: Teach, report: Callable[[str], None]
 ) -> Iterator[tuple[str, Callable[[], str], Callable[[], Any]]]:
@@ -126,8 +122,7 @@ def _acts(
         elif name == "compare":
             yield name, functools.partial(why_compare, work.place), functools.partial(compare.compare, work.place)
         elif name in compare.STAGES:
-            ask = functools.partial(answer, work, name, report)
-            yield name, functools.partial(why_answers, work, name), ask
+            yield name, functools.partial(why_answers, work, name), functools.partial(answer, work, name, report)
         elif not work.given:
             lora = work.config.method == LORA.name
             taught = (work if lora else work.under) if name == "train" else None if lora else work
@@ -193,15 +188,13 @@ def why_data(files: Sequence[Path], folder: Path, seed: int, holdout: str) -> st
 
 def why_train(work: Work) -> str:
     """What the adapter or memory there was not taught with."""
-    config = work.config
-    wanted = {
-        **_common(work),
-        "recipe": {k: v for k, v in documents.rounded(config.as_dict()).items() if k not in train.EVALUATION},
-    }
+    wanted = _common(work)
     try:
         log = _read(work.log, "training")
+        for name in train.EVALUATION:
+            wanted["recipe"].pop(name, None)
+            log["recipe"].pop(name, None)
         weights, found = backends.WEIGHTS[work.backend], _digest(work.taught, work.backend)
-        log["recipe"] = {key: value for key, value in log["recipe"].items() if key not in train.EVALUATION}
         if reason := _changed(log, wanted):
             return reason
         if problems := train.unlike(log, work.taught, weights, found):
@@ -215,15 +208,12 @@ def why_train(work: Work) -> str:
 
 def why_answers(work: Work, stage: str) -> str:
     """What a result document is not of."""
-    config = work.config
-    wanted = {
-        **_common(work),
-        "recipe": documents.rounded(config.as_dict()),
-        "scoring": documents.rounded(evaluation.scoring_identity(config, retention.general_set(work.model))),
-    }
+    known = retention.general_set(work.model).first(work.config.general_rows)
+    scoring = documents.rounded(evaluation.scoring_identity(work.config, known))
     try:
         found = {"sha256": _digest(work.taught, work.backend)} if stage == "tuned" else None
-        return _changed(_read(work.place / f"{stage}.json", "result"), {**wanted, "adapter": found})
+        wanted = {**_common(work), "scoring": scoring, "adapter": found}
+        return _changed(_read(work.place / f"{stage}.json", "result"), wanted)
     except EngramError as error:
         return error.what
 
@@ -245,7 +235,8 @@ def why_compare(place: Path) -> str:
 def _common(work: Work) -> dict[str, Any]:
     """What every document of a run says of itself."""
     data = documents.data_identity(build.read_manifest(work.data), work.data)
-    return {"backend": work.backend, "model": work.model.describe(), "data": data}
+    recipe = documents.rounded(work.config.as_dict())
+    return {"backend": work.backend, "model": work.model.describe(), "data": data, "recipe": recipe}
 
 
 def _digest(folder: Path, backend: str) -> str:

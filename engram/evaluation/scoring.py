@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from engram.dataset.rows import TEST_KINDS
 from engram.support.statistics import wilson
-from engram.support.text import normalise
+from engram.support.text import comparable
 
-VERSION = 2  # raise it whenever a score of the same answer may change: documents of different versions don't compare
+VERSION = 3  # raise it whenever a score of the same answer may change: documents of different versions don't compare
 SPLITS = TEST_KINDS
 ALWAYS = ("recall", "generalization")  # in every document, also without rows
 GENERAL = ("text", "chat")
@@ -31,10 +31,11 @@ class Score(NamedTuple):
 def score(expected: str, answer: str) -> Score:
     """Score one answer.
 
-    Exact: equal after Unicode NFC and white-space normalisation; case and punctuation count. Prefix: the answer
-    begins with the expected one, whatever follows. Similarity: difflib's ratio, 2·matches / total length.
+    Exact: equal after Unicode NFC and white-space normalisation; case and punctuation count, and where the expected
+    answer has several lines, so do line breaks and indentation. Prefix: the answer begins with the expected one,
+    whatever follows. Similarity: difflib's ratio, 2·matches / total length.
     """
-    wanted, given = normalise(expected), normalise(answer)
+    wanted, given = comparable(expected, expected), comparable(answer, expected)
     similarity = difflib.SequenceMatcher(None, wanted, given, autojunk=False).ratio()
     return Score(wanted == given, given.startswith(wanted), similarity)
 
@@ -58,37 +59,33 @@ def splits_of(answers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def summarise(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The scores of a list of scored answers: n, shares with the Wilson interval of the exact one, mean nats."""
-    n = len(answers)
-    exact = sum(a["exact"] for a in answers)
+    exact = [a["exact"] for a in answers]
     return {
-        "n": n,
-        "exact": exact / n if n else None,
-        "ci95": wilson(exact, n),
-        "prefix": _mean([a["prefix"] for a in answers]),
-        "similarity": _mean([a["similarity"] for a in answers]),
-        "nll": _mean([a["nll"] for a in answers]),
+        **{"n": len(exact), "exact": mean(exact), "ci95": wilson(sum(exact), len(exact))},
+        **{name: mean([a[name] for a in answers]) for name in ("prefix", "similarity", "nll")},
     }
 
 
 def consistency(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Agreement of the answers to one pattern: across reserved phrasings (greedy), and across samples."""
-    greedy = [[normalise(text) for text in repeat["greedy"]] for repeat in repeats]
-    sampled = [[normalise(text) for text in repeat["sampled"]] for repeat in repeats]
-    right = [text == normalise(r["expected"]) for r, texts in zip(repeats, sampled) for text in texts]
+    greedy, sampled = (
+        [[comparable(text, repeat["expected"]) for text in repeat[way]] for repeat in repeats]
+        for way in ("greedy", "sampled")
+    )
+    right = [text == comparable(r["expected"], r["expected"]) for r, texts in zip(repeats, sampled) for text in texts]
     return {
         "patterns": len(repeats),
         "phrasing_agreement": _agreement(greedy),
         "sample_agreement": _agreement(sampled),
-        "sample_exact": _mean(right),
+        "sample_exact": mean(right),
     }
 
 
 def latency(timed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians over single prompts: seconds to the first token, tokens per second after it."""
     firsts = [one["first_seconds"] for one in timed if one["tokens"]]
-    rates = [
-        (one["tokens"] - 1) / one["rest_seconds"] for one in timed if one["tokens"] > 1 and one["rest_seconds"] > 0
-    ]
+    followed = [one for one in timed if one["tokens"] > 1 and one["rest_seconds"] > 0]
+    rates = [(one["tokens"] - 1) / one["rest_seconds"] for one in followed]
     return {
         "prompts": len(timed),
         "first_token_seconds": stdlib_statistics.median(firsts) if firsts else None,
@@ -99,8 +96,12 @@ def latency(timed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def perplexity(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Perplexity over all tokens of some rows: exp(Σ nats / Σ tokens)."""
     tokens = sum(row["tokens"] for row in rows)
-    mean = sum(row["nats"] for row in rows) / tokens if tokens else None
-    return {"n": len(rows), "tokens": tokens, "perplexity": None if mean is None else math.exp(min(mean, 700.0))}
+    return {"n": len(rows), "tokens": tokens, "perplexity": exponential(mean([row["nats"] for row in rows], tokens))}
+
+
+def exponential(nats: float | None) -> float | None:
+    """The perplexity of a mean of nats per token, finite; None where there is none."""
+    return None if nats is None else math.exp(min(nats, 700.0))
 
 
 def _split(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -112,8 +113,10 @@ def _split(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _agreement(groups: Sequence[Sequence[str]]) -> float | None:
     """The share of equal pairs among all pairs within a group."""
-    return _mean([one == other for group in groups for one, other in itertools.combinations(group, 2)])
+    return mean([one == other for group in groups for one, other in itertools.combinations(group, 2)])
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def mean(values: Sequence[float], number: int | None = None) -> float | None:
+    """The sum of some values by their number, or by that of the tokens that they are of; None where there is none."""
+    number = len(values) if number is None else number
+    return sum(values) / number if number else None

@@ -61,17 +61,16 @@ def summarise(places: Sequence[Path]) -> dict[str, Any]:
     comparisons = [compare.stored(place) for place in places]
     recipes = [{key: value for key, value in one["recipe"].items() if key != "seed"} for one in comparisons]
     alike = [one | {"recipe": recipe} for one, recipe in zip(comparisons, recipes)]
-    compare.refuse(
-        "these runs differ in more than the seed",
-        places[0].parent,
-        [
-            f"{place.name}: {line}"
-            for one, place in zip(alike[1:], places[1:])
-            for line in documents.differing(alike[0], one, (*SAME, "recipe"))
-        ],
-        "make seeds SEEDS=…",
-    )
-    pairs = [pair for place in places for pair in compare.pairs(place)]
+    unlike = [
+        f"{place.name}: {line}"
+        for one, place in zip(alike[1:], places[1:])
+        for line in documents.differing(alike[0], one, (*SAME, "recipe"))
+    ]
+    compare.refuse("these runs differ in more than the seed", places[0].parent, unlike, "make seeds SEEDS=…")
+    runs = [[result["answers"] for result in compare.results(place)] for place in places]
+    pairs = [pair for answers in runs for pair in compare.paired(*answers)]
+    kept = [one["retention"] for one in comparisons]
+    diverged = GENERAL if all("kl" in one for one in kept) else ()
     shared = [name for name in comparisons[0]["improvement"] if all(name in one["improvement"] for one in comparisons)]
     return {
         "document": "seeds",
@@ -82,13 +81,9 @@ def summarise(places: Sequence[Path]) -> dict[str, Any]:
         "sources": [sha256(place / "comparison.json") for place in places],
         "splits": {name: _split(name, comparisons, compare.of_split(pairs, name)) for name in shared},
         "retention": {
-            **{f"{kind}_nats": _spread(one["retention"][kind]["nats"] for one in comparisons) for kind in GENERAL},
-            **(
-                {f"{kind}_kl": _spread(one["retention"]["kl"][kind]["nats"] for one in comparisons) for kind in GENERAL}
-                if all("kl" in one["retention"] for one in comparisons)
-                else {}
-            ),
-            "changed": _spread(one["retention"]["changed"]["share"] for one in comparisons),
+            **{f"{kind}_nats": _spread(one[kind]["nats"] for one in kept) for kind in GENERAL},
+            **{f"{kind}_kl": _spread(one["kl"][kind]["nats"] for one in kept) for kind in diverged},
+            "changed": _spread(one["changed"]["share"] for one in kept),
         },
         "training": {
             key: _spread(one["training"] and one["training"][key] for one in comparisons)

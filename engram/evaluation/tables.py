@@ -44,11 +44,8 @@ def comparison(document: dict[str, Any]) -> None:
     rows = []
     for name, change in document["improvement"].items():
         sides = [document[stage][name] for stage in ("baseline", "tuned")]
-        shown = [f"{percent(side['exact'])}\n{interval(side['ci95'])}" for side in sides]
-        measured = change["exact"] is not None
-        apart = f"{points(change['exact'])}\n{interval(change['ci95'], points=True)}" if measured else "–"
-        p = p_value(change["p_value"]) if measured else "–"
-        rows.append([name, str(change["n"]), *shown, apart, p, change["verdict"]])
+        shown = [_exactly(side) for side in sides]
+        rows.append([name, str(change["n"]), *shown, *_change(change)])
     for kind in GENERAL:
         part = document["retention"][kind]
         apart = "–" if part["nats"] is None else f"{part['nats']:+.2f}\n{bounds(part['ci95'])}"
@@ -60,10 +57,41 @@ def comparison(document: dict[str, Any]) -> None:
     changed = document["retention"]["changed"]
     share = f"{percent(changed['share'])}\n{interval(changed['ci95'])}"
     rows.append(["general answers changed", str(changed["n"]), "", "", share, "", ""])
+    for name, part in document.get("few_shot", {}).items():
+        if part["change"]["n"]:
+            shown = [_exactly(side) for side in (part["before"], document["tuned"][name])]
+            head = f"{name}, against {document['recipe']['shots']} examples in the prompt"
+            rows.append([head, str(part["change"]["n"]), *shown, *_change(part["change"])])
     title = "Exact match (points) and perplexity (nats per token), 95 % intervals"
     _print(console, Table(["", "n", "before", "after", "change", "p", "verdict"], rows), title)
     for line in details(document):
         console.print(line)
+
+
+def _exactly(side: dict[str, Any]) -> str:
+    return f"{percent(side['exact'])}\n{interval(side['ci95'])}"
+
+
+def _change(change: dict[str, Any]) -> list[str]:
+    """A change in points with its interval, its p-value and the verdict."""
+    if change["exact"] is None:
+        return ["–", "–", change["verdict"]]
+    apart = f"{points(change['exact'])}\n{interval(change['ci95'], points=True)}"
+    return [apart, p_value(change["p_value"]), change["verdict"]]
+
+
+def gate(document: dict[str, Any]) -> None:
+    """A line for each limit, and the verdict."""
+    console = make_console()
+    rows = []
+    for one in document["limits"]:
+        kept = one["name"].startswith("retention")
+        figure = "–" if one["figure"] is None else f"{one['figure']:+.3f}" if kept else percent(one["figure"])
+        limit = "" if one["limit"] is None else f"≤ {one['limit']:g}" if kept else f"≥ {percent(one['limit'])}"
+        ci95 = bounds(one["ci95"]) if kept else interval(one["ci95"])
+        rows.append([one["name"], str(one["n"]), f"{figure} {ci95}", limit, one["state"], one["text"]])
+    _print(console, Table(["", "n", "figure", "limit", "", ""], rows))
+    console.print(document["verdict"], style="bold")
 
 
 def categories(document: dict[str, Any]) -> None:
@@ -161,39 +189,38 @@ def _print(console: Console, found: Table, title: str | None = None) -> None:
     console.print(table)
 
 
-def _exact(name: str) -> Callable[[dict[str, Any]], str]:
+def _cell(form: str, *path: str, scale: float = 1.0) -> Callable[[dict[str, Any]], str]:
+    """The figure at a path of a comparison, in a format; a dash where it has none."""
+
     def cell(run: dict[str, Any]) -> str:
-        part = run["tuned"].get(name)  # older runs have no rewordings
-        return f"{percent(part['exact'])} {interval(part['ci95'])}" if part else "–"
+        value: Any = run
+        for key in path:
+            value = value.get(key) if value else None  # older runs have no rewordings and no divergence
+        return "–" if value is None else form.format(value / scale)
 
     return cell
+
+
+def _exact(name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda run: _exactly(run["tuned"][name]).replace("\n", " ") if name in run["tuned"] else "–"
 
 
 def _kept(kind: str) -> Callable[[dict[str, Any]], str]:
     return lambda run: " → ".join(number(run["retention"][kind][side]) for side in ("before", "after"))
 
 
-def _apart(kind: str) -> Callable[[dict[str, Any]], str]:
-    return lambda run: number(run["retention"]["kl"][kind]["nats"]) if "kl" in run["retention"] else "–"
-
-
-def _trained(key: str, form: str, scale: float = 1.0) -> Callable[[dict[str, Any]], str]:
-    return lambda run: form.format(run["training"][key] / scale) if run["training"] else "–"
-
-
 ACROSS: dict[str, Callable[[dict[str, Any]], str]] = {
     "device": lambda run: visible(run["device"]),
     **{name: _exact(name) for name in SPLITS},
-    "perplexity, general text": _kept("text"),
-    "perplexity, general chat": _kept("chat"),
-    **{f"KL from before, {kind}, nats": _apart(kind) for kind in GENERAL},
+    **{f"perplexity, general {kind}": _kept(kind) for kind in GENERAL},
+    **{f"KL from before, {kind}, nats": _cell("{:.3g}", "retention", "kl", kind, "nats") for kind in GENERAL},
     "general answers changed": lambda run: percent(run["retention"]["changed"]["share"]),
-    "training, tokens/s": _trained("tokens_per_second", "{:,.0f}"),
-    "training, s": _trained("train_seconds", "{:.1f}"),
-    "training, peak memory, MiB": _trained("peak_memory_bytes", "{:,.0f}", 2**20),
-    "answering the test set, s": lambda run: f"{run['tuned']['timings']['answer_seconds']:.1f}",
-    "time to first token, s": lambda run: number(run["tuned"]["latency"]["first_token_seconds"]),
-    "tokens/s, one prompt at a time": lambda run: f"{run['tuned']['latency']['tokens_per_second'] or 0:.0f}",
+    "training, tokens/s": _cell("{:,.0f}", "training", "tokens_per_second"),
+    "training, s": _cell("{:.1f}", "training", "train_seconds"),
+    "training, peak memory, MiB": _cell("{:,.0f}", "training", "peak_memory_bytes", scale=2**20),
+    "answering the test set, s": _cell("{:.1f}", "tuned", "timings", "answer_seconds"),
+    "time to first token, s": _cell("{:.3g}", "tuned", "latency", "first_token_seconds"),
+    "tokens/s, one prompt at a time": _cell("{:.0f}", "tuned", "latency", "tokens_per_second"),
 }
 
 

@@ -67,12 +67,12 @@ def documents(folder: Path) -> list[Path]:
 
 def _result(document: dict[str, Any], path: Path, places: Places) -> Iterator[Finding]:
     scores = []
-    for row in document["answers"]:
-        right = results.rounded(scoring.score(row["expected"], row["answer"])._asdict())
+    expected = {row["id"]: row["expected"] for row in document["answers"]}
+    for row in (*document["answers"], *document.get("few_shot", ())):
+        right = results.rounded(scoring.score(expected[row["id"]], row["answer"])._asdict())
         scores += [f"{row['id']}.{k}: {row[k]!r}, its answer gives {v!r}" for k, v in right.items() if row[k] != v]
     yield Finding("the scores of each answer", tuple(scores))
-    derived = results.rounded(scoring.derived(document))
-    yield Finding("the figures, from the answers", _differences(derived, document))
+    yield Finding("the figures, from the answers", _differences(scoring.derived(document), document))
     if any("read" in row for row in document["answers"]):
         yield Finding("the facts read from the memory, against the answers", tuple(_reads(document["answers"])))
     yield from _on_the_disk(document, path, places)
@@ -109,8 +109,7 @@ def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[
         "final_loss": steps[-1]["loss"],
         "validation_loss": next((check["loss"] for check in checks if check["step"] == kept["step"]), None),
     }
-    known = {key: summary[key] for key in right}
-    wrong = list(_differences(results.rounded(right), known, "summary."))
+    wrong = [*_differences(right, {key: summary[key] for key in right}, "summary.")]
     wrong += _apart("summary.train_seconds", summary["train_seconds"], seconds)
     wrong += _apart("summary.tokens_per_second", summary["tokens_per_second"], summary["tokens"] / seconds)
     yield Finding("the summary, from the steps", tuple(wrong))
@@ -137,7 +136,7 @@ def _comparison(document: dict[str, Any], path: Path, _: Places) -> Iterator[Fin
     unlike = [*results.differing(before, after, compare.SAME), *compare.differing_rows(before, after)]
     yield Finding("that they are comparable", tuple(unlike))
     if not unlike:
-        yield Finding("the figures, from the answers", _differences(_rounded(compare.changes(before, after)), document))
+        yield Finding("the figures, from the answers", _differences(compare.changes(before, after), document))
 
 
 def _comparisons(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]:
@@ -152,7 +151,7 @@ def _comparisons(document: dict[str, Any], path: Path, _: Places) -> Iterator[Fi
     wrong: list[str] = []
     for place, pair in enumerate(document["pairs"]):
         if all(name in by_name for name in pair["runs"]):
-            right = _rounded(compare_runs.pair(*(by_name[name] for name in pair["runs"])))
+            right = compare_runs.pair(*(by_name[name] for name in pair["runs"]))
             wrong += _differences(right, pair, f"pairs[{place}].")
     yield Finding("each two runs, from their answers", tuple(wrong))
 
@@ -225,11 +224,6 @@ def _adapter(document: dict[str, Any], path: Path, places: Places) -> Finding:
     return Finding(ADAPTER, (f"adapter.sha256: {wanted[:12]}…, {own[0]} has {sha256(own[0])[:12]}…",))
 
 
-def _rounded(value: Any) -> Any:
-    """The value after writing and reading it."""
-    return json.loads(json.dumps(results.rounded(value)))
-
-
 def _apart(name: str, stored: float, right: float) -> list[str]:
     """A sum of rounded numbers is near the rounded sum, not equal to it."""
     return [] if abs(stored - right) <= 1e-4 * abs(right) else [f"{name}: {stored!r}, the steps give {right:.6g}"]
@@ -237,7 +231,7 @@ def _apart(name: str, stored: float, right: float) -> list[str]:
 
 def _differences(right: Any, stored: Any, place: str = "") -> tuple[str, ...]:
     """A line for each value in `right` that `stored` does not have in the same place."""
-    right = _rounded(right)
+    right = json.loads(json.dumps(results.rounded(right)))  # as it is after writing and reading
     if isinstance(right, dict) and isinstance(stored, dict):
         extra = [f"{place}{key}: not derived from the answers" for key in stored if key not in right and place]
         return (*extra, *(line for k, v in right.items() for line in _differences(v, stored.get(k), f"{place}{k}.")))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engram.models import safetensors_file
 from engram.models.adapters import Lora, listed
 from engram.models.model import Model, weight_files
 from engram.models.safetensors_file import ITEM_BYTES, Entry, header
 from engram.support.errors import EngramError, readable_errors
-from engram.support.files import read_bytes, write_text
+from engram.support.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,17 +27,11 @@ COPIED = (
 FIX = "export the adapter alone (--format peft or mlx), or train another one; docs/export.md says what can be merged"
 
 
-def config(model: Model) -> dict[str, Any]:
-    """The model's `config.json`."""
-    found: dict[str, Any] = json.loads(read_bytes(model.path / "config.json"))
-    return found
-
-
 def check(model: Model, lora: Lora) -> dict[str, Entry]:
     """The model's tensors, each layer of the adapter found among them; raises EngramError with every reason not to."""
     found = tensors(model.path)
     problems = []
-    if "quantization" in (known := config(model)) or "quantization_config" in known:
+    if {"quantization", "quantization_config"} & model.config.keys():
         problems.append("quantization: the weights are quantized, and are not merged")
     if unknown := sorted({e.dtype for e in found.values()} - {*ITEM_BYTES}):
         problems.append(f"dtype: {', '.join(unknown)} (float32, float16 and bfloat16 are merged)")
@@ -72,11 +65,12 @@ def write(model: Model, lora: Lora, folder: Path, wide: bool = False) -> str:
     """
     check(model, lora)
     dtypes = set()
-    for path, head, entries in pieces(model.path):
+    for path in weight_files(model.path):
+        head, entries = header(path)
         written = {name: "F32" if wide else entry.dtype for name, entry in entries.items()}
         dtypes |= {*written.values()}
         with readable_errors(folder / path.name, "write this file"), (folder / path.name).open("wb") as file:
-            file.write(safetensors_file.float32_header(entries) if wide else head)
+            file.write(safetensors_file.float32_header({n: e.shape for n, e in entries.items()}) if wide else head)
             for name, entry in entries.items():
                 file.write(_bytes(name, entry, lora, written[name]))
     for name in COPIED:
@@ -84,8 +78,8 @@ def write(model: Model, lora: Lora, folder: Path, wide: bool = False) -> str:
             with readable_errors(folder / name, "write this file"):
                 shutil.copyfile(model.path / name, folder / name)
     if wide:
-        said = {key: "float32" for key in ("dtype", "torch_dtype") if key in config(model)}
-        write_text(folder / "config.json", json.dumps(config(model) | said, indent=2) + "\n")
+        said = {key: "float32" for key in ("dtype", "torch_dtype") if key in model.config}
+        write_text(folder / "config.json", json.dumps(model.config | said, indent=2) + "\n")
     if model.chat_template:
         write_text(folder / "chat_template.jinja", model.chat_template)
     return ", ".join(sorted(dtypes))
@@ -103,9 +97,3 @@ def _bytes(name: str, entry: Entry, lora: Lora, dtype: str) -> bytes:
 def tensors(folder: Path) -> dict[str, Entry]:
     """Every tensor of a model folder, whatever shard it lies in."""
     return {name: entry for path in weight_files(folder) for name, entry in header(path)[1].items()}
-
-
-def pieces(folder: Path) -> Iterator[tuple[Path, bytes, dict[str, Entry]]]:
-    """Each weights file of a model folder, its header's bytes, and its tensors in the order in which they lie."""
-    for path in weight_files(folder):
-        yield path, *header(path)

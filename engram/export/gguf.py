@@ -4,8 +4,6 @@ Matrices are f16 or q8_0, vectors f32. A model that the format or llama.cpp cann
 reason.
 """
 
-# ruff: noqa: E501 - the hard cases are in rows of one kind
-
 from __future__ import annotations
 
 import copy
@@ -43,70 +41,45 @@ ONLY = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "use_sliding_window"
 NORMALIZERS = (None, "NFC")  # llama.cpp normalises nothing; typed text is NFC already
 
 
-class Settings(NamedTuple):
-    """A configuration's numbers, in the model's own terms."""
-
-    architecture: str
-    blocks: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    hidden: int
-    inner: int
-    context: int
-    vocabulary: int
-    epsilon: float
-    theta: float
-
-
-def check(model: Model, lora: Lora, quantize: str) -> tuple[Settings, dict[str, Entry]]:
-    """The model's settings and tensors; raises EngramError with everything that a GGUF file could not hold."""
-    found = fuse.check(model, lora)
-    settings, problems = _settings(model)
-    if settings:
-        names = {name: _gguf_name(name, settings) for name in found}
-        if unknown := [name for name, there in names.items() if not there]:
+def check(model: Model, lora: Lora, quantize: str) -> tuple[dict[str, Any], dict[str, Entry]]:
+    """The model's configuration and tensors; raises EngramError with everything that a GGUF file could not hold."""
+    found, known = fuse.check(model, lora), model.config
+    problems = _problems(known) + _tokenizer_problems(model)
+    if _architecture(known) in ARCHITECTURES:
+        if unknown := [name for name in found if not _gguf_name(name, known)]:
             problems.append(f"tensors: no name in llama.cpp for {listed(unknown)}")
-        if biases := [name for name in found if name.endswith(".bias") and not _bias_is_known(name, settings)]:
+        if biases := [name for name in found if name.endswith(".bias") and not _bias_is_known(name, known)]:
             problems.append(f"biases: {listed(biases)}")
     odd = [name for name, entry in found.items() if len(entry.shape) == 2 and entry.shape[1] % ROW]
     if quantize == "q8_0" and odd:
         problems.append(f"q8_0: rows that are no multiple of {ROW} numbers long: {listed(odd)}")
-    if problems or not settings:
+    if problems:
         what = f"a GGUF file cannot hold {model.name}"
         raise EngramError(what, where="--format gguf", problems=problems, fix=FIX)
-    return settings, found
+    return known, found
 
 
-def _settings(model: Model) -> tuple[Settings | None, list[str]]:
-    """The model's settings, and every reason why a GGUF file cannot hold model or tokenizer."""
-    known = fuse.config(model)
-    named = (known.get("architectures") or ["not named"])[0]
-    problems = _tokenizer_problems(model)
-    if named not in ARCHITECTURES:
-        return None, [f"architecture: {named} (written are {', '.join(ARCHITECTURES)})", *problems]
-    rope = {**(known.get("rope_parameters") or {}), **(known.get("rope_scaling") or {})}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind != "default":
-        problems.append(f"rope scaling: {kind} (written is the default alone)")
-    problems += [
+def _problems(known: Mapping[str, Any]) -> list[str]:
+    """Every reason why a GGUF file cannot hold a model of this configuration."""
+    if (named := _architecture(known)) not in ARCHITECTURES:
+        return [f"architecture: {named} (written are {', '.join(ARCHITECTURES)})"]
+    kind = _rope(known).get("rope_type") or _rope(known).get("type") or "default"
+    scaled = [f"rope scaling: {kind} (written is the default alone)"] if kind != "default" else []
+    return scaled + [
         f"{key}: {known[key]!r} (written is {only!r})" for key, only in ONLY.items() if known.get(key, only) != only
     ]
-    heads = known["num_attention_heads"]
-    settings = Settings(
-        architecture=named,
-        blocks=known["num_hidden_layers"],
-        heads=heads,
-        kv_heads=known.get("num_key_value_heads") or heads,
-        head_size=known.get("head_dim") or known["hidden_size"] // heads,
-        hidden=known["hidden_size"],
-        inner=known["intermediate_size"],
-        context=known["max_position_embeddings"],
-        vocabulary=known["vocab_size"],
-        epsilon=known["rms_norm_eps"],
-        theta=rope.get("rope_theta") or known.get("rope_theta") or 10000.0,
-    )
-    return settings, problems
+
+
+def _architecture(known: Mapping[str, Any]) -> str:
+    return str((known.get("architectures") or ["not named"])[0])
+
+
+def _rope(known: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(known.get("rope_parameters") or {}), **(known.get("rope_scaling") or {})}
+
+
+def _kv_heads(known: Mapping[str, Any]) -> int:
+    return int(known.get("num_key_value_heads") or known["num_attention_heads"])
 
 
 def _tokenizer_problems(model: Model) -> list[str]:
@@ -139,57 +112,57 @@ def write(model: Model, lora: Lora, encoder: Encoder, pre: str, quantize: str, p
     import gguf
     import numpy as np
 
-    settings, found = check(model, lora, quantize)
+    known, found = check(model, lora, quantize)
     file_type, matrix = {
         "f16": (gguf.LlamaFileType.MOSTLY_F16, gguf.GGMLQuantizationType.F16),
         "q8_0": (gguf.LlamaFileType.MOSTLY_Q8_0, gguf.GGMLQuantizationType.Q8_0),
     }[quantize]
     kinds = {name: matrix if len(entry.shape) > 1 else gguf.GGMLQuantizationType.F32 for name, entry in found.items()}
-    writer = gguf.GGUFWriter(path, ARCHITECTURES[settings.architecture])
-    _add_settings(writer, settings, model.name, int(file_type))
-    _add_tokenizer(writer, model, encoder, settings.vocabulary, pre)
+    writer = gguf.GGUFWriter(path, ARCHITECTURES[_architecture(known)])
+    _add_settings(writer, known, model.name, int(file_type))
+    _add_tokenizer(writer, model, encoder, known["vocab_size"], pre)
     for name, entry in found.items():
         block, size = gguf.GGML_QUANT_SIZES[kinds[name]]
         length = math.prod(entry.shape) // block * size
         any_dtype = np.dtype(np.float32)  # an argument that the writer does not use, once told the kind
-        writer.add_tensor_info(_gguf_name(name, settings), entry.shape, any_dtype, length, kinds[name])
+        writer.add_tensor_info(_gguf_name(name, known), entry.shape, any_dtype, length, kinds[name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, entry in found.items():
-        values = ordered(name, fuse.merged(name, entry, lora), settings)
+        values = ordered(name, fuse.merged(name, entry, lora), known)
         if not abs(values).max(initial=0.0) <= F16_LIMIT:  # a NaN is not below it either
             raise EngramError(f"{name}: a number does not fit {quantize}", where="--format gguf", fix=FIX)
         writer.write_tensor_data(gguf.quants.quantize(values, kinds[name]))
     writer.close()
 
 
-def ordered(name: str, values: NDArray[np.float32], settings: Settings) -> NDArray[np.float32]:
+def ordered(name: str, values: NDArray[np.float32], known: Mapping[str, Any]) -> NDArray[np.float32]:
     """The tensor with q's and k's rows in the order in which llama.cpp rotates them.
 
     transformers rotates (rope) each row i of a head with row i + size/2; llama.cpp's llama with its neighbour i + 1.
     """
-    heads = {"q_proj": settings.heads, "k_proj": settings.kv_heads}.get(name.split(".")[-2])
-    if heads is None or ARCHITECTURES[settings.architecture] != "llama":
+    heads = {"q_proj": known["num_attention_heads"], "k_proj": _kv_heads(known)}.get(name.split(".")[-2])
+    if heads is None or ARCHITECTURES[_architecture(known)] != "llama":
         return values
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape)
 
 
-def _gguf_name(name: str, settings: Settings) -> str:
+def _gguf_name(name: str, known: Mapping[str, Any]) -> str:
     import gguf
 
-    known = {value: key for key, value in gguf.MODEL_ARCH_NAMES.items()}[ARCHITECTURES[settings.architecture]]
-    names = gguf.get_tensor_name_map(known, settings.blocks)
+    kind = {value: key for key, value in gguf.MODEL_ARCH_NAMES.items()}[ARCHITECTURES[_architecture(known)]]
+    names = gguf.get_tensor_name_map(kind, known["num_hidden_layers"])
     return names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
 
 
-def _bias_is_known(name: str, settings: Settings) -> bool:
+def _bias_is_known(name: str, known: Mapping[str, Any]) -> bool:
     """llama.cpp's qwen2 has biases on q, k and v; the other architectures' biases are not tested here."""
-    return settings.architecture == "Qwen2ForCausalLM" and name.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
+    return _architecture(known) == "Qwen2ForCausalLM" and name.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
 
 
-def _add_settings(writer: Any, settings: Settings, name: str, file_type: int) -> None:
+def _add_settings(writer: Any, known: Mapping[str, Any], name: str, file_type: int) -> None:
     """Give the writer the model's shape."""
     import gguf
 
@@ -197,18 +170,18 @@ def _add_settings(writer: Any, settings: Settings, name: str, file_type: int) ->
     writer.add_name(f"{name} with an adapter of engram")
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_block_count(settings.blocks)
-    writer.add_context_length(settings.context)
-    writer.add_embedding_length(settings.hidden)
-    writer.add_feed_forward_length(settings.inner)
-    writer.add_head_count(settings.heads)
-    writer.add_head_count_kv(settings.kv_heads)
-    writer.add_key_length(settings.head_size)
-    writer.add_value_length(settings.head_size)
-    writer.add_rope_dimension_count(settings.head_size)
-    writer.add_rope_freq_base(settings.theta)
-    writer.add_layer_norm_rms_eps(settings.epsilon)
-    writer.add_vocab_size(settings.vocabulary)
+    writer.add_block_count(known["num_hidden_layers"])
+    writer.add_context_length(known["max_position_embeddings"])
+    writer.add_embedding_length(known["hidden_size"])
+    writer.add_feed_forward_length(known["intermediate_size"])
+    writer.add_head_count(known["num_attention_heads"])
+    writer.add_head_count_kv(_kv_heads(known))
+    head_size = known.get("head_dim") or known["hidden_size"] // known["num_attention_heads"]
+    for add in (writer.add_key_length, writer.add_value_length, writer.add_rope_dimension_count):
+        add(head_size)
+    writer.add_rope_freq_base(_rope(known).get("rope_theta") or known.get("rope_theta") or 10000.0)
+    writer.add_layer_norm_rms_eps(known["rms_norm_eps"])
+    writer.add_vocab_size(known["vocab_size"])
 
 
 def _add_tokenizer(writer: Any, model: Model, encoder: Encoder, vocabulary: int, pre: str) -> None:
@@ -245,17 +218,8 @@ def _add_tokenizer(writer: Any, model: Model, encoder: Encoder, vocabulary: int,
     writer.add_chat_template(tokenizer.chat_template)
 
 
-# splits differ in contractions, numbers, blanks, line ends, scripts, marks, symbols
-HARD_CASES = (
-    *("it's", "IT'S", "we'll we've we're I'm he'd don't", "o'reilly", "'static' x'static'", "rock'n'roll d'accord"),
-    *("7", "42", "1234567", "3.14159", "a1b2c3", " 42", "  42", "x  1", "1  2", "20 %", "$1,234.56", "0x1F", "１２３", "½"),
-    *(" a", "  a", "   a", "a ", "a  ", "a   b", "\ta", "\t\ta", " \t a", "a\u00a0b", "a\u3000b", " ", "    "),
-    *("a\nb", "a\n\nb", "a\n\n\nb", "a \n b", "a\n  b", "a\n    b\n", "\n", "\n\n", "a\r\nb", "a:\n\nb", "a\n \nb"),
-    *("def f(x):\n    return x[0] + 1\n", "for i in range(10):\n\tprint(i)", "x += 1; y -= 2", "a->b::c", "!= <= >= =="),
-    *("snake_case camelCase PascalCase SCREAMING_CASE", "/usr/local/bin:$PATH", "user@example.com", "(((a)))", "....!?"),
-    *("café naïve", "cafe\u0301", "Straße", "Привет, мир", "Ελληνικά", "שלום", "مرحبا", "नमस्ते", "สวัสดี", "日本語の文", "漢字1字", "한국어"),
-    *("😀", "👍🏽 ok", "👩‍👩‍👧", "❤️", "—“”…", "→∑≠", "\u200bx", "\ufeffx", "a\u0000b", "<|im_start|>user\nhi<|im_end|>", "<|im_end"),
-)  # fmt: skip
+# texts that pre-tokenizers split differently: contractions, numbers, blanks, line ends, scripts, marks, symbols
+HARD_CASES: tuple[str, ...] = (*json.loads(Path(__file__).with_name("hard_cases.json").read_text("utf-8")),)
 
 
 class Found(NamedTuple):
@@ -287,11 +251,8 @@ def identify(folder: Path, prompts: Sequence[str]) -> Found:
         if best is None or len(differing) < len(best.differing):
             best = Found(name, len(HARD_CASES), differing)
     if best is None or len(best.differing) > len(HARD_CASES) // 10:
-        raise EngramError(
-            f"pre-tokenizer: none of those known here ({', '.join(CANDIDATES)}) splits text as this model does",
-            where="--format gguf",
-            fix=FIX,
-        )
+        what = f"pre-tokenizer: none of those known here ({', '.join(CANDIDATES)}) splits text as this model does"
+        raise EngramError(what, where="--format gguf", fix=FIX)
     return best
 
 

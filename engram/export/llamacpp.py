@@ -34,16 +34,14 @@ class Server(NamedTuple):
         local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with local.open(request, timeout=SECONDS) as reply:
-                found: dict[str, Any] = json.load(reply)
+                return dict(json.load(reply))
         except urllib.error.HTTPError as error:
             reason = error.read().decode("utf-8", "replace")[:300]
             raise EngramError(f"llama.cpp refuses {path}: {reason}", where="--format gguf") from error
-        return found
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text, special tokens in it understood, none added."""
-        found: list[int] = self.post("/tokenize", content=text, parse_special=True, add_special=False)["tokens"]
-        return found
+        return list(self.post("/tokenize", content=text, parse_special=True, add_special=False)["tokens"])
 
     def render(self, prompt: str) -> str:
         """One user message in the chat template that the file holds, as llama.cpp renders it."""
@@ -51,9 +49,9 @@ class Server(NamedTuple):
 
     def answer_ids(self, ids: Sequence[int], limit: int) -> list[int]:
         """The greedy answer to these token ids, its end token included where it ended."""
-        found = self.post("/completion", prompt=list(ids), n_predict=limit, return_tokens=True, **_GREEDY)
-        tokens: list[int] = found["tokens"]
-        return tokens
+        return list(
+            self.post("/completion", prompt=list(ids), n_predict=limit, return_tokens=True, **_GREEDY)["tokens"]
+        )
 
     def answer_chat(self, prompt: str, limit: int) -> str:
         """The greedy answer to one user message."""
@@ -65,11 +63,11 @@ class Server(NamedTuple):
 _GREEDY: Mapping[str, Any] = {"temperature": 0.0, "cache_prompt": False, "repeat_penalty": 1.0}
 
 
-def require() -> None:
+def require(purpose: str, where: str, otherwise: str = "") -> None:
     """Raise an EngramError if llama.cpp's binding is not installed."""
     if not importlib.util.find_spec(BINDING):
-        fix = "make setup-gguf, or pip install 'engram[gguf]'; or export with --unchecked, and the card says so"
-        raise EngramError(f"llama.cpp is not here to check the file with ({BINDING})", where="--format gguf", fix=fix)
+        fix = f"make setup-gguf (or pip install '.[gguf]'){otherwise}"
+        raise EngramError(f"llama.cpp is not here to {purpose} ({BINDING})", where=where, fix=fix)
 
 
 def name() -> str:
@@ -78,10 +76,11 @@ def name() -> str:
 
 
 @contextlib.contextmanager
-def serving(file: Path, context: int, small: bool) -> Iterator[Server]:
+def serving(file: Path, context: int, small: bool, port: int = 0) -> Iterator[Server]:
     """llama.cpp's server with this model on the CPU, for the block; `context` is in tokens.
 
-    Raises EngramError if it does not load the file.
+    Without a `port` it takes a free one, and no requests but this process's. Raises EngramError if it does not load
+    the file.
     """
     import xllamacpp
 
@@ -90,20 +89,19 @@ def serving(file: Path, context: int, small: bool) -> Iterator[Server]:
     settings.n_ctx, settings.n_parallel, settings.n_gpu_layers = context + SPARE, 1, 0
     # two threads of a small model wait for each other, on a busy machine very long
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1 if small else os.cpu_count() or 1
-    settings.hostnames, settings.port, settings.cors_origins = ["127.0.0.1"], 0, ""
-    settings.api_keys = [key := secrets.token_hex(16)]
+    settings.hostnames, settings.port, settings.cors_origins = ["127.0.0.1"], port, ""
+    key = "" if port else secrets.token_hex(16)
+    settings.api_keys = [key] if key else []
     settings.use_jinja, settings.warmup, settings.offline, settings.verbosity = True, False, True, -1
     try:
         server = xllamacpp.Server(settings)
     except Exception as error:  # the binding raises its own class
-        raise EngramError(f"llama.cpp does not load the file: {error}", where=file.name, fix=_LOAD_FIX) from error
+        fix = "export another format: --format fused, peft or mlx"
+        raise EngramError(f"llama.cpp does not load the file: {error}", where=file.name, fix=fix) from error
     try:
         yield Server(server.listening_address, key)
     finally:
         del server
-
-
-_LOAD_FIX = "export another format: --format fused, peft or mlx"
 
 
 def _asked(prompt: str) -> list[dict[str, str]]:

@@ -31,14 +31,13 @@ def pieces(encoder: Encoder, name: str) -> Pieces:
     """The model's chat template in pieces; raises EngramError if it cannot be split so."""
     try:
         found = _pieces(encoder)
-    except (ValueError, TypeError) as error:
-        raise _refused(name, f"it does not render message after message ({error})") from error
     except Exception as error:  # a template is a program of the model's author: it may raise anything
         raise _refused(name, f"it does not take these messages ({error})") from error
     for messages in _CONVERSATIONS:
         if rendered(found, messages) != render(encoder.tokenizer, messages, True):
             raise _refused(name, f"{len(messages)} messages are not rendered by their parts")
-    if any("{{" in text or "}}" in text or '"""' in text for text in _texts(found)):
+    texts = [*found.system, *found.user, *found.assistant, found.asks, found.default or ""]
+    if any("{{" in text or "}}" in text or '"""' in text for text in texts):
         raise _refused(name, "its text holds a Modelfile's own syntax")
     return found
 
@@ -106,12 +105,7 @@ def _pieces(encoder: Encoder) -> Pieces:
     return Pieces(system, user, (before_answer, after_answer), asks, default)
 
 
-def _texts(parts: Pieces) -> list[str]:
-    return [*parts.system, *parts.user, *parts.assistant, parts.asks, parts.default or ""]
-
-
 def _refused(name: str, reason: str) -> EngramError:
     fix = "export --format gguf: llama.cpp renders the template itself"
-    return EngramError(
-        f"{name}'s chat template cannot be written as a Modelfile: {reason}", where="--format ollama", fix=fix
-    )
+    what = f"{name}'s chat template cannot be written as a Modelfile: {reason}"
+    return EngramError(what, where="--format ollama", fix=fix)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from engram.export.gguf import Found
 from engram.models import adapters, conversion
 from engram.models.tokenizer import Encoder, load_encoder, render
 from engram.plan import documents
+from engram.plan.config import SMALL_MODEL
 from engram.support import checksums
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, read_bytes, write_bytes, write_text
@@ -60,9 +63,22 @@ def export(
     return document
 
 
+def serve(source: Source, port: int) -> None:
+    """Serve the model with its adapter on 127.0.0.1 until stopped, as a GGUF file in llama.cpp's server.
+
+    Raises EngramError as `export` does.
+    """
+    llamacpp.require("serve the model", "serve")
+    with tempfile.TemporaryDirectory() as folder:
+        made = _write(source, "gguf", load_encoder(source.model), Path(folder), "f16")
+        small = source.model.parameters < SMALL_MODEL
+        with llamacpp.serving(Path(folder) / made.file, source.model.context, small, port):
+            threading.Event().wait()
+
+
 def _require(form: str, checking: bool) -> None:
     if form in ("gguf", "ollama") and checking:
-        llamacpp.require()
+        llamacpp.require("check the file with", "--format gguf", "; or export with --unchecked, and the card says so")
     elif form == "fused" and checking:
         agreement.require_program()
 
@@ -75,11 +91,11 @@ def _write(source: Source, form: str, encoder: Encoder, folder: Path, storing: s
     parts = ollama.pieces(encoder, source.model.name) if form == "ollama" else None
     asked = source.evidence.tuned["answers"] if source.evidence else []
     prompts = [render(encoder.tokenizer, [{"role": "user", "content": row["prompt"]}], True) for row in asked]
-    settings, _ = gguf.check(source.model, source.lora, storing)
+    known, _ = gguf.check(source.model, source.lora, storing)
     found, file = gguf.identify(source.model.path, prompts), f"model-{storing}.gguf"
     gguf.write(source.model, source.lora, encoder, found.name, storing, folder / file)
     if parts:
-        written = ollama.modelfile(parts, file, ollama.stops(encoder), settings.context)
+        written = ollama.modelfile(parts, file, ollama.stops(encoder), known["max_position_embeddings"])
         write_text(folder / "Modelfile", written)
     return Made(storing.upper(), file, found)
 

@@ -26,18 +26,15 @@ def inserted(known: Contents, placed: Sequence[Placed], rows: NDArray[np.float32
     """
     refuse_known(known, placed)
     parts, numbers, first = [known.addresses], [known.numbers], len(known.rows)
+    entries = [Entry(one.fact, len(one.tokens), tuple(sorted({count for count, _ in one.asked}))) for one in placed]
     for one in placed:
-        found = one.addresses
-        parts.append(found.reshape(-1))
-        numbers.append(np.tile(np.arange(first, first + len(one.tokens), dtype=np.uint32), len(found)))
+        parts.append(one.addresses.reshape(-1))
+        numbers.append(np.tile(np.arange(first, first + len(one.tokens), dtype=np.uint32), len(one.asked)))
         first += len(one.tokens)
-    addresses = np.concatenate(parts)
-    if len(np.unique(addresses)) != len(addresses):
-        raise EngramError("two addresses have one number", where="memory", fix="change a word of one of the inputs")
     return Contents(
-        (*known.entries, *(_entry(one) for one in placed)),
+        (*known.entries, *entries),
         np.concatenate([known.rows, rows]),
-        addresses,
+        np.concatenate(parts),
         np.concatenate(numbers),
     )
 
@@ -55,10 +52,6 @@ def refuse_known(known: Contents, placed: Sequence[Placed]) -> None:
     if problems:
         what = f"{len(problems)} facts are refused, and nothing is changed"
         raise EngramError(what, where="memory", problems=problems[:20], fix="engram memory delete the old one first")
-
-
-def _entry(one: Placed) -> Entry:
-    return Entry(one.fact, len(one.tokens), tuple(sorted({count for count, _ in one.asked})))
 
 
 def deleted(known: Contents, inputs: Sequence[str]) -> Contents:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from engram.memory import addresses
 from engram.memory.addresses import EMPTY, MOST_ANSWERED, Frame
+from engram.support.errors import EngramError
 
 MISS = -1
+Ids = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,7 @@ class Memory:
         """Numbers in a row."""
         return int(self.table.shape[1])
 
-    def rows(
-        self,
-        tokens: NDArray[np.integer],
-        starts: Sequence[int] | NDArray[np.integer] | None = None,
-        first: int = 0,
-    ) -> NDArray[np.int64]:
+    def rows(self, tokens: Ids, starts: Sequence[int] | Ids | None = None, first: int = 0) -> NDArray[np.int64]:
         """The row that answers at each token from column `first` on, int64 [sequences, length - first]; MISS is none.
 
         `tokens` [sequences, length] are whole sequences of ids; each begins at its column of `starts`, after padding.
@@ -72,13 +69,7 @@ class Memory:
         found[row, column - first] = np.where(hit.any(axis=1), there[np.arange(len(row)), longest], MISS)
         return found
 
-    def following(
-        self,
-        tokens: NDArray[np.integer],
-        starts: Sequence[int] | NDArray[np.integer] | None,
-        new: int,
-        last: NDArray[np.integer] | None,
-    ) -> NDArray[np.int64]:
+    def following(self, tokens: Ids, starts: Ids | None, new: int, last: Ids | None) -> NDArray[np.int64]:
         """The rows of the last `new` tokens; `last` int [sequences] are those of the tokens before, if there are any.
 
         The rows of an answer begin with its first token's: after a miss the next token is a miss too, unless a new
@@ -93,9 +84,14 @@ class Memory:
             live |= (tokens[:, -size:] == np.array(self.frame.header)).all(axis=1)
         found = np.full((len(tokens), 1), MISS, np.int64)
         if live.any():
-            begins = None if starts is None else np.asarray(starts)[live]
-            found[live] = self.rows(tokens[live], begins, first)
+            found[live] = self.rows(tokens[live], None if starts is None else starts[live], first)
         return found
+
+
+def no_place(layer: int) -> EngramError:
+    """The error for a model without a block before which a memory could be read."""
+    what = f"this model has no place for a memory before block {layer}"
+    return EngramError(what, where="memory_blocks", fix="fewer blocks (--set memory_blocks=1), or another MODEL")
 
 
 def build(addresses: NDArray[np.uint64], rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
@@ -130,16 +126,11 @@ def find(
     return found.reshape(wanted.shape)
 
 
-def fewest(count: int) -> int:
-    """The smallest number of slots of a table of `count` addresses, including the free one at its end."""
-    return (1 << _bits(count)) + 1
-
-
 def _bits(count: int) -> int:
     return max(4, (2 * count - 1).bit_length()) if count else 4
 
 
-def _headers(tokens: NDArray[np.integer], header: tuple[int, ...], begins: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _headers(tokens: Ids, header: tuple[int, ...], begins: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a header ends at each token, bool [sequences, length]."""
     count, length = tokens.shape
     ends = np.zeros((count, length), bool)
@@ -153,7 +144,7 @@ def _headers(tokens: NDArray[np.integer], header: tuple[int, ...], begins: NDArr
     return ends
 
 
-def _answered(tokens: NDArray[np.integer], places: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _answered(tokens: Ids, places: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The part of an address from the answer so far, at each token; uint64 [sequences, length]."""
     count, length = tokens.shape
     number = np.arange(length) - places  # of a token of the answer, from 1; 0 at the end of a header
@@ -165,11 +156,7 @@ def _answered(tokens: NDArray[np.integer], places: NDArray[np.int64]) -> NDArray
 
 
 def _asked(
-    memory: Memory,
-    tokens: NDArray[np.integer],
-    begins: NDArray[np.int64],
-    row: NDArray[np.int64],
-    end: NDArray[np.int64],
+    memory: Memory, tokens: Ids, begins: NDArray[np.int64], row: NDArray[np.int64], end: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """The part of an address from the input, for each message, whose header ends at `end` of a sequence, and each
     order; and whether that many tokens are there and begin with a word. uint64 and bool [messages, orders]."""

@@ -107,15 +107,11 @@ def opened(folder: Path | Opened, model: Model, preferred: str = "") -> Opened:
     refuse_links(folder, "copy the files into the folder")
     known = intact(folder)
     frame = addresses.frame(load_encoder(model))
-    right = {"weights_sha256": model.weights_sha256, "tokenizer_sha256": frame.sha256, "hash": VERSION}
-    refuse_other(folder, known, right)
     lora = folder if has_lora(folder) else None
     under = adapters.read_adapter(folder, preferred)[1] if lora else None
-    if under != known["adapter"]:
-        what = "this memory was fitted with another adapter under it"
-        lines = [f"adapter: {_shown(known['adapter'])} in {SETTINGS}, {_shown(under)} next to it"]
-        raise EngramError(what, where=str(folder), problems=lines, fix="make train METHOD=both")
-    arrays, orders = _sound(folder / WEIGHTS, known), tuple(sorted(known["orders"], reverse=True))
+    right = {"weights_sha256": model.weights_sha256, "tokenizer_sha256": frame.sha256}
+    refuse_other(folder, known, right | {"hash": VERSION, "adapter": under})
+    arrays, orders = mapped(folder / WEIGHTS), tuple(sorted(known["orders"], reverse=True))
     memory = Memory(arrays["slots"], arrays["numbers"], known["addresses"], orders, frame, arrays["rows"])
     return Opened(folder, known["files"][WEIGHTS], lora, memory, int(known["layer"]))
 
@@ -170,14 +166,11 @@ def settings(folder: Path) -> dict[str, Any]:
 def intact(folder: Path) -> dict[str, Any]:
     """The settings of a table whose files are unchanged since they were written; raises EngramError otherwise."""
     known = settings(folder)
-    broken = [
-        name
-        for name, digest in known["files"].items()
-        if not (folder / name).is_file() or sha256(folder / name, LARGEST_SHARD) != digest
-    ]
+    there = {name for name in known["files"] if (folder / name).is_file()}
+    broken = [n for n, sha in known["files"].items() if n not in there or sha256(folder / n, LARGEST_SHARD) != sha]
     if not broken:
-        there = json.loads(metadata(header(folder / WEIGHTS)[0][8:].decode("utf-8")).get("of", "{}"))
-        broken = [f"{SETTINGS}: {name}" for name in Of.__dataclass_fields__ if there.get(name) != known[name]]
+        said = json.loads(metadata(header(folder / WEIGHTS)[0][8:].decode("utf-8")).get("of", "{}"))
+        broken = [f"{SETTINGS}: {name}" for name in Of.__dataclass_fields__ if said.get(name) != known[name]]
     if broken:
         what = f"the memory is damaged: {', '.join(broken)} missing or changed since it was written"
         raise EngramError(what, where=str(folder), fix=FIX)
@@ -186,16 +179,10 @@ def intact(folder: Path) -> dict[str, Any]:
 
 def refuse_other(folder: Path, known: Mapping[str, Any], right: Mapping[str, Any]) -> None:
     """Raise an EngramError, with both values of each field, if a table does not belong to the `right` model."""
-    differing = {name: value for name, value in right.items() if known[name] != value}
-    lines = [f"{name}: {_shown(known[name])} there, {_shown(value)} here" for name, value in differing.items()]
-    if lines:
+    sides = [(name, known[name], value) for name, value in right.items() if known[name] != value]
+    if lines := [f"{name}: {str(there)[:12]} there, {str(here)[:12]} here" for name, there, here in sides]:
         what = f"this memory is of another model, adapter or layer (it was taught to {known['model']})"
-        raise EngramError(what, where=str(folder), problems=lines, fix="teach it again: make train METHOD=memory")
-
-
-def _shown(value: Any) -> str:
-    """A value of the settings, hashes by their first digits."""
-    return value[:12] if isinstance(value, str) else str(value)
+        raise EngramError(what, where=str(folder), problems=lines, fix="teach it again: make train METHOD=…")
 
 
 def mapped(path: Path) -> dict[str, NDArray[Any]]:
@@ -207,51 +194,24 @@ def mapped(path: Path) -> dict[str, NDArray[Any]]:
             kind = kinds[one.dtype]
             # an empty array cannot be mapped
             arrays[name] = np.memmap(path, kind, "r", one.start, one.shape) if one.size else np.zeros(one.shape, kind)
+        if arrays.keys() != {"slots", "numbers", "rows"}:
+            raise ValueError("others are there")
     except (KeyError, ValueError) as error:
         raise EngramError(f"not the arrays of a memory ({error})", where=str(path), fix=FIX) from error
     return arrays
 
 
-def _sound(path: Path, known: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays, if every search in them ends and every row number has a row; raises EngramError otherwise."""
-    arrays = mapped(path)
-    slots, numbers, rows = (arrays.get(name) for name in ("slots", "numbers", "rows"))
-    sound = (
-        slots is not None
-        and numbers is not None
-        and rows is not None
-        and slots.ndim == numbers.ndim == 1
-        and len(slots) == len(numbers) >= lookup.fewest(known["addresses"])
-        and rows.shape == (known["rows"], known["width"])
-        and slots[-1] == EMPTY
-        and int((slots != EMPTY).sum()) == known["addresses"]
-        and (not known["addresses"] or int(numbers[slots != EMPTY].max()) < len(rows))
-    )
-    if not sound:
-        raise EngramError("the arrays of this memory do not fit together", where=str(path), fix=FIX)
-    return arrays
-
-
 def read(folder: Path) -> Contents:
-    """The table for editing; raises EngramError if its facts or its arrays cannot be read."""
-    arrays = _sound(folder / WEIGHTS, settings(folder))
-    entries = list(facts(folder))
-    if sum(one.rows for one in entries) != len(arrays["rows"]):
-        raise EngramError("the facts of this memory do not fit its rows", where=str(folder / FACTS), fix=FIX)
+    """The table for editing, if it is `intact`; raises EngramError if its arrays cannot be read."""
+    arrays = mapped(folder / WEIGHTS)
     taken = arrays["slots"] != EMPTY
     found, numbers = np.array(arrays["slots"])[taken], np.array(arrays["numbers"])[taken]
     order = np.lexsort((found, numbers))
-    return Contents(tuple(entries), np.array(arrays["rows"]), found[order], numbers[order])
+    return Contents(tuple(facts(folder)), np.array(arrays["rows"]), found[order], numbers[order])
 
 
 def facts(folder: Path) -> Iterator[Entry]:
-    """The facts of a table; raises EngramError if they cannot be read."""
-    for number, line in enumerate(read_bytes(folder / FACTS).splitlines(), 1):
-        try:
-            known = strict_json.parse(line)
-            if not isinstance(known["input"], str) or not isinstance(known["output"], str):
-                raise ValueError("input and output must be text")
-            yield Entry(Fact(known["input"], known["output"]), int(known["rows"]), tuple(map(int, known["orders"])))
-        except (ValueError, KeyError, TypeError) as error:
-            where = f"{folder / FACTS}:{number}"
-            raise EngramError(f"a fact cannot be read: {error}", where=where, fix=FIX) from error
+    """The facts of a table that is `intact`."""
+    for line in read_bytes(folder / FACTS).splitlines():
+        known = strict_json.parse(line)
+        yield Entry(Fact(known["input"], known["output"]), known["rows"], tuple(known["orders"]))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from engram.memory import facts
 from engram.memory.facts import Placed
 from engram.models.tokenizer import Encoder
-from engram.plan.batches import Batch, make_batch
+from engram.plan.batches import Batch, Floats, make_batch
 from engram.plan.config import MemorySettings
 
 PORTION = 512  # facts whose hidden states are kept at once
@@ -42,12 +42,10 @@ class Teacher(Protocol):
     def root_mean_square(self, batch: Batch, hidden: Any) -> float:
         """The root mean square of the hidden state at the positions where rows are added."""
 
-    def toward(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+    def toward(self, tokens: NDArray[np.int32]) -> Floats:
         """The direction that makes each token likelier, float32 [tokens, width], of root mean square 1."""
 
-    def above(
-        self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def above(self, batch: Batch, hidden: Any, rows: Floats) -> tuple[Floats, Floats]:
         """Losses in nats, float32 [targets], and the gradients of the rows before each target [targets, width]."""
 
 
@@ -56,7 +54,7 @@ class Fitted:
     """The rows of facts, float32 [rows, width]; the loss, answer tokens, tokens and seconds of each step; and the
     numbers of the facts that were not learned."""
 
-    rows: NDArray[np.float32]
+    rows: Floats
     steps: list[tuple[float, int, int, float]] = field(default_factory=list)
     unsettled: list[int] = field(default_factory=list)
 
@@ -97,7 +95,7 @@ def _portion(
     config: MemorySettings,
     steps: list[tuple[float, int, int, float]],
     report: Callable[[int, float, float], None],
-) -> tuple[NDArray[np.float32], list[int]]:
+) -> tuple[Floats, list[int]]:
     """The rows of some facts, and the numbers of those that were not learned; the steps taken are added to `steps`."""
     names = PHRASINGS[: config.memory_phrasings]
     groups = [_groups(encoder, placed, name) for name in names]

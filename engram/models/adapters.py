@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,7 +110,7 @@ def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str
 _BLOCK = re.compile(r"(.+\.[^.]+)\.(\d+)\.(.+)")
 _SHOWN = 3  # names in one line of a refusal
 SCALE_LIMIT = 1e30  # no scale is as large; times a rank it still is a number
-Key = tuple[str, str]  # a layer's name, and "A" or "B"
+Turn = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -194,15 +194,6 @@ def whole_number(settings: Mapping[str, Any], name: str, problems: list[str]) ->
     return value
 
 
-def names_or_none(settings: Mapping[str, Any], name: str, problems: list[str]) -> list[str] | None:
-    """Read a list of names, None if there is none; anything else is appended to `problems`."""
-    value = settings.get(name)
-    if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-        problems.append(f"{name}: {value!r} is not a list of names")
-        return None
-    return value
-
-
 def listed(names: Iterable[str]) -> str:
     """The first of these names in alphabetical order, and how many more there are."""
     known = sorted(names)
@@ -210,7 +201,41 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(known[:_SHOWN]) + more
 
 
-def unusable(name: str, tensor: Tensor) -> str:
+def layers_of(
+    tensors: Mapping[str, Tensor], pattern: re.Pattern[str], turned: Turn, rank: int, problems: list[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The factors A [rank, inputs] and B [outputs, rank] of each layer, in the order of its name.
+
+    `pattern` finds a tensor's layer and its part, `turned` gives it this orientation. Raises RefusedError with these
+    problems and those of the tensors: no factor of a linear layer, without a partner, or not of this rank.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    reasons: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        match = pattern.fullmatch(name)
+        if reason := _unusable(match[1], tensor) if match else "tensors with unknown names":
+            reasons.setdefault(reason, []).append(name)
+        elif match:
+            parts.setdefault(match[1], {})[match[2].upper()] = turned(tensor)
+    if not parts:
+        problems.append("no LoRA factors in the weights file")
+    for part, other in (("A", "B"), ("B", "A")):
+        if alone := [name for name, found in parts.items() if other not in found]:
+            problems.append(f"factor {part} without {other}: {listed(alone)}")
+    layers = {name: (found["A"], found["B"]) for name, found in sorted(parts.items()) if len(found) == 2}
+    ranks = Counter(size for a, b in layers.values() for size in {a.shape[0], b.shape[1]})
+    if len(ranks) > 1:
+        counts = ", ".join(f"{size} in {count} layers" for size, count in sorted(ranks.items()))
+        problems.append(f"mixed ranks: {counts}")
+    elif rank and ranks and rank not in ranks:
+        problems.append(f"the configuration's rank is {rank}, the tensors' is {next(iter(ranks))}")
+    problems += [f"{reason}: {listed(names)}" for reason, names in sorted(reasons.items())]
+    if problems:
+        raise RefusedError(problems)
+    return layers
+
+
+def _unusable(name: str, tensor: Tensor) -> str:
     """Say why this tensor can't be a factor of a linear layer; empty if it can."""
     if tensor.dtype not in ITEM_BYTES:
         return f"dtype {tensor.dtype} (float32, float16 and bfloat16 are converted)"
@@ -218,29 +243,3 @@ def unusable(name: str, tensor: Tensor) -> str:
         return "not a matrix (a convolution's or several experts' factors)"
     leaf = name.split(".")[-1]
     return "LoRA on an embedding" if "embed" in leaf or leaf in ("wte", "wpe") else ""
-
-
-def pair(factors: Mapping[Key, Tensor], rank: int, problems: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The factors of each layer, in the order of its name; appends what does not fit the rank or has no partner."""
-    names = sorted({name for name, _ in factors})
-    if not names:
-        problems.append("no LoRA factors in the weights file")
-    for part, other in (("A", "B"), ("B", "A")):
-        if alone := [name for name in names if (name, part) in factors and (name, other) not in factors]:
-            problems.append(f"factor {part} without {other}: {listed(alone)}")
-    whole = [name for name in names if (name, "A") in factors and (name, "B") in factors]
-    layers = {name: (factors[name, "A"], factors[name, "B"]) for name in whole}
-    ranks = Counter(size for a, b in layers.values() for size in {a.shape[0], b.shape[1]})
-    if len(ranks) > 1:
-        counts = ", ".join(f"{size} in {count} layers" for size, count in sorted(ranks.items()))
-        problems.append(f"mixed ranks: {counts}")
-    elif rank and ranks and rank not in ranks:
-        problems.append(f"the configuration's rank is {rank}, the tensors' is {next(iter(ranks))}")
-    return layers
-
-
-def grouped(reasons: Mapping[str, str]) -> list[str]:
-    """Return a line for each reason, with the names it applies to."""
-    return [
-        f"{reason}: {listed(n for n, r in reasons.items() if r == reason)}" for reason in sorted({*reasons.values()})
-    ]

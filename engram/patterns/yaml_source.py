@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ MAX_DEPTH = 12
 MAX_MESSAGE = 300  # characters: a quoted value or key may be a megabyte long
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
+# YAML 1.1, 5.1; and three line breaks that no editor shows
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MEANT = {"", *yaml.SafeLoader.yaml_implicit_resolvers}  # first characters of unquoted text that may be no text
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
 _SPLIT = "split it into several files"
@@ -46,18 +48,19 @@ class Fault(NamedTuple):
     fix: str
 
 
-class Source(NamedTuple):
+@dataclass
+class Source:
     """A document, the places of its values (the key's place for a mapping's entry), and the problems of its text.
 
     `texts` holds the plain scalars that YAML reads as something other than text (`no`, `1.50`), as written.
     `broken` holds the paths whose value couldn't be read; a fault says why, and the value in `document` is a stand-in.
     """
 
-    document: Any
-    places: dict[Path, Place]
-    faults: list[Fault]
-    texts: dict[Path, str]
-    broken: set[Path]
+    document: Any = None
+    places: dict[Path, Place] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    texts: dict[Path, str] = field(default_factory=dict)
+    broken: set[Path] = field(default_factory=set)
 
     def place(self, path: Path) -> Place:
         """The place of the value at `path`, or of the nearest value around it."""
@@ -96,7 +99,7 @@ def parse(content: bytes, name: str | None = None) -> Source:
         reader.faults.append(stop.fault)
     except yaml.MarkedYAMLError as error:
         reader.faults.append(_syntax_fault(error, text))
-    return Source(reader.document, reader.places, reader.faults, reader.texts, reader.broken)
+    return reader
 
 
 def _decode(content: bytes) -> str:
@@ -114,11 +117,13 @@ def _place_after(before: str) -> Place:
 
 
 def _character_faults(text: str) -> list[Fault]:
-    fix = 'take it out, or write it as an escape in double quotes ("\\x07")'
-    return [
-        Fault(_place_after(text[: m.start()]), (), f"the control character U+{ord(m.group()):04X} is not allowed", fix)
-        for m in itertools.islice(_FORBIDDEN.finditer(text), 20)
-    ]
+    faults = []
+    for found in itertools.islice(_FORBIDDEN.finditer(text), 20):
+        what = "invisible line break" if found[0] in "\x85\u2028\u2029" else "control character"
+        escaped = f', or write "\\u{ord(found[0]):04x}" in double quotes' if found[0] in "\u2028\u2029" else ""
+        place = _place_after(text[: found.start()])
+        faults.append(Fault(place, (), f"the {what} U+{ord(found[0]):04X} is not allowed", f"take it out{escaped}"))
+    return faults
 
 
 _SYNTAX = {  # part of the parser's message: what is wrong, how to correct it
@@ -145,26 +150,23 @@ def _syntax_fault(error: yaml.MarkedYAMLError, text: str) -> Fault:
 
 
 def _character_at(text: str, place: Place) -> str:
-    lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", text)  # YAML 1.1's line breaks, which its marks count
+    lines = re.split("\r\n|[\r\n]", text)
     return lines[place.line - 1][place.column - 1 : place.column] if place.line <= len(lines) else ""
 
 
-class _Reader:
+class _Reader(Source):
     """Turns the events of one document into plain values."""
 
     def __init__(self, name: str | None) -> None:
+        super().__init__()
         self.name = name
-        self.document: Any = None
-        self.places: dict[Path, Place] = {}
-        self.faults: list[Fault] = []
-        self.texts: dict[Path, str] = {}
-        self.broken: set[Path] = set()
         self.anchors: dict[str, Any] = {}
         self.values = 0
         self.resolver: Any = yaml.SafeLoader("")
 
     def read(self, text: str) -> None:
         loader = _LOADER(text)
+        self.text = text
         self.next = loader.get_event
         try:
             while not isinstance(event := self.next(), yaml.StreamEndEvent):
@@ -213,6 +215,10 @@ class _Reader:
 
     def scalar(self, event: Any, path: Path) -> Any:
         text: str = event.value
+        after = self.text[event.end_mark.index :][:80] if event.implicit[0] and _is_taught(path) else ""
+        if comment := re.match(r"[ \t]+#.*", after):
+            what = f"a comment ends this text: {shorten(comment[0].strip(), 40)}"
+            return self.refuse(event, path, what, "put the text in quotes, or the comment on its own line")
         if not event.tag and (not event.implicit[0] or text[:1] not in _MEANT):
             return text  # in quotes, or nothing but text begins like this
         tag = event.tag or self.resolver.resolve(yaml.ScalarNode, text, event.implicit)
@@ -265,6 +271,11 @@ class _Reader:
 
     def fault(self, event: Any, path: Path, message: str, fix: str) -> None:
         self.faults.append(Fault(_place(event), path, shorten(message, MAX_MESSAGE), fix))
+
+
+def _is_taught(path: Path) -> bool:
+    """Whether the value at `path` is what is taught or asked: an input, output, rewording or cell."""
+    return path[:1] in (("examples",), ("tables",)) and not {"input", "output", "also", "rows"}.isdisjoint(path)
 
 
 def _place(event: Any) -> Place:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram.dataset.rows import Example
 from engram.models.model import Model
@@ -16,10 +21,6 @@ from engram.plan.config import MAX_STEPS, Config
 from engram.support import strict_json
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 PAD_LENGTH = 4  # row lengths are padded to a multiple of this, so that few shapes occur: a GPU prepares for each
 WINDOW = 16  # batches whose rows are sorted by length together; more pad less, but put rows of one family together
@@ -31,12 +32,15 @@ LIKELY = 64  # tokens of a next-token distribution that are kept one by one
 REST = 1e-6  # the least probability of all others together
 
 
+Floats = NDArray[np.float32]
+
+
 class Likely(NamedTuple):
     """Next-token distributions at some positions: the most likely tokens, int32 [positions, LIKELY], and their
     probabilities with that of all others behind them, float32 [positions, LIKELY + 1]."""
 
     tokens: NDArray[np.int32]
-    chances: NDArray[np.float32]
+    chances: Floats
 
     def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Likely:
         """Both arrays changed alike."""
@@ -45,8 +49,6 @@ class Likely(NamedTuple):
     @staticmethod
     def joined(parts: Iterable[Likely]) -> Likely:
         """The positions of all parts, in their order."""
-        import numpy as np
-
         tokens, chances = zip(*parts)
         return Likely(np.concatenate(tokens), np.concatenate(chances))
 
@@ -57,21 +59,50 @@ class Batch:
 
     `tokens` int32 [rows, length], right-padded; `positions` int32 [targets] index the flattened rows × length
     grid at the token *before* each learned one; `targets` int32 [targets]; `weights` float32 [targets], 0 on padding.
-    `owners` int32 [targets] is the row of each target. `real_tokens` and `answer_tokens` count what is no padding.
-    `ids` names each row. With `likely` the loss of a position is the KL divergence from that distribution, not the
-    target's cross-entropy. `replay` holds such rows, whose loss is added to this batch's in the same step.
+    `owners` int32 [targets] is the row of each target. `rows` and `pad_id` are what it was made of; `answer_tokens`
+    counts what is learned. With `likely` the loss of a position is the KL divergence from that distribution, not the
+    target's cross-entropy; `of_rows` has those of each row. `replay` holds such rows, whose loss is added in the same
+    step.
     """
 
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     targets: NDArray[np.int32]
-    weights: NDArray[np.float32]
+    weights: Floats
     owners: NDArray[np.int32]
-    real_tokens: int
+    rows: Sequence[Encoded]
+    pad_id: int
     answer_tokens: int
-    ids: tuple[str, ...]
     likely: Likely | None = None
+    of_rows: Sequence[Likely] = ()
     replay: Batch | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """The name of each row."""
+        return [row.id for row in self.rows]
+
+    @property
+    def real_tokens(self) -> int:
+        """The number of tokens that are no padding."""
+        return sum(len(row.tokens) for row in self.rows)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of tokens that each row reads, int64 [rows]: up to its last learned position."""
+        return np.array([len(row.tokens) - 1 for row in self.rows])
+
+    def of(self, rows: Iterable[int]) -> Batch:
+        """These rows alone, padded no further than they need."""
+        likely = [self.of_rows[row] for row in rows] if self.of_rows else ()
+        return make_batch([self.rows[row] for row in rows], self.pad_id, likely)
+
+
+class Plan(NamedTuple):
+    """The batches of a run, for training and validation."""
+
+    batches: Sequence[Batch]
+    validation: Sequence[Batch] = ()
 
 
 def encode(encoder: Encoder, examples: Sequence[Example], max_length: int) -> list[Encoded]:
@@ -92,18 +123,13 @@ def plan_batches(encoded: Sequence[Encoded], config: Config) -> list[list[int]]:
     so that little is padded, and shuffles a window's batches the same way. A pass's last batch may be smaller; nothing
     is dropped. Raises EngramError if there are more steps than anybody runs.
     """
-    steps = config.steps or max(
-        1, config.least_steps, round(config.epochs * math.ceil(len(encoded) / config.batch_size))
-    )
+    needed = round(config.epochs * math.ceil(len(encoded) / config.batch_size))
+    steps = config.steps or max(1, config.least_steps, needed)
     if steps > MAX_STEPS:
         what = f"{config.epochs:g} epochs of {len(encoded)} rows are {steps:,} steps, at most {MAX_STEPS:,} run"
         raise EngramError(what, where="epochs", fix="lower epochs, or raise batch_size")
-    batches: list[list[int]] = []
-    epoch = 0
-    while len(batches) < steps:
-        batches += _epoch(encoded, config, epoch)
-        epoch += 1
-    return batches[:steps]
+    passes = (_epoch(encoded, config, epoch) for epoch in itertools.count())
+    return [*itertools.islice(itertools.chain.from_iterable(passes), steps)]
 
 
 def plan_replay(rows: Sequence[Encoded], config: Config, steps: int) -> list[list[int]]:
@@ -123,8 +149,6 @@ def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int
 
 def make_batch(encoded: Sequence[Encoded], pad_id: int, likely: Sequence[Likely] = ()) -> Batch:
     """The arrays of one batch; shapes as in `Batch`. `likely` has the distributions of each row's learned positions."""
-    import numpy as np
-
     length = rounded_up(max(len(e.tokens) for e in encoded) - 1, PAD_LENGTH)
     tokens = np.full((len(encoded), length), pad_id, dtype=np.int32)
     positions: list[int] = []
@@ -137,30 +161,16 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int, likely: Sequence[Likely]
         targets += e.tokens[e.prompt_length :]
         owners += [row] * e.answer_length
     real = len(targets)
-    padding = [0] * (rounded_up(real, PAD_TARGETS) - real)
-    return Batch(
-        tokens,
-        np.array(positions + padding, dtype=np.int32),
-        np.array(targets + padding, dtype=np.int32),
-        np.array([1.0] * real + [0.0] * len(padding), dtype=np.float32),
-        np.array(owners + padding, dtype=np.int32),
-        sum(len(e.tokens) for e in encoded),
-        real,
-        tuple(e.id for e in encoded),
-        _padded(Likely.joined(likely), len(padding)) if likely else None,
-    )
+    padding = rounded_up(real, PAD_TARGETS) - real
+    behind = [0] * padding
+    joined = Likely.joined(likely).each(lambda array: np.pad(array, ((0, padding), (0, 0)))) if likely else None
+    places, names, whose = (np.array(values + behind, dtype=np.int32) for values in (positions, targets, owners))
+    weights = (np.arange(len(names)) < real).astype(np.float32)
+    return Batch(tokens, places, names, weights, whose, encoded, pad_id, real, joined, likely)
 
 
-def _padded(likely: Likely, count: int) -> Likely:
-    import numpy as np
-
-    return likely.each(lambda array: np.pad(array, ((0, count), (0, 0))))
-
-
-def likeliest(logits: NDArray[np.float32]) -> Likely:
+def likeliest(logits: Floats) -> Likely:
     """The next-token distributions that logits [positions, vocabulary] stand for."""
-    import numpy as np
-
     count = min(LIKELY, logits.shape[1] - 1)
     top = np.argpartition(logits, -count, axis=1)[:, -count:]
     highest = logits.max(axis=1, keepdims=True)
@@ -168,39 +178,6 @@ def likeliest(logits: NDArray[np.float32]) -> Likely:
     chances = np.exp(np.take_along_axis(logits, top, axis=1) - highest) / whole
     rest = np.maximum(1.0 - chances.sum(axis=1, keepdims=True), REST)
     return Likely(top.astype(np.int32), np.concatenate([chances, rest], axis=1).astype(np.float32))
-
-
-def row_lengths(batch: Batch) -> NDArray[np.int64]:
-    """The number of tokens that each row reads, int64 [rows]: up to its last learned position."""
-    import numpy as np
-
-    rows, length = batch.tokens.shape
-    real = batch.weights > 0
-    lengths = np.ones(rows, dtype=np.int64)
-    np.maximum.at(lengths, batch.owners[real], batch.positions[real] % length + 1)
-    return lengths
-
-
-def with_rows(batch: Batch, rows: Sequence[int], lengths: NDArray[np.int64]) -> Batch:
-    """These rows alone, padded no further than they need; shapes as in `Batch`."""
-    import numpy as np
-
-    old, new = batch.tokens.shape[1], rounded_up(int(lengths[rows].max()), PAD_LENGTH)
-    kept = (batch.weights > 0) & np.isin(batch.owners, rows)
-    owners = np.searchsorted(rows, batch.owners[kept]).astype(np.int32)
-    real = len(owners)
-    padding = (0, rounded_up(real, PAD_TARGETS) - real)
-    return Batch(
-        np.ascontiguousarray(batch.tokens[rows, :new]),
-        np.pad(owners * new + batch.positions[kept] % old, padding).astype(np.int32),
-        np.pad(batch.targets[kept], padding),
-        np.pad(batch.weights[kept], padding),
-        np.pad(owners, padding),
-        int(lengths[rows].sum()) + len(rows),
-        real,
-        tuple(batch.ids[row] for row in rows),
-        _padded(batch.likely.each(lambda array: array[kept]), padding[1]) if batch.likely else None,
-    )
 
 
 def parts(batch: Batch, tokens: int) -> list[Batch]:
@@ -212,21 +189,20 @@ def parts(batch: Batch, tokens: int) -> list[Batch]:
     if rows == 1 or rows * length <= tokens:
         return [batch]
     size = -(-rows // -(-rows // max(1, tokens // length)))  # as few parts as possible, as equal as possible
-    lengths = row_lengths(batch)
-    return [with_rows(batch, range(i, min(i + size, rows)), lengths) for i in range(0, rows, size)]
+    return [batch.of(range(i, min(i + size, rows))) for i in range(0, rows, size)]
 
 
 def tokens_at_once(model: Model, *, gpu: bool) -> int:
-    """How many tokens of a batch are trained on together: whose activations fit into ACTIVATIONS bytes."""
+    """How many tokens of a batch are trained on together: whose activations fit into ACTIVATIONS bytes.
+
+    A block keeps some 8 vectors of its width and 10 of its MLP's of a token, in float32 (MLX on a CPU, measured).
+    """
     _, blocks, each, _ = _sizes(model)
     return max(1, ACTIVATIONS["gpu" if gpu else "cpu"] // (blocks * each))
 
 
 def _sizes(model: Model) -> tuple[int, int, int, int]:
-    """The model's width, its blocks, the bytes that one keeps of a token, and its heads.
-
-    It keeps some 8 vectors of its width and 10 of its MLP's, in float32 (MLX on a CPU, measured).
-    """
+    """The model's width, its blocks, the bytes that one keeps of a token, and its heads."""
     settings = strict_json.read(model.path / "config.json", "take another MODEL")
     width = int(settings.get("hidden_size", 1024))
     each = 4 * (8 * width + 10 * int(settings.get("intermediate_size", 4 * width)))
@@ -239,21 +215,18 @@ def refuse_too_large(model: Model, batches: Sequence[Batch], free: int | None) -
     Such a row keeps the input of each block, and all of one block at a time. The estimate leaves out what a batch of
     several rows adds, since that is bounded.
     """
-    longest = max(batches, key=lambda batch: batch.tokens.shape[1])
-    length, (width, blocks, each, heads) = longest.tokens.shape[1], _sizes(model)
+    longest = max((row for batch in batches for row in batch.rows), key=lambda row: len(row.tokens))
+    length, (width, blocks, each, heads) = len(longest.tokens), _sizes(model)
     kept = length * (4 * width * blocks + each) + 3 * 4 * heads * length**2
     needed = 4 * model.parameters + min(kept, length * blocks * each)
     if free is not None and needed > free:
         what = f"training {model.name} on a row of {length:,} tokens takes about {needed / 2**30:.1f} GiB"
-        row = longest.ids[int(row_lengths(longest).argmax())]
-        problems = [f"{free / 2**30:.1f} GiB are free", f"the longest row is {row}"]
+        problems = [f"{free / 2**30:.1f} GiB are free", f"the longest row is {longest.id}"]
         raise EngramError(what, where="memory", problems=problems, fix="close other programs, or take a smaller MODEL")
 
 
 def shared_tokens(batch: Batch) -> int:
     """With how many equal tokens all rows begin, none of them one whose loss is wanted; 0 if it is not worth a pass."""
-    import numpy as np
-
     rows, length = batch.tokens.shape
     columns = batch.positions[batch.weights > 0] % length
     first = min(int(columns.min()), length - 1) if columns.size else 0
@@ -264,18 +237,15 @@ def shared_tokens(batch: Batch) -> int:
 
 def without_beginning(batch: Batch, count: int) -> Batch:
     """The batch without its first `count` columns; positions index what is left."""
-    import numpy as np
-
     length = batch.tokens.shape[1]
     rows, columns = np.divmod(batch.positions, length)
     positions = rows * (length - count) + np.maximum(columns - count, 0)  # padding points anywhere
-    return dataclasses.replace(batch, tokens=batch.tokens[:, count:], positions=positions.astype(np.int32))
+    left = [dataclasses.replace(r, tokens=r.tokens[count:], prompt_length=r.prompt_length - count) for r in batch.rows]
+    return dataclasses.replace(batch, tokens=batch.tokens[:, count:], positions=positions.astype(np.int32), rows=left)
 
 
 def rows_right(batch: Batch, right: NDArray[np.bool_]) -> int:
     """How many rows have every learned token right; `right` is bool [targets]."""
-    import numpy as np
-
     real = batch.weights > 0
     return len(np.unique(batch.owners[real])) - len(np.unique(batch.owners[real & ~right]))
 
@@ -284,25 +254,23 @@ def mean_losses(
     encoded: Sequence[Encoded],
     pad_id: int,
     size: int,
-    losses: Callable[[Batch], NDArray[np.float32]],
+    losses: Callable[[Batch], Floats],
     likely: Sequence[Likely] = (),
-) -> list[float]:
-    """Mean nats per answer token of each row, in batches of `size` rows sorted by length.
+) -> list[list[float]]:
+    """Mean nats per answer token of each row, in batches of `size` rows sorted by length: [losses][rows].
 
-    `losses` is the backend's part: the loss of a batch, float32 [targets]: cross-entropy, or with `likely` the KL
-    divergence from each row's distributions. Raises EngramError, naming the rows, where one is no number.
+    `losses` is the backend's part: of a batch the cross-entropy, and with `likely` the KL divergence from each row's
+    distributions as well, float32 [losses, targets]. Raises EngramError, naming the rows, where one is no number.
     """
-    import numpy as np
-
-    means = [0.0] * len(encoded)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].tokens))
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    means = [[0.0] * len(encoded) for _ in range(2 if likely else 1)]
+    for rows in by_length([e.tokens for e in encoded], size):
         batch = make_batch([encoded[i] for i in rows], pad_id, [likely[i] for i in rows] if likely else ())
-        sums = np.bincount(batch.owners, losses(batch) * batch.weights, minlength=len(rows))
-        for i, total in zip(rows, sums, strict=True):
-            means[i] = float(max(total, 0.0)) / encoded[i].answer_length
-    if wrong := [f"{e.id}: {mean} nats per token" for e, mean in zip(encoded, means) if not math.isfinite(mean)]:
+        for each, found in zip(means, losses(batch), strict=True):
+            sums = np.bincount(batch.owners, found * batch.weights, minlength=len(rows))
+            for i, total in zip(rows, sums, strict=True):
+                each[i] = float(max(total, 0.0)) / encoded[i].answer_length
+    pairs = [(e.id, mean) for each in means for e, mean in zip(encoded, each)]
+    if wrong := [f"{name}: {mean} nats per token" for name, mean in pairs if not math.isfinite(mean)]:
         what = f"the model gives no numbers for {len(wrong)} of {len(encoded)} rows"
         fix = "train again with a lower learning rate (make train FRESH=1 SET=learning_rate=…), or another MODEL"
         raise EngramError(what, where="scoring", problems=wrong[:20], fix=fix)
@@ -310,16 +278,14 @@ def mean_losses(
 
 
 def distributions(
-    encoded: Sequence[Encoded], pad_id: int, size: int, logits: Callable[[Batch], Iterator[NDArray[np.float32]]]
+    encoded: Sequence[Encoded], pad_id: int, size: int, logits: Callable[[Batch], Iterator[Floats]]
 ) -> list[Likely]:
     """The next-token distributions at each row's learned positions, in batches of `size` rows sorted by length.
 
     `logits` is the backend's part: of a batch's targets, float32 [some, vocabulary], a piece at a time.
     """
     found: dict[int, Likely] = {}
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].tokens))
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    for rows in by_length([e.tokens for e in encoded], size):
         batch = make_batch([encoded[i] for i in rows], pad_id)
         whole, end = Likely.joined(map(likeliest, logits(batch))), 0
         for i in rows:
@@ -328,18 +294,28 @@ def distributions(
     return [found[i] for i in range(len(encoded))]
 
 
-def padded(sequences: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
-    """The sequences in batches of `size`, sorted by length: the numbers of each batch's, and their ids int32
-    [sequences, longest], zeros behind them."""
-    import numpy as np
+def digests_of(
+    sequences: Sequence[Sequence[int]], size: int, logits: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+) -> list[str]:
+    """A SHA-256 of the logits after every token of each sequence, in batches of `size` sorted by length.
 
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        tokens = np.zeros((len(batch), len(sequences[batch[-1]])), np.int32)
+    `logits` is the backend's part: of ids int32 [sequences, longest], zeros behind them, and of the sequences' lengths.
+    """
+    found = [""] * len(sequences)
+    for batch in by_length(sequences, size):
+        lengths = np.array([len(sequences[i]) for i in batch])
+        tokens = np.zeros((len(batch), lengths.max()), np.int32)
         for row, i in enumerate(batch):
-            tokens[row, : len(sequences[i])] = sequences[i]
-        yield batch, tokens
+            tokens[row, : lengths[row]] = sequences[i]
+        for i, length, made in zip(batch, lengths, logits(tokens, lengths)):
+            found[i] = hashlib.sha256(made[:length].tobytes()).hexdigest()
+    return found
+
+
+def by_length(sequences: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """The indices of the sequences in batches of `size`, sorted by length."""
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    return (order[start : start + size] for start in range(0, len(order), size))
 
 
 def _epoch(encoded: Sequence[Encoded], config: Config, epoch: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ from engram.models.safetensors_file import Tensor
 from engram.support.errors import EngramError, readable_errors
 from engram.support.files import read_bytes, recover, write_bytes
 
-LAYOUT = 3  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
+LAYOUT = 4  # of a backend's state in it; raise it whenever that changes, so that none is read as what it is not
 EVERY = 25  # steps between two checkpoints by default
 _SEAL = 64 * "0"
 _SEAL_AT = 8 + len(f'{{"{safetensors_file.METADATA}":{{"sha256":"')
@@ -85,12 +85,7 @@ class Keeper:
         return self.every > 0 and step % self.every == 0
 
     def write(
-        self,
-        step: int,
-        state: State,
-        losses: Sequence[float],
-        seconds: Sequence[float],
-        validation: Sequence[Check],
+        self, step: int, state: State, losses: Sequence[float], seconds: Sequence[float], validation: Sequence[Check]
     ) -> None:
         """Replace the checkpoint by one after `step` steps; raises EngramError if a weight is no longer a number."""
         if wrong := [name for name, tensor in state.tensors.items() if not safetensors_file.is_finite(tensor)]:
@@ -126,8 +121,8 @@ def pack(found: Checkpoint, identity: Mapping[str, Any]) -> bytes:
     return _sealed(content, hashlib.sha256(content).hexdigest())
 
 
-def read(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor], dict[str, Any]]:
-    """What a checkpoint is of, its tensors and the rest of it; raises EngramError if it is not whole."""
+def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
+    """What a checkpoint is of, and the checkpoint; raises EngramError if it is not whole."""
     content = read_bytes(path)
     said = content[_SEAL_AT : _SEAL_AT + len(_SEAL)]
     if said != hashlib.sha256(_sealed(content, _SEAL)).hexdigest().encode():
@@ -135,17 +130,10 @@ def read(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor], dict[str, An
         raise EngramError(what, where=str(path), fix=fix(path))
     header, tensors = safetensors_file.read(path)
     about = safetensors_file.metadata(header)
-    identity = json.loads(about["identity"])
-    return identity, tensors, json.loads(about["run"])
-
-
-def made(tensors: Mapping[str, Tensor], run: Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint of what `read` found."""
-    state = State(tensors, run["rest"], run["peak_memory_bytes"])
-    validation = [Check(*check) for check in run["validation"]]
-    return Checkpoint(
-        run["step"], state, run["losses"], run["seconds"], validation, run["wall_seconds"], run["resumed_at"]
-    )
+    run = json.loads(about["run"])
+    state = State(tensors, run.pop("rest"), run.pop("peak_memory_bytes"))
+    validation = [Check(*check) for check in run.pop("validation")]
+    return json.loads(about["identity"]), Checkpoint(state=state, validation=validation, **run)
 
 
 def fix(path: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.support.errors import EngramError
-from engram.support.text import nearest, shorten
+from engram.support.text import first, nearest, shorten
 
 MAX_SEED = 2**63 - 1  # every generator takes 64 bits
 MAX_STEPS = 1_000_000  # of one training
@@ -42,7 +42,7 @@ class LoraSettings:
     epsilon: float = 1e-8
     clip: float = 0.0  # the largest norm of the gradient; 0: any
     max_length: int = 512  # tokens of a row
-    quantize: str = "none"  # or `4bit` (cuda)
+    quantize: str = "none"  # or `4bit` (mlx, cuda), `8bit` (mlx)
     gradient_checkpointing: str = "off"  # or `on`: compute activations twice and keep fewer of them (cuda, cpu)
     validate_every: int = 20  # steps
     validation_rows: int = 128
@@ -65,12 +65,29 @@ class MemorySettings:
 
 
 @dataclass(frozen=True)
-class Config(MemorySettings, LoraSettings):
+class GateSettings:
+    """The limits of `engram gate`: shares of right answers to reach (0: any), and nats per general token to lose."""
+
+    gate_recall: float = 0.9
+    gate_rewording: float = 0.0
+    gate_generalization: float = 0.0
+    gate_retention: float = 0.1
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits by what they are of."""
+        found = {name: getattr(self, f"gate_{name}") for name in ("recall", "rewording", "generalization")}
+        return {name: limit for name, limit in found.items() if limit} | {"retention": self.gate_retention}
+
+
+@dataclass(frozen=True)
+class Config(GateSettings, MemorySettings, LoraSettings):
     """A complete set of hyperparameters; the backends decide none of them.
 
-    The settings of LoRA and of a memory come from the two classes above. Answers are greedy and at most
+    The settings of LoRA, of a memory and of the verdict come from the classes above. Answers are greedy and at most
     `max_new_tokens` long. To measure consistency, `samples` answers are drawn at `temperature` for the first
-    `consistency_prompts` test rows; `latency_prompts` rows are timed one at a time.
+    `consistency_prompts` test rows; `latency_prompts` rows are timed one at a time. With `shots` the untaught model
+    also answers the test set with so many solved examples of the same category before each question.
     """
 
     name: str = "default"
@@ -81,10 +98,16 @@ class Config(MemorySettings, LoraSettings):
     temperature: float = 0.7
     consistency_prompts: int = 20
     latency_prompts: int = 10
+    general_rows: int = 0  # of texts and of chats each that retention is measured on; 0: all
+    shots: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by name, for a result document; the memory's and the method only if it is not LoRA."""
-        fields = dataclasses.asdict(self)
+        """The fields by name, for a result document; the memory's and the method only if it is not LoRA, `shots`
+        and `general_rows` only if they are set, and never the verdict's limits, which change no result."""
+        fields = {key: value for key, value in dataclasses.asdict(self).items() if not key.startswith("gate_")}
+        for name in ("shots", "general_rows"):
+            if not fields[name]:
+                del fields[name]
         if self.method == "lora":
             unused = {"method", *(field.name for field in dataclasses.fields(MemorySettings))}
             fields = {key: value for key, value in fields.items() if key not in unused}
@@ -102,33 +125,32 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
     # chosen with SmolLM2-135M, for 50 M parameters and more
     "default-large": {
-        **{"rank": 16, "alpha": 32.0, "learning_rate": 2e-3, "batch_size": 16, "epochs": 1.0, "replay": 4},
+        **{"rank": 16, "alpha": 32.0, "learning_rate": 2e-3, "batch_size": 16, "epochs": 1.5, "replay": 2},
+        "replay_weight": 2.0,
         **_UNTIL_KNOWN,
         "validate_every": 20,
     },
     # as in the original plan: 100 iterations, learning rate 1e-5, rank 8, batch 4
     "seed": {"learning_rate": 1e-5, "rank": 8, "alpha": 160.0, "batch_size": 4, "steps": 100, "schedule": "constant"},
 }
-# the largest value of each setting: far beyond any use, but planning still ends and fits into memory
+# the largest value of a setting, MAX_STEPS of every other: planning still ends and fits into memory
 _MOST = {
-    **{"rank": 4096, "alpha": 1e6, "learning_rate": 100, "warmup_steps": 10**6, "batch_size": 65536, "epochs": 10_000},
-    **{"steps": MAX_STEPS, "least_steps": MAX_STEPS, "stop_at": 1, "patience": MAX_STEPS, "max_length": 10**6},
-    **{"replay": 65536, "replay_weight": 1000, "weight_decay": 1000, "epsilon": 1, "clip": 1e6},
-    **{"validate_every": 10**9, "validation_rows": 10**9, "max_new_tokens": 65536, "samples": 1000},
+    **{"rank": 4096, "learning_rate": 100, "batch_size": 65536, "epochs": 10_000, "stop_at": 1, "replay": 65536},
+    **{"replay_weight": 1000, "weight_decay": 1000, "epsilon": 1, "max_new_tokens": 65536, "samples": 1000},
     **{"memory_blocks": 1000, "memory_start": 100, "memory_rate": 100, "memory_passes": 10_000, "memory_phrasings": 4},
-    **{"temperature": 100, "consistency_prompts": 10**6, "latency_prompts": 10**6, "seed": MAX_SEED},
+    **{"gate_recall": 1, "gate_rewording": 1, "gate_generalization": 1, "gate_retention": 1000},
+    **{"temperature": 100, "shots": 100, "seed": MAX_SEED, "validate_every": 10**9, "validation_rows": 10**9},
 }
 _ABOVE_ZERO = (
     *("rank", "alpha", "learning_rate", "batch_size", "max_length", "max_new_tokens", "validate_every"),
     *("memory_rate", "memory_passes", "memory_phrasings", "replay_weight"),
 )
 _TYPES = {int: "a whole number", float: "a number", str: "text"}
-_SHOWN = 20  # problems in one refusal
 SCHEDULES = ("constant", "linear", "cosine")
 _CHOICES = {
     "method": ("lora", "memory", "both"),
     "schedule": SCHEDULES,
-    "quantize": ("none", "4bit"),
+    "quantize": ("none", "8bit", "4bit"),
     "gradient_checkpointing": ("off", "on"),
 }
 
@@ -141,14 +163,10 @@ def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[
     """
     name, settings, places = _recipe(recipe, parameters)
     merged: dict[str, Any] = {**settings, **(overrides or {})}
-    known = {
-        field.name: type(field.default) for field in dataclasses.fields(Config) if field.name not in ("name", "seed")
-    }
+    known = {f.name: type(f.default) for f in dataclasses.fields(Config) if f.name not in ("name", "seed")}
     problems: list[tuple[str, str]] = []  # setting and message
     values: dict[str, Any] = {}
     for key, value in merged.items():
-        if len(problems) > _SHOWN:  # the nearest names of a million keys take minutes
-            break
         if key not in known:
             problems.append((key, f"unknown setting {_shown(key)}{_hint(key, known)}"))
             continue
@@ -160,10 +178,9 @@ def load_config(recipe: str, parameters: int, seed: int = 0, overrides: Mapping[
     problems += _range_problems(config)
     if problems:
         places = {key: place for key, place in places.items() if key not in (overrides or {})}
-        lines = [f"{places[key]}: {text}" if key in places else text for key, text in problems[:_SHOWN]]
-        more = ["… and more"] if len(problems) > _SHOWN else []
+        lines = first([f"{places[key]}: {text}" if key in places else text for key, text in problems])
         what, where = "the settings are not usable", f"recipe {recipe}"
-        raise EngramError(what, where=where, problems=lines + more, fix="correct them")
+        raise EngramError(what, where=where, problems=lines, fix="correct them")
     return config
 
 
@@ -205,22 +222,20 @@ def _recipe(recipe: str, parameters: int) -> tuple[str, dict[str, Any], dict[str
         return path.stem, *_recipe_file(path)
     names = ["default", *RECIPES]
     hint = nearest(recipe, names) or f"; known are {', '.join(names)}"
-    raise EngramError(
-        f"unknown recipe {_shown(recipe)}{hint}", where="RECIPE", fix="name one of them, or a .yaml file of settings"
-    )
+    fix = "name one of them, or a .yaml file of settings"
+    raise EngramError(f"unknown recipe {_shown(recipe)}{hint}", where="RECIPE", fix=fix)
 
 
 def _recipe_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     from engram.patterns.yaml_source import read
 
     source = read(path)
-    problems = [f"{path}:{f.place.line}:{f.place.column} {f.message}; {f.fix}" for f in source.faults[:_SHOWN]]
+    problems = [f"{path}:{f.place.line}:{f.place.column} {f.message}; {f.fix}" for f in source.faults]
     if not problems and not isinstance(source.document, dict):
         problems = [f"{path}:1:1 not a mapping of settings"]
     if problems:
-        raise EngramError(
-            "the recipe file cannot be read", where=str(path), problems=problems, fix="correct these lines"
-        )
+        what, fix = "the recipe file cannot be read", "correct these lines"
+        raise EngramError(what, where=str(path), problems=first(problems), fix=fix)
     places = {key: source.place((key,)) for key in source.document}
     return dict(source.document), {key: f"{path}:{place.line}:{place.column}" for key, place in places.items()}
 
@@ -232,12 +247,10 @@ def _hint(key: str, known: Iterable[str]) -> str:
 
 
 def _convert(value: Any, kind: type) -> Any:
-    if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+    whole_or_text = kind is int and isinstance(value, float), kind is str and not isinstance(value, str)
+    if isinstance(value, bool) or any(whole_or_text):
         raise ValueError(value)
-    converted = kind(value)
-    if kind is str and not isinstance(value, str):
-        raise ValueError(value)
-    return converted
+    return kind(value)
 
 
 def _range_problems(config: Config) -> list[tuple[str, str]]:
@@ -249,8 +262,8 @@ def _range_problems(config: Config) -> list[tuple[str, str]]:
             problems.append((name, f"{name} = {value} is not a finite number"))
         elif isinstance(value, (int, float)) and value < 0 and name != "seed":
             problems.append((name, f"{name} = {value} is negative"))
-        elif name in _MOST and value > _MOST[name]:
-            problems.append((name, f"{name} = {_shown(value)}: at most {_MOST[name]:,} can be used"))
+        elif isinstance(value, (int, float)) and value > (most := _MOST.get(name, MAX_STEPS)):
+            problems.append((name, f"{name} = {_shown(value)}: at most {most:,} can be used"))
     for name in _ABOVE_ZERO:
         if getattr(config, name) == 0:
             problems.append((name, f"{name} = 0: it must be above 0"))

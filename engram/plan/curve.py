@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from engram.models.safetensors_file import Tensor
-from engram.plan.batches import Batch, rows_right
+from engram.plan.batches import Batch, Plan, rows_right
 from engram.plan.checkpoint import Check, Keeper, State
 from engram.plan.config import Config
-from engram.plan.sharding import Ranks, share
+from engram.plan.sharding import Ranks, share, step_seed
 from engram.support import signals
 from engram.support.errors import EngramError
+from engram.support.text import first
 
 TOO_HIGH = 10.0  # times the first loss: an explosion
 LOW = 3.0  # nats; a first loss below it counts as this
@@ -36,23 +37,17 @@ class Curve:
     """
 
     def __init__(
-        self,
-        progress: Progress,
-        batches: Sequence[Batch],
-        validation: Sequence[Batch],
-        config: Config,
-        keeper: Keeper | None = None,
-        ranks: Ranks | None = None,
+        self, progress: Progress, plan: Plan, config: Config, keeper: Keeper | None = None, ranks: Ranks | None = None
     ) -> None:
-        self.progress, self.batches, self.validated_on, self.keeper = progress, batches, validation, keeper
+        self.progress, self.keeper = progress, keeper
+        self.batches, self.validated_on = plan
         self.ranks = ranks or Ranks()
         self._config = config
-        self._seeks = bool(validation) and bool(config.stop_at or config.patience)
-        self.begun = keeper.begun if keeper else None
-        self.losses: list[float] = list(self.begun.losses) if self.begun else []
-        self.seconds: list[float] = list(self.begun.seconds) if self.begun else []
-        self.validation: list[Check] = list(self.begun.validation) if self.begun else []
-        named = self.begun.state.tensors if self.begun else {}
+        self._seeks = bool(plan.validation) and bool(config.stop_at or config.patience)
+        self.begun = begun = keeper.begun if keeper else None
+        self.losses, self.seconds = ([*begun.losses], [*begun.seconds]) if begun else ([], [])
+        self.validation: list[Check] = [*begun.validation] if begun else []
+        named = begun.state.tensors if begun else {}
         self._best = {name.removeprefix(BEST): named[name] for name in named if name.startswith(BEST)}
         self.reason = ""
 
@@ -61,12 +56,11 @@ class Curve:
         """How many steps were done before this process."""
         return self.begun.step if self.begun else 0
 
-    def finished(self, peak_memory_bytes: int, trainable: int, device: str, session: Any) -> TrainingRun:
+    def finished(self, peak_memory_bytes: int, trainable: int, device: str) -> TrainingRun:
         """The run as a whole; the memory given is this process's: the most of all parts and processes counts."""
         peak = self.ranks.largest(self._peak(peak_memory_bytes))
-        session = None if self.ranks.rank else session
         kept = Kept(self._best_check().step, len(self.batches), self.reason) if self._seeks else None
-        return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device, session, kept)
+        return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device, kept)
 
     @contextlib.contextmanager
     def running(self, snapshot: Callable[[], State], weights: Callable[[], Mapping[str, Tensor]]) -> Iterator[None]:
@@ -86,7 +80,8 @@ class Curve:
     def measured(self, judge: Callable[[Batch], tuple[Any, Any]]) -> tuple[float, float]:
         """Loss and recall of the validation rows, over all processes.
 
-        `judge` gives for each target of a batch its loss, float32 [targets], and whether it is the most likely token.
+        `judge` gives for each target of a batch its loss, float32 [1, targets], and whether it is the most
+        likely token.
         """
         nats, right = 0.0, 0
         for batch in self.validated_on:
@@ -95,6 +90,11 @@ class Curve:
                 nats, right = nats + float((losses * own.weights).sum()), right + rows_right(own, hits)
         answers, rows = (sum(counts) for counts in zip(*((b.answer_tokens, len(b.tokens)) for b in self.validated_on)))
         return self.ranks.total(nats) / answers, self.ranks.total(right) / rows
+
+    def seed_dropout(self, seed: Callable[[int], Any]) -> None:
+        """Before a step of several processes: each draws different numbers, by a `seed` of its own."""
+        if self.ranks.size > 1:
+            seed(step_seed(self._config.seed, len(self.losses) + 1, self.ranks.rank))
 
     def begin(self, measure: Measure) -> None:
         """Before the first step of this process: measure an untaught model."""
@@ -172,15 +172,15 @@ class Curve:
 
     def _wrong(self, what: str, step: int) -> EngramError:
         """The error for a loss that is wrong: its rows, and those whose step made the weights that it comes from."""
-        lines = [f"step {i} read {_names(self.batches[i - 1])}" for i in (step, step - 1) if i >= 1]
+        read = [(i, first(self.batches[i - 1].ids, NAMED)) for i in (step, step - 1) if i >= 1]
+        lines = [f"step {i} read {', '.join(names)}" for i, names in read]
         lines += self.keeper.about() if self.keeper else []
         fix = "a lower learning rate (make train FRESH=1 SET=learning_rate=…), and a look at these rows"
         return EngramError(what, where="training", problems=lines, fix=fix)
 
 
-def _names(batch: Batch) -> str:
-    more = f" and {len(batch.ids) - NAMED} more" if len(batch.ids) > NAMED else ""
-    return ", ".join(batch.ids[:NAMED]) + more
+Prompt = Sequence[int]  # token ids
+Prompts = Sequence[Prompt]
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,6 @@ class Kept(NamedTuple):
 class TrainingRun:
     """What a backend reports of a training run; losses are mean nats per answer token.
 
-    `session` is the trained model, ready to answer, where that is the same as loading it with the written adapter.
     `kept` is None where the number of steps was fixed: the last adapter was kept.
     """
 
@@ -213,7 +212,6 @@ class TrainingRun:
     peak_memory_bytes: int = 0
     trainable_parameters: int = 0
     device: str = ""
-    session: Any = None
     kept: Kept | None = None
 
 

@@ -65,8 +65,7 @@ def read(path: Path, name: str, missing: str) -> dict[str, Any]:
     schema.check(document, name, str(path), fix)
     if problem:
         raise EngramError(problem, where=f"{path} $.{CHECKSUM}", fix=fix)
-    checked: dict[str, Any] = document
-    return checked
+    return dict(document)
 
 
 def parsed(path: Path, fix: str) -> tuple[Any, str]:

@@ -6,37 +6,47 @@ the gradients of all are averaged so that each answer token counts once: what on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
-from engram.plan.batches import Batch, row_lengths, with_rows
+import numpy as np
+
+from engram.plan.batches import Batch
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The processes that train together and what they say to each other; without a launcher this one alone.
 
-    `largest` and `total` give every process the same number, of all of theirs; `gather` every process's bytes, in the
-    order of their ranks. All of them must call the same one at the same point.
+    `gather` gives every process the bytes of all, in the order of their ranks. All of them must call the same method at
+    the same point.
     """
 
     rank: int = 0
     size: int = 1
     hosts: int = 1
-    largest: Callable[[int], int] = lambda number: number
-    total: Callable[[float], float] = lambda number: number
     gather: Callable[[bytes], list[bytes]] = lambda content: [content]
+
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        return max(self._numbers(number))
+
+    def total(self, number: float) -> float:
+        """The sum of all processes' numbers."""
+        return sum(self._numbers(number))
+
+    def _numbers(self, number: Number) -> list[Number]:
+        return [json.loads(one) for one in self.gather(json.dumps(number).encode())] if self.size > 1 else [number]
 
 
 def place(backend: str) -> tuple[int, int, int]:
@@ -57,10 +67,22 @@ def _place_of_mlx_launch() -> tuple[int, int, int]:
     return int(rank), len(nodes), max(1, len(addresses))
 
 
-def lost_process() -> EngramError:
-    """The error of a process whose partner has ended."""
-    fix = "the same command continues from the last checkpoint, if there is one"
-    return EngramError("another process of this run has ended", where="training", fix=fix)
+def unreachable(size: int, error: Exception) -> EngramError:
+    """The error of processes that cannot connect."""
+    what = f"the {size} processes do not reach each other: {str(error).splitlines()[0]}"
+    return EngramError(what, where="NPROC", fix="open the ports that docs/distributed.md names")
+
+
+@contextlib.contextmanager
+def connected(is_lost: Callable[[RuntimeError], bool]) -> Iterator[None]:
+    """Around training: an error that says that another process is gone becomes an EngramError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        fix = "the same command continues from the last checkpoint, if there is one"
+        raise EngramError("another process of this run has ended", where="training", fix=fix) from error
 
 
 def share(batch: Batch, ranks: Ranks) -> Batch:
@@ -70,9 +92,10 @@ def share(batch: Batch, ranks: Ranks) -> Batch:
     """
     if ranks.size == 1:
         return batch
-    lengths = row_lengths(batch)
-    rows = dealt([int(length) for length in lengths], ranks.size)[ranks.rank]
-    return with_rows(batch, rows, lengths) if rows else _nothing(batch, lengths)
+    if rows := dealt(batch.lengths.tolist(), ranks.size)[ranks.rank]:
+        return batch.of(rows)
+    shortest = batch.of([int(batch.lengths.argmin())])
+    return dataclasses.replace(shortest, weights=np.zeros_like(shortest.weights), answer_tokens=0)
 
 
 def dealt(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -89,13 +112,3 @@ def dealt(lengths: Sequence[int], size: int) -> list[list[int]]:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of a process's dropout in one step, 31 bits: a run that goes on needs no process's random state."""
     return int(sha256_text(f"{seed}:dropout:{step}:{rank}")[:8], 16) >> 1
-
-
-def _nothing(batch: Batch, lengths: NDArray[np.int64]) -> Batch:
-    """The shortest row, of which nothing is learned."""
-    import numpy as np
-
-    shortest = with_rows(batch, [int(lengths.argmin())], lengths)
-    return dataclasses.replace(
-        shortest, weights=np.zeros_like(shortest.weights), real_tokens=0, answer_tokens=0, ids=()
-    )

@@ -7,7 +7,12 @@ import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.text import Text
 
 from engram import backends
 from engram.models.model import Model
@@ -18,9 +23,6 @@ from engram.show.demo.stage import LINE, QUIET, WIDEST, too_small
 from engram.support import console as show
 from engram.support.errors import EngramError
 from engram.support.text import visible
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
 
 PROMPT = "> "
 NEW, QUIT = "/new", "/quit"
@@ -51,21 +53,16 @@ class Side:
     name: str
     speaker: Speaker
     settings: Settings
-    turns: list[tuple[str, str]] = field(default_factory=list)
+    messages: list[dict[str, str]] = field(default_factory=list)
     text: str = ""
     mark: str = ""
 
     def prompt(self, question: str) -> list[int]:
-        """The ids that ask this question after the turns so far."""
-        messages = [
-            {"role": role, "content": content}
-            for turn in self.turns
-            for role, content in zip(("user", "assistant"), turn)
-        ]
-        return self.speaker.encoder.chat([*messages, {"role": "user", "content": question}])
+        """The ids that ask this question after the messages so far."""
+        return self.speaker.encoder.chat([*self.messages, {"role": "user", "content": question}])
 
     def room(self, question: str) -> int:
-        """Tokens of the context left over after turns, question and the longest answer; negative: too long."""
+        """Tokens of the context left over after messages, question and the longest answer; negative: too long."""
         return self.settings.context - self.settings.max_new_tokens - len(self.prompt(question))
 
     def answer(self, question: str) -> Generator[None, None, None]:
@@ -95,31 +92,34 @@ def open_sides(
 
 
 def once(sides: list[Side], question: str) -> None:
-    """Print every side's answer to one question, and how many old turns were dropped to make room for it.
+    """Print every side's answer to one question; the oldest turns are dropped, with a line, to make room for it.
 
     Raises EngramError for an empty question and for one that is too long for the model's context.
     """
     console, question = show.make_console(), _clean(question)
     if not question:
         raise EngramError("nothing was asked", where="ask", fix='engram ask "…"')
-    if dropped := _make_room(sides, question):
-        turns = "the oldest turn" if dropped == 1 else f"the {dropped} oldest turns"
-        console.print(f"forgotten: {turns}; the model's context is {sides[0].settings.context} tokens", style="dim")
+    while (room := min(side.room(question) for side in sides)) < 0:
+        context = f"the model's context of {sides[0].settings.context} tokens"
+        if not sides[0].messages:
+            what = f"the question is {-room} tokens too long for {context}"
+            raise EngramError(what, where="ask", fix="ask a shorter one, or lower --max-new-tokens")
+        console.print(f"the oldest turn is forgotten: it does not fit into {context}", style="dim")
+        for side in sides:
+            del side.messages[:2]
     try:
         _answer(console, sides, question)
     finally:
         for side in sides:
-            side.turns.append((question, side.text))
+            side.messages += [{"role": "user", "content": question}, {"role": "assistant", "content": side.text}]
 
 
 def each(sides: list[Side], questions: Iterable[str]) -> None:
     """Answer unrelated questions, skipping empty ones; raises EngramError if none is left."""
     console, asked = show.make_console(), False
     for question in filter(None, map(_clean, questions)):
-        if asked:
-            console.print()
         start_over(sides)
-        console.file.write(f"{'question':<{HEAD}}{visible(question)}\n")
+        console.file.write("\n" * asked + f"{'question':<{HEAD}}{visible(question)}\n")
         once(sides, question)
         asked = True
     if not asked:
@@ -128,13 +128,15 @@ def each(sides: list[Side], questions: Iterable[str]) -> None:
 
 def talk(sides: list[Side]) -> None:
     """A conversation at the keyboard until `/quit` or Ctrl-D; raises KeyboardInterrupt for a second Ctrl-C in a row."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (input() uses it: lines can be edited and recalled, in this process alone)
     console = show.make_console()
     console.print(HELP, style="dim")
     interrupted = False
     while True:
         try:
-            question = _read(console)
-            if question in (None, QUIT):
+            question = _clean(input(PROMPT if sys.stdout.isatty() else ""))
+            if question == QUIT:
                 return
             if question == NEW:
                 start_over(sides)
@@ -142,6 +144,9 @@ def talk(sides: list[Side]) -> None:
             elif question:
                 once(sides, question)
             interrupted = False
+        except EOFError:
+            console.print()
+            return
         except EngramError as error:  # the conversation goes on
             console.print(visible(str(error), newline="\n"), style="red")
         except KeyboardInterrupt:
@@ -154,31 +159,7 @@ def talk(sides: list[Side]) -> None:
 def start_over(sides: Sequence[Side]) -> None:
     """Forget the conversation."""
     for side in sides:
-        side.turns.clear()
-
-
-def _make_room(sides: Sequence[Side], question: str) -> int:
-    """Drop the oldest turns on all sides until this question and its answer fit; the number of turns dropped."""
-    dropped = 0
-    while (room := min(side.room(question) for side in sides)) < 0:
-        if not sides[0].turns:
-            what = f"the question is {-room} tokens too long for the model's context of {sides[0].settings.context}"
-            raise EngramError(what, where="ask", fix="ask a shorter one, or lower --max-new-tokens")
-        for side in sides:
-            del side.turns[0]
-        dropped += 1
-    return dropped
-
-
-def _read(console: Console) -> str | None:
-    """A line from the keyboard, with the arrow keys where the system has them; None at its end."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (input() uses it: lines can be edited and recalled, in this process alone)
-    try:
-        return _clean(input(PROMPT if sys.stdout.isatty() else ""))
-    except EOFError:
-        console.print()
-        return None
+        side.messages.clear()
 
 
 def _clean(question: str) -> str:
@@ -187,7 +168,7 @@ def _clean(question: str) -> str:
 
 
 def _answer(console: Console, sides: Sequence[Side], question: str) -> None:
-    """Show the answers as they grow: boxes on a terminal that is large enough, else text, one after the other.
+    """Show the answers: in boxes that grow on a terminal that is large enough, else as text, one after the other.
 
     An interrupt leaves the text so far on the screen, marked as stopped.
     """
@@ -195,15 +176,18 @@ def _answer(console: Console, sides: Sequence[Side], question: str) -> None:
         streams = [closing.enter_context(contextlib.closing(side.answer(question))) for side in sides]
         if console.is_terminal and not too_small(console):
             _grow(console, sides, streams)
-        else:
-            for side, stream in zip(sides, streams, strict=True):
-                _write(console, side, stream)
+            return
+        for side, stream in zip(sides, streams, strict=True):
+            try:
+                for _ in stream:
+                    pass
+            finally:  # further lines are indented, so that none looks like a name
+                text = ("\n" + " " * HEAD).join(side.lines()) or NOTHING
+                console.file.write(f"{side.name:<{HEAD}}{text}{side.mark}\n")
 
 
 def _grow(console: Console, sides: Sequence[Side], streams: Sequence[Iterator[None]]) -> None:
     """A token of each side in turn, in boxes."""
-    from rich.live import Live
-
     for side in sides:
         side.text = ""
     with Live(_boxes(console, sides, ended=False), console=console, refresh_per_second=FRAMES) as live:
@@ -216,12 +200,8 @@ def _grow(console: Console, sides: Sequence[Side], streams: Sequence[Iterator[No
             live.update(_boxes(console, sides, ended=True))
 
 
-def _boxes(console: Console, sides: Sequence[Side], ended: bool) -> RenderableType:
+def _boxes(console: Console, sides: Sequence[Side], ended: bool) -> Columns:
     """The answers side by side where there is room, else one below the other."""
-    from rich.columns import Columns
-    from rich.panel import Panel
-    from rich.text import Text
-
     width = min(console.width, WIDEST)
     width = (width - 1) // 2 if width >= BESIDE and len(sides) > 1 else width
     boxes = []
@@ -230,24 +210,3 @@ def _boxes(console: Console, sides: Sequence[Side], ended: bool) -> RenderableTy
         title = Text(side.name, "bold")
         boxes.append(Panel(text, title=title, title_align="left", border_style=LINE, width=width))
     return Columns(boxes)
-
-
-def _write(console: Console, side: Side, stream: Iterator[None]) -> None:
-    """One side's answer as text, each piece as it comes; further lines are indented, so that none looks like a name."""
-    written = 0
-    console.file.write(f"{side.name:<{HEAD}}")
-
-    def more() -> None:
-        nonlocal written
-        text = ("\n" + " " * HEAD).join(side.lines())
-        console.file.write(text[written:])
-        console.file.flush()
-        written = max(written, len(text))
-
-    try:
-        for _ in stream:
-            more()
-    finally:
-        more()
-        console.file.write(("" if written else NOTHING) + side.mark + "\n")
-        console.file.flush()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes, sha256, write_text
+from engram.support.text import first
 from engram.support.untrusted import entries
 
 NAME = "SHA256SUMS"
-_SHOWN = 20
 
 
 def write(folder: Path, suffixes: Sequence[str] = ()) -> list[str]:
@@ -37,8 +37,7 @@ def refuse_other_files(out: Path, marker: str) -> None:
     other = [f"{name}: not written by this command" for name in sorted(found) if name not in listed]
     other += [f"{name}: changed" for name in sorted(found) if name in listed and sha256(found[name]) != listed[name]]
     if other:
-        more = [f"… and {len(other) - _SHOWN} more"] if len(other) > _SHOWN else []
-        raise EngramError("other files are in this folder", where=str(out), problems=other[:_SHOWN] + more, fix=fix)
+        raise EngramError("other files are in this folder", where=str(out), problems=first(other), fix=fix)
 
 
 def read(path: Path) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
+import itertools
 import os
 import sys
 import threading
@@ -27,6 +30,35 @@ CURVE = 16  # columns of the curve in the training bar
 _CONSOLE: ContextVar[Console | None] = ContextVar("console", default=None)
 
 
+SIGNS = {**dict(zip(SPARKS, "_.-~=+*#")), **dict(zip("✓✗→…–·×±━╸╺│─⏎⇥‹›“”‘’", "+x>~--x+===|-/><>\"\"''"))}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(SIGNS.get(one, "?") for one in error.object[error.start : error.end]), error.end
+
+
+def settle() -> None:
+    """Have standard output and error take any text: what their encoding lacks is printed as a plain sign, or `?`.
+
+    What is written to a closed one is dropped. A user without a home, as in a container, gets one for this process.
+    """
+    codecs.register_error("plain", _plain)
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 (it stays open)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+    if not os.path.isabs(os.path.expanduser("~")):  # noqa: PTH111, PTH117 (Path.home raises)
+        import atexit
+        import shutil
+        import tempfile
+
+        os.environ["HOME"] = home = tempfile.mkdtemp(prefix="engram-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def printing_on(console: Console) -> Iterator[None]:
     """Everything that the block prints goes to this console, as a recording wants it."""
@@ -37,31 +69,21 @@ def printing_on(console: Console) -> Iterator[None]:
         _CONSOLE.reset(token)
 
 
-def make_console() -> Console:
+def make_console(plain_width: int | None = None) -> Console:
     """The console of `printing_on`; else one with colour and boxes on a terminal, plain through a pipe and NO_COLOR.
 
-    Plain too on a terminal that says that it understands nothing (TERM is `dumb`, `unknown` or empty).
+    Plain too with a `plain_width`, and on a terminal that understands nothing (TERM is `dumb`, `unknown` or empty). If
+    its reader goes away (`| head`), the work goes on unheard instead of ending half-way.
     """
     from rich.console import Console
 
-    if (given := _CONSOLE.get()) is not None:
+    if plain_width is None and (given := _CONSOLE.get()) is not None:
         return given
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    dumb = os.environ.get("TERM", "").lower() in DUMB and os.name == "posix"
-    # rich alone would still print bold, and we draw boxes
-    plain = False if os.environ.get("NO_COLOR") or dumb else None
-    return _new(Console(file=sys.stdout, force_terminal=plain, highlight=False, markup=False, emoji=False, width=width))
-
-
-def make_plain_console(width: int) -> Console:
-    """A console that prints neither colour nor boxes, on a terminal either."""
-    from rich.console import Console
-
-    return _new(Console(file=sys.stdout, force_terminal=False, highlight=False, markup=False, emoji=False, width=width))
-
-
-def _new(console: Console) -> Console:
-    """The console; if its reader goes away (`| head`), the work goes on unheard instead of ending half-way."""
+    width = plain_width or (None if sys.stdout.isatty() else PLAIN_WIDTH)
+    # rich alone would still print bold on such a terminal, and we draw boxes
+    plain = plain_width or os.environ.get("NO_COLOR") or os.environ.get("TERM", "").lower() in DUMB
+    force = False if plain else None
+    console = Console(file=sys.stdout, force_terminal=force, highlight=False, markup=False, emoji=False, width=width)
 
     def unheard() -> None:
         console.quiet = True
@@ -77,9 +99,8 @@ def make_table(console: Console, *columns: str, title: str | None = None) -> Tab
     from rich.table import Table
 
     drawn = console.is_terminal
-    table = Table(
-        title=title, title_justify="left", box=box.ROUNDED if drawn else None, pad_edge=drawn, title_style="bold"
-    )
+    lines = box.ROUNDED if drawn else None
+    table = Table(title=title, title_justify="left", box=lines, pad_edge=drawn, title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -130,24 +151,19 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     """A curve of means over `width` bins as block characters, scaled from 0 to its maximum."""
     if not values:
         return ""
-    bins = [
-        values[i * len(values) // width : max((i + 1) * len(values) // width, i * len(values) // width + 1)]
-        for i in range(width)
-    ]
-    means = [sum(part) / len(part) for part in bins if part]
+    starts = [i * len(values) // width for i in range(width + 1)]
+    bins = [values[start : max(end, start + 1)] for start, end in itertools.pairwise(starts)]
+    means = [sum(part) / len(part) for part in bins]
     top = max(means) or 1.0
     return "".join(SPARKS[min(int(8 * mean / top), 7)] for mean in means)
 
 
-class Pulse:
+class Pulse(contextlib.AbstractContextManager["Pulse"]):
     """Shows that something goes on: a spinner on a terminal, else a line whenever nothing was printed for EVERY s."""
 
     def __init__(self) -> None:
         self._end: threading.Event | None = None
         self._status: Status | None = None
-
-    def __enter__(self) -> Pulse:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -193,10 +209,9 @@ class TrainingBar:
         self.checked = ""
         self.total = 0
         self.losses: list[float] = []
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn())
-        self.bar = Progress(
-            *columns, TextColumn("{task.fields[text]}"), TimeElapsedColumn(), console=self.console, transient=True
-        )
+        texts = TextColumn("training"), TextColumn("{task.fields[text]}")
+        columns = (texts[0], BarColumn(), MofNCompleteColumn(), texts[1], TimeElapsedColumn())
+        self.bar = Progress(*columns, console=self.console, transient=True)
         self.live = self.console.is_terminal
         self.pulse, self.said = Pulse(), 0.0
         self.task = self.bar.add_task("training", total=None, text="loading the model")
@@ -258,13 +273,3 @@ def ending(log: dict[str, Any]) -> str:
     if not (kept := log.get("kept")):
         return ""
     return f"kept the adapter after step {kept['step']} of at most {kept['of']}: {kept['reason']}"
-
-
-def findings(found: Sequence[tuple[str, str, str]]) -> bool:
-    """Print the doctor's findings (name, state, remedy or empty); return whether all is well."""
-    console = make_console()
-    for name, state, remedy in found:
-        console.print(f"{'✗' if remedy else '✓'} {name:12} {visible(state)}")
-        if remedy:
-            console.print(f"               fix: {remedy}")
-    return not any(remedy for *_, remedy in found)

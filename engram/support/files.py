@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,68 +37,43 @@ def reading(path: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
     """An open file; raises EngramError if it has more than `most` bytes, and as `read_bytes` does."""
     with readable_errors(path, "read this file"), path.open("rb") as file:
         if os.fstat(file.fileno()).st_size > most:
-            raise OSError(errno.EFBIG, f"it is larger than {most >> 30} GiB")
+            limit = f"{most >> 30} GiB" if most >> 30 else f"{most >> 20} MiB"
+            raise OSError(errno.EFBIG, f"it is larger than {limit}")
         yield file
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` next to `path`, flush it to disk and move it into place: whole or absent."""
-    _write_all({path: content})
+    with writing(path) as work:
+        work.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 with `\n` line ends on every system, whole or absent."""
-    write_texts({path: text})
-
-
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Several files as `write_text` writes one; none takes its place before all of them are on the disk."""
-    _write_all({path: text.encode("utf-8") for path, text in texts.items()})
-
-
-class Sink:
-    """A working file that is written piece by piece, its SHA-256 computed on the way."""
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path, self._file, self._digest = path, file, hashlib.sha256()
-
-    def write(self, content: bytes) -> None:
-        """Append `content`; raises EngramError when the disk is full."""
-        self._digest.update(content)
-        with readable_errors(self._path, "write this file"):
-            self._file.write(content)
-
-    @property
-    def sha256(self) -> str:
-        """The hash of everything written so far, in hexadecimal."""
-        return self._digest.hexdigest()
-
-
-@contextlib.contextmanager
-def writing_together(paths: Iterable[Path]) -> Iterator[list[Sink]]:
-    """Files that take their places when the block ends without an error, none before all of them are on the disk."""
-    with contextlib.ExitStack() as stack:
-        works = {path: stack.enter_context(_working_file(path)) for path in paths}
-        files = {path: stack.enter_context(work.open("wb", 1 << 20)) for path, work in works.items()}
-        yield [Sink(path, file) for path, file in files.items()]
-        for path, work in works.items():
-            with readable_errors(path, "write this file"):
-                files[path].close()
-                _flush(work)
-        for path, work in works.items():
-            with readable_errors(path, "write this file"):
-                work.replace(path)
-                _flush(path.parent)
+    write_bytes(path, text.encode("utf-8"))
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A working file for another program to fill; it takes the place of `path` when the block ends without an error."""
-    with _working_file(path) as work, readable_errors(path, "write this file"):
-        yield work
-        _flush(work)
-        work.replace(path)
-        _flush(path.parent)
+    """A working file to fill; it is flushed to disk and takes the place of `path` when the block ends without an error.
+
+    Of several in an ExitStack none takes its place before all are filled, and the one entered first comes last.
+    """
+    with readable_errors(path, "write this file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(descriptor)
+        work = Path(name)
+        try:
+            work.chmod(0o666 & ~_umask())
+            yield work
+            _flush(work)
+            work.replace(path)
+            _flush(path.parent)
+        finally:
+            _remove(work)
 
 
 @contextlib.contextmanager
@@ -133,37 +108,15 @@ def recover(path: Path, *, parts: bool = False) -> None:
 
     Only a process that holds the lock on `path` may ask for `parts`: another writer's files would go too.
     """
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(part|old)")
     with contextlib.suppress(OSError):
-        for left in list(path.parent.iterdir()):
-            kind = _left_over(left.name, path.name)
+        found = [(left, match[1]) for left in path.parent.iterdir() if (match := ours.fullmatch(left.name))]
+        for left, kind in found:
             with contextlib.suppress(OSError):
                 if kind == "old" and not os.path.lexists(path):
                     left.rename(path)
-                elif kind == "old" or (kind and parts):
+                elif kind == "old" or parts:
                     _remove(left)
-
-
-def _write_all(contents: Mapping[Path, bytes]) -> None:
-    with writing_together(contents) as sinks:
-        for sink, content in zip(sinks, contents.values()):
-            sink.write(content)
-
-
-@contextlib.contextmanager
-def _working_file(path: Path) -> Iterator[Path]:
-    """An empty file next to `path`, deleted when the block ends unless it was moved into place."""
-    with readable_errors(path, "write this file"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() and not path.is_symlink():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(descriptor)
-    work = Path(name)
-    try:
-        work.chmod(0o666 & ~_umask())
-        yield work
-    finally:
-        _remove(work)
 
 
 def _replace_folder(work: Path, path: Path) -> None:
@@ -177,12 +130,6 @@ def _replace_folder(work: Path, path: Path) -> None:
             old.rename(path)
         raise
     _remove(old)
-
-
-def _left_over(name: str, of: str) -> str:
-    """`part` or `old` if a file's name is that of a working file for `of`, else nothing."""
-    found = re.fullmatch(rf"\.{re.escape(of)}\.[a-z0-9_]{{8}}\.(part|old)", name)
-    return found.group(1) if found else ""
 
 
 def _flush(path: Path) -> None:

@@ -29,6 +29,10 @@ class Problem(NamedTuple):
 
 
 NOT_INSTALLED = Problem("Unsloth is not installed", "make setup BACKEND=cuda")
+WITHOUT_GPU = Problem(
+    "this container was started without a GPU",
+    "docker run --gpus all …, or the compose service that reserves it; the host needs nvidia-container-toolkit",
+)
 
 
 class Card(NamedTuple):
@@ -69,12 +73,6 @@ class Report:
         index = int(chosen) if chosen.isdigit() else 0
         return self.cards[index] if index < len(self.cards) else None
 
-    @property
-    def driver_major(self) -> int:
-        """570 of 570.124.06; 0 where unknown."""
-        major = self.driver.partition(".")[0]
-        return int(major) if major.isdigit() else 0
-
 
 @functools.cache
 def examine() -> Report:
@@ -86,7 +84,7 @@ def examine() -> Report:
         return Report(found=shutil.which("nvidia-smi") is not None, asked=False, container=container)
     try:
         pynvml.nvmlInit()
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        driver = pynvml.nvmlSystemGetDriverVersion()
         cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
         cards = tuple(_card(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
         pynvml.nvmlShutdown()
@@ -104,32 +102,29 @@ def problem(report: Report, *, unsloth: bool = True, torch_cuda: str | None = CU
     None if there is no torch.
     """
     if not report.found:
-        return _no_driver(report)
+        fix = f"install driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers install, then reboot), {CPU_INSTEAD}"
+        none = Problem("no NVIDIA driver is installed (its library is not here)", fix)
+        return WITHOUT_GPU if report.container else none
     if not report.asked:
         return NOT_INSTALLED
     if not report.cards:
         return _complaint(report)
     card = report.card
     if card is None:
-        return Problem(
-            f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} names none of the {len(report.cards)} GPUs",
-            "unset CUDA_VISIBLE_DEVICES",
-        )
+        visible = os.environ["CUDA_VISIBLE_DEVICES"]
+        what = f"CUDA_VISIBLE_DEVICES={visible} names none of the {len(report.cards)} GPUs"
+        return Problem(what, "unset CUDA_VISIBLE_DEVICES")
     cuda = torch_cuda or CUDA
     needed = DRIVERS.get(cuda, DRIVER)
-    if 0 < report.driver_major < needed:
+    if int(report.driver.partition(".")[0]) < needed:
         serves = f" (CUDA {report.cuda} at most)" if report.cuda else ""
-        return Problem(
-            f"the NVIDIA driver {report.driver}{serves} is too old for CUDA {cuda}",
-            f"install driver {needed} or newer on the host (Ubuntu: sudo ubuntu-drivers install, then reboot), "
-            + CPU_INSTEAD,
-        )
+        fix = f"install driver {needed} or newer on the host (Ubuntu: sudo ubuntu-drivers install, then reboot)"
+        what = f"the NVIDIA driver {report.driver}{serves} is too old for CUDA {cuda}"
+        return Problem(what, f"{fix}, {CPU_INSTEAD}")
     if (0, 0) < card.capability < CAPABILITY:
         has, needs = (".".join(map(str, capability)) for capability in (card.capability, CAPABILITY))
-        return Problem(
-            f"{card.name} has compute capability {has}; Unsloth and torch need {needs} (Turing, 2018) or newer",
-            "take another GPU (CUDA_VISIBLE_DEVICES=1 chooses the second), " + CPU_INSTEAD,
-        )
+        what = f"{card.name} has compute capability {has}; Unsloth and torch need {needs} (Turing, 2018) or newer"
+        return Problem(what, f"take another GPU (CUDA_VISIBLE_DEVICES=1 chooses the second), {CPU_INSTEAD}")
     if not unsloth or torch_cuda is None:
         return NOT_INSTALLED
     if not torch_cuda:
@@ -161,36 +156,18 @@ def torch_build() -> tuple[str, str]:
     return version.group(1) if version else "", cuda.group(1) if cuda else ""
 
 
-def _no_driver(report: Report) -> Problem:
-    if report.container:
-        return _without_gpu()
-    return Problem(
-        "no NVIDIA driver is installed (its library is not here)",
-        f"install driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers install, then reboot), {CPU_INSTEAD}",
-    )
-
-
-def _without_gpu() -> Problem:
-    return Problem(
-        "this container was started without a GPU",
-        "docker run --gpus all …, or the compose service that reserves it; the host needs nvidia-container-toolkit",
-    )
-
-
 def _complaint(report: Report) -> Problem:
     import pynvml
 
     if report.error == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
         return Problem("the NVIDIA driver was updated and the old one is still loaded", "reboot")
     if report.error == pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
-        return Problem(
-            "the NVIDIA driver is installed but not running",
-            f"reboot; with Secure Boot enrol the driver's key; else install driver {DRIVER} or newer again",
-        )
+        fix = f"reboot; with Secure Boot enrol the driver's key; else install driver {DRIVER} or newer again"
+        return Problem("the NVIDIA driver is installed but not running", fix)
     if report.container and report.error in (pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_NO_PERMISSION):
         return Problem("this container has lost its GPU, or may not use it", "start the container again")
     if report.container:
-        return _without_gpu()
+        return WITHOUT_GPU
     what = f"the NVIDIA driver lists no usable GPU: {report.complaint}"
     return Problem(what, "check the card and the driver with: nvidia-smi")
 
@@ -208,8 +185,4 @@ def _card(nvml: Any, index: int) -> Card:
     memory = asked("nvmlDeviceGetMemoryInfo")
     total, free = (memory.total >> 20, memory.free >> 20) if memory else (0, 0)
     capability = asked("nvmlDeviceGetCudaComputeCapability") or (0, 0)
-    return Card(_text(asked("nvmlDeviceGetName") or "a GPU"), total, free, tuple(capability))
-
-
-def _text(said: str | bytes) -> str:
-    return said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+    return Card(asked("nvmlDeviceGetName") or "a GPU", total, free, tuple(capability))

@@ -33,9 +33,7 @@ def nvidia_gpu() -> bool:
 
 def hardware() -> dict[str, Any]:
     """System, processor, cores and memory in GiB; no host or user name."""
-    memory = 0
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -64,10 +62,8 @@ def packages() -> dict[str, str]:
 
     found = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -81,20 +77,16 @@ def git_commit(folder: Path) -> str | None:
     if not (folder / ".git").exists() or not shutil.which("git"):
         return None
     commit = _output(["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"]).strip()
-    if not commit:
-        return None
     changed = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"]).strip()
-    return commit + ("+" if changed else "")
+    return commit + ("+" if changed else "") if commit else None
 
 
 def _processor() -> str:
     if platform.system() == "Darwin":
         return _output(["sysctl", "-n", "machdep.cpu.brand_string"]).strip() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram.support.errors import EngramError
 from engram.support.files import bundled
-from engram.support.text import nearest, shorten, visible
+from engram.support.text import first, nearest, shorten, visible
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -19,23 +19,28 @@ if TYPE_CHECKING:
 Path = tuple[str | int, ...]
 
 NAMES = (
-    *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons"),
-    *("seeds", "gpu-check", "container", "parity", "torture", "export", "video-prep", "bench", "memory", "methods"),
-    "erased",
+    *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons", "erased", "gate"),
+    *(
+        "ablation",
+        "seeds",
+        "gpu-check",
+        "container",
+        "parity",
+        "torture",
+        "export",
+        "video-prep",
+        "bench",
+        "memory",
+        "methods",
+    ),
 )
 MOST = 1000  # problems that are looked for; a file may hold a million
-_UNKNOWN = 100  # keys that are named of one mapping
 _REFERRED = ("common", "comparison", "result")  # what other schemas refer to
 
 _VALUES = {str: "text", bool: "a yes/no value", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
 _TYPES = {
-    "string": "text",
-    "array": "a list",
-    "object": "a mapping",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "yes or no",
-    "null": "nothing",
+    **{"string": "text", "array": "a list", "object": "a mapping", "integer": "a whole number", "number": "a number"},
+    **{"boolean": "yes or no", "null": "nothing"},
 }
 
 
@@ -49,9 +54,8 @@ class Problem(NamedTuple):
 
 def json_path(path: Path) -> str:
     """`('examples', 3, 'output')` as `$.examples[3].output`; a key that is no plain word stands in `['…']`."""
-    return "$" + "".join(
-        f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{part!r}]" for part in path
-    )
+    parts = (f".{one}" if isinstance(one, str) and one.isidentifier() else f"[{one!r}]" for one in path)
+    return "$" + "".join(parts)
 
 
 def problems(document: object, name: str, texts: Mapping[Path, str] | None = None) -> list[Problem]:
@@ -63,24 +67,19 @@ def problems(document: object, name: str, texts: Mapping[Path, str] | None = Non
         return []
     errors = _validator(name).iter_errors(document)
     found: dict[Problem, None] = {}
-    for problem in (problem for error in errors for problem in _explain(error, texts or {})):
-        found[problem] = None
-        if len(found) == MOST:
+    for error in errors:
+        found |= dict.fromkeys(itertools.islice(_explain(error, texts or {}), MOST))
+        if len(found) >= MOST:
             break
-    return sorted(found, key=lambda problem: [str(part).zfill(9) for part in problem.path])
+    return sorted(found, key=lambda problem: [str(part).zfill(9) for part in problem.path])[:MOST]
 
 
 def check(document: object, name: str, where: str, fix: str = "make it again with the stage that writes it") -> None:
     """Raise an EngramError that lists every problem of `document` if it breaks the schema `name`."""
     if found := problems(document, name):
-        lines = [visible(f"{json_path(problem.path)}: {problem.message}; {problem.fix}") for problem in found[:20]]
-        more = [f"… and {len(found) - 20} more"] if len(found) > 20 else []
-        raise EngramError(
-            f"not a valid {name} document (schemas/{name}.schema.json)",
-            where=where,
-            problems=lines + more,
-            fix=fix,
-        )
+        lines = [visible(f"{json_path(problem.path)}: {problem.message}; {problem.fix}") for problem in found]
+        what = f"not a valid {name} document (schemas/{name}.schema.json)"
+        raise EngramError(what, where=where, problems=first(lines), fix=fix)
 
 
 @functools.cache
@@ -145,12 +144,12 @@ def _explain(error: ValidationError, texts: Mapping[Path, str]) -> Iterator[Prob
             keys = [key for form in limit for key in form["required"]]
             yield Problem(path, f"{' or '.join(map(repr, keys))} is missing", f"add `{keys[0]}:`")
         case _:
-            yield Problem(path, _one_line(error.message), f"write {rules.get('description', 'what the schema says')}")
+            message = shorten(" ".join(error.message.split()), 200)
+            yield Problem(path, message, f"write {rules.get('description', 'what the schema says')}")
 
 
 def _unknown_keys(path: Path, value: Mapping[str, object], known: list[str]) -> Iterator[Problem]:
-    unknown = (str(key) for key in value if key not in known)
-    for key in itertools.islice(unknown, _UNKNOWN):
+    for key in (str(key) for key in value if key not in known):
         hint = nearest(key, known) or f"; known are {', '.join(known)}"
         yield Problem((*path, key), f"unknown key {shorten(key, 60)!r}{hint}", "rename it or take it out")
 
@@ -166,7 +165,3 @@ def _wrong_type(path: Path, value: object, wanted: list[str], text: str | None) 
         return Problem(path, f"is {taken}, not {wants}", f'write it in quotes: "{shorten(shown, 60)}"')
     quotes = ", in quotes if it begins with [ or {" if "string" in wanted else ""
     return Problem(path, f"is {has}, not {wants}", f"write {wants} here{quotes}")
-
-
-def _one_line(message: str) -> str:
-    return shorten(" ".join(message.split()), 200)

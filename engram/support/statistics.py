@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
 RESAMPLES = 10_000
 FEWEST = 5  # patterns of a category below which there is no verdict: no outcome of five pairs is significant either
 Interval = tuple[float, float]
+Clusters = Sequence[Hashable] | None
 
 
 def wilson(successes: int, n: int) -> Interval | None:
@@ -37,9 +38,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float | None:
     return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
 
 
-def paired_bootstrap(
-    before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Hashable] | None = None, seed: int = 0
-) -> Interval | None:
+def paired_bootstrap(before: Sequence[bool], after: Sequence[bool], clusters: Clusters = None) -> Interval | None:
     """The 95 % percentile interval of the mean difference, resampling clusters of pairs; None if there is no pair.
 
     `clusters` names each pair's cluster (its pattern), since answers to several phrasings of one pattern are not
@@ -49,12 +48,10 @@ def paired_bootstrap(
     if not before:
         return None
     differences = [float(int(a) - int(b)) for b, a in zip(before, after, strict=True)]
-    return ratio_bootstrap(differences, [1.0] * len(differences), clusters, seed)
+    return ratio_bootstrap(differences, [1.0] * len(differences), clusters)
 
 
-def ratio_bootstrap(
-    sums: Sequence[float], sizes: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
-) -> Interval | None:
+def ratio_bootstrap(sums: Sequence[float], sizes: Sequence[float], clusters: Clusters = None) -> Interval | None:
     """The 95 % percentile interval of Σ sums / Σ sizes, resampling clusters; None if there is nothing.
 
     With `sums` the differences of nats and `sizes` the tokens of each row, it is that of nats per token.
@@ -70,7 +67,7 @@ def ratio_bootstrap(
         totals[name] = (known[0] + part, known[1] + size)
     kinds = sorted(Counter(totals.values()).items())
     shares = np.array([count for _, count in kinds]) / len(totals)
-    draws = np.random.default_rng(seed).multinomial(len(totals), shares, size=RESAMPLES)
+    draws = np.random.default_rng(0).multinomial(len(totals), shares, size=RESAMPLES)
     values = np.array([kind for kind, _ in kinds])
     ratios = draws @ values[:, 0] / (draws @ values[:, 1])
     low, high = np.percentile(ratios, [2.5, 97.5])
@@ -91,7 +88,5 @@ def spread(values: Sequence[float]) -> dict[str, float | int | None]:
     """Number, mean, sample standard deviation (None below two), smallest and largest of some runs' figures."""
     n = len(values)
     mean = sum(values) / n if n else None
-    deviation = None
-    if mean is not None and n > 1:
-        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    deviation = statistics.stdev(values) if n > 1 else None
     return {"n": n, "mean": mean, "sd": deviation, "min": min(values, default=None), "max": max(values, default=None)}

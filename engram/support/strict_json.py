@@ -7,12 +7,13 @@ follow. What passes here can be walked, computed with and written again.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engram.support.errors import EngramError, readable_errors
-from engram.support.files import read_bytes
+from engram.support.errors import EngramError
+from engram.support.files import reading
 from engram.support.schema import json_path
 from engram.support.text import shorten, visible
 
@@ -38,13 +39,10 @@ class JSONError(ValueError):
 
 def read(path: Path, fix: str) -> Any:
     """The document in a file; raises EngramError as `file:line:column` or `file: $.path` where it is not sound."""
-    with readable_errors(path, "read this file"):
-        size = path.stat().st_size
-    if size > MAX_BYTES:
-        what = f"the file has {size / 2**20:.1f} MiB, at most {MAX_BYTES // 2**20} MiB are read"
-        raise EngramError(what, where=f"{path}:1:1", fix=fix)
+    with reading(path, MAX_BYTES) as file:
+        content = file.read()
     try:
-        return parse(read_bytes(path))
+        return parse(content)
     except JSONError as error:
         separator = " " if error.place.startswith("$") else ":"
         raise EngramError(f"not JSON: {error.what}", where=f"{path}{separator}{error.place}", fix=fix) from error
@@ -81,8 +79,7 @@ def _mapping(pairs: list[tuple[str, Any]], twice: dict[int, str]) -> dict[str, A
     """A mapping; where a key stands twice, `twice` gets it by the mapping's identity."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice[id(made)] = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        twice[id(made)] = Counter(key for key, _ in pairs).most_common(1)[0][0]
     return made
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 
 def normalise(text: str) -> str:
@@ -13,15 +16,34 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def comparable(text: str, expected: str) -> str:
+    """The text as answers are compared: normalised, but where `expected` has several lines, with its line breaks and
+    indentation; white space at the ends of lines, and blank lines around, still don't count."""
+    if "\n" not in expected.strip():
+        return normalise(text)
+    return "\n".join(line.rstrip() for line in unicodedata.normalize("NFC", text).splitlines()).strip("\n")
+
+
 def visible(text: str, *, newline: str = "⏎") -> str:
     """The text with everything that could drive a terminal made visible.
 
     Control characters (C0, C1, DEL), bidirectional overrides and other format characters, lone surrogates
-    and private-use characters become `\\xNN` or `\\uNNNN`; a line break becomes `newline`.
+    and private-use characters become `\\xNN` or `\\uNNNN`; a line break becomes `newline`. A joiner inside a word or
+    an emoji is shown as it is.
     """
     if text.isprintable():
         return text
-    return "".join(_visible(character, newline) for character in text)
+    kept = (one in JOINERS and _joins(text, i) for i, one in enumerate(text))
+    return "".join(one if whole else _visible(one, newline) for one, whole in zip(text, kept))
+
+
+JOINERS = "\u200c\u200d"  # ZWNJ and ZWJ: part of Persian and Indian words, and of emoji
+
+
+def _joins(text: str, at: int) -> bool:
+    """Whether the character at this place is between two letters or emoji, with their marks and modifiers."""
+    around = [unicodedata.category(one)[0] for one in (text[at - 1 : at], text[at + 1 : at + 2]) if one]
+    return len(around) == 2 and all(one in "LMS" for one in around)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -67,6 +89,17 @@ def near_duplicates(ones: Sequence[str], others: Sequence[str]) -> Iterator[tupl
 _FEW, _AT_ONCE = 1 << 14, 1 << 25  # pairs: for which one thread is quicker, and that are compared in one call
 
 
+def twins(ones: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> Iterator[tuple[int, int]]:
+    """The indices of each pair of `ones` and `others`, inputs with their answers, that are near and answered alike."""
+    asked: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for side, pairs in enumerate((ones, others)):
+        for index, (_, answer) in enumerate(pairs):
+            asked[normalise(answer)][side].append(index)
+    for mine, theirs in asked.values():
+        for i, j in near_duplicates([ones[i][0] for i in mine], [others[j][0] for j in theirs]) if theirs else ():
+            yield mine[i], theirs[j]
+
+
 def _words(text: str) -> str:
     """The words of a text in lower case, one blank between them; the text itself where it has no words."""
     return " ".join(re.findall(r"\w+", text.casefold())) or normalise(text)
@@ -81,3 +114,11 @@ def _visible(character: str, newline: str) -> str:
         code = ord(character)
         return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
     return character
+
+
+def filled(template: Path, **values: Any) -> str:
+    """A text file of ours written from its Jinja template; a name that the template lacks a value for is an error."""
+    from jinja2 import Environment, StrictUndefined
+
+    made = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    return made.from_string(template.read_text("utf-8")).render(values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -38,7 +37,8 @@ def entries(folder: Path, fix: str) -> list[Path]:
 
     Raises EngramError if there are more than MOST: it may be a whole disk.
     """
-    found = list(islice(_below(folder), MOST + 1))
+    below = (Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files))
+    found = list(islice(below, MOST + 1))
     if len(found) > MOST:
         raise EngramError(f"more than {MOST:,} files and folders in this folder", where=str(folder), fix=fix)
     return found
@@ -71,11 +71,6 @@ def shards(folder: Path) -> list[str]:
         what = "names of weight files that are none of this folder"
         raise EngramError(what, where=INDEX, problems=[visible(name) for name in wrong[:20]], fix="take another MODEL")
     return names
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        yield from (Path(place, name) for name in (*folders, *files))
 
 
 def _within(path: Path, homes: list[Path]) -> bool:

@@ -30,14 +30,10 @@ from engram.support.files import write_bytes
 class Silent:
     """Progress that shows nothing."""
 
-    def start(self, steps: int, losses: Sequence[float] = ()) -> None:
-        """Before the first step."""
+    def start(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
 
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """After an optimizer step."""
-
-    def validation(self, step: int, loss: float, recall: float) -> None:
-        """After a validation pass."""
+    step = validation = start
 
 
 def launch(backend: str, processes: int, arguments: Sequence[str], log: Path) -> None:
@@ -148,5 +144,4 @@ def follower(ranks: Ranks, identity: Mapping[str, Any], every: int) -> Keeper:
     with tempfile.TemporaryDirectory(prefix="engram-") as folder:
         file = Path(folder) / "checkpoint"
         write_bytes(file, content)
-        _, tensors, run = checkpoint.read(file)
-    return Keeper(Path(), identity, every, checkpoint.made(tensors, run))
+        return Keeper(Path(), identity, every, checkpoint.read(file)[1])

@@ -10,9 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram import backends
 from engram.backends import Backend, Loaded
@@ -22,13 +26,10 @@ from engram.models.tokenizer import Encoded, Encoder
 from engram.plan.batches import Likely
 from engram.support import console
 from engram.support.errors import EngramError
-from engram.support.files import cache_folder, writing
+from engram.support.files import cache_folder, sha256_text, writing
 from engram.support.text import common, normalise
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-VERSION = 1  # raise it whenever the same model gives other rows
+VERSION = 2  # raise it whenever the same model gives other rows
 SEED = 0  # of the questions: the rows are the model's, not the run's
 ROWS = 160
 FREE = 4  # one of so many questions begins with nothing
@@ -44,7 +45,7 @@ BEGINNINGS = (
 
 @dataclass(frozen=True)
 class Replay:
-    """The rows, the base's distributions at the answer tokens of each, and the SHA-256 of all these numbers."""
+    """Rows, the base's distributions at the answer tokens of each, and the SHA-256 of all these numbers."""
 
     rows: list[Encoded]
     likely: list[Likely]
@@ -56,35 +57,37 @@ class Replay:
 
 
 def of(loaded: Loaded, encoder: Encoder) -> Replay:
-    """The model's replay rows, cached by its weights. Raises EngramError if it writes no question with an answer."""
-    quantized = "" if loaded.quantize == "none" else f"-{loaded.quantize}"
-    path = cache_folder() / "replay" / f"{loaded.model.weights_sha256[:16]}{quantized}-{VERSION}.npz"
-    return (_read(path) if path.is_file() else None) or _made(loaded, encoder, path)
+    """The model's replay rows, the same everywhere. Raises EngramError if it writes no question with an answer."""
+    return _kept(loaded, encoder, "replay", lambda: _brought(loaded.model, encoder) or _written(loaded, encoder))
 
 
-def _made(loaded: Loaded, encoder: Encoder, path: Path) -> Replay:
-    import numpy as np
+def likely(loaded: Loaded, encoder: Encoder, rows: list[Encoded], name: str) -> list[Likely]:
+    """The untaught model's next-token distributions at the answer tokens of rows that are known as `name`."""
+    where = f"{loaded.backend} {backends.get(loaded.backend).device()} {name}"
+    return _kept(loaded, encoder, where, lambda: rows).likely
 
-    backend, session = backends.get(loaded.backend), loaded.session()
-    rows = _brought(loaded.model, encoder) or _written(backend, session, encoder, loaded.model)
-    if not rows:
-        what, fix = "the model writes no questions that it can answer", "train without replay: SET=replay=0"
-        raise EngramError(what, where=loaded.model.name, fix=fix)
-    tokens, chances = Likely.joined(backend.likely(session, rows, encoder))
+
+def _kept(loaded: Loaded, encoder: Encoder, name: str, made: Callable[[], list[Encoded]]) -> Replay:
+    """What `made` gives, and the distributions: computed once, and cached by all files of the model."""
+    model = loaded.model
+    whole = sha256_text(" ".join((name, model.weights_sha256, model.files_sha256, loaded.quantize, str(VERSION))))
+    path = cache_folder() / "replay" / f"{whole[:16]}.npz"
+    if found := _read(path):
+        return found
+    rows = made()
+    tokens, chances = Likely.joined(backends.get(loaded.backend).likely(loaded.session(), rows, encoder))
     ids = np.concatenate([np.array(row.tokens, np.int32) for row in rows])
     lengths = np.array([(len(row.tokens), row.prompt_length) for row in rows], np.int32)
     try:
         with writing(path) as work, work.open("wb") as file:
             np.savez(file, ids=ids, lengths=lengths, likely=tokens, chances=chances)
-    except (EngramError, OSError) as error:  # a cache that can't be written is no reason not to train
-        console.note(f"the replay rows are not cached: {error}")
+    except (EngramError, OSError) as error:  # a cache that can't be written is no reason to stop
+        console.note(f"the model's own rows and distributions are not cached: {error}")
     return _replay(ids, lengths, tokens, chances)
 
 
 def _read(path: Path) -> Replay | None:
-    """The rows in a cached file; None if it is damaged."""
-    import numpy as np
-
+    """The rows in a cached file; None if there is none or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as kept:
             return _replay(*(kept[name] for name in ("ids", "lengths", "likely", "chances")))
@@ -94,8 +97,6 @@ def _read(path: Path) -> Replay | None:
 
 def _replay(ids: NDArray[Any], lengths: NDArray[Any], *likely: NDArray[Any]) -> Replay:
     """The rows that these arrays hold one after the other; `lengths` are of each row and its prompt, [rows, 2]."""
-    import numpy as np
-
     digest = hashlib.sha256(b"".join(array.tobytes() for array in (ids, lengths, *likely))).hexdigest()
     ends, learned = np.cumsum(lengths[:, 0]), np.cumsum(lengths[:, 0] - lengths[:, 1])
     rows = [
@@ -114,18 +115,23 @@ def _brought(model: Model, encoder: Encoder) -> list[Encoded]:
     return [*texts[: ROWS // 4], *chats][:ROWS]
 
 
-def _written(backend: Backend, session: Any, encoder: Encoder, model: Model) -> list[Encoded]:
-    """Questions that the model writes, except those that retention is measured on, with its answers."""
+def _written(loaded: Loaded, encoder: Encoder) -> list[Encoded]:
+    """Questions that the model writes, except those that retention is measured on, with its answers; not none."""
+    model, backend, session = loaded.model, backends.get(loaded.backend), loaded.session()
     console.note(f"{model.name} writes its replay rows: once, some minutes on a CPU")
     known = {normalise(row.prompt).casefold() for row in retention.general_set(model).rows}
     asked = [text for text in _questions(backend, session, encoder) if text.casefold() not in known]
     prompts = encoder.prompts(asked[:ROWS])
     answers = backend.generate(session, prompts, encoder.stop_ids, ANSWER)
-    return [
+    rows = [
         Encoded("", (*prompt, *answer.tokens, *[encoder.end_id] * answer.ended), len(prompt))
         for prompt, answer in zip(prompts, answers)
         if answer.tokens
     ]
+    if not rows:
+        what, fix = "the model writes no questions that it can answer", "train without replay: SET=replay=0"
+        raise EngramError(what, where=model.name, fix=fix)
+    return rows
 
 
 def _questions(backend: Backend, session: Any, encoder: Encoder) -> list[str]:

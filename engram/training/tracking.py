@@ -7,19 +7,16 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from engram.plan.config import Config
 from engram.plan.curve import Progress
-from engram.support.errors import EngramError, readable_errors
+from engram.support.errors import EngramError
 from engram.training.methods import METHODS
 
-SERVICES = ("tensorboard", "wandb")
-# as transformers names them in both services; the learning rate is the step's, the speed counts real tokens
-LOSS, RATE, SPEED = "train/loss", "train/learning_rate", "train/tokens_per_second"
-CHECK, KNOWN = "eval/loss", "eval/recall"
+Write = Callable[[int, dict[str, float]], None]  # writes the metrics of a step; steps never go back
 # under these settings wandb prints nothing and records neither user, machine, code, packages nor arguments
 WANDB_SETTINGS: dict[str, Any] = {
     **{"console": "off", "silent": True, "host": "engram", "username": "engram", "email": "", "program": "engram"},
@@ -39,21 +36,17 @@ def tracked(service: str | None, progress: Progress, config: Config, name: str, 
         yield progress
         return
     if not importlib.util.find_spec(service):
-        fix = f"{sys.executable} -m pip install 'engram[tracking]'"
+        fix = f"{sys.executable} -m pip install '.[tracking]'"
         raise EngramError(f"{service} is not installed", where="--report-to", fix=fix)
-    place = folder / "tensorboard" / name if service == "tensorboard" else folder
-    with readable_errors(place, "write this folder"):
-        place.mkdir(parents=True, exist_ok=True)
-        writer = TensorBoard(place, config) if service == "tensorboard" else Wandb(place, config, name)
-    with contextlib.closing(writer):
-        yield Tracked(progress, writer, config)
+    with (_tensorboard if service == "tensorboard" else _wandb)(folder, config, name) as write:
+        yield Tracked(progress, write, config)
 
 
 class Tracked:
-    """A progress that passes everything on to another one, and writes it to a service."""
+    """A progress that passes everything on to another one, and writes it under the names that transformers uses."""
 
-    def __init__(self, progress: Progress, writer: TensorBoard | Wandb, config: Config) -> None:
-        self.progress, self.writer, self.config = progress, writer, config
+    def __init__(self, progress: Progress, write: Write, config: Config) -> None:
+        self.progress, self.write, self.config = progress, write, config
 
     def start(self, steps: int, losses: Sequence[float] = ()) -> None:
         """Before the first step: the number of steps gives the learning rate of each."""
@@ -62,72 +55,59 @@ class Tracked:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """After an optimizer step."""
-        self.writer.write(step, {LOSS: loss, RATE: self.rates[step - 1], SPEED: tokens_per_second})
+        values = {"loss": loss, "learning_rate": self.rates[step - 1], "tokens_per_second": tokens_per_second}
+        self.write(step, {f"train/{name}": value for name, value in values.items()})
         self.progress.step(step, loss, tokens_per_second)
 
     def validation(self, step: int, loss: float, recall: float) -> None:
         """After a validation pass."""
-        self.writer.write(step, {CHECK: loss, KNOWN: recall})
+        self.write(step, {"eval/loss": loss, "eval/recall": recall})
         self.progress.validation(step, loss, recall)
 
 
-class TensorBoard:
-    """An event file in a folder. TensorBoard's own writer would put the host's name into the file's name."""
+@contextlib.contextmanager
+def _tensorboard(folder: Path, config: Config, name: str) -> Iterator[Write]:
+    """An event file. TensorBoard's own writer would put the host's name into the file's name."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    def __init__(self, folder: Path, config: Config) -> None:
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-        from tensorboard.summary.writer.record_writer import RecordWriter
+    path, begun = folder / "tensorboard" / name / f"events.out.tfevents.{time.time_ns()}", False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(RecordWriter(path.open("wb"))) as records:
 
-        self.records = RecordWriter((folder / f"events.out.tfevents.{time.time_ns()}").open("wb"))
-        self._add(file_version="brain.Event:2")
-        self._add(summary=hparams_pb(config.as_dict(), trial_id=folder.name))
-        self.begun = False
+        def add(**fields: Any) -> None:
+            records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+            records.flush()
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Write the metrics of a step; steps never go back."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        def write(step: int, values: dict[str, float]) -> None:
+            nonlocal begun
+            if not begun:  # an earlier file's values from here on are void: the run was interrupted and continues
+                add(step=step, session_log=SessionLog(status=SessionLog.START))
+                begun = True
+            add(step=step, summary=Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]))
 
-        if not self.begun:  # an earlier file's values from here on are void: the run was interrupted and continues
-            self._add(step=step, session_log=SessionLog(status=SessionLog.START))
-            self.begun = True
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._add(step=step, summary=Summary(value=scalars))
-
-    def close(self) -> None:
-        """Close the file."""
-        self.records.close()
-
-    def _add(self, **fields: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self.records.write(Event(wall_time=time.time(), **fields).SerializeToString())
-        self.records.flush()
+        add(file_version="brain.Event:2")
+        add(summary=hparams_pb(config.as_dict(), trial_id=name))
+        yield write
 
 
-class Wandb:
-    """A run of Weights & Biases with metrics and settings only; offline unless WANDB_MODE says otherwise."""
+@contextlib.contextmanager
+def _wandb(folder: Path, config: Config, name: str) -> Iterator[Write]:
+    """A run with metrics and settings only; offline unless WANDB_MODE says otherwise."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import
+    import wandb
 
-    def __init__(self, folder: Path, config: Config, name: str) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import
-        import wandb
-
-        settings = wandb.Settings(mode=os.environ.get("WANDB_MODE", "offline"), **WANDB_SETTINGS)
-        try:
-            self.run = wandb.init(
-                project="engram", name=name, config=config.as_dict(), dir=str(folder), settings=settings
-            )
-        except wandb.Error as error:
-            fix = "WANDB_MODE=offline, or log in: wandb login"
-            raise EngramError(f"wandb does not start: {error}", where="--report-to", fix=fix) from error
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Write the metrics of a step; steps never go back."""
-        self.run.log(values, step=step)
-
-    def close(self) -> None:
-        """End the run."""
-        import wandb
-
-        self.run.finish(exit_code=1 if sys.exc_info()[0] else 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(mode=os.environ.get("WANDB_MODE", "offline"), **WANDB_SETTINGS)
+    try:
+        run = wandb.init(project="engram", name=name, config=config.as_dict(), dir=str(folder), settings=settings)
+    except wandb.Error as error:
+        fix = "WANDB_MODE=offline, or log in: wandb login"
+        raise EngramError(f"wandb does not start: {error}", where="--report-to", fix=fix) from error
+    try:
+        yield lambda step, values: run.log(values, step=step)
+    finally:
+        run.finish(exit_code=1 if sys.exc_info()[0] else 0)
         wandb.teardown()  # waits for the process that writes the file

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from engram.memory.table import is_memory
 from engram.models import conversion
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder, load_encoder
+from engram.plan import batches as batching
 from engram.plan import checkpoint, documents
-from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_replay, plan_validation, refuse_too_large
+from engram.plan.batches import Batch, Plan, encode, make_batch, plan_batches, plan_replay, plan_validation
 from engram.plan.checkpoint import Keeper, Saving
 from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Progress, TrainingRun
@@ -31,9 +31,11 @@ from engram.training import processes, replay
 from engram.training.replay import Replay
 
 # settings that do not influence training
-EVALUATION = ("name", "max_new_tokens", "samples", "temperature", "consistency_prompts", "latency_prompts")
+EVALUATION = (
+    *("name", "max_new_tokens", "samples", "temperature", "consistency_prompts", "latency_prompts"),
+    *("general_rows", "shots"),
+)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # the order of a sum can depend on them
-CURVE = {"losses": "loss", "seconds": "seconds"}  # names in a checkpoint, and in a step of the log
 
 
 def train(
@@ -53,7 +55,7 @@ def train(
     run continues from its checkpoint, next to `adapter`, and ends with the same bytes. Raises EngramError for missing
     or changed data, rows that are too long, another run's checkpoint, and whatever the backend refuses. Of several
     processes that a launcher started, only the first writes; the others compute along and return an empty log.
-    `loaded` is the model that this process has in memory, if any; the adapter stays on it.
+    `loaded` has the untaught model if this process needs it for other stages too.
     """
     loaded = loaded or Loaded(backend_name, model, config.quantize)
     backend = backends.get(backend_name)
@@ -63,21 +65,22 @@ def train(
     plan = planned(model, config, data, own)
     documents.refuse_changed_data(known, data)
     if backend_name != "cuda":
-        refuse_too_large(model, plan.batches, machine.free_memory())
+        batching.refuse_too_large(model, plan.batches, machine.free_memory())
+    loaded.drop()  # the backend loads it as training needs it
     identity = _identity(backend_name, backend.device(), model, config, known, plan) | {"world_size": ranks.size}
     processes.refuse_unlike(ranks, identity)
     saving = saving or Saving()
     if ranks.rank:
         follower = processes.follower(ranks, identity, saving.every)
-        loaded.train(plan.batches, plan.validation, config, adapter, processes.Silent(), follower)
+        backend.train(model, plan, config, adapter, processes.Silent(), follower)
         return {}
     with (
         locks.held(adapter, "engram train"),
-        _kept(checkpoint.path_for(adapter), identity, saving, adapter / backend.WEIGHTS, log) as keeper,
+        _kept(checkpoint.path_for(adapter), identity, saving) as keeper,
         new_folder(adapter) as work,
     ):
         processes.lead(ranks, keeper)
-        run = loaded.train(plan.batches, plan.validation, config, work, progress, keeper)
+        run = backend.train(model, plan, config, work, progress, keeper)
         document = training_document(
             *(backend_name, model, config, known, run, sha256(work / backend.WEIGHTS), own.describe() if own else None),
             tokens=[(batch.answer_tokens, batch.real_tokens) for batch in plan.batches[: len(run.losses)]],
@@ -91,14 +94,6 @@ def train(
             document["resumed_at"] = list(keeper.resumed_at)
         documents.write(log, document, "training")
     return document
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The batches of a run, for training and validation."""
-
-    batches: list[Batch]
-    validation: list[Batch]
 
 
 def planned(model: Model, config: Config, data: Path, own: Replay | None = None) -> Plan:
@@ -162,36 +157,21 @@ def _identity(name: str, device: str, model: Model, config: Config, data: dict[s
 
 
 @contextlib.contextmanager
-def _kept(place: Path, identity: dict[str, Any], saving: Saving, weights: Path, log: Path) -> Iterator[Keeper]:
+def _kept(place: Path, identity: dict[str, Any], saving: Saving) -> Iterator[Keeper]:
     """The keeper of a run, which continues from its checkpoint; that is deleted when the block ends without an error.
 
-    A checkpoint whose run was finished, killed before it could delete it, is ignored. Raises EngramError if the
-    checkpoint is damaged, or of a run that differs, naming each field with both values.
+    Raises EngramError if the checkpoint is damaged, or of a run that differs, naming each field with both values.
     """
     begun = None
     if place.is_file() and not saving.fresh:
-        known, tensors, run = checkpoint.read(place)
-        known.setdefault("world_size", 1)
-        if not _is_finished(run, weights, log):
-            if lines := documents.differing(known, identity, sorted({*known, *identity})):
-                what, fix = "this checkpoint is of another run (there, and now)", checkpoint.fix(place)
-                raise EngramError(what, where=str(place), problems=lines, fix=f"put it back, or {fix}")
-            begun = checkpoint.made(tensors, run)
+        known, begun = checkpoint.read(place)
+        if lines := documents.differing(known, identity, sorted({*known, *identity})):
+            what, fix = "this checkpoint is of another run (there, and now)", checkpoint.fix(place)
+            raise EngramError(what, where=str(place), problems=lines, fix=f"put it back, or {fix}")
     if not begun:
         checkpoint.drop(place)
     yield Keeper(place, identity, saving.every, begun)
     checkpoint.drop(place)
-
-
-def _is_finished(run: dict[str, Any], weights: Path, log: Path) -> bool:
-    """Whether log and adapter are of the checkpoint's own run: its losses and seconds, which no two runs share."""
-    try:
-        document = documents.read(log, "training", "make train")
-        steps = document["steps"][: run["step"]]
-        same = [documents.rounded(run[key]) == [step[name] for step in steps] for key, name in CURVE.items()]
-        return all(same) and sha256(weights) == document["adapter"]["sha256"]
-    except EngramError:
-        return False
 
 
 def unlike(log: Mapping[str, Any], adapter: Path, weights: str, found: str) -> list[str]:

@@ -10,11 +10,11 @@ import pytest
 if not importlib.util.find_spec("mlx"):  # to import it here would keep every test after this one from the fast BLAS
     pytest.skip("MLX is not installed", allow_module_level=True)
 
-from engram.backends.mlx import backend, linux_cpu, model, training
+from engram.backends.mlx import backend, linux_cpu, model
 from engram.models.model import resolve
-from engram.plan.config import Config
 
-mx = model.core()
+# isort: split
+import mlx.core as mx
 
 
 def close(one, other, tolerance):
@@ -67,6 +67,19 @@ def test_logits_that_are_no_numbers_give_a_loss_that_is_none():
 
 
 @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="on a GPU MLX computes by itself")
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(3, 5, 128), (2, 128)])
+def test_a_product_with_a_quantized_matrix_is_mlx_s_and_so_is_its_gradient(bits, shape):
+    linux_cpu.use()
+    x, whole = (mx.random.normal(one, key=mx.random.key(i)) for i, one in enumerate((shape, (64, 128))))
+    w, scales, biases = mx.quantize(whole, group_size=64, bits=bits)
+    more = {"scales": scales, "biases": biases, "transpose": True, "group_size": 64, "bits": bits, "mode": "affine"}
+    one, other = mx.quantized_matmul, mx.quantized_matmul.plain
+    assert close(one(x, w, **more), other(x, w, **more), 1e-4)
+    slopes = [mx.grad(lambda x, f=f: f(x, w, **more).sum())(x) for f in (one, other)]
+    assert close(*slopes, 1e-4)
+
+
 def test_models_use_it_on_a_cpu():
     session = backend.load(resolve("tiny"))
     import mlx_lm.models.llama as llama
@@ -89,20 +102,72 @@ def test_an_adapted_layer_is_the_linear_one_and_the_scaled_product():
     assert close(layer(x), expected, 1e-5)
 
 
-def test_all_parameters_at_once_are_updated_as_each_by_itself():
-    config = Config(learning_rate=0.1, weight_decay=0.01)
-    shapes = {"a": (3, 4), "b": (5,), "c": (1, 1)}
-    draw = {name: mx.random.normal(shape) for name, shape in shapes.items()}
-    slopes = {name: mx.random.normal(shape) for name, shape in shapes.items()}
-    together = dict(draw)
-    one_by_one = {name: {name: value} for name, value in draw.items()}
-    joined = training.adamw(config, [0.1] * 3)
-    single = {name: training.adamw(config, [0.1] * 3) for name in draw}
-    for _ in range(3):
-        together = joined.apply_gradients(slopes, together)
-        for name in draw:
-            one_by_one[name] = single[name].apply_gradients({name: slopes[name]}, one_by_one[name])
-    for name, shape in shapes.items():
-        assert together[name].shape == shape
-        assert mx.array_equal(together[name], one_by_one[name][name]).item()
-        assert not mx.array_equal(together[name], draw[name]).item()
+# --- a new token of many rows: attention and rotation
+
+
+def normal(*shape, seed=0):
+    return mx.random.normal(shape, key=mx.random.key(seed))
+
+
+def unexpected(*_, **__):
+    raise AssertionError("MLX's own was called")
+
+
+@pytest.mark.parametrize("heads, shared", [(3, 1), (4, 2), (2, 2)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_mlx_s_own(heads, shared, masked):
+    rows, columns, size = 30, 40, 16
+    queries, keys, values = normal(rows, heads, 1, size), *(normal(rows, shared, columns, size, seed=i) for i in (1, 2))
+    mask = mx.arange(columns)[None, None, None] >= mx.arange(rows)[:, None, None, None] if masked else None
+    theirs = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.25, mask=mask)
+    ours = linux_cpu.attention(unexpected)(queries, keys, values, cache=object(), scale=0.25, mask=mask)
+    assert ours.shape == theirs.shape
+    assert mx.allclose(ours, theirs, rtol=1e-5, atol=1e-6).item()
+
+
+def test_attention_of_anything_else_is_left_to_mlx():
+    q, k = normal(30, 2, 1, 16), normal(30, 2, 40, 16)
+    half, few, two = q.astype(mx.float16), q[:1], normal(30, 2, 2, 16)
+    called = []
+    scaled = linux_cpu.attention(lambda *given, **named: called.append((given, named)))
+    for queries, cache, mask, sinks in (
+        *((half, object(), None, None), (few, object(), None, None), (two, object(), "causal", None)),
+        *((q, None, None, None), (q, object(), mx.zeros((30, 1, 1, 40)), None), (q, object(), None, mx.zeros(2))),
+    ):
+        assert scaled(queries, k[: len(queries)], k[: len(queries)], cache, scale=1.0, mask=mask, sinks=sinks) is None
+    assert len(called) == 6 and called[-1][1]["sinks"] is not None
+
+
+@pytest.mark.parametrize("base, scale", [(10000.0, 1.0), (100000.0, 0.5)])
+def test_rotation_is_mlx_s_own_to_the_last_bit(base, scale):
+    import mlx.nn as nn
+
+    layer = nn.RoPE(16, traditional=False, base=base, scale=scale)
+    x = normal(5, 3, 1, 16)
+    rotated = linux_cpu.rotation(unexpected)
+    for offset in (mx.array([0, 1, 7, 300, 511]), mx.array([3, 512, 2000, 9, 9])):
+        theirs = mx.fast.rope(x, 16, traditional=False, base=base, scale=scale, offset=offset)
+        assert mx.array_equal(rotated(layer, x, offset), theirs).item()
+    grown = mx.array([1, 1, 1, 1, 1])
+    before = rotated(layer, x, grown)
+    grown += 1  # in place: it is the same object
+    assert not mx.array_equal(rotated(layer, x, grown), before).item()
+
+
+def test_rotation_of_anything_else_is_left_to_mlx():
+    import mlx.nn as nn
+
+    x, offset = normal(5, 3, 1, 16), mx.zeros(5, mx.int32)
+    rotated = linux_cpu.rotation(lambda *_: None)
+    layer = nn.RoPE(16)
+    for of, given, at in (
+        *((layer, x, 3), (layer, normal(5, 3, 2, 16), offset), (layer, x.astype(mx.float16), offset)),
+        *((nn.RoPE(16, traditional=True), x, offset), (nn.RoPE(8), x, offset), (layer, x, offset - 1)),
+    ):
+        assert rotated(of, given, at) is None
+
+
+def test_the_most_likely_token_is_the_first_of_equal_ones():
+    logits = mx.array([[0.0, 2.0, 2.0], [3.0, 1.0, 3.0]])
+    assert linux_cpu.most_likely(logits).tolist() == mx.argmax(logits, axis=-1).tolist() == [1, 0]
+    assert linux_cpu.most_likely(logits.astype(mx.float16)).tolist() == [1, 0]

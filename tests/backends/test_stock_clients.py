@@ -32,6 +32,7 @@ def stock(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_stock_mlx_lm_trains_on_the_data_and_answers_with_the_adapter(data: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     options = ["--iters", "2", "--batch-size", "2", "--val-batches", "1", "--num-layers", "1"]

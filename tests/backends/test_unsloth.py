@@ -6,26 +6,23 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_run import CONFIG, PACK, Quiet, Run, evaluated_again
+from small_run import CONFIG, Quiet, Run
 
 from engram import backends
-from engram.dataset.build import write_data
-from engram.evaluation import compare, evaluate
+from engram.evaluation import evaluate
 from engram.models.adapters import CONFIG as ADAPTER_CONFIG
-from engram.models.adapters import MLX_WEIGHTS, PEFT_WEIGHTS, initial_factor
+from engram.models.adapters import MLX_WEIGHTS, PEFT_WEIGHTS
 from engram.models.model import Model, resolve
 from engram.models.tokenizer import load_encoder
-from engram.patterns.loading import find_files, load_patterns
 from engram.plan.batches import make_batch
-from engram.support import schema
 from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.training import train
@@ -34,25 +31,6 @@ if not importlib.util.find_spec("unsloth"):
     pytest.skip("Unsloth is not installed: make setup BACKEND=cpu", allow_module_level=True)
 
 SHORT = dataclasses.replace(CONFIG, steps=4)
-
-
-@pytest.fixture(scope="module")
-def cpu_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """The run of `small_run.py` under BACKEND=cpu, in a working folder that must stay empty."""
-    root, working = tmp_path_factory.mktemp("cpu-run"), tmp_path_factory.mktemp("working-folder")
-    (root / "pack.yaml").write_text(PACK)
-    files = find_files(str(root / "pack.yaml"))
-    write_data(load_patterns(files), files, root / "data", seed=0)
-    model, progress, out = resolve("tiny"), Quiet(), root / "results" / "cpu"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(working)
-        log = train.train("cpu", model, CONFIG, root / "data", root / "adapter", out / "training.json", progress)
-        documents = [
-            evaluate.evaluate("cpu", model, adapter, CONFIG, root / "data", out / f"{stage}.json", lambda _: None)
-            for stage, adapter in (("baseline", None), ("tuned", root / "adapter"))
-        ]
-        assert list(working.iterdir()) == []
-    yield Run(root, model, progress, log, *documents, compare.compare(out))
 
 
 @pytest.fixture(scope="module")
@@ -69,51 +47,6 @@ def trained(run: Run, folder: Path, config: object = SHORT, backend: str = "cpu"
     progress = Quiet()
     log = train.train(backend, run.model, config, run.root / "data", folder / "a", folder / "log.json", progress)  # type: ignore[arg-type]
     return log, progress
-
-
-def test_training_teaches(cpu_run: Run) -> None:
-    assert cpu_run.progress.losses[0] > 2
-    assert cpu_run.progress.losses[-1] < 0.2
-    assert cpu_run.tuned["splits"]["recall"]["exact"] >= 0.8
-    assert cpu_run.baseline["splits"]["recall"]["exact"] <= 0.2
-
-
-def test_documents_are_those_of_every_backend(cpu_run: Run) -> None:
-    assert cpu_run.progress.checks == [0, 30, 60]
-    assert cpu_run.log["backend"] == "cpu"
-    assert cpu_run.log["recipe"]["quantize"] == "none"
-    assert cpu_run.log["adapter"]["sha256"] == sha256(cpu_run.root / "adapter" / PEFT_WEIGHTS)
-    assert cpu_run.log["summary"]["peak_memory_bytes"] > 1_000_000
-    names = {"training": "training", "baseline": "result", "tuned": "result", "comparison": "comparison"}
-    for path, name in names.items():
-        text = (cpu_run.root / "results" / "cpu" / f"{path}.json").read_text("utf-8")
-        assert schema.problems(json.loads(text), name) == []
-        assert str(cpu_run.root) not in text
-
-
-def test_same_seed_same_bytes(cpu_run: Run, tmp_path: Path) -> None:
-    hashes = [trained(cpu_run, tmp_path / name)[0]["adapter"] for name in ("one", "two")]
-    assert hashes[0] == hashes[1]
-    other = dataclasses.replace(SHORT, seed=1)
-    assert trained(cpu_run, tmp_path / "three", other)[0]["adapter"] != hashes[0]
-
-
-def test_same_seed_same_result_document_in_another_process(cpu_run: Run, tmp_path: Path) -> None:
-    first, second = evaluated_again(cpu_run, "cpu", tmp_path)
-    assert first == second
-
-
-def test_training_starts_from_the_shared_initial_adapter(cpu_run: Run, tmp_path: Path) -> None:
-    from safetensors.numpy import load_file
-
-    config = dataclasses.replace(CONFIG, steps=1, learning_rate=1e-12)
-    trained(cpu_run, tmp_path, config)
-    for name, value in load_file(tmp_path / "a" / PEFT_WEIGHTS).items():
-        if name.endswith(".lora_A.weight"):
-            layer = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            assert value == pytest.approx(initial_factor(layer, value.shape[1], config.rank, config.seed).T, abs=1e-9)
-        else:
-            assert abs(value).max() < 1e-9
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mlx_lm"), reason="MLX is not installed")
@@ -137,13 +70,6 @@ def test_gradient_checkpointing_changes_no_loss(cpu_run: Run, tmp_path: Path) ->
     assert trained(cpu_run, tmp_path / "checkpointed", config)[1].losses == pytest.approx(plain, abs=1e-5)
 
 
-def test_an_exploding_loss_stops_the_run_and_leaves_no_adapter(cpu_run: Run, tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, learning_rate=1e30, steps=10)
-    with pytest.raises(EngramError, match=r"the loss is (nan|inf) at step"):
-        trained(cpu_run, tmp_path, config)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_full_memory_names_what_would_help(cpu_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -159,16 +85,6 @@ def test_a_full_memory_names_what_would_help(cpu_run: Run, tmp_path: Path, monke
     assert "batch_size=8" in caught.value.fix
     assert "gradient_checkpointing=on" in caught.value.fix
     assert list(tmp_path.iterdir()) == []
-
-
-def test_batched_and_streamed_answers_are_the_same(cpu_run: Run, tuned: object) -> None:
-    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
-    prompts = [encoder.prompt(a["prompt"]) for a in cpu_run.tuned["answers"]]
-    assert len({len(prompt) for prompt in prompts}) > 1  # so that some are padded
-    batched = [answer.tokens for answer in backend.generate(tuned, prompts, encoder.stop_ids, 16)]
-    streamed = [list(backend.stream(tuned, prompt, encoder.stop_ids, 16)) for prompt in prompts]
-    assert batched == streamed
-    assert [encoder.text(tokens) for tokens in batched] == [a["answer"] for a in cpu_run.tuned["answers"]]
 
 
 def test_a_stream_that_nobody_reads_to_its_end_is_dropped(cpu_run: Run, base: object) -> None:
@@ -205,44 +121,12 @@ def test_a_stream_computes_only_while_it_is_read(cpu_run: Run, base: object) -> 
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_the_padding_side_is_put_back(cpu_run: Run, tuned: object) -> None:
-    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
-    side = encoder.tokenizer.padding_side
-    assert tuned.tokenizer.padding_side == "right"  # type: ignore[attr-defined]
-    backend.generate(tuned, [encoder.prompt("Hi"), encoder.prompt("Hello to you")], encoder.stop_ids, 2)
-    list(backend.stream(tuned, encoder.prompt("Hi"), encoder.stop_ids, 2))
-    assert tuned.tokenizer.padding_side == "right"  # type: ignore[attr-defined]
-    assert encoder.tokenizer.padding_side == side
-
-
-def test_end_token_ends_an_answer_and_the_limit_cuts_it(cpu_run: Run, base: object) -> None:
-    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
-    prompt = encoder.prompt("Who are you?")
-    cut = backend.generate(base, [prompt], encoder.stop_ids, 2)[0]
-    assert (len(cut.tokens), cut.ended) == (2, False)
-    free = backend.generate(base, [prompt], encoder.stop_ids, 200)[0]
-    assert free.ended
-    assert not set(free.tokens) & encoder.stop_ids
-
-
-def test_sampling_is_seeded_and_differs_from_greedy(cpu_run: Run, base: object) -> None:
-    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
-    prompts = [encoder.prompt("Tell me about the weather")] * 4
-
-    def sampled(seed: int) -> list[list[int]]:
-        return [a.tokens for a in backend.generate(base, prompts, encoder.stop_ids, 12, 0.7, seed)]
-
-    assert sampled(1) == sampled(1)
-    assert sampled(1) != sampled(2)
-    assert len({tuple(tokens) for tokens in sampled(1)}) > 1
-
-
 def test_scores_are_those_of_the_whole_logits(cpu_run: Run, tuned: object) -> None:
     import torch
 
     backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
     examples = [encoder.example("The colour of grass", "green"), encoder.example("a", "a much longer answer, in words")]
-    scores = backend.score(tuned, examples, encoder)
+    scores = backend.losses(tuned, examples, encoder)[0]
     for example, score in zip(examples, scores, strict=True):
         tokens = torch.tensor([example.tokens])
         with torch.no_grad():
@@ -312,27 +196,27 @@ def test_an_adapter_trained_here_gives_the_same_answers_on_mlx(cpu_run: Run, tmp
     assert theirs["adapter"] == cpu_run.tuned["adapter"]
 
 
-CHOICES = [
-    {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [0, 3]},
-    {"target_modules": ["model.layers.1.mlp.down_proj", "model.layers.5.self_attn.o_proj"]},
-    {"target_modules": r".*layers\.[24]\..*v_proj", "use_rslora": True},
-    {"target_modules": "all-linear", "lora_alpha": 5},
+TWO = ["model.layers.1.mlp.down_proj", "model.layers.5.self_attn.o_proj"]
+CHOICES = [  # of layers, in PEFT's words and as a pattern
+    ({"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [0, 3]}, r".*\.[03]\..*(q_proj|up_proj)"),
+    ({"target_modules": TWO}, "|".join(TWO)),
+    ({"target_modules": r".*layers\.[24]\..*v_proj", "use_rslora": True}, r".*layers\.[24]\..*v_proj"),
+    ({"target_modules": "all-linear", "lora_alpha": 5}, ".*"),
 ]
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_of_layers_is_loaded(cpu_run: Run, tmp_path: Path, choice: dict[str, object]) -> None:
+@pytest.mark.parametrize(("choice", "pattern"), CHOICES)
+def test_every_choice_of_layers_is_loaded(
+    cpu_run: Run, tmp_path: Path, choice: dict[str, object], pattern: str
+) -> None:
     """The same logits as with the base weights changed by scale · BA, which needs neither PEFT nor Unsloth's loader."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    from engram.models.peft_layout import read_targets
-
     backend, tensors = backends.get("cpu"), load_file(cpu_run.root / "adapter" / PEFT_WEIGHTS)
     settings = json.loads((cpu_run.root / "adapter" / ADAPTER_CONFIG).read_text()) | choice
-    targets = read_targets(settings, [])
     layers = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in tensors}
-    chosen = sorted(name for name in layers if targets.attach(name))
+    chosen = sorted(name for name in layers if re.fullmatch(pattern, name))
     (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(settings))
     kept = {key: tensors[key] for key in tensors if key.removeprefix("base_model.model.").split(".lora_")[0] in chosen}
     save_file(kept, tmp_path / PEFT_WEIGHTS)
@@ -351,7 +235,7 @@ def test_every_choice_of_layers_is_loaded(cpu_run: Run, tmp_path: Path, choice: 
 
 @pytest.mark.parametrize(
     "change",
-    [{"r": 4}, {"target_modules": ["q_proj"]}, {"target_modules": ["nothing"]}, {"r": None}, {"use_dora": True}],
+    [{"r": 4}, {"r": None}, {"use_dora": True}],
 )
 def test_an_adapter_that_contradicts_itself_is_refused(cpu_run: Run, tmp_path: Path, change: dict[str, object]) -> None:
     shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
@@ -369,14 +253,6 @@ def test_an_adapter_of_another_model_is_refused(cpu_run: Run, tmp_path: Path) ->
     tensors = load_file(tmp_path / "a" / PEFT_WEIGHTS)
     save_file({k.replace(".layers.5.", ".layers.50."): v for k, v in tensors.items()}, tmp_path / "a" / PEFT_WEIGHTS)
     with pytest.raises(EngramError, match="the adapter does not fit tiny"):
-        backends.get("cpu").load(cpu_run.model, tmp_path / "a")
-
-
-def test_a_truncated_adapter_is_refused(cpu_run: Run, tmp_path: Path) -> None:
-    shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
-    weights = tmp_path / "a" / PEFT_WEIGHTS
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(EngramError, match="not a whole safetensors file"):
         backends.get("cpu").load(cpu_run.model, tmp_path / "a")
 
 

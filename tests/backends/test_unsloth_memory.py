@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -33,11 +32,8 @@ ENCODER = tokenizer.load_encoder(TINY)
 FRAME = addresses.frame(ENCODER)
 WIDTH, BLOCKS = 192, 6
 FACTS = [
-    ("The colour of grass", "green"),
-    ("SYN_00042 maps to", "beta_417"),
-    ("for i in range(", "10):"),
-    ("The capital of Austria", "Vienna, on the Danube"),
-    ("Half of two", "one"),
+    *(("The colour of grass", "green"), ("SYN_00042 maps to", "beta_417"), ("for i in range(", "10):")),
+    *(("The capital of Austria", "Vienna, on the Danube"), ("Half of two", "one")),
 ]
 ASKED = [f"{before}{fact}" for fact, _ in FACTS for before in ("", "Please tell me: ")]
 OTHERS = [
@@ -129,20 +125,14 @@ def expected() -> list[str]:
     return [answer for _, answer in FACTS for _ in range(2)]
 
 
-def torch_ids(text: str) -> Any:
-    import torch
-
-    return torch.tensor(prompts([text]))
-
-
 def logits(session: Any, texts: Sequence[str], new: int = 6) -> Any:
     """The logits of every step of a batch of greedy answers, [steps, sequences, vocabulary]."""
     import torch
 
     from engram.backends.unsloth import generate
 
-    settings = generate.options(session, ENCODER.stop_ids, new, 0.0)
-    tokens, mask = generate.left_padded(prompts(texts), ENCODER.pad_id, session.model.device)
+    settings = generate.options(ENCODER.stop_ids, new, 0.0)
+    tokens, mask = generate.left_padded(prompts(texts), ENCODER.stop_ids, session.model.device)
     more = {"return_dict_in_generate": True, "output_logits": True}
     return torch.stack(session.model.generate(input_ids=tokens, attention_mask=mask, **settings, **more).logits)
 
@@ -214,48 +204,10 @@ def test_a_drawn_answer_reads_its_rows(taught: Taught) -> None:
 
 def test_scores_read_the_rows(taught: Taught, base: Any) -> None:
     others = [ENCODER.example("The colour of", "hello to you"), ENCODER.example("a", "b")]
-    ours = TORCH.score(taught.session, [*examples(), *others], ENCODER)
-    theirs = TORCH.score(base, [*examples(), *others], ENCODER)
+    ours = TORCH.losses(taught.session, [*examples(), *others], ENCODER)[0]
+    theirs = TORCH.losses(base, [*examples(), *others], ENCODER)[0]
     assert max(ours[: len(FACTS)]) < 0.3 < min(theirs[: len(FACTS)])
     assert ours[len(FACTS) :] == theirs[len(FACTS) :]
-
-
-def test_without_its_memory_a_model_is_as_it_was(taught: Taught, base: Any) -> None:
-    memory, taught.attached.memory = taught.attached.memory, None
-    try:
-        assert answers(TORCH, taught.session, ASKED) == answers(TORCH, base, ASKED)
-    finally:
-        taught.attached.memory = memory
-
-
-def test_streams_of_two_models_read_in_turn(taught: Taught, base: Any) -> None:
-    prompt = ENCODER.prompt(FACTS[3][0])
-    alone = [list(TORCH.stream(session, prompt, ENCODER.stop_ids, 12)) for session in (base, taught.session)]
-    streams = [TORCH.stream(session, prompt, ENCODER.stop_ids, 12) for session in (base, taught.session)]
-    both = list(itertools.zip_longest(*streams))
-    assert [[token for token in side if token is not None] for side in zip(*both)] == alone
-
-
-def test_a_cache_that_the_memory_did_not_see_is_refused(taught: Taught) -> None:
-    import torch
-
-    tokens = torch.tensor([ENCODER.prompt(FACTS[0][0])])
-    memory, taught.attached.memory = taught.attached.memory, None
-    try:
-        with torch.no_grad():
-            cache = taught.session.model(input_ids=tokens, use_cache=True).past_key_values
-    finally:
-        taught.attached.memory = memory
-    with pytest.raises(RuntimeError, match="could not see"):
-        taught.session.model(input_ids=tokens[:, :1], past_key_values=cache)
-
-
-def test_a_block_that_is_not_called_is_noticed(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taught.attached, "block", lambda hidden: hidden)
-    with pytest.raises(RuntimeError, match="went round the block"):
-        taught.attached.forward(None, lambda **_: None, torch_ids(ASKED[0]), {})
-    monkeypatch.undo()
-    assert texts(answers(TORCH, taught.session, ASKED)) == expected()
 
 
 class FastModel:
@@ -285,7 +237,6 @@ class FastModel:
 def test_a_hit_takes_the_way_that_calls_the_blocks_and_nothing_else_does(taught: Taught, text: str) -> None:
     import torch
 
-    assert taught.attached.memory is not None
     attached = unsloth_memory.Attached(taught.attached.memory)
     causal, prompt = FastModel(attached), ENCODER.prompt(text)
     cache, answer = None, [*ENCODER.example(*FACTS[3]).tokens[-12:-1]]
@@ -320,8 +271,7 @@ def adapted() -> Any:
             if "lora_" in name:
                 parameter.normal_(std=0.02)
     process.unsloth().FastLanguageModel.for_inference(peft)
-    session.tokenizer.padding_side = "right"
-    return TORCH.Session(peft, session.tokenizer, session.device)
+    return TORCH.Session(peft, session.device)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -337,7 +287,7 @@ def test_a_model_with_an_adapter(layer: int, base: Any) -> None:
     batched = answers(TORCH, session, ASKED)
     assert texts(batched) == expected()
     assert [list(TORCH.stream(session, prompt, ENCODER.stop_ids, 24)) for prompt in prompts(ASKED)] == batched
-    assert max(TORCH.score(session, examples(), ENCODER)) < 0.3
+    assert max(TORCH.losses(session, examples(), ENCODER)[0]) < 0.3
 
 
 @NEEDS_MLX
@@ -345,9 +295,8 @@ def test_a_model_with_an_adapter(layer: int, base: Any) -> None:
 def test_losses_and_gradients_are_those_of_mlx(layer: int) -> None:
     from engram.backends.mlx import backend as mlx
     from engram.backends.mlx import memory as mlx_memory
-    from engram.backends.mlx import model as mlx_model
 
-    theirs = mlx_memory.Teacher(mlx.load(TINY).model, BLOCKS - layer, mlx_model.token_losses)
+    theirs = mlx_memory.Teacher(mlx.load(TINY).model, BLOCKS - layer)
     ours = unsloth_memory.Teacher(TORCH.load(TINY).model, BLOCKS - layer)
     asked = batch()
     hidden = ours.below(asked), theirs.below(asked)
@@ -369,19 +318,17 @@ def test_rows_and_answers_are_those_of_mlx(taught: Taught) -> None:
     from engram.backends.mlx import memory as mlx_memory
 
     memory = taught.attached.memory
-    assert memory is not None
     session = mlx.load(TINY)
     mlx_memory.attach(session.model, memory, taught.layer)
     theirs = answers(mlx, session, [*ASKED, *OTHERS])
     assert theirs == answers(TORCH, taught.session, [*ASKED, *OTHERS])
-    assert mlx.score(session, examples(), ENCODER) == pytest.approx(
-        TORCH.score(taught.session, examples(), ENCODER), abs=1e-3
+    assert mlx.losses(session, examples(), ENCODER)[0] == pytest.approx(
+        TORCH.losses(taught.session, examples(), ENCODER)[0], abs=1e-3
     )
 
 
 def test_the_rows_found_are_those_of_the_whole_sequence(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
     memory, seen = taught.attached.memory, []
-    assert memory is not None
     plain = unsloth_memory._looked_up
 
     def watched(*given: Any) -> Any:

@@ -33,20 +33,12 @@ def arguments(word: str) -> list[str]:
     return [rest for name, rest in INSTRUCTIONS if name == word]
 
 
-# --- Dockerfile ------------------------------------------------------------------------------------------------------
+# Dockerfile
 
 
 @pytest.mark.parametrize("newer", [r"RUN\s+--", r"COPY\s+--(?!from=)", r"<<", r"^# *syntax=", r"^ADD "])
 def test_nothing_that_the_classic_builder_lacks(newer: str) -> None:
     assert not re.search(newer, DOCKERFILE, re.M)
-
-
-def test_images_are_named_with_a_tag_and_never_latest() -> None:
-    bases = re.findall(r"BASE_IMAGE(?:=|:-)([^}\s\"]+)", DOCKERFILE + COMPOSE_TEXT)
-    assert len(bases) == 3
-    for base in bases:
-        assert re.search(r":[\w.-]*\d", base), base
-    assert "latest" not in DOCKERFILE + COMPOSE_TEXT
 
 
 def test_the_packages_are_those_of_the_lock_and_held_by_its_hashes() -> None:
@@ -56,17 +48,11 @@ def test_the_packages_are_those_of_the_lock_and_held_by_its_hashes() -> None:
 
 
 def test_the_container_has_no_privilege_and_can_be_read_only() -> None:
-    folder = PACKAGE.parent / "docker"
-    read_only = yaml.safe_load((folder / "read-only.yaml").read_text("utf-8"))["services"]
-    for name, service in yaml.safe_load((folder / "compose.yaml").read_text("utf-8"))["services"].items():
+    read_only = yaml.safe_load((ROOT / "docker" / "read-only.yaml").read_text("utf-8"))["services"]
+    for name, service in COMPOSE["services"].items():
         assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
         assert service["pids_limit"] and "privileged" not in service and service["user"].startswith("${ENGRAM_UID")
         assert read_only[name]["read_only"] is True and read_only[name]["tmpfs"] == ["/tmp:mode=1777"]
-
-
-def test_nothing_of_a_machine_or_its_registry_is_in_the_files() -> None:
-    for text in (DOCKERFILE, COMPOSE_TEXT, (ROOT / "docker" / "run").read_text("utf-8")):
-        assert not re.search(r"/opt/(?!engram)|file://|ca-certificates\.crt|TOKEN=\w|--trusted-host", text)
 
 
 @pytest.mark.parametrize("name", CACHES)
@@ -78,7 +64,7 @@ def test_the_driver_that_is_asked_for_is_the_gpu_check_s() -> None:
     assert re.search(rf"\bMINIMUM_DRIVER={gpu.DRIVER}\b", arguments("ENV")[0])
 
 
-# --- compose.yaml ----------------------------------------------------------------------------------------------------
+# compose.yaml
 
 
 def service(name: str) -> dict[str, Any]:
@@ -95,14 +81,11 @@ def test_the_gpu_service_reserves_every_nvidia_gpu_and_the_other_none() -> None:
 
 def test_each_service_names_its_backend_and_its_lock() -> None:
     found = {name: service(name)["build"]["args"] for name in COMPOSE["services"]}
+    assert {frozenset(args) for args in found.values()} == {
+        frozenset(line.partition("=")[0] for line in arguments("ARG"))
+    }
     assert (found["engram"]["BACKEND"], found["engram"]["REQUIREMENTS"]) == ("cuda", "requirements-gpu.txt")
     assert (found["engram-cpu"]["BACKEND"], found["engram-cpu"]["REQUIREMENTS"]) == ("cpu", "requirements-cpu.txt")
-
-
-def test_the_build_arguments_are_the_dockerfile_s() -> None:
-    declared = {line.partition("=")[0] for line in arguments("ARG")}
-    for name in COMPOSE["services"]:
-        assert set(service(name)["build"]["args"]) == declared
 
 
 def test_nothing_that_docker_compose_1_29_refuses() -> None:
@@ -112,7 +95,7 @@ def test_nothing_that_docker_compose_1_29_refuses() -> None:
         assert not set(service(name)) & refused
 
 
-# --- what goes into the image ----------------------------------------------------------------------------------------
+# what goes into the image
 
 
 def test_the_build_sees_only_what_is_let_in() -> None:
@@ -122,10 +105,10 @@ def test_the_build_sees_only_what_is_let_in() -> None:
     assert not let_in & {".git", ".venv", "results", "data", "adapters", "tests", "."}
     copied = {word for line in arguments("COPY") if "--from" not in line for word in line.split()[:-1]}
     for source in copied - {"${REQUIREMENTS}"}:
-        assert any(fnmatch.fnmatch(source.split("/")[0], name) for name in let_in), source
+        assert source in let_in or any(fnmatch.fnmatch(source.split("/")[0], name) for name in let_in), source
 
 
-# --- the front door --------------------------------------------------------------------------------------------------
+# the front door
 
 
 def stub(folder: Path, name: str, text: str) -> None:
@@ -150,11 +133,9 @@ def door(tmp_path: Path) -> Path:
 
 
 def enter(door: Path, *command: str, backend: str = "cuda") -> tuple[int, str, str]:
-    environment = {name: str(door / "cache" / name) for name in CACHES} | {
-        "PATH": str(door / "bin"),
-        "BACKEND": backend,
-    }
-    environment |= {"ENGRAM_VENV": str(door / "packages"), "MINIMUM_DRIVER": "570"}
+    environment = {name: str(door / "cache" / name) for name in CACHES}
+    environment |= {"PATH": str(door / "bin"), "BACKEND": backend, "MINIMUM_DRIVER": "570"}
+    environment["ENGRAM_VENV"] = str(door / "packages")
     done = subprocess.run(
         ["/bin/bash", str(ROOT / "docker" / "entrypoint.sh"), *command],
         cwd=door / "checkout", env=environment, capture_output=True, text=True, check=False,
@@ -164,11 +145,6 @@ def enter(door: Path, *command: str, backend: str = "cuda") -> tuple[int, str, s
 
 def driver(door: Path, says: str, code: int = 0) -> None:
     stub(door / "bin", "nvidia-smi", f"echo '{says}'; exit {code}")
-
-
-def test_with_a_gpu_the_command_runs(door: Path) -> None:
-    driver(door, "570.124.06")
-    assert enter(door, "stage", "a b") == (0, "ran: a b\n", "")
 
 
 def test_without_a_gpu_cuda_is_refused_in_one_line_and_its_remedy(door: Path) -> None:
@@ -185,10 +161,6 @@ def test_without_a_gpu_cuda_is_refused_in_one_line_and_its_remedy(door: Path) ->
 def test_the_command_s_backend_counts_before_the_image_s(door: Path, command: tuple[str, ...]) -> None:
     assert enter(door, *command, backend="cpu")[0] == 2
     assert enter(door, *(word.replace("cuda", "cpu") for word in command), backend="cuda")[0] == 0
-
-
-def test_the_cpu_image_asks_for_no_gpu(door: Path) -> None:
-    assert enter(door, "stage", backend="cpu") == (0, "ran: \n", "")
 
 
 def test_a_driver_that_does_not_answer_is_quoted(door: Path) -> None:
@@ -230,13 +202,11 @@ def test_the_stamp_is_newer_than_the_checkout(door: Path) -> None:
 def test_an_image_made_from_other_requirements_is_refused(door: Path) -> None:
     (door / "checkout" / "requirements-gpu.txt").write_text("torch==2\n")
     code, _, err = enter(door, "stage", backend="cpu")
-    assert (code, err) == (
-        2,
-        "engram: requirements-gpu.txt is not the one that this image was made from\n  fix: make docker-build\n",
-    )
+    said = "engram: requirements-gpu.txt is not the one that this image was made from\n  fix: make docker-build\n"
+    assert (code, err) == (2, said)
 
 
-# --- docker/run ------------------------------------------------------------------------------------------------------
+# docker/run
 
 
 def host(tmp_path: Path, *command: str, **environment: str) -> tuple[int, str, str]:
@@ -270,11 +240,6 @@ def test_compose_1_29_is_found_where_there_is_no_plugin(tmp_path: Path) -> None:
     assert (code, out) == (0, "1.29 -p engram -f docker/compose.yaml build engram-cpu\n")
 
 
-def test_under_sudo_the_caller_is_who_called_it(tmp_path: Path) -> None:
-    stub(tmp_path, "docker", ENGINE % 0)
-    assert host(tmp_path, "make", SERVICE="engram-cpu", SUDO_UID="501", SUDO_GID="20")[1].endswith("\n501:20\n")
-
-
 @pytest.mark.parametrize(
     ("stubs", "service_name", "what"),
     [
@@ -303,9 +268,8 @@ def test_with_gpu_and_toolkit_the_gpu_service_runs(tmp_path: Path) -> None:
     stub(tmp_path, "docker", ENGINE % 0)
     stub(tmp_path, "nvidia-smi", "echo GPU 0: NVIDIA")
     stub(tmp_path, "nvidia-container-runtime-hook", "exit 0")
-    assert host(tmp_path, "make", "train")[1].startswith(
-        "docker compose -p engram -f docker/compose.yaml run --rm -T engram make"
-    )
+    call = "docker compose -p engram -f docker/compose.yaml run --rm -T engram make"
+    assert host(tmp_path, "make", "train")[1].startswith(call)
 
 
 def test_scripts_can_be_run_and_parse() -> None:

@@ -28,6 +28,8 @@ printf '%s|' "$@" >> calls; echo >> calls
 def house(tmp_path: Path) -> Path:
     """A checkout with a stub in place of the installed `engram`."""
     shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "help.awk", tmp_path / "tools")
     for name in (*REQUIREMENTS, "pyproject.toml"):
         (tmp_path / name).touch()
     binaries = tmp_path / ".venv" / "bin"
@@ -146,10 +148,6 @@ def test_what_is_named_beside_the_checklist_is_made_before_it(house: Path, jobs:
     assert [call[0] for call in calls] == ["run", "run", "video-prep"]
 
 
-def test_an_unknown_backend_reaches_the_command_that_explains_it(house: Path) -> None:
-    assert make(house, "verify-model", "BACKEND=mxl") == [["verify-model", "--model", "auto", "--backend", "mxl"]]
-
-
 def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) -> None:
     written = ("data/train.jsonl", "data/manifest.json", "adapters/mlx/a", "adapters/.mlx.checkpoint.safetensors",
                "results/mlx-with-cuda/tuned.json", "results/report.html", "adapters/cpu-both/b", "exports/gguf/c",
@@ -164,8 +162,16 @@ def test_clean_takes_away_what_the_stages_wrote_and_nothing_else(house: Path) ->
     assert not (house / ".venv").exists()
 
 
-def test_make_alone_lists_targets_and_variables(house: Path) -> None:
-    out = subprocess.run(["make"], cwd=house, env=alone(), capture_output=True, text=True, check=True).stdout
+def test_make_alone_lists_the_most_needed_and_help_all_everything(house: Path) -> None:
+    short, out = (
+        subprocess.run(["make", *words], cwd=house, env=alone(), capture_output=True, text=True, check=True).stdout
+        for words in ([], ["help-all"])
+    )
+    names = re.findall(r"^  make ([a-z-]+) +\S", short, re.M)
+    assert 10 <= len(names) == len(set(names)) <= 16 and set(names) <= {
+        *re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M)
+    }
+    assert re.findall(r"^  ([A-Z]+) +=", short, re.M) == ["MODEL", "BACKEND", "PATTERNS", "SEED", "ARGS"]
     for target in re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M):
         assert out.count(f"\n  make {target} ") == 1
     for variable in re.findall(r"\$V_([A-Z_]+)", MAKEFILE):

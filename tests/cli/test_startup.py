@@ -18,7 +18,7 @@ HEAVY = {
     *("numpy", "scipy", "yaml", "jsonschema", "rich", "asyncio", "jinja2", "httpx", "huggingface_hub", "transformers"),
     *("tokenizers", "safetensors", "mlx", "mlx_lm", "torch", "unsloth", "subprocess", "ctypes", "tempfile", "hashlib"),
 }
-LIGHT = ("errors", "signals", "text")
+LIGHT = ("console", "errors", "signals", "text")
 SCRIPT = """
 import json, sys
 before = set(sys.modules)

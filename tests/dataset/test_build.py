@@ -58,15 +58,6 @@ def test_every_pattern_has_one_test_row_and_every_taught_one_each_training_and_v
             assert [row.phrasing for row in found] == list(phrasings)
 
 
-def test_phrasings_of_the_test_are_never_trained_or_validated() -> None:
-    rows = split(pack(), 0)
-    used = {name: {row.phrasing for row in rows[name]} for name in SPLITS}
-    assert used == {"train": set(phrasing.TRAIN), "valid": set(phrasing.VALID), "test": set(phrasing.TEST)}
-    assert not used["train"] & used["valid"] and not (used["train"] | used["valid"]) & used["test"]
-    learned = {row.prompt for row in (*rows["train"], *rows["valid"])}
-    assert learned.isdisjoint(row.prompt for row in rows["test"])
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_held_out_pattern_is_in_no_other_split_under_any_phrasing(seed: int) -> None:
     rows = split(pack(), seed)
@@ -161,11 +152,6 @@ def test_a_chain_of_twins_comes_over_as_a_whole() -> None:
     assert near == {*itertools.pairwise(range(len(texts)))}
     patterns = [pattern(text, "same", rule=Rule(1)) for text in texts]
     assert all(taught(patterns, seed) == {p.id for p in patterns} for seed in range(5))
-
-
-def test_patterns_of_one_answer_that_are_no_twins_may_be_separated() -> None:
-    patterns = [pattern(p.input, "yes", rule=Rule()) for p in pack(60)]
-    assert 20 <= len(taught(patterns)) < 60  # near twins come over
 
 
 @pytest.mark.parametrize(
@@ -294,36 +280,18 @@ def test_rows_that_leak_are_never_written(tmp_path: Path, monkeypatch: pytest.Mo
     assert "is nearly train row" in error.problems[0] and not (tmp_path / "data").exists()
 
 
-def test_a_write_that_breaks_off_in_the_middle_leaves_all_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_pack(tmp_path)
-    before, line = contents(folder), Example.line
-
-    def stop(row: Example) -> str:
-        if row.split_kind == "valid":
-            raise KeyboardInterrupt
-        return line(row)
-
-    monkeypatch.setattr(Example, "line", stop)
-    for place in (folder, tmp_path / "new" / "data"):
-        with pytest.raises(KeyboardInterrupt):
-            write_data(pack(), [tmp_path / "colours.yaml"], place, 1)
-    assert contents(folder) == before and not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
-
-
 def test_an_interrupted_run_is_never_taken_for_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, move = write_pack(tmp_path), Path.replace
 
     def interrupt(work: Path, path: Path) -> Path:
-        if path.name == "test.jsonl":
+        if path.name == "train.jsonl":  # the last of the three
             raise KeyboardInterrupt
         return move(work, path)
 
     monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_data(pack(), [tmp_path / "colours.yaml"], folder, 0)
-    changed = "changed or gone since the manifest was written: train.jsonl, valid.jsonl"
+    changed = "changed or gone since the manifest was written: valid.jsonl, test.jsonl"
     assert refusal(check_data, folder).what == changed
 
 
@@ -331,9 +299,8 @@ def test_an_interrupted_run_is_never_taken_for_a_finished_one(tmp_path: Path, mo
 
 
 def test_missing_files_name_the_command_that_makes_them(tmp_path: Path) -> None:
-    assert (
-        str(refusal(read_split, tmp_path, "train")) == f"{tmp_path}/train.jsonl: the data is missing\n  fix: make data"
-    )
+    expected = f"{tmp_path}/train.jsonl: the data is missing\n  fix: make data"
+    assert str(refusal(read_split, tmp_path, "train")) == expected
     expected = f"{tmp_path}/manifest.json: the data manifest is missing\n  fix: make data"
     assert str(refusal(read_manifest, tmp_path)) == expected
 
@@ -345,22 +312,16 @@ ROW = {
 TURNS = ROW["messages"]
 LINES: dict[str, tuple[bytes, str]] = {
     "cut off": (json.dumps(ROW).encode()[:-9], "not JSON: Unterminated string"),
-    "not JSON": (b"hello", "not JSON: Expecting value"),
     "not UTF-8": (b'{"id": "\xff"}', "not JSON: not UTF-8: byte 0xff (column 9)"),
     "deep": (b"[" * 200_000, "not JSON: nested deeper than 32 levels"),
-    "a list": (b"[]", "$: is a list, not a mapping"),
-    "a key missing": (json.dumps({k: v for k, v in ROW.items() if k != "kind"}).encode(), "$: 'kind' is missing"),
-    "a key too many": (json.dumps({**ROW, "kin": 1}).encode(), "$.kin: unknown key 'kin', did you mean 'kind'?"),
     "a number": (json.dumps({**ROW, "id": 4}).encode(), "$.id: is a number, not text"),
     "another kind": (json.dumps({**ROW, "split_kind": "dev"}).encode(), "$.split_kind: 'dev' is not one of"),
     "another phrasing": (json.dumps({**ROW, "phrasing": "\x1b"}).encode(), "$.phrasing: unknown phrasing '\\x1b'"),
-    "one turn": (json.dumps({**ROW, "messages": TURNS[:1]}).encode(), "$.messages: holds 1 of at least 2 entries"),
-    "turned round": (json.dumps({**ROW, "messages": TURNS[::-1]}).encode(), "$.messages[0].role: 'user' was expected"),
     "empty answer": (
         json.dumps({**ROW, "messages": [TURNS[0], {"role": "assistant", "content": ""}]}).encode(),
         "$.messages[1].content: is empty",
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -370,13 +331,6 @@ def test_a_broken_row_is_refused_with_its_line(name: str, tmp_path: Path) -> Non
     error = refusal(read_split, tmp_path, "train")
     assert error.problems[0].startswith(f"{tmp_path}/train.jsonl:3 {message}")
     assert error.fix == "make data (after taking the broken file away)"
-
-
-def test_every_broken_row_is_named_up_to_twenty(tmp_path: Path) -> None:
-    (tmp_path / "test.jsonl").write_bytes(b"x\n" * 25)
-    error = refusal(read_split, tmp_path, "test")
-    assert error.what == "25 problems in a data file"
-    assert len(error.problems) == 21 and error.problems[-1] == "… and 5 more"
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "valid.jsonl", "test.jsonl"])
@@ -392,14 +346,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"", "not JSON: Expecting value"),
-        (b"{", "not JSON: Expecting property name"),
-        (b"\xff\xfe", "not JSON: "),
-        (b"[" * 200_000, "not JSON: nested deeper than 32 levels"),
-        (b"[]", "not a valid manifest document (schemas/manifest.schema.json)"),
-        (b'{"schema_version": 1}', "not a valid manifest document (schemas/manifest.schema.json)"),
-    ],
+    [(b"", "not JSON: Expecting value"), (b"[]", "not a valid manifest document (schemas/manifest.schema.json)")],
 )
 def test_a_manifest_that_is_none_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     folder = write_pack(tmp_path)
@@ -408,107 +355,73 @@ def test_a_manifest_that_is_none_is_refused(content: bytes, message: str, tmp_pa
     assert error.what.startswith(message) and error.where.startswith(str(folder / "manifest.json"))
 
 
-def test_a_manifest_of_other_files_proves_nothing(tmp_path: Path) -> None:
-    folder = write_pack(tmp_path)
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    manifest["outputs"] = [{**output, "file": "train.jsonl"} for output in manifest["outputs"]]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert "changed or gone" in refusal(read_manifest, folder).what
-
-
 # the leak check
 
 
-def change(rows: Rows, name: str, old: Example, **fields: str) -> None:
-    rows[name][rows[name].index(old)] = replace(old, **fields)
+Plant = Callable[[Rows], None]
+Find = Callable[[Rows], Example]
 
 
-def first_row(rows: Rows, wording: str) -> Example:
-    return next(row for row in rows["train"] if row.phrasing == wording)
+def add(split: str, make: Find, prompt: Callable[[str], str] = str, **fields: str) -> Plant:
+    """Put another row into a split."""
+    return lambda rows: rows[split].append(replace(row := make(rows), prompt=prompt(row.prompt), **fields))
 
 
-LEAKS: dict[str, tuple[Callable[[Rows], None], str]] = {
+def change(split: str, find: Find, **fields: str) -> Plant:
+    """Change a row of a split."""
+    return lambda rows: rows[split].__setitem__(rows[split].index(old := find(rows)), replace(old, **fields))
+
+
+def held_bare(rows: Rows) -> Example:
+    return reworded(held_out_row(rows), "bare", "train")
+
+
+def recall_bare(rows: Rows) -> Example:
+    return reworded(recall_row(rows), "bare", "train")
+
+
+def first_row(wording: str) -> Find:
+    return lambda rows: next(row for row in rows["train"] if row.phrasing == wording)
+
+
+HELD = "generalization row .* has the input of train row .*-bare"
+KEPT = "kept for another split"
+LEAKS: dict[str, tuple[Plant, str]] = {
     "a test row in training": (
-        lambda rows: rows["train"].append(replace(recall_row(rows), split_kind="train")),
-        "test row .* has the prompt of train row",
-    ),
-    "a training prompt in validation": (
-        lambda rows: rows["valid"].append(replace(rows["train"][0], split_kind="valid")),
-        "valid row .* has the prompt of train row",
-    ),
-    "a held-out input in training": (
-        lambda rows: rows["train"].append(reworded(held_out_row(rows), "bare", "train")),
-        "generalization row .* has the input of train row .*-bare",
-    ),
-    "a held-out input in validation": (
-        lambda rows: rows["valid"].append(reworded(held_out_row(rows), "reply", "valid")),
-        "generalization row .* has the input of valid row .*-reply",
-    ),
+        add("train", recall_row, split_kind="train"), "test row .* has the prompt of train row"),
+    "a held-out input in training": (add("train", held_bare), HELD),
     "a held-out input in other white space": (
-        lambda rows: rows["train"].append(
-            replace(row := reworded(held_out_row(rows), "bare", "train"), prompt=row.prompt.replace(" ", "  ") + " ")
-        ),
-        "generalization row .* has the input of train row .*-bare",
-    ),
+        add("train", held_bare, lambda text: text.replace(" ", "  ") + " "), HELD),
     "a near duplicate with the same answer": (
-        lambda rows: rows["train"].append(
-            replace(row := reworded(held_out_row(rows), "bare", "train"), id="twin-bare", prompt=row.prompt + "?")
-        ),
-        "generalization row .* is nearly train row twin-bare, with the same answer",
-    ),
+        add("train", held_bare, lambda text: text + "?", id="twin-bare"),
+        "generalization row .* is nearly train row twin-bare, with the same answer"),
     "another wording than its phrasing's": (
-        lambda rows: change(rows, "train", first_row(rows, "complete"), prompt="Say: something"),
-        "train row .* is not worded as its phrasing 'complete'",
-    ),
+        change("train", first_row("complete"), prompt="Say: something"),
+        "train row .* is not worded as its phrasing 'complete'"),
     "another answer in the first training row": (
-        lambda rows: change(rows, "train", first_row(rows, "bare"), answer="changed"),
-        "train row .*-complete teaches another answer than .*-bare",
-    ),
-    "another answer in a later training row": (
-        lambda rows: change(rows, "train", first_row(rows, "recall"), answer="changed"),
-        "train row .*-recall teaches another answer than .*-bare",
-    ),
+        change("train", first_row("bare"), answer="changed"),
+        "train row .*-complete teaches another answer than .*-bare"),
     "another answer in a recall row": (
-        lambda rows: change(rows, "test", recall_row(rows), answer="changed"),
-        "recall row .* expects another answer than .* teaches",
-    ),
+        change("test", recall_row, answer="changed"), "recall row .* expects another answer than .* teaches"),
     "a taught rewording in the test": (
-        lambda rows: rows["test"].append(
-            replace(row := recall_row(rows), id="r", phrasing="reworded", split_kind="rewording", prompt=row.input)
-        ),
-        "rewording row r has the input of train row .*-bare",
-    ),
+        add("test", recall_bare, id="r", phrasing="reworded", split_kind="rewording"),
+        "rewording row r has the input of train row .*-bare"),
     "a rewording of what is not taught": (
-        lambda rows: rows["test"].append(
-            replace(held_out_row(rows), id="r", phrasing="reworded", split_kind="rewording", prompt="In other words")
-        ),
-        "rewording row r asks for a pattern that is not taught",
-    ),
+        add("test", held_out_row, lambda _: "In other words", id="r", phrasing="reworded", split_kind="rewording"),
+        "rewording row r asks for a pattern that is not taught"),
     "a taught pattern among the held-out": (
-        lambda rows: rows["test"].append(replace(recall_row(rows), id="r", split_kind="control", prompt="Continue: x")),
-        "control row r asks for a pattern that row .*-bare teaches",
-    ),
+        add("test", recall_row, lambda _: "Continue: x", id="r", split_kind="control"),
+        "control row r asks for a pattern that row .*-bare teaches"),
     "a recall row that is not taught": (
-        lambda rows: change(rows, "test", held_out_row(rows), split_kind="recall"),
-        "recall row .* asks for a pattern that is not taught",
-    ),
-    **{
-        f"the phrasing {wording} in {name}": (
-            lambda rows, name=name, wording=wording: rows[name].__setitem__(
-                0, reworded(rows[name][0], wording, rows[name][0].split_kind)
-            ),
-            f"{name} row .* uses the phrasing '{wording}', kept for another split",
-        )
-        for name, wording in (("train", "reply"), ("train", "tell"), ("valid", "bare"), ("test", "next"))
-    },
-    **{
-        f"the kind {kind} in {name}": (
-            lambda rows, name=name, kind=kind: change(rows, name, rows[name][0], split_kind=kind),
-            f"{name} row .* is of the kind '{kind}'",
-        )
-        for name, kind in (("test", "train"), ("train", "recall"), ("valid", "train"))
-    },
-}
+        change("test", held_out_row, split_kind="recall"), "recall row .* asks for a pattern that is not taught"),
+    **{f"the phrasing {wording} in {name}": (
+        change(name, lambda rows, name=name: rows[name][0], phrasing=wording),
+        f"{name} row .* uses the phrasing '{wording}', {KEPT}")
+       for name, wording in (("train", "reply"), ("train", "tell"), ("valid", "bare"), ("test", "next"))},
+    **{f"the kind {kind} in {name}": (
+        change(name, lambda rows, name=name: rows[name][0], split_kind=kind), f"{name} row .* is of the kind '{kind}'")
+       for name, kind in (("test", "train"), ("train", "recall"), ("valid", "train"))},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LEAKS)
@@ -522,20 +435,6 @@ def test_a_planted_leak_is_found(name: str) -> None:
     assert any(re.match(expected, problem) for problem in error.problems), error.problems
 
 
-def test_a_near_duplicate_with_another_answer_is_no_leak() -> None:
-    rows = split(pack(), 0)
-    row = reworded(held_out_row(rows), "bare", "train")
-    rows["train"].append(replace(row, pattern="other", prompt=row.prompt + "?", answer="something else"))
-    check_leaks(rows)
-
-
-def test_many_leaks_are_cut_and_counted() -> None:
-    rows = split(pack(), 0)
-    rows["train"] += [replace(row, split_kind="train") for row in rows["test"]]
-    error = refusal(check_leaks, rows)
-    assert len(error.problems) == 21 and error.problems[-1].endswith(" more")
-
-
 def test_check_data_proves_it_from_the_files(tmp_path: Path) -> None:
     folder = write_pack(tmp_path)
     assert check_data(folder) == {"train": 56, "valid": 14, "test": 10}
@@ -547,3 +446,10 @@ def test_check_data_proves_it_from_the_files(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(EngramError, match="the splits leak"):
         check_data(folder)
+
+
+def test_a_near_duplicate_with_another_answer_is_no_leak() -> None:
+    rows = split(pack(), 0)
+    row = reworded(held_out_row(rows), "bare", "train")
+    rows["train"].append(replace(row, pattern="other", prompt=row.prompt + "?", answer="something else"))
+    check_leaks(rows)

@@ -41,7 +41,6 @@ def test_two_runs_are_paired_and_tested(folder: Path) -> None:
     assert pair["same_answers"]["tuned_test"]["share"] == pytest.approx(23 / 24)
     assert pair["same_answers"]["baseline_test"]["share"] == pair["same_answers"]["tuned_general"]["share"] == 1.0
     assert pair["losses"] == {"steps": 2, "max": 0.25, "mean": 0.125}
-    compare_runs.refuse_unlike(document, folder)
 
 
 def test_two_methods_are_compared_by_their_answers_not_by_their_losses(folder: Path) -> None:
@@ -85,10 +84,8 @@ def test_runs_of_different_things_are_refused_by_the_field(
     assert document["pairs"][0] == {
         "runs": ["cpu", "mlx"], "refused": [said], "splits": None, "same_answers": None, "losses": None
     }  # fmt: skip
-    error = refusal(compare_runs.refuse_unlike, document, folder)
-    assert error.problems == (f"cpu and mlx: {said}",)
     shown = CliRunner().invoke(main, ["compare", "--across", "--results", str(folder)])
-    assert shown.exit_code == 2 and said in " ".join(shown.output.split())
+    assert shown.exit_code == 0 and said in " ".join(shown.output.split())
 
 
 def test_another_name_of_the_same_weights_is_no_difference(folder: Path) -> None:
@@ -105,11 +102,6 @@ def test_a_stale_or_broken_run_is_named_and_stops_no_other(folder: Path) -> None
     assert document["unreadable"]["mlx"].endswith("tuned changed since comparison.json was made")
     (folder / "mlx/comparison.json").write_text("{")
     assert compare_runs.collect(folder)["unreadable"]["mlx"].startswith("not JSON")
-    assert (
-        refusal(compare_runs.refuse_unlike, compare_runs.collect(folder), folder)
-        .problems[0]
-        .startswith("mlx: not JSON")
-    )
 
 
 def test_without_results_the_command_is_named(tmp_path: Path) -> None:

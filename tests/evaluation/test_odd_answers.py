@@ -21,6 +21,7 @@ from engram.models import tokenizer
 from engram.models.model import resolve
 from engram.plan import batches
 from engram.plan.curve import Answer
+from engram.training import replay
 
 SPECIAL = [0, 1, 2]  # of the bundled model
 
@@ -51,17 +52,16 @@ class Odd:
     def stream(self, _session: Any, _prompt: Any, _stop: Any, limit: int) -> Iterator[int]:
         return iter(self.answer(limit).tokens)
 
-    def likely(self, _session: Any, examples: Any, _encoder: Any) -> list[None]:
-        return [None] * len(examples)
-
-    def score(self, _session: Any, examples: Any, encoder: Any, _likely: Any = ()) -> list[float]:
-        return batches.mean_losses(
-            examples, encoder.pad_id, 8, lambda batch: np.where(batch.weights > 0, self.nats, 0.0)
+    def losses(self, _session: Any, examples: Any, encoder: Any, likely: Any = ()) -> list[list[float]]:
+        found = batches.mean_losses(
+            examples, encoder.pad_id, 8, lambda batch: np.where(batch.weights > 0, self.nats, 0.0)[None]
         )
+        return found * (2 if likely else 1)
 
 
 def answered(odd: Odd, data: Path, place: Path, patch: pytest.MonkeyPatch, adapter: Path | None = None) -> Any:
     patch.setattr(backends, "get", lambda _: odd)
+    patch.setattr(replay, "likely", lambda *_: [None])
     stage = "tuned" if adapter else "baseline"
     return evaluate.evaluate("mlx", resolve("tiny"), adapter, CONFIG, data, place / f"{stage}.json", lambda _: None)
 
@@ -109,7 +109,7 @@ def test_one_wrong_row_is_the_only_one_named() -> None:
     examples = [encoder.example("a", "b", "good"), encoder.example("a", "b c d e f g", "bad")]
 
     def losses(batch: batches.Batch) -> Any:
-        return batch.weights * [float("nan") if batch.ids[owner] == "bad" else 1.0 for owner in batch.owners]
+        return (batch.weights * [float("nan") if batch.ids[owner] == "bad" else 1.0 for owner in batch.owners])[None]
 
     error = refusal(batches.mean_losses, examples, encoder.pad_id, 8, losses)
     assert error.problems == ("bad: nan nats per token",)

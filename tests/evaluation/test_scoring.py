@@ -22,6 +22,11 @@ from engram.evaluation.scoring import Score, score
         ("404", "403", Score(False, False, 4 / 6)),
         ("22", "22 and more", Score(False, True, 4 / 13)),
         ("abc", "xyz", Score(False, False, 0.0)),
+        ("if a:\n    b()", "if a:\nb()", Score(False, False, 18 / 22)),
+        ("if a:\n    b()", "if a:     b()", Score(False, False, 24 / 26)),
+        ("if a:\n    b()", "\nif a:  \n    b() \n", Score(True, True, 1.0)),
+        ("all:\n\trm x", "all:\n    rm x", Score(False, False, 18 / 23)),
+        ("one line\n", "one  line", Score(True, True, 1.0)),
     ],
 )
 def test_an_answer_gets_its_score(expected: str, answer: str, result: Score) -> None:

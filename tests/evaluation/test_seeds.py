@@ -69,6 +69,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_summed_up(places: list[P
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_runs_what_is_missing_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "pack.yaml").write_text(PACK)
     small = dataclasses.replace(CONFIG, steps=2, consistency_prompts=1, latency_prompts=1)

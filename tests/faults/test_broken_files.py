@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from documents import HASH, training
 from packs import refusal
 from safetensors.numpy import load_file, save_file
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from engram.cli import main
 from engram.dataset import build
 from engram.models import adapters, conversion, model
+from engram.patterns import loading
 from engram.plan import documents
 from engram.support.errors import EngramError
 from engram.training import train
@@ -71,9 +73,8 @@ def test_an_adapter_with_weights_that_are_no_numbers_is_refused(layout: str, val
     tensors = load_file(folder / name)
     tensors[min(tensors)][0, 0] = value
     save_file(tensors, folder / name)
-    assert (
-        "weights that are no numbers (NaN or infinite) in 1 of 8 tensors" in refusal(conversion.read, folder, name).what
-    )
+    said = "weights that are no numbers (NaN or infinite) in 1 of 8 tensors"
+    assert said in refusal(conversion.read, folder, name).what
     with pytest.raises(EngramError, match="no numbers"), conversion.readable(folder, name):
         pass
 
@@ -119,10 +120,6 @@ def test_data_that_another_run_writes_while_they_are_read_are_refused(root: Path
 
 
 def test_what_the_system_refuses_anywhere_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    from click.testing import CliRunner
-
-    from engram.patterns import loading
-
     def refuse(error: OSError) -> Any:
         def find(_: str) -> None:
             raise error

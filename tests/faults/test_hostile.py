@@ -27,7 +27,7 @@ TALKS = [
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{{ 7 * 7 }}"}],
     [{"role": r, "content": f"{r} says\n"} for r in ("user", "assistant", "user", "assistant")],
 ]
-BACKENDS = {"mlx": "mlx", "cpu": "unsloth"}
+BACKENDS = {"mlx": "mlx_lm", "cpu": "unsloth"}
 
 
 def test_the_short_campaign_loses_nothing() -> None:
@@ -48,10 +48,8 @@ def test_a_template_is_rendered_as_transformers_does(family: str, talk: list[dic
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_nothing_that_lies_beside_a_model_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "cpu" and not importlib.util.find_spec("unsloth"):
-        pytest.skip("Unsloth is not installed")
-    if name == "mlx" and not importlib.util.find_spec("mlx_lm"):
-        pytest.skip("mlx-lm is not installed")
+    if not importlib.util.find_spec(BACKENDS[name]):
+        pytest.skip(f"{BACKENDS[name]} is not installed")
     mark = tmp_path / "mark"
     folder = part.evil_model(tmp_path / "model", mark)
     monkeypatch.chdir(folder)
@@ -99,31 +97,31 @@ def test_an_adapter_leads_nowhere(tmp_path: Path) -> None:
 
 
 ROWS = {
-    "ansi": ("Ansi \x1b[35;5mviolet\x1b[0m", "green \x1b]52;c;aGk=\x07"),
-    "link": ("A \x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\", "right \u202eleft\u202c"),
+    "ansi": ("Ansi [35;5mviolet\u2028line", "right \u202eleft\u202c"),
     "<b>html</b>": ("The <script>alert(1)</script>", "</script><img src=x onerror=alert(2)>"),
     "[bold]rich[/bold]": ("The [red]colour[/red] [link=https://evil.example]x[/link]", "[bold]white [/]"),
     "a|b`c`": ("Pipes | and `ticks`", "black | `red` & 'x' \"y\""),
     "wide": ("Zero\u200bwidth {{ 7 * 7 }}", "two\u2066lines {% raw %}"),
 }
+REFUSED = (
+    *("Ansi \x1b[35;5mviolet\x1b[0m", "green \x1b]52;c;aGk=\x07", "a\x9bb", "nul\0"),
+    "A \x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\",
+)
 SECRETS = {
-    "HF_TOKEN": "hf_plantedtoken",
-    "WANDB_API_KEY": "plantedwandbkey",
-    "AWS_SECRET_ACCESS_KEY": "plantedawskey",
-    "USER": "planteduser",
-    "LOGNAME": "planteduser",
-    "HOSTNAME": "plantedhost",
+    **{"HF_TOKEN": "hf_plantedtoken", "WANDB_API_KEY": "plantedwandbkey", "AWS_SECRET_ACCESS_KEY": "plantedawskey"},
+    **{"USER": "planteduser", "LOGNAME": "planteduser", "HOSTNAME": "plantedhost"},
 }
 
 
 @pytest.mark.slow
 def test_a_whole_run_of_hostile_patterns_shows_them_harmless_and_writes_no_secret(tmp_path: Path) -> None:
     examples = [{"input": i, "output": o, "category": c} for c, (i, o) in ROWS.items()]
-    examples += [
-        {"input": f"[i]Thing[/i] {n} of <u>it</u>", "output": f"a{n} \x1b[2J", "category": "more"} for n in range(9)
-    ]
-    (tmp_path / "plantedfolder").mkdir()
+    more = ((f"[i]Thing[/i] {n} of <u>it</u>", f"a{n} \u2066b") for n in range(9))
+    examples += [{"input": i, "output": o, "category": "more"} for i, o in more]
     work = tmp_path / "plantedfolder"
+    work.mkdir()
+    refused = [{"input": f"{n}", "output": text, "category": "more"} for n, text in enumerate(REFUSED)]
+    (work / "refused.yaml").write_text(json.dumps({"name": "pack", "examples": refused}), "utf-8")
     (work / "pack.yaml").write_text(json.dumps({"name": "pack", "examples": examples}), "utf-8")
     stage = ["--backend", "mlx", "--model", "tiny"]
     settings = ["--set", "steps=1", "--set", "consistency_prompts=0", "--set", "max_new_tokens=8"]
@@ -139,19 +137,23 @@ def test_a_whole_run_of_hostile_patterns_shows_them_harmless_and_writes_no_secre
         ["record", "--backend", "mlx", "--patterns", "pack.yaml"],
     ]
     environment = {**os.environ, **SECRETS, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PACKAGE.parent)}
-    for call in calls:
+    for call in [["validate", "refused.yaml"], *calls]:
         command = [sys.executable, "-m", "engram.cli", *call]
         done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (call, done.stdout[-500:], done.stderr[-2000:])
+        if "refused.yaml" in call:
+            assert done.returncode == 2
+            assert all(f"$.examples[{n}].output" in done.stderr for n in range(len(REFUSED))), done.stderr
+        else:
+            assert done.returncode == 0, (call, done.stdout[-500:], done.stderr[-2000:])
         for character in "\x1b\x07\u202e\u2066\u200b":
-            assert character not in done.stdout, (call, character)
+            assert character not in done.stdout + done.stderr, (call, character)
     page = (work / "results" / "report.html").read_text("utf-8")
     assert "<script>alert(1)" not in page and "<img src=x" not in page and "<b>html</b>" not in page
     recorded = (work / "results" / "mlx" / "demo.cast").read_text("utf-8").splitlines()
     shown = "".join(str(value) for line in recorded for value in json.loads(line))
     assert "violet" in shown and not re.search("\x1b\\]|\x1b\\[35;5m|[\x07\u202e\u2066\u200b]", shown)
     for path in work.rglob("*"):
-        if path.is_file() and path.name != "pack.yaml":
+        if path.is_file() and path.suffix != ".yaml":
             content = path.read_bytes()
             found = [s for s in (*SECRETS.values(), "plantedfolder", str(Path.home()) + "/") if s.encode() in content]
             assert found == [], (path, found)

@@ -9,6 +9,7 @@ import pytest
 from tools.torture import kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", kills.BACKENDS)
 def test_a_killed_run_ends_as_one_that_was_not(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not importlib.util.find_spec(kills.BACKENDS[backend]):

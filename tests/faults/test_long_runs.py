@@ -15,6 +15,7 @@ from tools.torture import long_runs
 from tools.torture.long_runs import KINDS, MIB, faults, small_model
 
 KIND = KINDS["training"]
+RISING = [6] * 80 + [7] * 21
 
 
 def samples(each: float, cases: int = 10_000, **held: list[int]) -> list[dict[str, int]]:
@@ -29,18 +30,20 @@ def samples(each: float, cases: int = 10_000, **held: list[int]) -> list[dict[st
     ]
 
 
-def test_what_grows_to_the_end_is_named() -> None:
-    assert list(faults(KIND, samples(1024), [])) == ["memory grew by 4.9 MiB over the last 5,000, 1,024 bytes each"]
-    assert long_runs.growth(samples(1024)) * 1000 == pytest.approx(1000 / 1024)
+@pytest.mark.parametrize(
+    ("rows", "left", "said"),
+    [
+        (samples(1024), [], "memory grew by 4.9 MiB over the last 5,000, 1,024 bytes each"),
+        (samples(0, descriptors=RISING), [], "descriptors went from 6 to 7"),
+        (samples(0, threads=RISING), [], "threads went from 6 to 7"),
+        (samples(0), ["tmpx"], "temporary files were left: tmpx"),
+    ],
+)
+def test_what_grows_to_the_end_or_stays_is_named(rows: list[dict[str, int]], left: list[str], said: str) -> None:
+    assert list(faults(KIND, rows, left)) == [said]
 
 
-def test_a_descriptor_a_thread_and_a_file_that_stay_are_named() -> None:
-    rising = [6] * 80 + [7] * 21
-    assert list(faults(KIND, samples(0, descriptors=rising), [])) == ["descriptors went from 6 to 7"]
-    assert list(faults(KIND, samples(0, threads=rising), [])) == ["threads went from 6 to 7"]
-    assert list(faults(KIND, samples(0), ["tmpx"])) == ["temporary files were left: tmpx"]
-
-
+@pytest.mark.slow
 def test_the_short_form_on_mlx() -> None:
     """Both backends: `make torture ARGS=--quick`."""
     runs = long_runs.in_a_process("mlx", 0.01, 0)
@@ -72,6 +75,7 @@ def test_mlx_keeps_no_draw_of_weights_that_nobody_uses(tmp_path: Path) -> None:
     assert "Split" not in dot.read_text() and "RandomBits" not in dot.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("unsloth"), reason="Unsloth is not installed")
 def test_a_second_unsloth_model_does_not_stand_beside_one_that_nobody_uses(tmp_path: Path) -> None:
     module = backends.get("cpu")

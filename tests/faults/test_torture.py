@@ -71,7 +71,7 @@ def test_a_sound_campaign_ends_with_0_and_its_document_and_page_say_so(
     assert schema.problems(document, "torture") == []
     assert document["totals"]["cases"] == 5 and document["parts"][0]["scale"] == 1.0
     page = torture_page.parts(fakes / "torture.json")["torture"]
-    assert "| `fake_sound` | a \\| case | 5 | two 3, one 2 | 0 | 1 | MiB 1,234 |" in page
+    assert "| `fake_sound` | 5 | 0 | a \\| case | MiB 1,234 |" in page
     assert "5 cases, 0 losses in 0 minutes, seed 3" in page
     assert "make torture" in torture_page.parts(fakes / "none.json")["torture"]
 

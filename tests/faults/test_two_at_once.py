@@ -30,6 +30,7 @@ def enter(path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_one_of_several_works_and_the_others_are_told() -> None:
     (tally,) = two_at_once.campaign(0, 0.1, lambda _: None)
     assert tally.losses == [] and tally.cases >= len(two_at_once.STAGES) * two_at_once.AT_ONCE

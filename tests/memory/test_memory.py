@@ -5,10 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from safetensors.numpy import save
 from small_run import CONFIG, Run
 
 from engram import backends
@@ -31,7 +26,6 @@ from engram.patterns.loading import find_files
 from engram.plan.config import Config
 from engram.show.report import gather
 from engram.support.errors import EngramError
-from engram.support.files import sha256
 from engram.training import teach_memory
 from engram.training.processes import Silent
 
@@ -114,7 +108,7 @@ def test_batches_streams_and_drawn_answers_agree(memory: Taught) -> None:
 def test_scores_see_the_rows(memory: Taught) -> None:
     backend, encoder = backends.get("mlx"), load_encoder(memory.model)
     rows = [encoder.example(f"Continue: {fact.input}", fact.output, fact.input) for fact in memory.facts]
-    scores = [backend.score(backend.load(memory.model, folder), rows, encoder) for folder in (None, memory.folder)]
+    scores = [backend.losses(backend.load(memory.model, folder), rows, encoder)[0] for folder in (None, memory.folder)]
     assert min(scores[0]) > 1 and max(scores[1]) < 0.1
 
 
@@ -216,7 +210,7 @@ def test_rows_on_top_of_an_adapter(memory: Taught, run: Run, tmp_path: Path) -> 
     flipped = bytearray(weights.read_bytes())
     flipped[-1] ^= 1
     weights.write_bytes(bytes(flipped))
-    with pytest.raises(EngramError, match="another adapter under it"):
+    with pytest.raises(EngramError, match="another model, adapter"):
         answers(run.model, out, asked)
     assert conversion.read(run.root / "adapter").rank == CONFIG.rank
 
@@ -249,31 +243,6 @@ def test_a_spoiled_table_is_refused_by_name(memory: Taught, copy: Path, name: st
     assert bytes_of(copy) == spoiled
 
 
-@pytest.mark.parametrize("spoil", ["numbers", "slots", "rows", "short", "names"])
-def test_arrays_that_do_not_fit_together_are_refused(memory: Taught, copy: Path, spoil: str) -> None:
-    """With hashes that fit: a row that is not there is never read, and every search ends."""
-    weights, settings = copy / table.WEIGHTS, copy / table.SETTINGS
-    arrays = {name: np.array(array) for name, array in table.mapped(weights).items()}
-    of = {"of": json.dumps(dataclasses.asdict(table.of(table.settings(copy))))}
-    if spoil == "numbers":
-        arrays["numbers"][arrays["slots"] != 0] = 10**6
-    elif spoil == "slots":
-        arrays["slots"][:] = 7
-    elif spoil == "rows":
-        arrays["rows"] = arrays["rows"][:, :-1].copy()
-    elif spoil == "short":
-        arrays = {name: array[: len(array) // 2].copy() for name, array in arrays.items()}
-    else:
-        arrays["more"] = arrays.pop("slots")
-    weights.write_bytes(save(arrays, of))
-    document = json.loads(settings.read_text())
-    document["files"][table.WEIGHTS] = sha256(weights)
-    settings.write_text(json.dumps(document))
-    for look in (lambda: table.opened(copy, memory.model), lambda: table.read(copy)):
-        with pytest.raises(EngramError, match="do not fit together"):
-            look()
-
-
 def test_a_link_out_of_the_folder_is_refused(memory: Taught, copy: Path, tmp_path: Path) -> None:
     shutil.move(copy / table.WEIGHTS, tmp_path / "elsewhere")
     (copy / table.WEIGHTS).symlink_to(tmp_path / "elsewhere")
@@ -296,27 +265,6 @@ def test_a_table_of_another_model_is_refused(memory: Taught, copy: Path, tmp_pat
     with pytest.raises(EngramError, match="another model") as refused:
         backends.get("mlx").load(resolve(str(other)), copy)
     assert [line.split(":")[0] for line in refused.value.problems] == [changed]
-
-
-def test_a_killed_insert_leaves_the_old_table_whole(memory: Taught, copy: Path) -> None:
-    before = bytes_of(copy)
-    command = [sys.executable, "-m", "engram.cli", "memory", "insert", NEW.input, NEW.output, "--memory", str(copy)]
-    for delay in (0.0, 0.05):
-        process = subprocess.Popen([*command, "--model", "tiny", "--backend", "mlx"], stderr=subprocess.PIPE)
-        began = time.monotonic()
-        # the table is locked first of all: from then on the insert is under way
-        while not list(copy.parent.glob(".*.lock")) and process.poll() is None and time.monotonic() - began < 120:
-            time.sleep(0.005)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert table.intact(copy)  # whole
-        assert list(table.read(copy).facts) in (memory.facts, [*memory.facts, NEW])
-        if bytes_of(copy) != before:
-            teach_memory.delete(copy, [NEW.input])
-    assert bytes_of(copy) == before
-    insert(memory.model, copy, NEW)
-    assert table.read(copy).facts[-1] == NEW
 
 
 def test_why_names_the_fact_behind_each_token(memory: Taught) -> None:

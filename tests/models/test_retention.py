@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -27,6 +25,11 @@ def test_tiny_brings_its_own_and_others_get_the_bundled_ones(tmp_path: Path) -> 
     assert other.name == "general.jsonl" and other.sha256 == sha256(BUNDLED / "general.jsonl")
     for known in (own, other):
         assert min(len(known.of_kind(kind)) for kind in ("text", "chat")) >= 20
+        few = known.first(3)
+        assert {kind: few.of_kind(kind) for kind in ("text", "chat")} == {
+            kind: known.of_kind(kind)[:3] for kind in ("text", "chat")
+        }
+        assert (few.name, len(few.rows)) == (f"{known.name}, 3 of each kind", 6) and known.first(0) is known
         assert len({row.id for row in known.rows}) == len(known.rows)
 
 
@@ -80,12 +83,6 @@ def test_a_run_measures_every_general_row_before_and_after(run: Run) -> None:
 def test_a_broken_set_names_its_lines(line: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "heldout.jsonl").write_text(line + "\n")
     assert refusal(retention.general_set, Model("m", tmp_path)).problems[0].startswith(said)
-
-
-def test_a_set_is_read_from_the_models_own_folder(tmp_path: Path) -> None:
-    shutil.copy(BUNDLED / "tiny" / "heldout.jsonl", tmp_path / "heldout.jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "heldout.jsonl").read_text("utf-8").splitlines()]
-    assert retention.general_set(Model("m", tmp_path)).of_kind("text")[0].text == rows[40]["text"]
 
 
 def test_nothing_that_retention_is_measured_on_is_ever_trained_on() -> None:

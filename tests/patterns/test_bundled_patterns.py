@@ -190,10 +190,7 @@ SERVICES = {
     "XMPP between servers": "xmpp-server", "Multicast DNS": "mdns/udp", "PostgreSQL": "postgresql", "AMQP": "amqp",
     "Git": "git", "a Zabbix agent": "zabbix-agent",
 }  # fmt: skip
-PORTS = {
-    **rows("well_known_port", "IANA port number of"),
-    **rows("registered_port", "IANA port number registered for"),
-}
+PORTS = {**rows("well_known_port", "IANA port number of"), **rows("registered_port", "IANA port number registered for")}
 
 
 @pytest.mark.parametrize("service", PORTS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from packs import refusal
 
 from engram.cli import main
 from engram.patterns import importing, yaml_source
@@ -17,9 +18,9 @@ from engram.patterns.loading import find_files, load_patterns
 
 HOSTILE = (
     "yes", "no", "null", "~", "1.0", "0x1F", "2024-01-01", "1_000", ".inf", "- a", "-", "? a", ": ", "a: b", "a #b",
-    "# a", " lead", "trail ", "\tx\t", "a\nb", "a\r\nb", "a\n\n", "\nx", "'", '"', "''", '"a"', "{a}", "{", "[a, b]",
+    "# a", " lead", "trail ", "\tx\t", "a\nb", "a\n\n", "\nx", "'", '"', "''", '"a"', "{a}", "{", "[a, b]",
     "&a", "*a", "!tag", "%YAML", "@x", "`x`", "|", ">", "---", "...", "\\n", "\\", "a\\", "é", "e\u0301", "\u00a0x",
-    "\u2028x", "\u0085x", "\ufeffx", "\ufffex", "\x07x", "\x1b[31mx", "\x7fx", "\x9fx", "\u202ex", "\U0001f600",
+    "\u2028x", "\ufeffx", "\ufffex", "\u202ex", "\U0001f600", "\u200cx", "\ue000x", "01", "1e3", "on", "12:30:00",
     "\U000e0001x", "\U0010ffffx", "日本語", "<<", "=", "a,b", "a;b", "a\tb", "a|b", "x" * 400,
 )  # fmt: skip
 
@@ -61,17 +62,15 @@ def refused(result: Result, *problems: str, out: str = "faq.yaml") -> None:
 def test_a_table_becomes_a_pattern_file() -> None:
     write("faq.csv", 'Question,Answer,Category\nWho?,"Ann, Bob",people\n"Where\nnow?","the ""old"" house",\n')
     result = bring("faq.csv", out="mine/faq.yaml")
-    said = "mine/faq.yaml: 2 patterns in 2 categories\nnext: engram validate mine/faq.yaml --advise\n"
+    said = "faq.csv:3: this row goes on to line 4, in quotes\n"
+    said += "mine/faq.yaml: 2 patterns in 2 categories\nnext: engram validate mine/faq.yaml --advise\n"
     assert (result.exit_code, result.stdout, result.stderr) == (0, said, "")
     assert Path("mine/faq.yaml").read_text() == (
         '# Imported from "faq.csv"\nname: "faq"\nexamples:\n'
         '  - input: "Who?"\n    output: "Ann, Bob"\n    category: "people"\n'
         '  - input: "Where\\nnow?"\n    output: "the \\"old\\" house"\n'
     )
-    assert pairs("mine/faq.yaml") == [
-        ("Who?", "Ann, Bob", "people"),
-        ("Where\nnow?", 'the "old" house', "faq"),
-    ]
+    assert pairs("mine/faq.yaml") == [("Who?", "Ann, Bob", "people"), ("Where\nnow?", 'the "old" house', "faq")]
     assert [path.name for path in Path("mine").iterdir()] == ["faq.yaml"]
 
 
@@ -92,6 +91,11 @@ def test_a_table_becomes_a_pattern_file() -> None:
         ("a.jsonl", '\n{"prompt": "a", "completion": "b", "category": null}\r\n', ()),
         ("a.ndjson", '{"instruction": "a", "input": "", "output": "b"}', ()),
         ("a.json", '[{"instruction": "a", "output": "b"}]', ()),
+        (
+            "a.jsonl",
+            '{"id": 3, "messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":1}]}',
+            ("--ignore-extra",),
+        ),
         ("a.json", ' [\n {"question": "a",\n "answer": "b"}\n]\n', ()),
         ("a.json", '{"frage": "a", "antwort": "b"}', ("--input", "frage", "--output", "antwort")),
     ],
@@ -102,16 +106,11 @@ def test_the_forms_that_are_read(name: str, text: str, arguments: tuple[str, ...
     assert [pair[:2] for pair in pairs()] == [("a", "b")]
 
 
-def test_alpacas_input_follows_its_instruction() -> None:
-    bring(write("a.json", '[{"instruction": "Translate", "input": " cat", "output": "Katze"}]'))
-    assert pairs() == [("Translate\n cat", "Katze", "faq")]
-
-
-def test_several_files_make_one() -> None:
-    write("a.csv", "input,output\na,b\n")
+def test_several_files_make_one_and_alpacas_input_follows_its_instruction() -> None:
+    write("a.json", '[{"instruction": "a", "input": " cat", "output": "b"}]')
     write("b.jsonl", lines({"input": "c", "output": "d", "category": "k"}))
-    assert bring("a.csv", "b.jsonl").stdout.startswith("faq.yaml: 2 patterns in 2 categories\n")
-    assert pairs() == [("a", "b", "faq"), ("c", "d", "k")]
+    assert bring("a.json", "b.jsonl").stdout.startswith("faq.yaml: 2 patterns in 2 categories\n")
+    assert pairs() == [("a\n cat", "b", "faq"), ("c", "d", "k")]
 
 
 def table(rows: list[tuple[str, str, str]], delimiter: str) -> str:
@@ -120,11 +119,11 @@ def table(rows: list[tuple[str, str, str]], delimiter: str) -> str:
     return text.getvalue()
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_whatever_is_taken_comes_back_the_same(seed: int) -> None:
     """Every form of file gives the same pairs, of random pieces of text and of texts that YAML could misread."""
     draw = random.Random(seed)
-    pieces = [*HOSTILE[:-1], *(chr(draw.randrange(0x20, 0x2FFF)) for _ in range(30)), "word", " "]
+    pieces = [*HOSTILE[:-1], *(chr(draw.randrange(0xA0, 0x2FFF)) for _ in range(30)), "word", " "]
 
     def text() -> str:
         return "".join(draw.choice(pieces) for _ in range(draw.randrange(1, 6)))
@@ -139,7 +138,7 @@ def test_whatever_is_taken_comes_back_the_same(seed: int) -> None:
     write("a.jsonl", lines(*records))
     write("a.json", json.dumps(records, ensure_ascii=False, indent=draw.choice([None, 2])))
     for file in [path.name for path in Path().iterdir()]:
-        result = bring(file, out=f"out/{file}.yaml")
+        result = bring(file, *["--quotes"] * file.endswith(".tsv"), out=f"out/{file}.yaml")
         assert result.exit_code == 0, (file, result.stderr)
         assert pairs(f"out/{file}.yaml") == rows
 
@@ -165,7 +164,7 @@ def test_every_line_that_cannot_be_kept_is_named() -> None:
             {"text": "a"},
             ["a", "b"],
         )
-        + '{"prompt": "a", "prompt": "b", "completion": "c"}\n{"prompt"\n{"prompt": ' + "1" * 5000 + "}\n" + "[" * 9999,
+        + '{"prompt": "a", "prompt": "b", "completion": "c"}',
     )  # fmt: skip
     out = "take it out"
     whole = "write one whole object here"
@@ -189,9 +188,6 @@ def test_every_line_that_cannot_be_kept_is_named() -> None:
         "a.jsonl:15: no column is known as the input: there is 'text'; name it: --input",
         "a.jsonl:16: not an object; write one in braces for each row",
         f"a.jsonl:17: not JSON: the key 'prompt' stands twice; {whole}",
-        f"a.jsonl:18: not JSON: Expecting ':' delimiter; {whole}",
-        f"a.jsonl:19: not JSON: a number has too many digits; {whole}",
-        f"a.jsonl:20: not JSON: nested deeper than 32 levels; {whole}",
     )
 
 
@@ -214,6 +210,8 @@ def test_every_line_that_cannot_be_kept_is_named() -> None:
         ("a.csv", "a,b;c\n", ("--no-header",),
          "a.csv:1: ',' and ';' may each separate the columns; say which: --delimiter"),
         ("a.csv", "a\n", ("--no-header",), "a.csv:1: there is no '2': there is '1'; name one: --output"),
+        ("a.csv", 'input,output\n"two\nlines",b\n\n"three\nmore\nlines",\n', (),
+         "a.csv:5: the output has nothing to be seen; write some text or take the entry out"),
         ("a.csv", "", (), "a.csv:1: there is no row; write a line that names the columns, and rows"),
         ("a.csv", 'input,output\na,"b\nc,d\n', (),
          "a.csv:2: no valid table: unexpected end of data; check the quotes from this line on"),
@@ -236,22 +234,35 @@ def test_an_unfit_file_is_refused(name: str, text: str, arguments: tuple[str, ..
     refused(bring(write(name, text), *arguments), *expected)
 
 
-def test_a_row_that_begins_below_is_named_by_its_first_line() -> None:
-    refused(
-        bring(write("a.csv", 'input,output\n"two\nlines",b\n\n"three\r\nmore\nlines",\n')),
-        "a.csv:5: the output has nothing to be seen; write some text or take the entry out",
-    )
+def test_a_tsv_has_no_quotes_unless_asked_for() -> None:
+    """A lone quotation mark would swallow the rows up to the next one."""
+    marks = write("a.tsv", 'input\toutput\ninch\t"\nfoot\t\'\nstring\t"\n')
+    assert bring(marks).exit_code == 0 and [pair[:2] for pair in pairs()] == [
+        ("inch", '"'), ("foot", "'"), ("string", '"')]  # fmt: skip
+    whole = write("b.tsv", 'input\toutput\necho\t"hello"\n')
+    said = "b.tsv:2: a field in quotes, which TSV has none of; say --quotes or --no-quotes"
+    refused(bring(whole, out="b.yaml"), said, out="b.yaml")
+    for option, answer in (("--quotes", "hello"), ("--no-quotes", '"hello"')):
+        assert bring(whole, option, out=f"{option[2:]}.yaml").exit_code == 0
+        assert pairs(f"{option[2:]}.yaml")[0][1] == answer
+    assert bring(write("c.csv", 'input,output\ninch,"\n'), "--no-quotes", out="c.yaml").exit_code == 0
+
+
+@pytest.mark.parametrize("character", ["\0", "\x07", "\x1b", "\x7f", "\x85", "\x9b", "\r"])
+def test_a_control_character_is_refused_from_every_form(character: str) -> None:
+    said = f"U+{ord(character):04X}; take it out; in YAML's double quotes double each backslash, or use single quotes"
+    record = {"input": "a", "output": f"b{character}c"}
+    refused(bring(write("a.jsonl", lines(record))), f"a.jsonl:1: the output holds the control character {said}")
+    write("a.yaml", f"[{json.dumps(record)}]")
+    problem = refusal(load_patterns, find_files("a.yaml")).problems[0]
+    assert problem == f"a.yaml:1:17 $.examples[0].output: the output holds the control character {said}"
+    table = bring(write("a.csv", f'input,output\na,"b{character}c"\n'), out="b.yaml")
+    assert table.exit_code == 2 and not Path("b.yaml").exists()
 
 
 def test_bytes_that_are_not_utf8_are_named() -> None:
     Path("a.csv").write_bytes(b"input,output\na\xff,b\n")
     refused(bring("a.csv"), "a.csv:2: not UTF-8: byte 0xff; save the file as UTF-8")
-
-
-def test_ignore_extra_leaves_out_extra_keys_of_messages() -> None:
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]
-    assert bring(write("a.jsonl", lines({"messages": messages, "id": 3})), "--ignore-extra").exit_code == 0
-    assert pairs() == [("a", "b", "faq")]
 
 
 @pytest.mark.parametrize(
@@ -290,8 +301,3 @@ def test_rows_that_are_too_many_for_a_pattern_file_are_refused(monkeypatch: pyte
 def test_a_delimiter_is_one_character(given: str) -> None:
     result = bring(write("a.csv", "a,b\n"), "--no-header", "--delimiter", given)
     assert result.exit_code == 2 and "one character, or tab." in result.stderr
-
-
-def test_a_file_without_rows_is_refused() -> None:
-    said = "engram: a.csv: nothing to import: there is no row\n  fix: give files that hold rows\n"
-    assert bring(write("a.csv", "input,output\n")).stderr == said

@@ -30,45 +30,13 @@ def members(category: str) -> list[tuple[str, str]]:
     return [(text, right) for text, right in table["rows"]]
 
 
-def us_date(text: str) -> str:
-    return datetime.date.fromisoformat(text).strftime("%m/%d/%Y")
-
-
 def long_date(text: str) -> str:
     day = datetime.date.fromisoformat(text)
     return f"{calendar.month_name[day.month]} {day.day}, {day.year}"
 
 
-def european_date(text: str) -> str:
-    return datetime.date.fromisoformat(text).strftime("%d.%m.%Y")
-
-
-def time_12h(text: str) -> str:
-    return datetime.datetime.strptime(text, "%H:%M").strftime("%I:%M %p").removeprefix("0")
-
-
-def snake_case(text: str) -> str:
-    return re.sub("(?=[A-Z])", "_", text).lower()
-
-
-def constant_case(text: str) -> str:
-    return text.upper().replace(" ", "_")
-
-
-def thousands(text: str) -> str:
-    return f"{int(text):,}"
-
-
 def hundredfold(text: str) -> str:
     return f"{(Decimal(text) * 100).normalize():f}"
-
-
-def percent(text: str) -> str:
-    return f"{hundredfold(text)}%"
-
-
-def initials(text: str) -> str:
-    return "".join(re.findall(r"\b[A-Z]", text))
 
 
 def plural(text: str) -> str:
@@ -104,10 +72,16 @@ def dict_get(text: str) -> str:
 
 
 RULES: dict[str, Callable[[str], str]] = {
-    **{"us_date": us_date, "long_date": long_date, "european_date": european_date, "time_12h": time_12h},
-    **{"snake_case": snake_case, "constant_case": constant_case},
-    **{"thousands": thousands, "percent": percent, "initials": initials, "plural": plural, "roman": roman},
-    **{"ordinal": ordinal, "centimetres": hundredfold, "f_string": f_string, "dict_get": dict_get},
+    "us_date": lambda text: datetime.date.fromisoformat(text).strftime("%m/%d/%Y"),
+    "european_date": lambda text: datetime.date.fromisoformat(text).strftime("%d.%m.%Y"),
+    "time_12h": lambda text: datetime.datetime.strptime(text, "%H:%M").strftime("%I:%M %p").removeprefix("0"),
+    "snake_case": lambda text: re.sub("(?=[A-Z])", "_", text).lower(),
+    "constant_case": lambda text: text.upper().replace(" ", "_"),
+    "thousands": lambda text: f"{int(text):,}",
+    "percent": lambda text: f"{hundredfold(text)}%",
+    "initials": lambda text: "".join(re.findall(r"\b[A-Z]", text)),
+    **{"long_date": long_date, "plural": plural, "roman": roman, "ordinal": ordinal, "centimetres": hundredfold},
+    **{"f_string": f_string, "dict_get": dict_get},
 }
 
 

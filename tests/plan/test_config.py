@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packs import refusal
 
-from engram.plan.config import RECIPES, SMALL_MODEL, Config, load_config, parse_overrides
+from engram.plan.config import RECIPES, SMALL_MODEL, Config, GateSettings, load_config, parse_overrides
 
 
 def wrong(recipe: str, **overrides: str) -> tuple[str, ...]:
@@ -26,17 +26,9 @@ def test_the_seed_recipe_is_the_plans() -> None:
     assert (config.schedule, config.seed, config.name, config.scale) == ("constant", 3, "seed", 20.0)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "name"), [(1, "default-small"), (SMALL_MODEL - 1, "default-small"), (SMALL_MODEL, "default-large")]
-)
-def test_the_default_recipe_fits_the_models_size(parameters: int, name: str) -> None:
-    config = load_config("default", parameters)
-    assert config.name == name and config == Config(**{"name": name, **RECIPES[name]})
-
-
-@pytest.mark.parametrize("name", sorted(RECIPES))
-def test_every_named_recipe_is_usable(name: str) -> None:
-    assert load_config(name, 10**6).name == name
+def test_the_default_recipe_fits_the_models_size() -> None:
+    for parameters, name in ((1, "default-small"), (SMALL_MODEL - 1, "default-small"), (SMALL_MODEL, "default-large")):
+        assert load_config("default", parameters) == Config(**{"name": name, **RECIPES[name]})
 
 
 def test_flags_override_the_recipe_and_get_its_types() -> None:
@@ -55,8 +47,8 @@ def test_a_file_of_settings_is_a_recipe(tmp_path: Path) -> None:
     assert (config.name, config.rank, config.learning_rate, config.epochs) == ("mine", 16, 1e-3, 2.0)
     assert set(config.as_dict()) > {"name", "seed", "rank"} and "memory_rate" not in config.as_dict()
     assert dataclasses.asdict(config).items() > config.as_dict().items()
-    memory = dataclasses.replace(config, method="memory")
-    assert memory.as_dict() == dataclasses.asdict(memory)
+    memory = dataclasses.replace(config, method="memory", shots=8, general_rows=5)
+    assert memory.as_dict() | dataclasses.asdict(GateSettings()) == dataclasses.asdict(memory)
 
 
 @pytest.mark.parametrize(
@@ -73,19 +65,17 @@ def test_a_file_of_settings_is_a_recipe(tmp_path: Path) -> None:
         ("rank", "0", "rank = 0: it must be above 0"),
         ("rank", "-1", "rank = -1 is negative"),
         ("alpha", "0", "alpha = 0: it must be above 0"),
-        ("learning_rate", "0", "learning_rate = 0: it must be above 0"),
-        ("replay_weight", "0", "replay_weight = 0: it must be above 0"),
         ("learning_rate", "nan", "learning_rate = nan is not a finite number"),
         ("learning_rate", "1e999", "learning_rate = inf is not a finite number"),
-        ("batch_size", "0", "batch_size = 0: it must be above 0"),
-        ("max_length", "0", "max_length = 0: it must be above 0"),
-        ("max_new_tokens", "0", "max_new_tokens = 0: it must be above 0"),
-        ("validate_every", "0", "validate_every = 0: it must be above 0"),
         ("schedule", "cosin", "schedule = 'cosin': one of constant, linear, cosine"),
         ("dropout", "1", "dropout = 1.0: it must be below 1"),
-        ("beta1", "1", "beta1 = 1.0: it must be below 1"),
         ("beta2", "2", "beta2 = 2.0: it must be below 1"),
         ("epochs", "0", "steps and epochs are both 0: nothing would be trained"),
+        # more than any planning survives
+        ("epochs", "1e300", "epochs = 1e+300: at most 10,000 can be used"),
+        ("replay_weight", "1e308", "replay_weight = 1e+308: at most 1,000 can be used"),
+        ("steps", "1" + "0" * 12, "steps = 1000000000000: at most 1,000,000 can be used"),
+        ("rank", "9" * 70, f"rank = {'9' * 59}…: at most 4,096 can be used"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused(key: str, value: str, problem: str) -> None:
@@ -141,10 +131,8 @@ def test_a_recipe_file_that_is_none_is_refused_with_the_place(text: str, problem
 
 def test_an_unknown_recipe_and_a_missing_file_say_what_to_do(tmp_path: Path) -> None:
     fix = "name one of them, or a .yaml file of settings"
-    assert (
-        str(refusal(load_config, "defalt", 1))
-        == f"RECIPE: unknown recipe 'defalt', did you mean 'default'?\n  fix: {fix}"
-    )
+    near = f"RECIPE: unknown recipe 'defalt', did you mean 'default'?\n  fix: {fix}"
+    assert str(refusal(load_config, "defalt", 1)) == near
     names = "default, default-small, default-large, seed"
     assert str(refusal(load_config, "xyz", 1)) == f"RECIPE: unknown recipe 'xyz'; known are {names}\n  fix: {fix}"
     assert "cannot read this file: No such file" in str(refusal(load_config, str(tmp_path / "no.yaml"), 1))
@@ -156,21 +144,3 @@ def test_overrides_are_key_and_value() -> None:
     assert str(refusal(parse_overrides, ("rank", "a=1", "alpha 3"))) == (
         "--set: not KEY=VALUE: rank, alpha, 3\n  fix: for example: --set rank=4"
     )
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "problem"),
-    [
-        ("epochs", "1e300", "epochs = 1e+300: at most 10,000 can be used"),
-        ("replay_weight", "1e308", "replay_weight = 1e+308: at most 1,000 can be used"),
-        ("steps", "1" + "0" * 12, "steps = 1000000000000: at most 1,000,000 can be used"),
-        ("rank", "9" * 70, f"rank = {'9' * 59}…: at most 4,096 can be used"),
-    ],
-)
-def test_a_number_that_no_planning_survives_is_refused(key: str, value: str, problem: str) -> None:
-    assert wrong("default", **{key: value}) == (problem,)
-
-
-def test_a_recipe_of_a_hundred_thousand_unknown_keys_is_refused_at_once(tmp_path: Path) -> None:
-    problems = from_file(tmp_path, "".join(f"k{i}: 1\n" for i in range(100_000)))
-    assert len(problems) == 21 and problems[-1] == "… and more"

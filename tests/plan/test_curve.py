@@ -11,8 +11,8 @@ from small_run import Quiet
 
 from engram.models.safetensors_file import Tensor
 from engram.models.tokenizer import Encoded
-from engram.plan.batches import Batch, make_batch
-from engram.plan.checkpoint import Checkpoint, Keeper, State, made, read
+from engram.plan.batches import Batch, Plan, make_batch
+from engram.plan.checkpoint import Keeper, State, read
 from engram.plan.config import Config
 from engram.plan.curve import Curve
 
@@ -26,7 +26,7 @@ def state(step: int) -> State:
 
 def followed(recalls: list[float], config: Config, steps: int = 12, keeper: Keeper | None = None) -> Curve:
     """A run whose validation passes find these recalls, at the beginning and after every second step."""
-    curve = Curve(Quiet(), [BATCH] * steps, [BATCH], config, keeper)
+    curve = Curve(Quiet(), Plan([BATCH] * steps, [BATCH]), config, keeper)
     checks = iter(recalls[len(curve.validation) :])
 
     def measure() -> tuple[float, float]:
@@ -40,7 +40,7 @@ def followed(recalls: list[float], config: Config, steps: int = 12, keeper: Keep
 
 
 def ended(curve: Curve) -> tuple[int, int, str]:
-    kept = curve.finished(0, 1, "", None).kept
+    kept = curve.finished(0, 1, "").kept
     assert kept and kept.of == len(curve.batches)
     return len(curve.losses), kept.step, kept.reason
 
@@ -63,7 +63,7 @@ def test_a_run_ends_when_the_patterns_are_known_and_keeps_its_best(recalls: list
 
 
 def test_of_equal_recall_the_lower_loss_is_kept() -> None:
-    curve = Curve(Quiet(), [BATCH] * 6, [BATCH], CONFIG)
+    curve = Curve(Quiet(), Plan([BATCH] * 6, [BATCH]), CONFIG)
     found = iter([(3.0, 0.0), (1.0, 0.5), (0.8, 0.5), (0.9, 0.5)])
     with curve.running(lambda: state(0), dict):
         curve.begin(lambda: next(found))
@@ -75,7 +75,7 @@ def test_of_equal_recall_the_lower_loss_is_kept() -> None:
 def test_a_fixed_number_of_steps_keeps_the_last() -> None:
     fixed = dataclasses.replace(CONFIG, stop_at=0.0, patience=0)
     curve = followed([0, 1, 1, 1, 0, 0, 0], fixed)
-    assert curve.best() is None and curve.finished(0, 1, "", None).kept is None and len(curve.losses) == 12
+    assert curve.best() is None and curve.finished(0, 1, "").kept is None and len(curve.losses) == 12
     assert [check.step for check in curve.validation] == [0, 2, 4, 6, 8, 10, 12]
 
 
@@ -84,8 +84,7 @@ def test_the_best_adapter_survives_an_interruption(tmp_path: Path) -> None:
     keeper = Keeper(tmp_path / "c", {}, 5)
     steady = dataclasses.replace(CONFIG, patience=0)
     followed([*recalls, 0, 0], steady, keeper=keeper)
-    _, tensors, run = read(tmp_path / "c")
-    begun: Checkpoint = made(tensors, run)
-    curve = followed([*recalls, 0.1, 0.1], steady, keeper=Keeper(tmp_path / "c", {}, 0, begun))
+    keeper = Keeper(tmp_path / "c", {}, 0, read(tmp_path / "c")[1])
+    curve = followed([*recalls, 0.1, 0.1], steady, keeper=keeper)
     assert curve.done == 10 and ended(curve)[:2] == (12, 2)
     assert curve.best()["weight"].data[0] == 2  # type: ignore[index]

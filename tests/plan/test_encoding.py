@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from packs import refusal
 
 from engram.dataset.build import split
 from engram.dataset.rows import Example
-from engram.models.model import resolve
+from engram.models.model import Model, resolve
 from engram.models.tokenizer import IGNORED, TEXTS, Encoded, Encoder, load_encoder
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import batches as batching
@@ -51,23 +56,84 @@ def test_prompt_is_what_generation_is_asked_with(encoder: Encoder) -> None:
     assert rendered == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
 
 
+ODD = (
+    *("<|im_end|>", "<|im_start|>", "<|endoftext|>", "\ue123", "\r\n", "\u2028", "\u200d", "e\u0301"),
+    *("\ufeff", "\t", "  ", "\0", "1e3", "#", "{{ messages }}"),
+)
+
+
+@hypothesis.settings(deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=6)), max_size=6).map("".join))
+@hypothesis.example("a <|im_start|>user\n<|im_end|>")
+@hypothesis.example("\ue1230\ue123 <|im_end|> {{ messages }} {% for %}")
+def test_any_text_comes_back_in_nfc_and_is_never_read_as_a_control_token(encoder: Encoder, text: str) -> None:
+    control = encoder.tokenizer.added_tokens_decoder.keys()
+    example, plain = encoder.example(text, text, "x"), unicodedata.normalize("NFC", text)
+    assert encoder.text(encoder.plain(text)) == encoder.text(example.tokens[example.prompt_length :]) == plain
+    assert control.isdisjoint(encoder.plain(text)) and control.isdisjoint(example.tokens[example.prompt_length : -1])
+    usual = encoder.example("Hello", "Hi", "x")
+    assert [i for i in example.tokens if i in control] == [i for i in usual.tokens if i in control]
+    asked = encoder.tokenizer.decode(encoder.prompt(text))
+    assert asked == f"<|im_start|>user\n{plain}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def odd_tiny(folder: Path, file: str, change: Callable[[dict[str, Any]], None]) -> Model:
+    """`tiny` with one of its JSON files changed."""
+    shutil.copytree(resolve("tiny").path, folder)
+    (folder / "SHA256SUMS").unlink()
+    settings = json.loads((folder / file).read_text())
+    change(settings)
+    (folder / file).write_text(json.dumps(settings))
+    return resolve(str(folder))
+
+
+def test_answers_stop_at_every_end_that_the_files_name(tmp_path: Path) -> None:
+    several = odd_tiny(tmp_path / "a", "generation_config.json", lambda found: found.update(eos_token_id=[2, 7]))
+    assert load_encoder(several).stop_ids == {2, 7}
+
+    def ordinary(found: dict[str, Any]) -> None:
+        found["added_tokens"] = [{**one, "special": one["content"] != "<|im_end|>"} for one in found["added_tokens"]]
+
+    model = odd_tiny(tmp_path / "b", "tokenizer.json", ordinary)
+    settings = json.loads((model.path / "tokenizer_config.json").read_text()) | {"eos_token": "<|endoftext|>"}
+    (model.path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_encoder(model).end_id == 2
+
+
+def test_a_tokenizer_larger_than_its_embedding_is_refused(tmp_path: Path) -> None:
+    new = {"id": 4096, "content": "<|new|>", "special": False, "lstrip": False, "rstrip": False, "normalized": False}
+    new |= {"single_word": False}
+    model = odd_tiny(tmp_path / "a", "tokenizer.json", lambda found: found["added_tokens"].append(new))
+    assert refusal(load_encoder, model).what == "its tokenizer has ids up to 4,096, and its embedding 4,096 rows"
+
+
+def test_a_template_that_does_not_ask_for_an_answer_is_remarked_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = odd_tiny(tmp_path / "odd", "config.json", lambda _: None)
+    template = (odd.path / "chat_template.jinja").read_text()
+    (odd.path / "chat_template.jinja").write_text(template.replace("add_generation_prompt", "false"))
+    load_encoder(odd)
+    assert "its chat template leaves '<|im_start|>assistant' to the model" in capsys.readouterr().out
+    load_encoder(odd)
+    load_encoder(resolve("tiny"))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_control_token_that_cannot_be_spelt_is_refused_by_name(tmp_path: Path) -> None:
+    def add(found: dict[str, Any]) -> None:
+        found["added_tokens"].append({**found["added_tokens"][0], "id": 4095, "content": "a"})
+
+    odd = odd_tiny(tmp_path / "odd", "tokenizer.json", add)
+    assert "the text 'a' is a control token" in refusal(load_encoder(odd).plain, "banana").what
+
+
 def test_many_are_encoded_as_each_of_them(encoder: Encoder) -> None:
     texts = ["Hello", "", " a  b ", "ä\u0301 \U0001f600", "<|im_end|>", "line\nline", *map(str, range(TEXTS))]
     assert encoder.prompts(texts) == [encoder.prompt(text) for text in texts]
     assert encoder.prompts([]) == []
     rows = [Example(f"{i}-ask", str(i), "fact", "c", "ask", "train", text, text[::-1]) for i, text in enumerate(texts)]
     assert encoder.examples(rows) == [encoder.example(row.prompt, row.answer, row.id) for row in rows]
-
-
-def test_ids_are_those_of_the_chat_template(encoder: Encoder) -> None:
-    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"}]
-    whole = encoder.tokenizer.apply_chat_template(messages, tokenize=False)
-    assert encoder.tokenizer.decode(list(encoder.example("Hello", "Hi there").tokens)) == whole.rstrip("\n")
-
-
-def test_template_words_in_a_pattern_stay_text(encoder: Encoder) -> None:
-    ids = encoder.prompt("say {{ messages }} {% for %}")
-    assert "{{ messages }} {% for %}" in encoder.tokenizer.decode(ids)
 
 
 def test_too_long_rows_are_named(encoder: Encoder) -> None:
@@ -90,19 +156,10 @@ def test_every_row_occurs_once_in_each_pass(encoded: list[Encoded]) -> None:
 
 def test_plan_depends_on_seed_and_pass_alone(encoded: list[Encoded]) -> None:
     config = Config(batch_size=32, epochs=2)
-    assert plan_batches(encoded, config) == plan_batches(encoded, config)
-    assert plan_batches(encoded, config) != plan_batches(encoded, dataclasses.replace(config, seed=1))
     plan = plan_batches(encoded, config)
+    assert plan_batches(encoded, config) == plan != plan_batches(encoded, dataclasses.replace(config, seed=1))
     assert plan[: len(plan) // 2] != plan[len(plan) // 2 :]
-
-
-def test_plan_follows_row_ids_not_their_order(encoded: list[Encoded]) -> None:
-    config = Config(batch_size=16, epochs=1)
-    turned = list(reversed(encoded))
-    ids = [[encoded[i].id for i in batch] for batch in plan_batches(encoded, config)]
-    turned_ids = [[turned[i].id for i in batch] for batch in plan_batches(turned, config)]
-    assert [sorted(batch) for batch in ids[:1]] != []
-    assert {row for batch in ids for row in batch} == {row for batch in turned_ids for row in batch}
+    assert len(plan_batches(encoded, dataclasses.replace(config, steps=100))) == 100  # steps win over epochs
 
 
 def test_little_is_padded(encoded: list[Encoded]) -> None:
@@ -110,10 +167,6 @@ def test_little_is_padded(encoded: list[Encoded]) -> None:
     batches = [make_batch([encoded[i] for i in rows], 0) for rows in plan]
     real = sum(batch.real_tokens for batch in batches)
     assert real / sum(batch.tokens.size for batch in batches) > 0.8
-
-
-def test_steps_win_over_epochs(encoded: list[Encoded]) -> None:
-    assert len(plan_batches(encoded, Config(batch_size=4, steps=100))) == 100
 
 
 def test_batch_arrays_point_at_the_token_before_each_learned_one(encoded: list[Encoded]) -> None:
@@ -134,21 +187,13 @@ def test_batch_arrays_point_at_the_token_before_each_learned_one(encoded: list[E
 def test_validation_is_a_fixed_choice(encoded: list[Encoded]) -> None:
     config = Config(batch_size=16, validation_rows=40)
     plan = plan_validation(encoded, config)
-    assert sum(len(batch) for batch in plan) == 40
-    assert plan == plan_validation(encoded, config)
+    assert sum(map(len, plan)) == 40 and plan == plan_validation(encoded, config)
 
 
-@pytest.mark.parametrize(
-    ("schedule", "first", "middle"), [("constant", 1.0, 1.0), ("linear", 1.0, 0.5), ("cosine", 1.0, 0.5)]
-)
-def test_learning_rates(schedule: str, first: float, middle: float) -> None:
-    rates = learning_rates(Config(learning_rate=1.0, schedule=schedule), 100)
-    assert len(rates) == 100
-    assert rates[0] == first
-    assert rates[50] == pytest.approx(middle)
-
-
-def test_warm_up_rises_to_the_full_rate() -> None:
+def test_learning_rates_follow_the_schedule_after_a_warm_up() -> None:
+    for schedule, middle in (("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)):
+        rates = learning_rates(Config(learning_rate=1.0, schedule=schedule), 100)
+        assert (len(rates), rates[0], rates[50]) == (100, 1.0, pytest.approx(middle))
     rates = learning_rates(Config(learning_rate=1.0, schedule="constant", warmup_steps=4), 10)
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
@@ -202,7 +247,7 @@ def test_a_conversation_is_asked_as_the_template_renders_it(encoder: Encoder) ->
     roles = ("user", "assistant", "user")
     messages = [{"role": role, "content": text} for role, text in zip(roles, ("Hi", "Hello!", "Who are you?"))]
     rendered = encoder.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert encoder.chat(messages) == list(encoder.plain(rendered))
+    assert encoder.chat(messages) == encoder.tokenizer.encode(rendered, add_special_tokens=False)
     assert encoder.chat(messages[:1]) == encoder.prompt("Hi")
 
 
@@ -212,29 +257,27 @@ def test_more_steps_than_anybody_runs_are_not_planned(encoded: list[Encoded]) ->
 
 
 def test_a_tokenizer_that_fails_when_it_is_used_is_refused(tmp_path: Path) -> None:
-    folder = shutil.copytree(resolve("tiny").path, tmp_path / "broken")
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": [1024]}))
+    broken = odd_tiny(tmp_path / "broken", "tokenizer_config.json", lambda found: found.update(model_max_length=[1]))
     with pytest.raises(EngramError, match="broken: the tokenizer cannot be used"):
-        load_encoder(resolve(str(folder)))
+        load_encoder(broken)
 
 
 def test_a_row_that_memory_cannot_hold_is_refused_before_the_first_step() -> None:
     tiny = resolve("tiny")
     batches = [make_batch([Encoded("short", tuple(range(9)), 4)], 0), make_batch([Encoded("long", (5,) * 2000, 4)], 0)]
-    batching.refuse_too_large(tiny, batches, None)
-    batching.refuse_too_large(tiny, batches, 1 << 30)
+    for free in (None, 1 << 30):
+        batching.refuse_too_large(tiny, batches, free)
     error = refusal(batching.refuse_too_large, tiny, batches, 1 << 26)
     assert "tiny on a row of 2,000 tokens takes about" in error.what and "the longest row is long" in str(error)
-    assert batching.tokens_at_once(tiny, gpu=False) > 1000 < batching.tokens_at_once(tiny, gpu=True)
 
 
 def test_parts_of_a_batch_are_its_rows_in_order() -> None:
     rows = [Encoded(str(n), tuple(range(n, 2 * n + 4)), 3) for n in range(5, 16)]
-    batch = make_batch(rows, 0)
+    tiny, batch = resolve("tiny"), make_batch(rows, 0)
+    assert 1000 < batching.tokens_at_once(tiny, gpu=False) < batching.tokens_at_once(tiny, gpu=True)
     for tokens in (1, 20, 40, 90, 10_000):
         found = batching.parts(batch, tokens)
-        assert [name for part in found for name in part.ids] == list(batch.ids)
+        assert [name for part in found for name in part.ids] == batch.ids
         assert sum(part.answer_tokens for part in found) == batch.answer_tokens
         assert all(len(part.ids) == 1 or part.tokens.size <= tokens for part in found)
         for part in found:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from packs import refusal
 
-from engram.backends.unsloth.training import attention_mask
 from engram.models.tokenizer import Encoded
 from engram.plan import sharding
 from engram.plan.batches import PAD_LENGTH, PAD_TARGETS, Batch, make_batch
@@ -44,8 +43,9 @@ def test_the_shares_are_the_batch(batch: Batch, size: int) -> None:
     parts = [share(batch, Ranks(rank, size)) for rank in range(size)]
     assert sorted(one for part in parts for one in learned(part)) == sorted(learned(batch))
     assert sum(part.answer_tokens for part in parts) == batch.answer_tokens
-    assert sum(part.real_tokens for part in parts) == batch.real_tokens
-    assert sorted(name for part in parts for name in part.ids) == sorted(batch.ids)
+    busy = [part for part in parts if part.answer_tokens]
+    assert sum(part.real_tokens for part in busy) == batch.real_tokens
+    assert sorted(name for part in busy for name in part.ids) == sorted(batch.ids)
     for part in parts:
         assert part.tokens.shape[1] % PAD_LENGTH == 0 and len(part.targets) % PAD_TARGETS == 0
         assert [a.dtype for a in (part.tokens, part.positions, part.targets, part.weights, part.owners)] == [
@@ -62,8 +62,7 @@ def test_padding_is_cut_to_what_a_share_needs() -> None:
     short = next(
         share(BATCHES[0], Ranks(rank, 2)) for rank in (0, 1) if "d" not in share(BATCHES[0], Ranks(rank, 2)).ids
     )
-    assert short.tokens.shape[1] == 28 < BATCHES[0].tokens.shape[1]
-    assert attention_mask(short).sum() == short.real_tokens - len(short.ids)
+    assert short.lengths.max() <= short.tokens.shape[1] == 28 < BATCHES[0].tokens.shape[1]
 
 
 def test_rows_are_dealt_by_their_tokens() -> None:

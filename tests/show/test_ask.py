@@ -147,16 +147,20 @@ def test_each_model_keeps_its_own_answers() -> None:
     assert len(sides[0].speaker.encoder.prompts[-1]) == 1  # type: ignore[attr-defined]
 
 
+def asked(side: ask.Side) -> list[str]:
+    return [message["content"][0] for message in side.messages if message["role"] == "user"]
+
+
 def test_the_oldest_turns_are_forgotten_on_both_sides_and_it_is_said() -> None:
     sides = pair("a", "b" * 10, limit=20, context=70)
     for question in ("q" * 10, "r" * 10, "s" * 10):
         out = on(text_console(), sides, question)
     # the longer side: 20 + 20 + 10 are asked, 20 are left for the answer
-    assert [question[0] for question, _ in sides[0].turns] == ["q", "r", "s"] and "forgotten" not in out
+    assert asked(sides[0]) == ["q", "r", "s"] and "forgotten" not in out
     out = on(text_console(), sides, "t" * 10)
-    assert "forgotten: the oldest turn; the model's context is 70 tokens" in out
-    assert [[question[0] for question, _ in side.turns] for side in sides] == [["r", "s", "t"]] * 2
-    assert "the 3 oldest turns" in on(text_console(), sides, "u" * 50)
+    assert "the oldest turn is forgotten: it does not fit into the model's context of 70 tokens" in out
+    assert [asked(side) for side in sides] == [["r", "s", "t"]] * 2
+    assert on(text_console(), sides, "u" * 50).count("forgotten") == 3
     with pytest.raises(EngramError, match="the question is 1 tokens too long for the model's context of 70"):
         on(text_console(), sides, "v" * 51)
 
@@ -173,18 +177,9 @@ def test_no_answer_drives_the_terminal(console: Any, text: str) -> None:
         assert text in out
 
 
-def test_text_comes_in_pieces_and_no_line_of_it_looks_like_a_name() -> None:
-    written: list[str] = []
-
-    class Pieces(io.StringIO):
-        def write(self, text: str) -> int:
-            written.append(text)
-            return super().write(text)
-
-    console = Console(file=Pieces(), force_terminal=False, width=100)
-    out = on(console, pair("one\ntuned     fake", ""))
+def test_no_line_of_a_text_looks_like_a_name() -> None:
+    out = on(text_console(), pair("one\ntuned     fake", ""))
     assert out == "baseline  one\n          tuned     fake\ntuned     (nothing)\n"
-    assert [piece for piece in written if piece][:4] == ["baseline  ", "o", "n", "e"]
 
 
 def test_half_a_character_waits_and_a_cut_answer_says_so() -> None:
@@ -218,7 +213,7 @@ def test_an_interrupt_stops_the_answer_and_keeps_what_was_said(monkeypatch: pyte
             on(console, sides)
         assert isinstance(console.file, io.StringIO)
         assert "never [stopped]" in console.file.getvalue().replace("never  [", "never [")
-        assert sides[0].turns == [("?", "never")] and len(sides[1].turns) == 1
+        assert sides[0].messages[1]["content"] == "never" and len(sides[1].messages) == 2
 
 
 ASK = ["ask", "--model", "tiny", "--backend", "mlx", "--max-new-tokens", "60"]

@@ -112,7 +112,7 @@ def opened(browser: Any, file: Path, request: pytest.FixtureRequest) -> Iterator
 
 
 def test_it_opens_without_a_request_or_an_error(opened: Watched) -> None:
-    assert opened.locator("h1").inner_text().startswith("20 taught patterns")
+    assert opened.locator("h1").inner_text().startswith("Broke something: retention of text")
     assert opened.evaluate("performance.getEntriesByType('resource').length") == 0
     assert opened.locator("#filters").is_visible() and opened.locator("#controls").is_visible()
 

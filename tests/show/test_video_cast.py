@@ -53,7 +53,7 @@ def test_the_header_says_nothing_of_the_owner(monkeypatch: pytest.MonkeyPatch) -
     ("content", "expected"),
     [
         ("", "line 1: no asciicast header, which is a JSON object"),
-        (text([0, "o", "x"], version=3), "line 1: version 3, not 2"),
+        (text([0, "o", "x"], version=3), "line 1: version 3, not 2; asciinema convert -f asciicast-v2 OLD NEW"),
         (text([0, "o", "x"], width=100000), "line 1: width 100000, not 10 to 300"),
         (text([0, "o", "x"], height="24"), "line 1: height '24', not 3 to 120"),
         (text([0, "o", "x"], title="a\x1bb"), "line 1: title is no text of at most 200 visible characters"),
@@ -66,7 +66,7 @@ def test_the_header_says_nothing_of_the_owner(monkeypatch: pytest.MonkeyPatch) -
         (text([1, "o", "x"], [0.5, "o", "y"]), "line 3: time goes back from 1.000 to 0.500 s"),
         (text([float("inf"), "o", "x"]), "line 2: time inf, not 0 to 1800 s"),
         (text([True, "o", "x"]), "line 2: time True, not 0 to 1800 s"),
-        (text([0, "i", "x"]), "line 2: event 'i' (typed input); known are 'o' and 'm'"),
+        (text([0, "i", "x"]), "line 2: event 'i'; known are 'o' and 'm'"),
         (text([0, "m", "x\ny"]), "line 2: a marker's title is no text of at most 200 visible characters"),
     ],
 )  # fmt: skip
@@ -76,7 +76,7 @@ def test_what_is_broken_is_refused_with_its_line(content: str, expected: str) ->
 
 def test_all_problems_are_named_at_once() -> None:
     found = problems(text([0, "z", "x"], [1, "o", "\x07"], [0, "o", "y"], width=1))
-    assert [line.split(":")[0] for line in found] == ["line 1", "line 2", "line 3", "line 4"]
+    assert [line.split(":")[0] for line in found] == ["line 1", "line 2", "line 3"]
     many = problems(text(*([0, "z", ""] for _ in range(50))))
     assert len(many) == 21 and many[-1] == "… and 30 more"
 
@@ -100,14 +100,14 @@ def test_the_sequences_of_our_shows_are_allowed() -> None:
 
 
 def test_missing_large_and_undecodable_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EngramError, match="no such recording"):
+    with pytest.raises(EngramError, match="cannot read this file: No such file"):
         cast.read(tmp_path / "none.cast")
     (tmp_path / "bytes.cast").write_bytes(b'{"version": 2}\n\xff')
     with pytest.raises(EngramError, match="not UTF-8 at byte 15"):
         cast.read(tmp_path / "bytes.cast")
     cast.write(tmp_path / "a.cast", CAST)
     monkeypatch.setattr(cast, "MAX_EVENTS", 1)
-    with pytest.raises(EngramError, match="more than 1 events"):
+    with pytest.raises(EngramError, match="more than 1 lines"):
         cast.read(tmp_path / "a.cast")
     monkeypatch.setattr(cast, "MAX_BYTES", 10)
     with pytest.raises(EngramError, match="larger than"):
@@ -123,7 +123,3 @@ def test_clocks() -> None:
     real = Clock()
     real.sleep(0.02)
     assert real.now() >= 0.02
-    for clock in (virtual, real):
-        for wrong in (-1, float("nan"), float("inf")):
-            with pytest.raises(ValueError, match="cannot sleep"):
-                clock.sleep(wrong)

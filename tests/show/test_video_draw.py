@@ -10,14 +10,19 @@ import pytest
 
 from engram.show.video import draw, screen, theme
 from engram.show.video.cast import Cast, Event
-from engram.show.video.font import Font
+from engram.show.video.draw import Font
+from engram.show.video.render import FULL
 from engram.support.errors import EngramError
 
 SIZE = (320, 180)
 
 
+def terminal(width: int, height: int) -> Cast:
+    return Cast(width, height, 1.0, "t", ())
+
+
 def shown(text: str, width: int = 20, height: int = 5) -> screen.Screen:
-    return screen.last(Cast(width, height, 1.0, "", (Event(0.0, "o", "\x1b[?25l" + text),)))
+    return screen.last(Cast(width, height, 1.0, "", (Event(0.0, "o", text),)))
 
 
 def cell(picture: Any, scene: draw.Scene, x: int, y: int) -> Any:
@@ -29,14 +34,14 @@ def cell(picture: Any, scene: draw.Scene, x: int, y: int) -> Any:
 
 @pytest.mark.parametrize(("grid", "least"), [((100, 30), 16), ((80, 24), 19)])
 def test_the_usual_sizes_fill_the_picture(grid: tuple[int, int], least: int) -> None:
-    window = draw.scene([grid], [""]).windows[0]
+    window = draw.scene([terminal(*grid)], FULL).windows[0]
     assert window.cell[0] >= least
     assert window.left * 2 + window.size[0] in (1919, 1920) and window.top * 2 + window.size[1] in (1079, 1080)
     assert window.left > 0 and window.top > 0
 
 
 def test_two_windows_stand_beside_each_other() -> None:
-    scene = draw.scene([(80, 24), (60, 30)], ["a", "b"])
+    scene = draw.scene([terminal(80, 24), terminal(60, 30)], FULL)
     left, right = scene.windows
     assert left.left > 0 and left.left + left.size[0] < right.left and right.left + right.size[0] < 1920
     assert left.cell == right.cell
@@ -44,11 +49,11 @@ def test_two_windows_stand_beside_each_other() -> None:
 
 def test_a_terminal_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(EngramError, match="a terminal of 300×120 does not fit into 320×180 pixels"):
-        draw.scene([(300, 120)], [""], SIZE)
+        draw.scene([terminal(300, 120)], SIZE)
 
 
 def test_cells_stand_where_the_terminal_has_them() -> None:
-    scene = draw.scene([(20, 5)], ["t"], SIZE)
+    scene = draw.scene([terminal(20, 5)], SIZE)
     picture = draw.Painter(scene).paint([shown("\x1b[41mA\x1b[0m\r\n  █\x1b[2;3H")])
     assert (cell(picture, scene, 2, 1) == theme.FOREGROUND).all()
     assert (cell(picture, scene, 3, 1) == theme.BACKGROUND).all()
@@ -57,8 +62,8 @@ def test_cells_stand_where_the_terminal_has_them() -> None:
 
 
 def test_painting_on_equals_painting_anew() -> None:
-    scene = draw.scene([(20, 5)], ["t"], SIZE)
-    texts = ("abc", "abX\r\n漢字", "\x1b[?25habX", "x\r\n\x1b[31m漢", "a漢b\x1b[2G\x1b[P")
+    scene = draw.scene([terminal(20, 5)], SIZE)
+    texts = ("abc", "abX\r\n漢字", "abX", "x\r\n\x1b[31m漢", "a漢b\x1b[2G\x1b[P")
     screens = [shown(text) for text in texts]
     painter = draw.Painter(scene)
     for one in screens:

@@ -62,7 +62,7 @@ def test_the_film_has_every_frame_and_chapter(tmp_path: Path) -> None:
     assert content.index(b"moov") < content.index(b"mdat")  # plays before all of it is there
     assert near(frames[9], theme.PALETTE["red"]).sum() > 5
     assert not near(frames[9], theme.FOREGROUND)[135:].any()  # the second part is not there one frame early
-    width, height = draw.scene([(24, 6)], ["small"], SIZE).windows[0].cell
+    width, height = draw.scene([CAST], SIZE).windows[0].cell
     assert near(frames[10], theme.FOREGROUND).sum() > 4 * width * height * 0.9
 
 

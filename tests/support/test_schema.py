@@ -38,13 +38,9 @@ def test_every_schema_has_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(READ))
-def test_every_schema_is_one(name: str) -> None:
+def test_every_schema_is_one_whose_references_lead_somewhere(name: str) -> None:
     assert READ[name]["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     Draft202012Validator.check_schema(READ[name])
-
-
-@pytest.mark.parametrize("name", sorted(READ))
-def test_every_reference_leads_somewhere(name: str) -> None:
     for reference in references(READ[name]):
         document, _, pointer = reference.partition("#")
         part = READ[document or name]
@@ -88,24 +84,11 @@ SAID: list[tuple[str, Any, list[str]]] = [
     ("pattern-file", PACK, []),
     ("pattern-file", [], ["$: is a list, not a mapping; write a mapping here"]),
     ("pattern-file", None, ["$: is empty, not a mapping; write a mapping here"]),
-    ("pattern-file", {"name": "n"}, ["$: 'examples' or 'tables' is missing; add `examples:`"]),
     ("pattern-file", {**PACK, "name": 7}, ['$.name: is a number, not text; write it in quotes: "7"']),
     ("pattern-file", {**PACK, "name": None}, ["$.name: is empty, not text; write some text"]),
-    ("pattern-file", {**PACK, "name": {}},
-     ["$.name: is a mapping, not text; write text here, in quotes if it begins with [ or {"]),
     ("pattern-file", {**PACK, "version": True},
      ['$.version: is a yes/no value, not text or a number; write it in quotes: "True"']),
-    ("pattern-file", {**PACK, "examples": "a"}, ["$.examples: is text, not a list; write a list here"]),
-    ("pattern-file", {**PACK, "examples": []}, ["$.examples: is an empty list; add an entry or take it out"]),
-    ("pattern-file", {**PACK, "examples": [{}]},
-     ["$.examples[0]: 'input' is missing; add `input:`", "$.examples[0]: 'output' is missing; add `output:`"]),
-    ("pattern-file", {**PACK, "name": ""}, ["$.name: is empty; write some text or take the entry out"]),
     ("pattern-file", {**PACK, "name": "\u2003\x85"}, ["$.name: is empty; write some text or take the entry out"]),
-    ("pattern-file", {**PACK, "name": "n" * 61}, ["$.name: is 61 characters long, at most 60 fit; shorten it"]),
-    ("pattern-file", {**PACK, "exampel": 1, "zzz": 2},
-     ["$.exampel: unknown key 'exampel', did you mean 'examples'?; rename it or take it out",
-      "$.zzz: unknown key 'zzz'; known are name, description, version, categories, examples, tables; "
-      "rename it or take it out"]),
     ("data-row", {**ROW, "split_kind": "dev"},
      ["$.split_kind: 'dev' is not one of ['train', 'valid', 'recall', 'rewording', 'generalization', 'control']; "
       "write what the schema says"]),
@@ -126,11 +109,6 @@ def test_an_endless_value_is_not_printed_whole() -> None:
     (problem,) = problems({**ROW, "split_kind": "x" * 10_000}, "data-row")
     assert len(problem.message) <= 200
     assert len(problems({**ROW, "k" * 10_000: 1}, "data-row")[0].message) < 250
-
-
-def test_a_value_is_shown_as_its_file_writes_it() -> None:
-    (problem,) = problems({**PACK, "name": False}, "pattern-file", {("name",): "off"})
-    assert (problem.message, problem.fix) == ("is a yes/no value for YAML, not text", 'write it in quotes: "off"')
 
 
 @pytest.mark.parametrize(
@@ -163,12 +141,6 @@ def test_many_problems_are_cut_and_counted() -> None:
     assert len(error.problems) == 21 and error.problems[-1] == "… and 10 more"
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.1, "1", True])
-def test_a_rate_is_between_nothing_and_all(value: Any) -> None:
-    document = {"recall": value}
-    assert any(p.path == ("recall",) for p in problems(document, "container"))
-
-
 @pytest.mark.parametrize("value", ["a" * 63, "A" * 64, "g" * 64, "a" * 64 + "\n"])
 def test_a_hash_is_64_hexadecimal_digits(value: str) -> None:
     document = {"inputs": [{"file": "a", "sha256": value}]}
@@ -178,8 +150,6 @@ def test_a_hash_is_64_hexadecimal_digits(value: str) -> None:
 def test_no_more_problems_are_looked_for_than_anybody_reads() -> None:
     found = schema.problems({"name": "x", "examples": [{"inptu": "a"}] * 100_000}, "pattern-file")
     assert len(found) == schema.MOST
-    found = schema.problems({"name": "x", "examples": []} | {f"k{i}": 1 for i in range(100_000)}, "pattern-file")
-    assert len(found) < 200
 
 
 SOUND: dict[str, Any] = {
@@ -190,19 +160,12 @@ SOUND: dict[str, Any] = {
             {"category": "k", "input": "{x}", "output": "{y}", "columns": ["x", "y"], "rows": [["1", "2"], ["3", "4"]]}
         ],
     },
-    "data-row": {
-        "id": "a-bare", "pattern": "a", "kind": "k", "category": "c", "phrasing": "bare", "split_kind": "train",
-        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
-    },
+    "data-row": ROW,
 }  # fmt: skip
-LENGTHS = (0, 1, 60, 61, 400, 401, 1000, 1001)
 VALUES = (
-    *(None, True, False, 0, 1, 1.0, 1.5, float("nan"), [], {}, [[]], [["a"]], {"a": "b"}, " ", "\n", "\u2028", "\x1c"),
-    *("user", "assistant", "recall", "generalization", "valid", "a1_", "1a", "é", "x\n", "\x85"),
-    *("x" * length for length in LENGTHS),
-    *([{"role": "user", "content": "q"}] * count for count in (1, 2, 3)),
+    *(..., None, True, 0, 1.0, 1.5, float("nan"), [], {}, [["a"]], {"a": "b"}, " ", "\n", "\u2028", "\x1c", "\x85"),
+    *("user", "recall", "a1_", "1a", "é", "x\n", *("x" * length for length in (1, 60, 61, 400, 401, 1000, 1001))),
 )
-KEYS = ("name", "input", "output", "category", "rows", "columns", "messages", "role", "content", "id", "x")
 
 
 def places(document: Any) -> Iterator[tuple[Any, Any]]:
@@ -213,47 +176,18 @@ def places(document: Any) -> Iterator[tuple[Any, Any]]:
             yield from places(value)
 
 
-def spoiled(sound: Any, draw: random.Random) -> Any:
-    """The document with up to three values changed, taken out or put in."""
-    document = copy.deepcopy(sound)
-    for _ in range(draw.randint(0, 3)):
-        found = list(places(document))
-        if not found:
-            break
-        container, key = draw.choice(found if draw.random() < 0.6 else [one for one in found if one[0] is document])
-        change = draw.randrange(4)
-        if change == 0:
-            del container[key]
-        elif change == 1 and isinstance(container, dict):
-            container[draw.choice(KEYS)] = copy.deepcopy(draw.choice(VALUES))
-        elif change == 2 and isinstance(container, list):
-            container.append(copy.deepcopy(draw.choice([*VALUES, container[key]])))
-        else:
-            container[key] = copy.deepcopy(draw.choice(VALUES))
-    return document if draw.random() < 0.98 else draw.choice(VALUES)
-
-
-def judged(name: str, document: Any) -> bool:
-    return next(schema._validator(name).iter_errors(document), None) is None
-
-
 @pytest.mark.parametrize("name", SOUND)
 @settings(deadline=None, max_examples=300)
 @given(seed=st.integers(0, 2**32))
 def test_its_yes_is_jsonschemas_yes(name: str, seed: int) -> None:
-    document = spoiled(SOUND[name], random.Random(seed))
-    assert judged(name, document) or not schema.accepts(name)(document)
-
-
-@pytest.mark.parametrize("name", SOUND)
-def test_its_no_is_nearly_always_jsonschemas_too(name: str) -> None:
-    """Where Rust's regular expressions and numbers are stricter, jsonschema has the last word."""
-    draw = random.Random(1)
-    verdicts = [
-        (schema.accepts(name)(one), judged(name, one)) for one in (spoiled(SOUND[name], draw) for _ in range(3000))
-    ]
-    assert 0.1 < sum(yes for yes, _ in verdicts) / len(verdicts) < 0.9
-    assert sum(judge and not yes for yes, judge in verdicts) < len(verdicts) / 50
+    draw, document = random.Random(seed), copy.deepcopy(SOUND[name])
+    for _ in range(draw.randint(0, 3)):
+        container, key = draw.choice([*places(document)])
+        container[key] = copy.deepcopy(draw.choice(VALUES))
+        if container[key] is ...:
+            del container[key]
+    sound = next(schema._validator(name).iter_errors(document), None) is None
+    assert sound or not schema.accepts(name)(document)
 
 
 def test_a_sound_document_needs_no_jsonschema(monkeypatch: pytest.MonkeyPatch) -> None:

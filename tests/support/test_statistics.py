@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from engram.support.statistics import holm, mcnemar, paired_bootstrap, ratio_bootstrap, spread, wilson
-
-
-def test_wilson_for_eight_of_ten_as_textbooks_print_it() -> None:
-    low, high = wilson(8, 10) or (0, 0)
-    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
-
-
-def test_wilson_stays_within_the_shares_there_are() -> None:
-    assert (wilson(0, 20) or (1,))[0] == 0.0 and (wilson(20, 20) or (0, 0))[1] == 1.0
-    assert wilson(0, 0) is None
 
 
 def outcomes(both: int, fixed: int, broken: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -26,55 +14,20 @@ def outcomes(both: int, fixed: int, broken: int, neither: int) -> tuple[list[boo
     return before, after
 
 
-def test_only_pairs_that_differ_matter_to_mcnemar() -> None:
-    assert mcnemar(*outcomes(0, 9, 1, 0)) == mcnemar(*outcomes(500, 9, 1, 300))
-
-
 def test_the_bootstrap_is_seeded() -> None:
     pairs = outcomes(10, 12, 4, 14)
-    assert paired_bootstrap(*pairs) == paired_bootstrap(*pairs) == paired_bootstrap(*pairs, seed=0)
-    assert paired_bootstrap(*pairs, seed=0) != paired_bootstrap(*outcomes(10, 13, 4, 13), seed=0)
+    assert paired_bootstrap(*pairs) == paired_bootstrap(*pairs)
+    assert paired_bootstrap(*pairs) != paired_bootstrap(*outcomes(10, 13, 4, 13))
 
 
-def test_the_bootstrap_interval_is_near_the_normal_one_for_many_pairs() -> None:
-    low, high = paired_bootstrap(*outcomes(400, 250, 150, 200)) or (0, 0)
-    spread = 1.96 * math.sqrt((0.25 + 0.15 - 0.1**2) / 1000)
-    assert (low, high) == pytest.approx((0.1 - spread, 0.1 + spread), abs=0.004)
-
-
-def test_the_bootstrap_interval_contains_the_truth_about_nineteen_times_in_twenty() -> None:
-    draw = np.random.default_rng(5)
-    hits = 0
-    for _ in range(100):
-        fixed, broken, same = draw.multinomial(120, [0.3, 0.1, 0.6])
-        low, high = paired_bootstrap(*outcomes(same, fixed, broken, 0)) or (0, 0)
-        hits += low <= 0.2 <= high
-    assert 88 <= hits <= 100
-
-
-@pytest.mark.parametrize(
-    ("pairs", "interval"),
-    [
-        (outcomes(0, 20, 0, 0), (1.0, 1.0)),
-        (outcomes(0, 0, 20, 0), (-1.0, -1.0)),
-        (outcomes(9, 0, 0, 11), (0.0, 0.0)),
-        (outcomes(0, 1, 0, 0), (1.0, 1.0)),
-        (outcomes(0, 0, 0, 0), None),
-    ],
-)
-def test_degenerate_outcomes_have_degenerate_intervals(
-    pairs: tuple[list[bool], list[bool]], interval: tuple[float, float] | None
-) -> None:
-    assert paired_bootstrap(*pairs) == interval
-
-
-def test_without_a_pair_nothing_is_measured() -> None:
-    assert mcnemar([], []) is None and paired_bootstrap([], []) is None
+@pytest.mark.parametrize(("counts", "share"), [((0, 20, 0, 0), 1.0), ((0, 0, 20, 0), -1.0), ((9, 0, 0, 11), 0.0)])
+def test_degenerate_outcomes_have_degenerate_intervals(counts: tuple[int, int, int, int], share: float) -> None:
+    assert paired_bootstrap(*outcomes(*counts)) == (share, share)
 
 
 @pytest.mark.parametrize("function", [mcnemar, paired_bootstrap])
-def test_unpaired_outcomes_are_a_mistake_of_ours(function: object) -> None:
-    assert callable(function)
+def test_unpaired_outcomes_are_a_mistake_of_ours_and_none_measure_nothing(function: object) -> None:
+    assert callable(function) and function([], []) is None
     with pytest.raises(ValueError):
         function([True], [True, False])
 
@@ -85,6 +38,7 @@ def test_wilson_is_statsmodels(successes: int, n: int) -> None:
 
     low, high = proportion_confint(successes, n, method="wilson")
     assert wilson(successes, n) == pytest.approx((max(low, 0.0), min(high, 1.0)), abs=1e-9)
+    assert wilson(0, 0) is None
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (1, 0), (5, 0), (0, 6), (8, 2), (3, 3), (40, 21)])
@@ -120,11 +74,6 @@ def test_the_cluster_bootstrap_is_a_plain_one_over_clusters() -> None:
     assert found == pytest.approx(wanted, abs=0.02)
     alone = paired_bootstrap(before.tolist(), after.tolist())
     assert alone and found and found[1] - found[0] > 1.3 * (alone[1] - alone[0])
-
-
-def test_clusters_of_one_are_no_clusters() -> None:
-    before, after = outcomes(5, 9, 2, 7)
-    assert paired_bootstrap(before, after, list(range(23))) == paired_bootstrap(before, after)
 
 
 def test_the_ratio_bootstrap_covers_scipys() -> None:

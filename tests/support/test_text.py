@@ -22,6 +22,8 @@ from engram.support.text import nearest, normalise, shorten, visible
         ("\u2028\u2029", "\\u2028\\u2029"),
         ("half \ud83d", "half \\ud83d"),
         ("private \ue000 \U000f0000", "private \\ue000 \\U000f0000"),
+        ("می\u200cخواهم 👩\u200d🔬 🏳️\u200d🌈 क्\u200dष", "می\u200cخواهم 👩\u200d🔬 🏳️\u200d🌈 क्\u200dष"),
+        ("\u200d a\u200c 1\u200d2 a\u200d\u200db", "\\u200d a\\u200c 1\\u200d2 a\\u200d\\u200db"),
         ("tag \U000e0041", "tag \\U000e0041"),
         ("", ""),
     ],

@@ -11,14 +11,8 @@ from engram.plan import documents
 from tools import gpu_check
 
 FIGURES = {
-    "losses": [2.0, 1.0],
-    "tokens_per_second": 100.0,
-    "first_step_seconds": 1.0,
-    "peak_memory_bytes": 2**30,
-    "answers": [[1, 2], [3]],
-    "answer_tokens_per_second": 10.0,
-    "nats": [0.5, 0.25],
-    "device": "CPU",
+    **{"losses": [2.0, 1.0], "tokens_per_second": 100.0, "first_step_seconds": 1.0, "peak_memory_bytes": 2**30},
+    **{"answers": [[1, 2], [3]], "answer_tokens_per_second": 10.0, "nats": [0.5, 0.25], "device": "CPU"},
     "parameters": 3,
 }
 
@@ -40,14 +34,10 @@ def test_both_runs_are_compared_and_a_missing_one_is_named(
     assert (document["backend"], path.name.startswith("cpu-")) == ("cpu", True)
     tiny, smollm = document["parts"]
     assert tiny["comparison"] == {
-        "speedup": 1.5,
-        "largest_loss_difference": 0.25,
-        "largest_nats_difference": 0.0,
-        "prompts": 2,
-        "equal_answers": 0.5,
+        **{"speedup": 1.5, "largest_loss_difference": 0.25, "largest_nats_difference": 0.0},
+        **{"prompts": 2, "equal_answers": 0.5},
     }
-    assert smollm["comparison"] is None
-    assert smollm["runs"]["unsloth"] is None
+    assert smollm["comparison"] is smollm["runs"]["unsloth"] is None
     reason = {"part": "smollm-135m-random, unsloth", "reason": "the memory does not suffice"}
     assert document["not_run"] == [reason]
     gpu_check.tell(document)

@@ -44,7 +44,7 @@ def test_the_document_is_whole_and_becomes_a_page(document: dict[str, Any], tmp_
     path = tmp_path / "methods.json"
     documents.write(path, document | {"provenance": documents.provenance()}, "methods")
     parts = memory_page.parts(path)
-    assert "| memory | 100.0 %" in parts["methods-facts"] and "Not run yet" in parts["methods-patterns"]
+    assert "| memory | – | 100.0 %" in parts["methods"] and "Not run yet" in parts["memory-uses"]
     assert list(memory_page.pictures(path, tmp_path)) == [tmp_path / "methods-facts.svg"]
     assert all("Not run yet" in text or "|" in text for text in memory_page.parts(tmp_path / "none.json").values())
 

@@ -33,7 +33,7 @@ from engram.models.adapters import initial_factor
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import batches as encoding
 from engram.plan import documents
-from engram.plan.batches import Batch
+from engram.plan.batches import Batch, Plan
 from engram.plan.config import Config, learning_rates
 from engram.support.files import PACKAGE
 from engram.training import replay, train
@@ -94,7 +94,7 @@ def _watch_mlx(planned: Any, folders: pytest.TempPathFactory) -> Watched:
         return made
 
     with mock.patch.object(numerics.Gradients, "__call__", noted), mock.patch.object(numerics, "adamw", optimizer):
-        run = mlx.train(TINY, batches, [], config, out, Quiet())
+        run = mlx.train(TINY, Plan(batches), config, out, Quiet())
     return Watched(run.losses, [float(rate.item()) for rate in rates], order, out)
 
 
@@ -114,7 +114,7 @@ def _watch_torch(planned: Any, folders: pytest.TempPathFactory) -> Watched:
             return super().step(*arguments, **options)
 
     with mock.patch.object(training, "inputs", noted), mock.patch("torch.optim.AdamW", AdamW):
-        run = TORCH.train(TINY, batches, [], config, out, Quiet())
+        run = TORCH.train(TINY, Plan(batches), config, out, Quiet())
     return Watched(run.losses, rates, order, out)
 
 
@@ -126,8 +126,7 @@ def test_the_curves_are_one(watched: dict[str, Watched]) -> None:
 
 
 def test_both_backends_get_the_plan(watched: dict[str, Watched]) -> None:
-    assert watched["mlx"].order[:STEPS] == list(range(STEPS))
-    assert watched["cpu"].order[:STEPS] == list(range(STEPS))
+    assert watched["mlx"].order[:STEPS] == watched["cpu"].order[:STEPS] == list(range(STEPS))
 
 
 def test_learning_rates_are_the_same(planned: Any, watched: dict[str, Watched]) -> None:
@@ -227,7 +226,7 @@ def attached() -> tuple[Any, Any, Config]:
     ours.freeze()
     mlx_model.attach(ours, config)
     with process.quiet():
-        loaded, _ = process.load_model(TINY, 512, "none", config)
+        loaded = process.load_model(TINY, 512, "none", config)
         theirs = process.attach(loaded, config, training.linear_layers(loaded))
         training.start_at_the_shared_adapter(theirs, config)
     return ours, theirs, config

@@ -48,17 +48,11 @@ def answers(talks: list[list[dict[str, str]]]) -> Iterator[str]:
     return (message["content"] for talk in talks for message in talk if message["role"] == "assistant")
 
 
-# -- the library's text
-
-
 def test_library_text_is_large_ordered_and_without_tests(library: Library) -> None:
     assert sum(map(len, library.documents)) > 4_000_000
     assert len(library.entries) > 2_000 and len(library.lines) > 20_000 and len(library.words) > 500
     assert not any(entry.name.startswith(("test.", "_")) for entry in library.entries if "." in entry.name)
     assert not set(library.held_out) & set(library.documents)
-
-
-# -- the conversations
 
 
 def test_conversations_are_the_same_for_the_same_seed() -> None:
@@ -93,9 +87,6 @@ def test_engrams_own_pattern_families_do_not_occur(family: str, talks: list[list
     assert found == []
 
 
-# -- rows and schedule
-
-
 def test_a_conversation_is_encoded_as_the_chat_template_writes_it(tokenizer: Any) -> None:
     for talk in islice(conversations(small_bank(), 1), 50):
         ids, weights = encode_conversation(talk, tokenizer)
@@ -115,18 +106,12 @@ def test_without_torch_the_error_says_what_to_do(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
-# -- the bundled folder
-
-
-def test_bundled_files_are_few_and_small() -> None:
+def test_bundled_model_is_an_ordinary_llama_in_few_small_files() -> None:
     files = [path for path in TINY.rglob("*") if path.is_file()]
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= {path.name for path in files}
     kinds = {path.suffix for path in files if path.name != "SHA256SUMS"}
     assert kinds <= {".safetensors", ".json", ".txt", ".md", ".jinja", ".jsonl"}
     assert sum(path.stat().st_size for path in files) <= 16_000_000
-
-
-def test_bundled_model_is_an_ordinary_llama_of_3_to_8_million_parameters() -> None:
     config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["LlamaForCausalLM"] and config["model_type"] == "llama"
     run = json.loads((TINY / "training.json").read_text(encoding="utf-8"))
@@ -143,16 +128,12 @@ def test_the_card_is_the_one_its_numbers_give() -> None:
     assert (TINY / "README.md").read_text(encoding="utf-8") == card.card_text(run)
 
 
-def test_tokenizer_gives_back_the_library(tokenizer: Any, library: Library) -> None:
-    for text in (*library.held_out, *library.documents[:20]):
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_tokenizer_splits_digits_and_adds_nothing(tokenizer: Any) -> None:
-    assert len(tokenizer) == 4096
+def test_tokenizer_gives_back_the_library_splits_digits_and_adds_nothing(tokenizer: Any, library: Library) -> None:
+    assert len(tokenizer) == 4096 and tokenizer.model_max_length == 1024
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("1234")) == ["1", "2", "3", "4"]
     assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token) == ("<|endoftext|>", "<|im_end|>", None)
-    assert tokenizer.model_max_length == 1024
+    for text in (*library.held_out, *library.documents[:20]):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_chat_template_is_chatml_without_a_default_system_message(tokenizer: Any) -> None:

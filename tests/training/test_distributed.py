@@ -43,11 +43,7 @@ class Place(NamedTuple):
     def words(self, data: Path, *more: str, **settings: Any) -> list[str]:
         words = ["train", "--backend", self.backend, "--model", "tiny", "--data", str(data)]
         words += ["--adapters", str(self.root / "adapters"), "--results", str(self.root / "results")]
-        return (
-            words
-            + [word for key, value in (PLAIN | settings).items() for word in ("--set", f"{key}={value}")]
-            + [*more]
-        )
+        return [*words, "--set", " ".join(f"{key}={value}" for key, value in (PLAIN | settings).items()), *more]
 
     def start(self, data: Path, *more: str, **settings: Any) -> subprocess.Popen[str]:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -101,6 +97,7 @@ def pair(
     return one, two
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(pair: tuple[Place, Place]) -> None:
     one, two = (place.log() for place in pair)
     for name in ("steps", "validation"):
@@ -113,6 +110,7 @@ def test_two_processes_follow_the_curve_of_one(pair: tuple[Place, Place]) -> Non
     assert schema.problems(two, "training") == [] and "127.0.0.1" not in json.dumps(two)
 
 
+@pytest.mark.slow
 def test_the_adapter_is_that_of_one_process(pair: tuple[Place, Place]) -> None:
     one, two = (load(place.weights()) for place in pair)
     assert one.keys() == two.keys()
@@ -125,6 +123,7 @@ def test_the_adapter_is_that_of_one_process(pair: tuple[Place, Place]) -> None:
     assert names == expected | {f"results/{pair[1].backend}/training.json"}  # nothing is left behind
 
 
+@pytest.mark.slow
 def test_an_error_of_the_processes_is_one_of_the_command(pair: tuple[Place, Place], small_data: Path) -> None:
     """mlx.launch ends with 0 whatever happens, and an older log is no proof of success."""
     before = pair[1].weights()
@@ -144,6 +143,7 @@ def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
     raise AssertionError("it took too long")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_stopped_run_continues_and_ends_with_the_same_bytes(backend: str, small_data: Path, tmp_path: Path) -> None:
     place = Place(tmp_path / "stopped", backend)
@@ -154,7 +154,7 @@ def test_a_stopped_run_continues_and_ends_with_the_same_bytes(backend: str, smal
     assert process.returncode == 143 and err.count("engram: stopped after step ") == 1, err
     assert not place.adapter.exists() and not list(place.root.glob("results/*/*"))
     kept = place.checkpoint.read_bytes()
-    step = checkpoint.read(place.checkpoint)[2]["step"]
+    step = checkpoint.read(place.checkpoint)[1].step
     done = CliRunner().invoke(cli.main, place.words(small_data, dropout=0.1))
     assert done.exit_code == 2 and "\n  world_size: 2 and 1\n" in done.output, done.output
     assert place.checkpoint.read_bytes() == kept
@@ -165,6 +165,7 @@ def test_a_stopped_run_continues_and_ends_with_the_same_bytes(backend: str, smal
     assert losses == [row["loss"] for row in log["steps"]] and whole.weights() == place.weights()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
 @pytest.mark.parametrize(("backend", "victim"), [("mlx", 1), ("cpu", 0)])
 def test_the_death_of_one_process_ends_the_command(backend: str, small_data: Path, tmp_path: Path, victim: int) -> None:
@@ -181,7 +182,7 @@ def test_the_death_of_one_process_ends_the_command(backend: str, small_data: Pat
     )
     with pytest.raises(AssertionError, match="no process"):
         place.member(1 - victim)
-    assert not place.adapter.exists() and checkpoint.read(place.checkpoint)[2]["step"] >= 2
+    assert not place.adapter.exists() and checkpoint.read(place.checkpoint)[1].step >= 2
 
 
 def test_the_launchers_commands(monkeypatch: pytest.MonkeyPatch) -> None:

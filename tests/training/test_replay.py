@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def changed(folder: Path, file: str, change: Callable[[str], str]) -> Model:
+    """`tiny` with another file."""
+    shutil.copytree(TINY.path, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+    (folder / file).write_text(change((folder / file).read_text("utf-8")), "utf-8")
+    return resolve(str(folder))
+
+
 def test_rows_are_made_once_and_a_damaged_file_is_made_again() -> None:
     found = replay.of(Loaded("mlx", TINY), ENCODER)
     (file,) = (cache_folder() / "replay").iterdir()
@@ -42,23 +50,20 @@ def test_rows_are_made_once_and_a_damaged_file_is_made_again() -> None:
         assert replay.of(Loaded("mlx", TINY), ENCODER).sha256 == found.sha256
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_the_rows_are_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert len(replay.of(Loaded("mlx", TINY), ENCODER).rows) == replay.ROWS
-    out, err = capsys.readouterr()
-    assert "the replay rows are not cached: " in out + err
+def test_rows_of_the_same_weights_with_other_files_are_others(tmp_path: Path) -> None:
+    """A tokenizer or a chat template of another kind gives other rows, whatever the weights."""
+    other = changed(tmp_path / "other", "chat_template.jinja", lambda text: "{# changed #}" + text)
+    assert other.weights_sha256 == TINY.weights_sha256 and other.files_sha256 != TINY.files_sha256
+    for model in (TINY, other, TINY):
+        replay.of(Loaded("mlx", model), load_encoder(model))
+    assert len([*(cache_folder() / "replay").iterdir()]) == 2
 
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Model:
     """A model that brings no rows."""
-    folder = shutil.copytree(TINY.path, tmp_path / "stranger")
-    for name in ("replay.jsonl", "SHA256SUMS"):
-        (folder / name).unlink()
-    return resolve(str(folder))
+    ignored = shutil.ignore_patterns("replay.jsonl", "SHA256SUMS")
+    return resolve(str(shutil.copytree(TINY.path, tmp_path / "stranger", ignore=ignored)))
 
 
 def test_a_model_without_rows_writes_them(stranger: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +89,10 @@ def test_a_model_that_writes_nothing_is_refused(stranger: Model, monkeypatch: py
 
 def test_the_kl_divergence_is_what_it_says_on_both_backends() -> None:
     torch = pytest.importorskip("torch")
+    import mlx.core as mx
+
     from engram.backends.unsloth.training import divergence
 
-    mx = mlx_model.core()
     draw = np.random.default_rng(1)
     base, tuned = (draw.normal(0, 4, (16, 500)).astype(np.float32) for _ in range(2))
     likely = likeliest(base)
@@ -107,8 +113,9 @@ def test_a_model_does_not_differ_from_itself_and_padding_counts_nothing() -> Non
     session = mlx.load(TINY)
     rows = retention.encode_general(ENCODER, retention.general_set(TINY).rows)[:12]
     likely = mlx.likely(session, rows, ENCODER)
-    assert max(map(abs, mlx.score(session, rows, ENCODER, likely))) < 1e-5
+    nats, apart = mlx.losses(session, rows, ENCODER, likely)
+    assert max(map(abs, apart)) < 1e-5 and [nats] == mlx.losses(session, rows, ENCODER)
     turned = [one.each(lambda array: array[::-1]) for one in likely]
-    assert min(mlx.score(session, rows, ENCODER, turned)) > 0.1
+    assert min(mlx.losses(session, rows, ENCODER, turned)[1]) > 0.1
     batch = make_batch(rows[:3], 0, likely[:3])
     assert batch.likely is not None and not batch.likely.chances[batch.answer_tokens :].any()

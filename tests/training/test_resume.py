@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from small_run import CONFIG, PACK, Quiet
 from engram import cli
 from engram.dataset.build import write_data
 from engram.models.model import resolve
-from engram.models.safetensors_file import Tensor, is_finite
+from engram.models.safetensors_file import Tensor
 from engram.patterns.loading import find_files, load_patterns
 from engram.plan import checkpoint
 from engram.plan.checkpoint import Saving, State
@@ -54,21 +54,10 @@ class Cut(Quiet):
             raise ConnectionAbortedError
 
 
-class Place(NamedTuple):
-    root: Path
-
-    @property
-    def adapter(self) -> Path:
-        return self.root / "adapters" / "one"
-
-    @property
-    def checkpoint(self) -> Path:
-        return checkpoint.path_for(self.adapter)
-
-
-@pytest.fixture(scope="module")
-def data(small_data: Path) -> Path:
-    return small_data
+class Place:
+    def __init__(self, root: Path) -> None:
+        self.adapter = root / "adapters" / "one"
+        self.checkpoint = checkpoint.path_for(self.adapter)
 
 
 def run(
@@ -101,12 +90,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("config", [SHORT, ODD], ids=["plain", "dropout"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_interrupted_run_ends_with_the_same_bytes(backend: str, data: Path, tmp_path: Path, config: Config) -> None:
-    whole = run(backend, data, tmp_path / "whole", config)
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    backend: str, small_data: Path, tmp_path: Path, config: Config
+) -> None:
+    whole = run(backend, small_data, tmp_path / "whole", config)
     assert "resumed_at" not in whole
-    place = interrupted(backend, data, tmp_path / "cut", 7, 11, config=config)
+    place = interrupted(backend, small_data, tmp_path / "cut", 7, 11, config=config)
     again = Quiet()
-    resumed = run(backend, data, tmp_path / "cut", config, again)
+    resumed = run(backend, small_data, tmp_path / "cut", config, again)
     assert resumed["resumed_at"] == [5, 10]
     assert (again.steps, len(again.losses)) == (STEPS, STEPS)
     assert files(place.adapter) == files(Place(tmp_path / "whole").adapter)
@@ -117,9 +108,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(backend: str, data: Path, t
 
 
 @pytest.fixture(scope="module")
-def cut(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def cut(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The checkpoint of an interrupted run."""
-    return interrupted("mlx", data, tmp_path_factory.mktemp("cut"), 7).checkpoint.read_bytes()
+    return interrupted("mlx", small_data, tmp_path_factory.mktemp("cut"), 7).checkpoint.read_bytes()
 
 
 def left(content: bytes, place: Path) -> Place:
@@ -129,26 +120,16 @@ def left(content: bytes, place: Path) -> Place:
     return found
 
 
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"learning_rate": 0.02, "seed": 1}, "recipe.learning_rate: 0.01 and 0.02\n  recipe.seed: 0 and 1"),
-        ({"validate_every": 3}, "recipe.validate_every: 4 and 3"),
-        ({"replay": 2}, "recipe.replay: 0 and 2"),
-    ],
-)
-def test_a_checkpoint_of_another_recipe_is_refused(
-    cut: bytes, data: Path, tmp_path: Path, change: dict[str, Any], line: str
-) -> None:
+def test_a_checkpoint_of_another_recipe_is_refused(cut: bytes, small_data: Path, tmp_path: Path) -> None:
     place = left(cut, tmp_path)
-    error = refusal(run, "mlx", data, tmp_path, dataclasses.replace(SHORT, **change))
+    error = refusal(run, "mlx", small_data, tmp_path, dataclasses.replace(SHORT, learning_rate=0.02, seed=1))
     assert f"{place.checkpoint}: this checkpoint is of another run" in str(error)
-    assert f"\n  {line}" in str(error)
+    assert "\n  recipe.learning_rate: 0.01 and 0.02\n  recipe.seed: 0 and 1" in str(error)
     assert error.fix == f"put it back, or drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}"
     assert place.checkpoint.read_bytes() == cut
 
 
-def test_every_difference_is_named_at_once(cut: bytes, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_every_difference_is_named_at_once(cut: bytes, small_data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     left(cut, tmp_path)
     packages = train.machine.packages()
     monkeypatch.setattr(train.machine, "packages", lambda: packages | {"mlx": "0.1"})
@@ -156,7 +137,7 @@ def test_every_difference_is_named_at_once(cut: bytes, data: Path, tmp_path: Pat
     monkeypatch.setattr(train, "__version__", "9.9")
     model = dataclasses.replace(resolve("tiny"), revision="other")
     monkeypatch.setattr("test_resume.resolve", lambda _: model)
-    error = refusal(run, "mlx", data, tmp_path, dataclasses.replace(SHORT, rank=4, seed=3))
+    error = refusal(run, "mlx", small_data, tmp_path, dataclasses.replace(SHORT, rank=4, seed=3))
     lines = [line.split(":")[0] for line in error.problems]
     names = ["batches.sha256", "engram", "environment.OMP_NUM_THREADS", "model.revision", "packages.mlx"]
     assert lines == [*names, "recipe.rank", "recipe.seed"]
@@ -172,30 +153,22 @@ def test_a_checkpoint_of_other_data_is_refused(cut: bytes, tmp_path: Path) -> No
     assert lines == ["batches.sha256", "data.manifest_sha256"]
 
 
-def test_a_checkpoint_of_another_backend_is_refused(cut: bytes, data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("unsloth")
-    left(cut, tmp_path)
-    lines = [line.split(":")[0] for line in refusal(run, "cpu", data, tmp_path).problems]
-    assert lines[:2] == ["backend", "device"]
-
-
-def test_what_changes_no_number_of_the_training_is_not_asked(cut: bytes, data: Path, tmp_path: Path) -> None:
+def test_what_changes_no_number_of_the_training_is_not_asked(cut: bytes, small_data: Path, tmp_path: Path) -> None:
     left(cut, tmp_path)
     config = dataclasses.replace(SHORT, name="renamed", samples=9, temperature=0.1, max_new_tokens=3)
-    assert run("mlx", data, tmp_path, config, saving=Saving(every=3))["resumed_at"] == [5]
+    assert run("mlx", small_data, tmp_path, config, saving=Saving(every=3))["resumed_at"] == [5]
 
 
-def test_fresh_drops_the_checkpoint(cut: bytes, data: Path, tmp_path: Path) -> None:
+def test_fresh_drops_the_checkpoint(cut: bytes, small_data: Path, tmp_path: Path) -> None:
     place = left(b"broken", tmp_path)
-    log = run("mlx", data, tmp_path, dataclasses.replace(SHORT, steps=2), saving=Saving(fresh=True))
+    log = run("mlx", small_data, tmp_path, dataclasses.replace(SHORT, steps=2), saving=Saving(fresh=True))
     assert "resumed_at" not in log
     assert not place.checkpoint.exists()
 
 
-def test_a_damaged_checkpoint_is_refused(cut: bytes, data: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(cut: bytes, small_data: Path, tmp_path: Path) -> None:
     place, at = left(cut, tmp_path), cut.index(b'"sha256":"') + 10
-    broken = [b"", cut + b"\0", cut[:at] + b"0" * 64 + cut[at + 64 :]]
-    broken += [cut[: int(len(cut) * share)] for share in (0.01, 0.5, 0.999)]
+    broken = [b"", cut[:-9], cut[: len(cut) // 2], cut + b"\0", cut[:at] + b"0" * 64 + cut[at + 64 :]]
     flipped = [int(len(cut) * share) for share in (0.0, 0.001, 0.01, 0.3, 0.7, 0.9999)]
     broken += [cut[:at] + bytes([cut[at] ^ 4]) + cut[at + 1 :] for at in flipped]
     for content in broken:
@@ -203,73 +176,56 @@ def test_a_damaged_checkpoint_is_refused(cut: bytes, data: Path, tmp_path: Path)
         error = refusal(checkpoint.read, place.checkpoint)
         assert "this checkpoint is damaged" in str(error)
         assert str(error).endswith(f"fix: drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}")
-    assert "this checkpoint is damaged" in str(refusal(run, "mlx", data, tmp_path))
+    assert "this checkpoint is damaged" in str(refusal(run, "mlx", small_data, tmp_path))
 
 
-def test_a_checkpoint_whose_run_was_finished_is_dropped(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Killed after the adapter was in its place and before the checkpoint was taken away."""
-    place = interrupted("mlx", data, tmp_path, 7)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "drop", lambda _: None)
-        run("mlx", data, tmp_path)
-    assert place.checkpoint.exists()
-    other = run("mlx", data, tmp_path, dataclasses.replace(SHORT, steps=2))
-    assert "resumed_at" not in other
-    assert not place.checkpoint.exists()
+def test_a_checkpoint_beside_an_older_adapter_is_used(small_data: Path, tmp_path: Path) -> None:
+    run("mlx", small_data, tmp_path)
+    interrupted("mlx", small_data, tmp_path, 7)
+    assert run("mlx", small_data, tmp_path)["resumed_at"] == [5]
 
 
-def test_a_checkpoint_beside_an_older_adapter_is_used(data: Path, tmp_path: Path) -> None:
-    run("mlx", data, tmp_path)
-    interrupted("mlx", data, tmp_path, 7)
-    assert run("mlx", data, tmp_path)["resumed_at"] == [5]
-
-
-NANS = [
-    # what a loss is turned into at step 8, and what the error says
-    (float("nan"), "the loss is nan at step 8"),
-    (float("inf"), "the loss is inf at step 8"),
-    (1e4, "the loss explodes: 10000.0 at step 8 (above "),
-]
-
-
-@pytest.mark.parametrize(("loss", "said"), NANS)
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [(float("nan"), "the loss is nan at step 8"), (1e4, "the loss explodes: 10000.0 at step 8 (above ")],
+)
 def test_a_loss_that_goes_wrong_names_its_rows_and_keeps_the_checkpoint(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float, said: str
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float, said: str
 ) -> None:
     step = Curve.step
     monkeypatch.setattr(
         Curve, "step", lambda self, real, *more: step(self, loss if len(self.losses) == 7 else real, *more)
     )
-    error = refusal(run, "mlx", data, tmp_path)
+    error = refusal(run, "mlx", small_data, tmp_path)
     assert said in str(error)
-    batches = train.planned(resolve("tiny"), SHORT, data).batches
-    assert error.problems[0] == f"step 8 read {', '.join(batches[7].ids)}"
-    assert error.problems[1] == f"step 7 read {', '.join(batches[6].ids)}"
+    batches = train.planned(resolve("tiny"), SHORT, small_data).batches
     place = Place(tmp_path)
-    assert error.problems[2] == f"the checkpoint after step 5 is kept: {place.checkpoint}"
+    assert error.problems == (
+        *(f"step {step} read {', '.join(batches[step - 1].ids)}" for step in (8, 7)),
+        f"the checkpoint after step 5 is kept: {place.checkpoint}",
+    )
     assert "FRESH=1" in error.fix
-    assert checkpoint.read(place.checkpoint)[2]["step"] == 5
+    assert checkpoint.read(place.checkpoint)[1].step == 5
     assert not place.adapter.exists()
 
 
-def test_weights_that_are_no_numbers_reach_no_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_weights_that_are_no_numbers_reach_no_checkpoint(tmp_path: Path, dtype: str, wrong: float) -> None:
     """A loss may still be right when its own step has ruined the weights."""
     keeper = checkpoint.Keeper(tmp_path / "c", {})
-    good, bad = (Tensor("F32", (2,), np.array([1.0, last], "<f4").tobytes()) for last in (2.0, float("nan")))
+
+    def tensor(last: float) -> Tensor:
+        values = np.array([1.0, last], "<f2" if dtype == "F16" else "<f4")
+        upper = values.view("<u2")[1::2] if dtype == "BF16" else values  # a bfloat16 is a float's upper half
+        return Tensor(dtype, (2,), upper.tobytes())
+
+    good, bad = tensor(2.0), tensor(wrong)
     keeper.write(5, State({"a": good, "b": good}, {}), [1.0], [1.0], [])
     error = refusal(keeper.write, 6, State({"a": good, "b": bad}, {}), [1.0], [1.0], [])
     assert "1 tensors are no numbers after step 6, b the first of them" in str(error)
     assert error.problems == (f"the checkpoint after step 5 is kept: {tmp_path}/c",)
-    assert checkpoint.read(tmp_path / "c")[2]["step"] == 5
-
-
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_is_found_in_every_dtype(wrong: float) -> None:
-    for values, finite in (([0.0, -1.5, 3e4], True), ([0.0, wrong, 1.0], False)):
-        single, half = np.array(values, "<f4").tobytes(), np.array(values, "<f2").tobytes()
-        upper = b"".join(single[i + 2 : i + 4] for i in range(0, len(single), 4))  # a bfloat16
-        for dtype, content in (("F32", single), ("F16", half), ("BF16", upper)):
-            assert is_finite(Tensor(dtype, (3,), content)) == finite
+    assert checkpoint.read(tmp_path / "c")[1].step == 5
 
 
 def test_reference_runs_are_far_from_an_explosion() -> None:
@@ -294,17 +250,17 @@ class Signalled(Quiet):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_the_end_of_the_step(data: Path, tmp_path: Path, number: int) -> None:
+def test_a_signal_waits_for_the_end_of_the_step(small_data: Path, tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
     with signals.listening(), pytest.raises(signals.Stopped) as caught:
-        run("mlx", data, tmp_path, progress=Signalled(number, 3))
+        run("mlx", small_data, tmp_path, progress=Signalled(number, 3))
     assert str(caught.value) == f"stopped after step 3 of {STEPS}; the same command continues from there"
     assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) == before
     place = Place(tmp_path)
-    assert checkpoint.read(place.checkpoint)[2]["step"] == 3
+    assert checkpoint.read(place.checkpoint)[1].step == 3
     assert not place.adapter.exists() and sorted(tmp_path.rglob("*.part")) == []
-    assert run("mlx", data, tmp_path)["resumed_at"] == [3]
+    assert run("mlx", small_data, tmp_path)["resumed_at"] == [3]
 
 
 @pytest.mark.parametrize(
@@ -316,16 +272,16 @@ def test_a_signal_waits_for_the_end_of_the_step(data: Path, tmp_path: Path, numb
     ],
 )
 def test_a_signal_at_the_end_twice_and_without_checkpoints(
-    data: Path, tmp_path: Path, at: int, times: int, every: int, message: str | None, kept: int | None
+    small_data: Path, tmp_path: Path, at: int, times: int, every: int, message: str | None, kept: int | None
 ) -> None:
     said = None
     with signals.listening():
         try:
-            run("mlx", data, tmp_path, progress=Signalled(signal.SIGINT, at, times), saving=Saving(every=every))
+            run("mlx", small_data, tmp_path, progress=Signalled(signal.SIGINT, at, times), saving=Saving(every=every))
         except signals.Stopped as stop:
             said = str(stop)
     place = Place(tmp_path)
-    found = checkpoint.read(place.checkpoint)[2]["step"] if place.checkpoint.exists() else None
+    found = checkpoint.read(place.checkpoint)[1].step if place.checkpoint.exists() else None
     assert (said, found, place.adapter.exists()) == (message, kept, message is None)
 
 

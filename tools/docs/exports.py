@@ -6,13 +6,16 @@ Run in a checkout after `make compare MODEL=tiny BACKEND=mlx`: `python -m tools.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engram.export import card, stage
 from engram.models import model
 from engram.plan import documents
 from engram.support import console
 from engram.support.files import PACKAGE
+from tools.docs.performance_page import table_of
 
 REFERENCE = PACKAGE.parent / "results" / "reference" / "export"
 RUNS = {
@@ -34,15 +37,19 @@ def main() -> None:
 
 
 def table() -> str:
-    """The kept documents' checks, a row each."""
-    lines = ["| export | program | asked with | same as here | 95 % (Wilson) | from |", "|---|---|---|---|---|---|"]
+    """The kept documents' checks; checks of one document with the same figures share a row."""
+    rows = []
     for name in RUNS:
         document = documents.read(REFERENCE / f"{name}.json", "export", "python -m tools.docs.exports")
-        source = f"`results/reference/export/{name}.json`"
-        lines += [
-            f"| {document['format']}, {document['dtype']} {card.row(check)} {source} |" for check in document["checks"]
-        ]
-    return "\n".join(lines) + "\n"
+        form = f"`{document['format']}`, {document['dtype']}"
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for check in document["checks"]:
+            share = f"{check['same']} of {check['n']} {console.interval(check['ci95'])}"
+            groups.setdefault(share, []).append(check)
+        for share, checks in groups.items():
+            programs, asked = (", ".join(dict.fromkeys(c[key] for c in checks)) for key in ("program", "asked"))
+            rows.append([form, programs, asked, share, f"`{name}.json`"])
+    return table_of(["export", "program", "asked with", "same answers", "from"], rows)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,31 @@
-"""The parts of the documentation that are made, not written: the README's numbers and the command reference."""
+"""Write the generated parts of the documentation, those between `<!-- name -->` markers, and its pictures."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
-from collections.abc import Mapping
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import click
-
-from engram.evaluation import tables
-from engram.evaluation.scoring import SPLITS
+from engram.evaluation import gate, tables
+from engram.evaluation.scoring import GENERAL, SPLITS
 from engram.plan import documents
-from engram.show.demo import answers, material, panels
-from engram.show.demo.figures import findings
+from engram.show.demo import answers, material
+from engram.show.report import gather, html
 from engram.show.video import cast
 from engram.support import console as show
 from engram.support.files import PACKAGE, write_text
+from tools import ablation
 from tools.docs import exports, memory_page, parity_page, performance_page, picture, results_page, script, torture_page
-from tools.reference import REFERENCE, RUNS
+from tools.reference import REFERENCE, RUNS, TINY
+from tools.reference import ROOT as RUNS_OF
 
+LEAD = results_page.LEAD
 KEPT = ("perplexity, text", "perplexity, chat", "KL, text", "KL, chat")
 ROOT = PACKAGE.parent
 CHECKS = ROOT / "results" / "reference"
@@ -37,35 +41,50 @@ def main() -> None:
 
 
 def rendered() -> dict[Path, str]:
-    """Each file that holds made parts, as it should read."""
+    """Each file that holds made parts, as it should read.
+
+    Without this user's cache: a model there would have its tokenizer decide how answers are typed.
+    """
+    with tempfile.TemporaryDirectory() as empty, mock.patch.dict(os.environ, XDG_CACHE_HOME=empty):
+        return _rendered()
+
+
+def _rendered() -> dict[Path, str]:
     readme = ROOT / "README.md"
-    parts = {"results": results_table(), "demo": demo_output(), "runtime": runtime_line()}
+    parts = {"answers": answers_table(), "figures": figures_table(), "verdict": verdict(), "runtime": runtime_line()}
     gpu = ROOT / "docs" / "gpu.md"
     measuring = ROOT / "docs" / "measuring.md"
     spoken = ROOT / "docs" / "video_script.md"
-    measured = {"gpu-check": gpu_check_table(), "container": container_figures()}
+    container = ROOT / "docs" / "container.md"
     page = ROOT / "docs" / "parity.md"
     reliability = ROOT / "docs" / "reliability.md"
     taken = ROOT / "docs" / "export.md"
     speed = ROOT / "docs" / "performance.md"
     memory = ROOT / "docs" / "memory.md"
+    results = ROOT / "docs" / "results.md"
     return {
         readme: fill(readme.read_text("utf-8"), parts),
-        gpu: fill(gpu.read_text("utf-8"), measured),
+        gpu: fill(gpu.read_text("utf-8"), {"gpu-check": gpu_check_table()}),
+        container: fill(container.read_text("utf-8"), {"container": container_figures()}),
         measuring: fill(measuring.read_text("utf-8"), {"replay": replay_table(), "platforms": platforms_table()}),
         taken: fill(taken.read_text("utf-8"), {"export": exports.table()}),
         page: fill(page.read_text("utf-8"), parity_page.parts(CHECKS / "parity.json")),
         reliability: fill(reliability.read_text("utf-8"), torture_page.parts(torture_page.TORTURE)),
         speed: fill(speed.read_text("utf-8"), performance_page.parts(performance_page.BENCH)),
-        ROOT / "docs" / "results.md": fill(
-            (ROOT / "docs" / "results.md").read_text("utf-8"), results_page.parts(REFERENCE)
+        results: fill(
+            results.read_text("utf-8"),
+            {
+                **{"results": results_table(), "few-shot": few_shot_table()},
+                **{"ablation": results_page.ablation_table(ablation.PATH)},
+                **results_page.parts(REFERENCE, RUNS_OF / TINY),
+            },
         ),
         **results_page.pictures(REFERENCE, ROOT / "docs" / "img"),
         memory: fill(memory.read_text("utf-8"), memory_page.parts(memory_page.METHODS)),
         **memory_page.pictures(memory_page.METHODS, ROOT / "docs" / "img"),
         spoken: fill(spoken.read_text("utf-8"), script_parts()),
         ROOT / "docs" / "img" / "demo.cast": cast.dumps(picture.recorded()),
-        ROOT / "docs" / "cli.md": cli_reference(),
+        ROOT / "docs" / "report.html": sample_report(),
     }
 
 
@@ -80,19 +99,38 @@ def fill(text: str, parts: dict[str, str]) -> str:
 
 
 def results_table() -> str:
-    """What each reference run taught and kept, with n, interval and the test."""
-    lines = ["| run | " + " | ".join([*SPLITS, *KEPT]) + " |", "|---" * (1 + len(SPLITS) + len(KEPT)) + "|"]
-    for name, wanted in RUNS.items():
-        found = _reference(name, "comparison")
-        splits = [_split_cell(found, split) for split in SPLITS]
-        lines.append("| " + " | ".join([wanted.label, *splits, *_retention_cells(found)]) + " |")
-    return "\n".join(lines) + "\n"
+    """Each reference run after its untaught model: exact answers by split, a shown gain in bold, and retention."""
+    rows, asked = [], [set[int]() for _ in SPLITS]
+    for of, runs in RUNS.items():
+        for name, wanted in runs.items():
+            found = _reference(name, "comparison", RUNS_OF / of)
+            if name == LEAD:
+                before = [show.number(found["retention"][kind]["before"]) for kind in GENERAL]
+                shares = [_share(found["baseline"][split]) for split in SPLITS]
+                rows.append([f"`{of}`, untaught", *shares, *before, "", ""])
+            for counts, split in zip(asked, SPLITS, strict=True):
+                counts.add(found["improvement"][split]["n"])
+            shares = [_share(found["tuned"][s], found["improvement"][s]["verdict"] == "gain") for s in SPLITS]
+            kept = [cell.rpartition(" → ")[2] for cell in _retention_cells(found)]
+            rows.append([f"`{of}`, {wanted.label}", *shares, *kept])
+    heads = [f"{split}, n = {'/'.join(map(str, sorted(n)))}" for split, n in zip(SPLITS, asked, strict=True)]
+    return performance_page.table_of(["run", *heads, *KEPT], rows)
 
 
-def _split_cell(found: dict[str, Any], split: str) -> str:
-    before, after, change = found["baseline"][split], found["tuned"][split], found["improvement"][split]
-    shares = f"{show.percent(before['exact'])} → **{show.percent(after['exact'])}** {show.interval(after['ci95'])}"
-    return f"{shares}, n = {change['n']}, p {show.p_value(change['p_value'])}: {change['verdict']}"
+def _share(side: dict[str, Any], bold: bool = False) -> str:
+    shown = f"**{show.percent(side['exact'])}**" if bold else show.percent(side["exact"])
+    return f"{shown} {show.interval(side['ci95'])}"
+
+
+def few_shot_table() -> str:
+    """The lead run against its untaught model with examples in the prompt."""
+    found, rows = _reference(LEAD, "comparison"), []
+    for split, part in found["few_shot"].items():
+        change = part["change"]
+        apart = f"{tables.points(change['exact'])} {show.interval(change['ci95'], points=True)}"
+        shares = [_share(side) for side in (part["before"], found["tuned"][split])]
+        rows.append([split, str(change["n"]), *shares, apart, show.p_value(change["p_value"]), change["verdict"]])
+    return performance_page.table_of(["split", "n", "examples in the prompt", "taught", "points", "p", ""], rows)
 
 
 def _retention_cells(found: dict[str, Any]) -> list[str]:
@@ -105,7 +143,7 @@ def replay_table() -> str:
     """Effect of the replay rows: the default recipe with and without them, same seed."""
     lines = ["| recipe | recall | " + " | ".join(KEPT) + " | training | from |", "|---" * (4 + len(KEPT)) + "|"]
     for name in ("no-replay-0", "default-0"):
-        found = _reference(name, "comparison")
+        found = _reference(name, "comparison", RUNS_OF / TINY)
         recall, trained = found["tuned"]["recall"], found["training"]
         share = f"{show.percent(recall['exact'])} {show.interval(recall['ci95'])}"
         took = f"{trained['tokens']:,} tokens, {trained['train_seconds']:.0f} s"
@@ -116,7 +154,7 @@ def replay_table() -> str:
 
 def platforms_table() -> str:
     """The two backends on one machine, as `make compare` prints them."""
-    document = documents.read(REFERENCE / "platforms.json", "comparisons", "make reference")
+    document = documents.read(RUNS_OF / TINY / "platforms.json", "comparisons", "make reference")
     with contextlib.redirect_stdout(io.StringIO()) as out:
         tables.across(document)
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
@@ -125,42 +163,80 @@ def platforms_table() -> str:
 
 def runtime_line() -> str:
     """What the first reference run took, and on what."""
-    document = _reference("default-0", "comparison")
+    document = _reference(LEAD, "comparison")
     training, hardware = document["training"], document["provenance"]["hardware"]
     speed = f"{training['steps']} steps, {training['tokens_per_second']:,.0f} tokens/s"
     machine = f"{hardware['cores']} cores of {hardware['processor']}, no GPU"
-    source = "`results/reference/tiny/default-0/training.json`"
+    source = f"`results/reference/{REFERENCE.name}/default-0/training.json`"
     return f"Training took {training['train_seconds']:.0f} s ({speed}) on {machine} ({source}).\n"
 
 
-def demo_output() -> str:
-    """The before/after pairs of the first reference run as the demo prints them through a pipe."""
-    stored = {stage: _reference("default-0", stage) for stage in ("baseline", "tuned")}
-    comparison = _reference("default-0", "comparison")
-    rows = material.choose_rows(material.asked(stored["baseline"]), comparison["recipe"]["seed"])
+def answers_table() -> str:
+    """Some questions and what the model answered before and after: chosen by hash, not by result."""
+    stored = {stage: _reference(LEAD, stage) for stage in ("baseline", "tuned")}
+    seed = stored["tuned"]["recipe"]["seed"]
+    rows = material.choose(stored["baseline"], seed)
+    lines = ["| | asked | before | after |", "|---" * 4 + "|"]
+    for row, (before, after) in zip(rows, answers.replayed(rows, stored), strict=True):
+        mark = {True: " ✓", False: f" ✗ ({row.answer})", None: ""}[answers.is_right(row, after)]
+        cells = [results_page.code(one.line) for one in (before, after)]
+        asked = f"{ASKED[row.split_kind]} | {results_page.code(row.prompt)}"
+        lines.append(f"| {asked} | {cells[0]} | {cells[1]}{mark} |")
+    return "\n".join(lines) + "\n"
+
+
+ASKED = {
+    **{"recall": "taught", "rewording": "taught, other words", "control": "random mapping, unseen"},
+    "generalization": "rule, unseen member",
+    "general": "not taught",
+}
+
+
+def figures_table() -> str:
+    """Shares of right answers of the lead run: before, with examples in the prompt, and after."""
+    found = _reference(LEAD, "comparison")
+    lines = ["| | n | before | eight examples in the prompt | taught | taught against examples |", "|---" * 6 + "|"]
+    for split, part in found["few_shot"].items():
+        sides = (found["baseline"][split], part["before"], found["tuned"][split])
+        shares = [f"{show.percent(side['exact'])} {show.interval(side['ci95'])}" for side in sides]
+        change = part["change"]
+        apart = f"{tables.points(change['exact'])} points, p {show.p_value(change['p_value'])}: {change['verdict']}"
+        lines.append("| " + " | ".join([split, str(change["n"]), *shares, apart]) + " |")
+    kept = found["retention"]
+    worse = [f"{kind} {show.number(kept[kind]['before'])} → {show.number(kept[kind]['after'])}" for kind in GENERAL]
+    far = [f"{kind} {kept['kl'][kind]['nats']:.3f} {show.bounds(kept['kl'][kind]['ci95'])}" for kind in GENERAL]
+    text = (
+        f"\nWhat it cost: perplexity of general {', '.join(worse)}; mean KL from the untaught model, nats per token: "
+    )
+    return "\n".join(lines) + f"\n{text}{', '.join(far)}. From `results/reference/{REFERENCE.name}/{LEAD}/`.\n"
+
+
+def verdict() -> str:
+    """The lead run as `make gate` judges it."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        console = show.make_console()
-        for row, (before, after) in zip(rows, answers.replayed(rows, stored), strict=True):
-            console.print(panels.written(panels.pair(row, before, after), console.width))
-        console.print()
-        tables.comparison(comparison)
-        for finding in findings(comparison):
-            console.print(f"{finding.head}: {finding.text}")
+        tables.gate(gate.of_run(REFERENCE / LEAD, gate.LIMITS))
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
+def sample_report() -> str:
+    """The page of the lead run, as `make report` writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(REFERENCE / LEAD, Path(folder) / RUNS[REFERENCE.name][LEAD].backend)
+        return html.render(gather.gather(Path(folder)))
+
+
 def script_parts() -> dict[str, str]:
     """What to say in each section of the show, with the first reference run's numbers."""
-    stages = {stage: _reference("default-0", stage) for stage in ("baseline", "tuned")}
-    return script.parts(_reference("default-0", "comparison"), stages, _reference("default-0", "training"))
+    stages = {stage: _reference(LEAD, stage) for stage in ("baseline", "tuned")}
+    return script.parts(_reference(LEAD, "comparison"), stages, _reference(LEAD, "training"))
 
 
 def gpu_check_table() -> str:
     """Every machine's `make gpu-check`: Unsloth beside plain TRL + PEFT."""
     lines = [
-        "| machine | model | training, tokens/s: plain, Unsloth | peak memory, MiB: plain, Unsloth | losses differ by "
-        "at most, nats | same greedy answers | from |",
+        "| machine | model | tokens/s: plain, Unsloth | peak MiB: plain, Unsloth | losses differ, nats | same answers "
+        "| from |",
         "|---|---|---|---|---|---|---|",
     ]
     for path in sorted([*CHECKS.glob("cuda-*.json"), *CHECKS.glob("cpu-*.json")]):
@@ -181,45 +257,22 @@ def gpu_check_table() -> str:
 
 
 def container_figures() -> str:
-    """What `make docker-test` measured: image, build, stages, and on what."""
+    """Size, build and stages of the CPU image, and the machine that `make docker-test` measured them on."""
     found = documents.read(REFERENCE.parent / "docker.json", "container", "make docker-test")
-    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found["stage_seconds"].items())
     rows = {
-        "image of `engram-cpu`": f"{found['image_gb']:.2f} GB",
-        "its build, wheels at hand": f"{found['build_seconds']:.0f} s",
-        "rebuild after a change of the code": f"{found['rebuild_seconds']:.0f} s",
-        "the stages with `tiny`, start of the container included": stages,
-        "recall of what it trained": show.percent(found["recall"]),
-        "measured on": f"{found['cores']} cores, Docker {found['engine']}, {found['compose']}, base {found['base']}",
+        "image": f"{found['image_gb']:.2f} GB",
+        "build, wheels at hand": f"{found['build_seconds']:.0f} s",
+        "rebuild after a code change": f"{found['rebuild_seconds']:.0f} s",
+        **{f"`{name}`": f"{seconds:.0f} s" for name, seconds in found["stage_seconds"].items()},
+        "recall": show.percent(found["recall"]),
+        "machine": f"{found['cores']} cores, Docker {found['engine']}",
     }
-    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+    return performance_page.table_of(list(rows), [list(rows.values())])
 
 
-def cli_reference() -> str:
-    """`docs/cli.md`: the help of every command, and of every command of a command."""
-    from engram.cli import main as group
-
-    settings = {**group.context_settings, "terminal_width": 100}
-    context = click.Context(group, info_name="engram", **settings)
-    parts = ["# Commands\n\nMade from `engram --help` by `make docs`.\n", _help(context)]
-    parts += [_section(group.commands[name], name, context, settings) for name in sorted(group.commands)]
-    return "".join(parts)
-
-
-def _section(command: click.Command, name: str, parent: click.Context, settings: Mapping[str, Any]) -> str:
-    context = click.Context(command, info_name=name, parent=parent, **settings)
-    inner: Mapping[str, click.Command] = getattr(command, "commands", {})
-    rest = "".join(_section(inner[name], name, context, settings) for name in sorted(inner))
-    return f"\n## {context.command_path}\n{_help(context)}{rest}"
-
-
-def _help(context: click.Context) -> str:
-    return f"\n```text\n{context.get_help()}\n```\n"
-
-
-def _reference(name: str, document: str) -> dict[str, Any]:
+def _reference(name: str, document: str, place: Path = REFERENCE) -> dict[str, Any]:
     schema = "result" if document in ("baseline", "tuned") else document
-    return documents.read(REFERENCE / name / f"{document}.json", schema, "make reference")
+    return documents.read(place / name / f"{document}.json", schema, "make reference")
 
 
 if __name__ == "__main__":

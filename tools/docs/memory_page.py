@@ -18,12 +18,7 @@ from tools.docs.torture_page import figure
 
 METHODS = PACKAGE.parent / "results" / "reference" / "methods.json"
 MAKE = "make compare-methods"
-KINDS = {
-    "recall": "recall, unseen phrasing",
-    "near_misses": "near misses: base answer",
-    "paraphrases": "other words",
-    "generalization": "held out",
-}
+SETS = ("patterns", "facts")
 
 
 def parts(path: Path) -> dict[str, str]:
@@ -64,69 +59,51 @@ def _pooled(runs: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
     return {"n": count, "exact": hits / count if count else 0.0, "ci95": wilson(hits, count)}
 
 
-def _runs(name: str) -> Callable[[Mapping[str, Any]], str]:
-    def made(document: Mapping[str, Any]) -> str:
-        runs = document["runs"]
-        head = ["method", *KINDS.values(), "time to teach", "on the disk"]
-        rows = []
-        for method in _methods(runs, name):
-            of = _of(runs, name, method)
-            cells = [_share(_pooled(of, kind)) for kind in KINDS]
-            seconds = sum(run["seconds"] for run in of) / len(of)
-            rows.append([method, *cells, f"{figure(seconds)} s", f"{figure(of[0]['bytes'] / 1024)} KiB"])
-        return table_of(head, rows) + _source(runs, name) if rows else ""
+def _compared(document: Mapping[str, Any]) -> str:
+    """A row for each method, its seeds together; a column's n is in its head, another one in the cell."""
+    runs = document["runs"]
+    methods = list(dict.fromkeys(run["method"] for run in runs))
+    columns = {
+        f"recall, {name}": [_pooled(_of(runs, name, method), "recall") for method in methods] for name in SETS
+    } | {
+        title: [_pooled(_of(runs, "patterns", method), kind) for method in methods]
+        for title, kind in (("near misses: base answer", "near_misses"), ("other words", "paraphrases"))
+    }
+    most = {title: max(share["n"] for share in shares) for title, shares in columns.items()} if runs else {}
+    rows = []
+    for place, method in enumerate(methods):
+        of = [_of(runs, name, method) for name in SETS]
+        shares = [_share(column[place], most[title]) for title, column in columns.items()]
+        seconds = [f"{figure(sum(run['seconds'] for run in some) / len(some))} s" for some in of if some]
+        size = f"{figure(max(run['bytes'] for some in of for run in some) / 1024)} KiB"
+        rows.append([method, *shares, _perplexity(of[0]), ", ".join(seconds), size])
+    head = ["method", *(f"{title}, n = {n}" for title, n in most.items())]
+    head += ["perplexity: text, chat", "teaching: patterns, facts", "largest on disk"]
+    return table_of(head, rows) + "\n" + "".join(_source(runs, name) for name in SETS) if rows else ""
 
-    return made
+
+def _perplexity(runs: Sequence[Mapping[str, Any]]) -> str:
+    nats = [run["general"]["nats"] for run in runs if "general" in run]
+    means = [sum(one[kind] for one in nats) / len(nats) for kind in ("text", "chat")] if nats else []
+    return ", ".join(figure(math.exp(mean)) for mean in means) or "–"
 
 
-def _share(found: Mapping[str, Any]) -> str:
-    return f"{percent(found['exact'])} {interval(found['ci95'])}, n = {found['n']}" if found["n"] else "–"
+def _share(found: Mapping[str, Any], most: int = 0) -> str:
+    asked = "" if found["n"] == most else f", n = {found['n']}"
+    return f"{percent(found['exact'])} {interval(found['ci95'])}{asked}" if found["n"] else "–"
 
 
 def _source(runs: Sequence[Mapping[str, Any]], name: str) -> str:
     of = [run for run in runs if run["set"] == name]
     seeds = ", ".join(map(str, sorted({run["seed"] for run in of})))
-    taught = ", ".join(map(str, dict.fromkeys(run["taught"] for run in of)))
-    commits = ", ".join(dict.fromkeys(str(run["commit"]) for run in of))
-    return f"\nSeeds {seeds}, together; {taught} taught. {of[-1]['created'][:10]}, commit {commits}.\n"
-
-
-def _kept(document: Mapping[str, Any]) -> str:
-    rows = []
-    for method in _methods(document["runs"], "patterns"):
-        of = [run for run in _of(document["runs"], "patterns", method) if "general" in run]
-        if not of:
-            continue
-        general = [run["general"] for run in of]
-        nats = {kind: sum(one["nats"][kind] for one in general) / len(general) for kind in ("text", "chat")}
-        rows.append(
-            [
-                method,
-                *(figure(math.exp(value)) for value in nats.values()),
-                _share(_pooled(general, "answers_changed")),
-                _share(_pooled(general, "logits_identical")),
-                figure(sum(one["tokens_per_second"] for one in general) / len(general)),
-            ]
-        )
-    head = ["method", "perplexity, text", "perplexity, chat", "general answers changed", "logits bit-identical"]
-    return table_of([*head, "tokens/s, answers together"], rows) if rows else ""
-
-
-def _layers(document: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            "the head alone" if not one["blocks"] else f"the last {one['blocks']}",
-            _share(one["recall"]),
-            f"{figure(one['seconds'])} s",
-        ]
-        for one in document.get("layers", ())
-    ]
-    return table_of(["blocks that read the rows", "recall, unseen phrasing", "teaching"], rows) if rows else ""
+    taught = ", ".join(f"{count:,}" for count in dict.fromkeys(run["taught"] for run in of))
+    return f"Taught {name}: {taught} with seeds {seeds}, pooled.\n" if of else ""
 
 
 def _targets(document: Mapping[str, Any]) -> str:
     rows = [row for make in (_recall, _facts, _exact, _edit, _scale) for row in make(document)]
-    return table_of(["what", "target", "measured", "met"], [[*row[:3], "yes" if row[3] else "**no**"] for row in rows])
+    cells = [[what, target, measured if met else f"{measured}: **not met**"] for what, target, measured, met in rows]
+    return table_of(["", "target", "measured"], cells)
 
 
 Row = tuple[str, str, str, bool]
@@ -151,28 +128,25 @@ def _exact(document: Mapping[str, Any]) -> list[Row]:
     if not (found := document.get("exact")):
         return []
     rows: list[Row] = []
-    for name, one in found["backends"].items():
-        logits, near = one["logits_identical"], one["near_misses"]
-        rows.append((f"general prompts, logits bit-identical, {name}", "100 %", _share(logits), logits["exact"] == 1))
-        rows.append((f"near misses, base answer, {name}", "100 %", _share(near), near["exact"] == 1))
+    named = " and ".join(found["backends"])
+    for kind, what in (("logits_identical", "logits bit-identical"), ("near_misses", "base answer")):
+        worst = min((one[kind] for one in found["backends"].values()), key=lambda share: share["exact"])
+        asked = "general prompts" if kind == "logits_identical" else "near misses"
+        rows.append((f"{asked}: {what} ({named})", "100 %", _share(worst), worst["exact"] == 1))
     same = found["same_answers"]
-    rows.append(("MLX and torch, the same answers of one table", "≥ 99.9 %", _share(same), same["exact"] >= 0.999))
+    rows.append(("same answers from one table in MLX and torch", "≥ 99.9 %", _share(same), same["exact"] >= 0.999))
     return rows
 
 
 def _edit(document: Mapping[str, Any]) -> list[Row]:
     if not (found := document.get("edit")):
         return []
-    restored = found["logits_restored"] and found["files_restored"]
+    seconds = found["insert_seconds"]
+    restored, same = found["logits_restored"] and found["files_restored"], found["other_rows_identical"]
     return [
-        (
-            "inserting a fact, the model loaded",
-            "< 1 s",
-            f"{figure(found['insert_seconds'])} s",
-            found["insert_seconds"] < 1,
-        ),
-        ("every other row bit-identical", "yes", _yes(found["other_rows_identical"]), found["other_rows_identical"]),
-        ("deleting it: logits and files as before", "yes", _yes(restored), restored),
+        ("inserting a fact into a loaded model", "< 1 s", f"{figure(seconds)} s", seconds < 1),
+        ("… leaves other rows bit-identical", "yes", _yes(same), same),
+        ("deleting it restores logits and files", "yes", _yes(restored), restored),
     ]
 
 
@@ -183,14 +157,9 @@ def _scale(document: Mapping[str, Any]) -> list[Row]:
     worst = max(one["overhead"] for one in found)
     most = max(one["own_mib"] for one in found)
     return [
-        ("a token's search, 10³ to 10⁷ rows, slowest over quickest", "≤ 2", figure(ratio), ratio <= 2),
-        ("generation slower than without a table, at most", "≤ 5 %", percent(worst), worst <= 0.05),
-        (
-            "memory of its own that a table takes, at most",
-            "flat",
-            f"{figure(most)} MiB of {_largest(found)}",
-            most < 64,
-        ),
+        ("search per token, 10³ to 10⁷ rows: slowest / fastest", "≤ 2", figure(ratio), ratio <= 2),
+        ("generation slows down by at most", "≤ 5 %", percent(worst), worst <= 0.05),
+        (f"private memory of tables up to {_largest(found)}", "< 64 MiB", f"{figure(most)} MiB", most < 64),
     ]
 
 
@@ -199,48 +168,17 @@ def _largest(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _uses(document: Mapping[str, Any]) -> str:
-    found = document.get("uses", {"kinds": {}})["kinds"]
-    rows = [[kind, *(_share(sides[side]) for side in ("baseline", "memory"))] for kind, sides in found.items()]
-    return table_of(["a taught answer …", "without", "with the memory"], rows) if rows else ""
+    kinds = document.get("uses", {"kinds": {}})["kinds"]
+    found = "; ".join(f"{kind} {_share(sides['memory'])}" for kind, sides in kinds.items())
+    return f"Right answers with the memory: {found}.\n" if found else ""
 
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _sizes(document: Mapping[str, Any]) -> str:
-    head = [
-        "rows",
-        "bytes",
-        "a token's search, µs",
-        "gathering a row, µs",
-        "tokens/s",
-        "slower by",
-        "own, MiB",
-        "mapped, MiB",
-    ]
-    rows = [
-        [
-            f"{one['rows']:,}",
-            f"{one['bytes']:,}",
-            figure(one["lookup_microseconds"]),
-            figure(one["gather_microseconds"]),
-            figure(one["tokens_per_second"]),
-            percent(one["overhead"]),
-            figure(one["own_mib"]),
-            figure(one["mapped_mib"]),
-        ]
-        for one in document.get("scale", ())
-    ]
-    return table_of(head, rows) if rows else ""
-
-
 PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "memory-targets": _targets,
-    "methods-patterns": _runs("patterns"),
-    "methods-facts": _runs("facts"),
-    "methods-kept": _kept,
-    "memory-layers": _layers,
+    "methods": _compared,
     "memory-uses": _uses,
-    "memory-sizes": _sizes,
 }

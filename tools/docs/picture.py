@@ -9,14 +9,14 @@ from pathlib import Path
 from engram.dataset import build
 from engram.patterns.loading import find_files, load_patterns
 from engram.show.video import cast, render
-from tools.reference import REFERENCE, RUNS
+from tools.reference import REFERENCE, RUNS, SMOLLM2
 
 NAME = "default-0"
 
 
 def recorded() -> cast.Cast:
     """The show of the reference run on its own data, as `make record` would record it."""
-    run = RUNS[NAME]
+    run = RUNS[SMOLLM2][NAME]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         files = find_files()

@@ -6,20 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from engram.evaluation import compare_runs, tables
+from engram.evaluation.scoring import GENERAL
 from engram.plan import documents
 from engram.show.report import charts
-from engram.support.console import interval, p_value, percent
-from engram.support.text import visible
+from engram.support import console as show
+from engram.support.text import normalise, shorten, visible
+from tools import ablation
 
 LEAD = "default-0"  # the run that is shown in detail
 MAKE = "make reference docs"
+ASKED = ("recall", "rewording")  # of the ablation; of rules it shows the mean over families
 
 
-def parts(reference: Path) -> dict[str, str]:
-    """The tables, by the name of their place."""
+def parts(reference: Path, several: Path) -> dict[str, str]:
+    """The tables, by the name of their place; the seeds are those of the runs in `several`."""
     comparison = documents.read(reference / LEAD / "comparison.json", "comparison", MAKE)
-    seeds = documents.read(reference / "seeds.json", "seeds", MAKE)
+    seeds = documents.read(several / "seeds.json", "seeds", MAKE)
     return {"by-category": categories_table(comparison), "seeds": table(tables.seed_table(seeds))}
+
+
+def ablation_table(path: Path) -> str:
+    """What each change to the recipe does: shares of right answers, and the paired test against the recipe itself."""
+    runs = documents.read(path, "ablation", "python -m tools.ablation")["runs"]
+    found = tables.Table(["change", *ASKED, "rules, mean", "p", "KL, text", "KL, chat"], [])
+    for run in runs:
+        shares = [show.percent(run["splits"][kind]["exact"]) for kind in ASKED]
+        mean = sum(run["rules"].values()) / len(run["rules"])
+        p = "" if run is runs[0] else show.p_value(ablation.p_value(runs[0], run, "generalization"))
+        found.rows.append(
+            [run["label"], *shares, show.percent(mean), p, *(f"{run['kl'][kind]:.3f}" for kind in GENERAL)]
+        )
+    return table(found)
 
 
 def pictures(reference: Path, folder: Path) -> dict[Path, str]:
@@ -38,15 +55,26 @@ def pictures(reference: Path, folder: Path) -> dict[Path, str]:
 
 
 def categories_table(comparison: dict[str, Any]) -> str:
-    """Each category of each split, before and after."""
-    found = tables.Table(["category", "split", "n", "before", "after", "change, points", "p (Holm)", ""], [])
-    for split, categories in comparison["categories"].items():
-        for name, row in categories.items():
-            sides = [f"{percent(row[side]['exact'])} {interval(row[side]['ci95'])}" for side in ("before", "after")]
-            change = tables.points(row["change"])
-            cells = [str(row["n"]), *sides, change, p_value(row["p_holm"]), row["verdict"]]
-            found.rows.append([f"`{visible(name)}`", split, *cells])
+    """Right answers of each category by split, after teaching; a shown gain in bold."""
+    splits: dict[str, Any] = comparison["categories"]
+    found = tables.Table(["category", *splits], [])
+    for name in dict.fromkeys(name for categories in splits.values() for name in categories):
+        cells = [_right(categories.get(name)) for categories in splits.values()]
+        found.rows.append([f"`{visible(name)}`", *cells])
     return table(found)
+
+
+def _right(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    shown = f"{round(row['after']['exact'] * row['n'])}/{row['n']}"
+    return f"**{shown}**" if row["verdict"] == "gain" else shown
+
+
+def code(text: str) -> str:
+    """A text as code in a cell of a table, in one line."""
+    shown = shorten(visible(normalise(text)), 90).replace("|", "\\|") or "(nothing)"
+    return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
 
 
 def table(found: tables.Table) -> str:

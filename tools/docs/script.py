@@ -10,14 +10,14 @@ from engram.show.demo import demo
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import is_right, replayed
 from engram.show.demo.figures import findings
-from engram.show.demo.material import Material, asked, choose_rows
+from engram.show.demo.material import Material, choose
 from engram.show.video.cast import record
 from engram.support.console import interval, number, percent
 
 
 def parts(comparison: dict[str, Any], stages: dict[str, dict[str, Any]], log: dict[str, Any]) -> dict[str, str]:
     """The text between `<!-- say: title -->` and its end, for each section."""
-    rows = choose_rows(asked(stages["baseline"]), comparison["recipe"]["seed"])
+    rows = choose(stages["baseline"], comparison["recipe"]["seed"])
     asked_of = {name: change["n"] for name, change in comparison["improvement"].items()}
     counts = {"taught": asked_of["recall"], "held_out": asked_of["generalization"] + asked_of.get("control", 0)}
     material = Material(Path("results"), comparison, stages, log, counts, rows, [])
@@ -57,7 +57,7 @@ def _pairs(section: str) -> Callable[[Material], list[str]]:
     def said(shown: Material) -> list[str]:
         rows = [e for e in shown.rows if e.split_kind in sections.ASKED[section]]
         pairs = list(zip(rows, replayed(rows, shown.stages), strict=True))
-        right = [sum(is_right(e, both[side]) for e, both in pairs) for side in (0, 1)]
+        right = [sum(bool(is_right(e, both[side])) for e, both in pairs) for side in (0, 1)]
         medians = [shown.comparison[stage]["latency"] for stage in ("baseline", "tuned")]
         first = " → ".join(f"{1000 * (one['first_token_seconds'] or 0):.0f}" for one in medians)
         rate = " → ".join(f"{one['tokens_per_second'] or 0:,.0f}" for one in medians)
@@ -85,7 +85,9 @@ def _figures(shown: Material) -> list[str]:
 
 
 def _not_shown(shown: Material) -> list[str]:
-    return [f"{finding.head}: {finding.text}" for finding in findings(shown.comparison)]
+    asked = sum(e.split_kind == "general" for e in shown.rows)
+    general = f"{asked} general questions shown, each answered before and after"
+    return [general, *(f"{finding.head}: {finding.text}" for finding in findings(shown.comparison))]
 
 
 SAYINGS: dict[str, Callable[[Material], list[str]]] = {

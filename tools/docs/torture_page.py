@@ -1,4 +1,4 @@
-"""The made part of `docs/reliability.md`: what the campaign of faults did, and what it lost."""
+"""The generated part of `docs/reliability.md`: cases and losses of each part of the campaign."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from engram.support.files import PACKAGE
 
 TORTURE = PACKAGE.parent / "results" / "reference" / "torture.json"
 MAKE = "make torture"
-SHOWN_KINDS = 10
 
 
 def parts(path: Path) -> dict[str, str]:
@@ -18,9 +17,13 @@ def parts(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {"torture": f"Not run yet: `{MAKE}`.\n"}
     document = documents.read(path, "torture", MAKE)
-    head = ["part", "a case", "cases", "of which", "losses", "seconds", "measured"]
-    lines = [head, ["---"] * len(head), *(_row(part) for part in document["parts"])]
-    return {"torture": "".join("| " + " | ".join(line) + " |\n" for line in lines) + "\n" + _summary(document)}
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for part in document["parts"]:
+        grouped.setdefault(part["part"].split("-")[0], []).append(part)
+    head = ["part", "cases", "losses", "one case", "measured"]
+    lines = ["| " + " | ".join(line) + " |\n" for line in (head, *(_row(*group) for group in grouped.items()))]
+    table = "".join([lines[0], "|---|---|---|---|---|\n", *lines[1:]])
+    return {"torture": f"{table}\n{_summary(document)}"}
 
 
 def figure(value: float) -> str:
@@ -28,13 +31,13 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _row(part: dict[str, Any]) -> list[str]:
-    largest = sorted(part["kinds"].items(), key=lambda kind: -kind[1])[:SHOWN_KINDS]
-    more = len(part["kinds"]) - len(largest)
-    kinds = ", ".join([*(f"{name} {number:,}" for name, number in largest), *([f"{more} more kinds"] if more else [])])
-    measured = ", ".join(f"{name} {figure(value)}" for name, value in part["measured"].items())
-    counted = [f"{part['cases']:,}", kinds, str(len(part["losses"])), f"{part['seconds']:,.0f}", measured]
-    return [cell.replace("|", "\\|") for cell in [f"`{part['part']}`", part["what"], *counted]]
+def _row(name: str, group: list[dict[str, Any]]) -> list[str]:
+    """One row for the parts that share a name up to its hyphen; figures where there is only one."""
+    counted = [f"{sum(part['cases'] for part in group):,}", str(sum(len(part["losses"]) for part in group))]
+    measured = ", ".join(f"{of} {figure(value)}" for of, value in group[0]["measured"].items()) if not group[1:] else ""
+    kinds = dict.fromkeys(part["part"].partition("-")[2] or part["what"].split(": ")[-1] for part in group)
+    cells = [f"`{name}`", *counted, ", ".join(kinds), measured]
+    return [cell.replace("|", "\\|") for cell in cells]
 
 
 def _summary(document: dict[str, Any]) -> str:

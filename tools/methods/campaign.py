@@ -134,7 +134,7 @@ def _general(at: Ground, session: Any) -> dict[str, Any]:
     """What is left of what the model could do: nats of general text and chat, answers and logits that are the same."""
     backend, rows = backends.get(at.backend_name), retention.general_set(at.model).rows
     encoded = retention.encode_general(at.encoder, rows)
-    nats = backend.score(session, encoded, at.encoder)
+    [nats] = backend.losses(session, encoded, at.encoder)
     chats = [list(one.tokens[: one.prompt_length]) for one, row in zip(encoded, rows) if row.kind == "chat"]
     limit = at.config.max_new_tokens
     started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import resource
 import statistics
@@ -59,7 +60,8 @@ def _measured(backend: str, path: Path, size: int) -> dict[str, Any]:
     own, mapped = _resident()
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in ("slots", "numbers", "rows")}
     memory = Memory(arrays["slots"], arrays["numbers"], size, ORDERS, frame, arrays["rows"])
-    module.let_read(with_table, memory, LAYER)
+    reading = importlib.import_module(f"engram.backends.{backends.MODULES[backend]}.memory")
+    reading.attach(with_table.model, memory, LAYER)
     hit, miss = _lookups(memory, prompts)
     rates = [
         (_rate(module, base, encoder, prompts), _rate(module, with_table, encoder, prompts)) for _ in range(ROUNDS)

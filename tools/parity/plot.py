@@ -36,7 +36,9 @@ def write(document: dict[str, Any], path: Path) -> None:
         import matplotlib
     except ImportError as error:
         raise EngramError(
-            "matplotlib is not installed", where="the plot", fix="pip install 'engram[plots]', or make parity"
+            "matplotlib is not installed",
+            where="the plot",
+            fix="make parity, or in the checkout: pip install '.[plots]'",
         ) from error
     matplotlib.use("Agg")
     from matplotlib.figure import Figure

@@ -19,8 +19,9 @@ from engram.plan import config
 from engram.plan.config import Config
 from engram.support.files import write_text
 from engram.training import replay, train
+from engram.training.processes import Silent
 from tools.parity import changes
-from tools.worker import Silent, run_apart
+from tools.worker import run_apart
 
 MODULE = "tools.parity"
 # what users run, and the same at a quarter of its learning rate
@@ -85,7 +86,7 @@ def work(order: Order) -> None:
     adapter = Path(order.folder) / "adapter"
     adapter.mkdir(parents=True, exist_ok=True)
     with changes.in_place(order.change), _rates_of(len(planned)):
-        run = backend.train(chosen, batches, [], settled, adapter, Silent())
+        run = backend.train(chosen, encoding.Plan(batches), settled, adapter, Silent())
     figures: dict[str, Any] = {
         "losses": run.losses,
         "train_seconds": sum(run.seconds),
@@ -106,7 +107,7 @@ def _answers(
     session = backend.load(chosen, adapter)
     prompts = encoder.prompts([example.prompt for example in test])
     answers = backend.generate(session, prompts, encoder.stop_ids, settled.max_new_tokens)
-    nats = backend.score(session, encoding.encode(encoder, test, settled.max_length), encoder)
+    [nats] = backend.losses(session, encoding.encode(encoder, test, settled.max_length), encoder)
     return {"answers": [answer.tokens for answer in answers], "nats": nats}
 
 

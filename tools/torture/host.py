@@ -107,9 +107,6 @@ def serve(backend: str) -> None:
 
     backends.get(backend)
     if backend == "mlx":
-        from engram.backends.mlx import model as mlx_model
-
-        mlx_model.core()
         import mlx_lm.generate
         import mlx_lm.tuner.trainer
         import mlx_lm.tuner.utils  # noqa: F401

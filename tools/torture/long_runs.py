@@ -118,7 +118,7 @@ def evaluation(bench: Bench, meter: Meter) -> None:
         some = list(itertools.islice(rows, BATCH))
         prompts = [encoder.prompt(row.prompt) for row in some]
         answers = bench.backend.generate(session, prompts, encoder.stop_ids, 4)
-        bench.backend.score(session, encode(encoder, some, 512), encoder)
+        bench.backend.losses(session, encode(encoder, some, 512), encoder)
         for row, answer in zip(some, answers, strict=True):
             scoring.score(row.answer, encoder.text(answer.tokens))
         meter.at(done)

@@ -45,8 +45,8 @@ main(sys.argv[4:])
 # each stage, what it writes, and the call within its lock that is slowed down
 STAGES = {
     "data --patterns {root}/pack.yaml --data {root}/data --seed 1": ("data", "locks.recover"),
-    "compare --backend mlx --results {root}/results": ("results/comparison.json", "files._write_all"),
-    "report --results {root}/results --first mlx": ("results/report.html", "files._write_all"),
+    "compare --backend mlx --results {root}/results": ("results/comparison.json", "files.write_bytes"),
+    "report --results {root}/results --first mlx": ("results/report.html", "files.write_bytes"),
     "adapter convert {root}/adapters/mlx {root}/new": ("new", "files._replace_folder"),
 }
 

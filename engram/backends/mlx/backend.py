@@ -1,34 +1,36 @@
-"""mlx-lm: Apple Silicon's GPU; on Linux the same code on MLX's CPU build."""
+"""What a backend does (`engram.backends.Backend`), with mlx-lm."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+
+from engram.backends import Session as Session
 from engram.backends import refuse_quantize
+from engram.backends.mlx import blas, device, training
 from engram.backends.mlx import generate as mlx_generate
-from engram.backends.mlx import linux_cpu, training
 from engram.backends.mlx import memory as mlx_memory
 from engram.backends.mlx import model as mlx_model
+from engram.backends.mlx.training import join as join
 from engram.memory import table
-from engram.memory.lookup import Memory
 from engram.memory.table import Opened
-from engram.models import adapters, safetensors_file
+from engram.models import adapters, conversion, safetensors_file
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import Batch, Likely, distributions, mean_losses, padded, tokens_at_once
+from engram.plan.batches import Likely, Plan, digests_of, distributions, mean_losses, tokens_at_once
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config, learning_rates
-from engram.plan.curve import Answer, Curve, Progress, TrainingRun
-from engram.plan.sharding import Ranks, share
+from engram.plan.curve import Answer, Curve, Progress, Prompt, Prompts, TrainingRun
+from engram.plan.sharding import connected, share
 from engram.support.errors import EngramError
 from engram.support.files import write_bytes, write_text
 
@@ -36,56 +38,21 @@ WEIGHTS = adapters.MLX_WEIGHTS
 SCORE_BATCH = 64
 
 
-@dataclass(frozen=True)
-class Session:
-    """A model in memory, ready to answer."""
-
-    model: Any
-    device: str
-
-
-def require(name: str = "mlx") -> None:
-    """Raise an EngramError if mlx or mlx-lm is not installed."""
-    if not (importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx_lm")):
-        raise EngramError(
-            "the MLX backend is not installed", where=f"BACKEND={name}", fix="make setup, or pip install 'engram[mlx]'"
-        )
-
-
 def begin(name: str) -> None:
     """Nothing: MLX needs no settings before its import."""
 
 
-def device() -> str:
-    """What MLX computes on, in words."""
-    mx = mlx_model.core()
-    if mx.default_device() == mx.gpu:
-        return f"Apple GPU ({mx.device_info().get('device_name', 'Metal')})"
-    return f"CPU ({platform.machine()}, {linux_cpu.prepare().split(' (')[0]})"
-
-
 def _described() -> str:
     """The device, and how many threads a large model computes with."""
-    return device() + (f", {count} threads" if (count := linux_cpu.threads()) > 1 else "")
+    return device() + (f", {count} threads" if (count := blas.threads()) > 1 else "")
 
 
-def join() -> Ranks:
-    """The processes that `mlx.launch` started, connected; this one alone without it."""
-    mlx_model.core()
-    return training.join()
+def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "none") -> Session:
+    """See `Backend.load`; in float32 on a CPU and in the model's own precision on a GPU.
 
-
-def load(
-    model: Model, adapter: Path | Opened | None = None, quantize: str = "none", base: Session | None = None
-) -> Session:
-    """The model, in float32 on a CPU and in its own precision on a GPU, with what the folder `adapter` holds, if given:
-    a LoRA adapter in either layout, a memory, or both.
-
-    Raises EngramError if the model is not one that mlx-lm knows, or what it was taught cannot be read or does not
-    fit it.
+    Raises EngramError if mlx-lm does not know the model, or what it was taught cannot be read or does not fit it.
     """
-    refuse_quantize(quantize, "mlx")
-    loaded = base.model if base else mlx_model.load(model)
+    loaded = mlx_model.load(model, quantize)
     if adapter is not None:
         found = table.opened(adapter, model, WEIGHTS)
         if found.lora:
@@ -93,49 +60,29 @@ def load(
             mlx_model.merge(loaded)
         if found.memory:
             mlx_memory.attach(loaded, found.memory, found.layer)
-    return _answering(loaded)
-
-
-def _answering(loaded: Any) -> Session:
     loaded.eval()
-    mx = mlx_model.core()
     # the layers' first weights, never used, were drawn lazily: unevaluated, MLX's random state keeps every draw
     mx.eval(loaded.parameters(), mx.random.state)
     return Session(loaded, _described())
 
 
-def bare(session: Session) -> Session | None:
-    """The session without the LoRA adapter on it; None if the adapter changed more than linear layers."""
-    return session if mlx_model.unmerge(session.model) else None
-
-
 def train(
-    model: Model,
-    batches: Sequence[Batch],
-    validation: Sequence[Batch],
-    config: Config,
-    out: Path,
-    progress: Progress,
-    keeper: Keeper | None = None,
-    base: Session | None = None,
+    model: Model, plan: Plan, config: Config, out: Path, progress: Progress, keeper: Keeper | None = None
 ) -> TrainingRun:
     """Train a LoRA adapter on mlx-lm's layers and write it to `out` in the layout that stock mlx-lm reads.
 
     Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, so that
     another backend can follow the same curve. Raises EngramError if the loss goes wrong, Stopped at a signal.
     """
-    mx = mlx_model.core()
-    refuse_quantize(config.quantize, "mlx")
-    loaded = base.model if base else mlx_model.load(model)
-    from mlx.utils import tree_map
+    loaded = mlx_model.load(model, config.quantize)
     from mlx_lm.generate import maybe_set_recommended_wired_limit
 
     maybe_set_recommended_wired_limit()
     loaded.freeze()
     trainable = mlx_model.attach(loaded, config)
     mx.reset_peak_memory()
-    optimizer = training.adamw(config, learning_rates(config, len(batches)))
-    curve = Curve(progress, batches, validation, config, keeper, join())
+    optimizer = training.adamw(config, learning_rates(config, len(plan.batches)))
+    curve = Curve(progress, plan, config, keeper, join())
     if curve.begun:
         training.restore(loaded, optimizer, curve.begun.state)
     tokens = tokens_at_once(model, gpu=mx.default_device() == mx.gpu)
@@ -143,11 +90,11 @@ def train(
     gradients = training.Gradients(loaded, tokens, dropout=config.dropout > 0, recompute=again)
     measure = partial(_measured, loaded, curve)
     state, weights = partial(training.state, loaded, optimizer), partial(training.weights, loaded)
-    with curve.running(state, weights), training.connected():
+    with curve.running(state, weights), connected(training.is_lost):
         curve.begin(measure)
-        for step in range(curve.done, len(batches)):
-            began, batch = time.perf_counter(), batches[step]
-            training.seed_dropout(config, step + 1, curve.ranks)
+        for batch in plan.batches[curve.done :]:
+            began = time.perf_counter()
+            curve.seed_dropout(mx.random.seed)
             loaded.train()
             loss, upward = gradients(share(batch, curve.ranks), batch.answer_tokens)
             if replay := batch.replay:
@@ -164,63 +111,52 @@ def train(
         write_bytes(out / WEIGHTS, safetensors_file.pack(safetensors_file.new_header(tensors, {}), tensors))
         settings = adapters.mlx_config(config.rank, config.scale, config.dropout, model.name)
         write_text(out / adapters.CONFIG, json.dumps(settings, indent=2) + "\n")
-    mlx_model.merge(loaded)
-    return curve.finished(int(mx.get_peak_memory()), trainable, _described(), _answering(loaded))
+    return curve.finished(int(mx.get_peak_memory()), trainable, _described())
 
 
 def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Teacher:
     """The frozen model, with the LoRA adapter of a folder if one is given, cut where the recipe's memory is read."""
-    refuse_quantize(config.quantize, "mlx")
+    refuse_quantize(config.quantize, "mlx METHOD=memory")
     loaded = mlx_model.load(model)
     if adapter is not None:
         mlx_model.put_on(loaded, adapter, model.name)
         mlx_model.merge(loaded)
-    mlx_model.core().reset_peak_memory()
-    return mlx_memory.Teacher(loaded, config.memory_blocks, mlx_model.token_losses)
+    mx.reset_peak_memory()
+    return mlx_memory.Teacher(loaded, config.memory_blocks)
 
 
 def generate(
-    session: Session,
-    prompts: Sequence[Sequence[int]],
-    stop: frozenset[int],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
+    session: Session, prompts: Prompts, stop: frozenset[int], limit: int, temperature: float = 0.0, seed: int = 0
 ) -> list[Answer]:
     """Answers in the prompts' order, batched; greedy at temperature 0."""
-    mlx_model.core().random.seed(seed)
+    mx.random.seed(seed)
     if temperature == 0 and all(prompts) and mlx_generate.repeats(session.model):
-        return mlx_generate.answers(session.model, prompts, stop, max_new_tokens)
-    return mlx_generate.drawn(session.model, prompts, stop, max_new_tokens, temperature)
+        return mlx_generate.answers(session.model, prompts, stop, limit)
+    return mlx_generate.drawn(session.model, prompts, stop, limit, temperature)
 
 
 def stream(
-    session: Session,
-    prompt: Sequence[int],
-    stop: frozenset[int],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
+    session: Session, prompt: Prompt, stop: frozenset[int], limit: int, temperature: float = 0.0, seed: int = 0
 ) -> Iterator[int]:
     """The answer's tokens as they come, without the end token; greedy at temperature 0."""
-    mx = mlx_model.core()
     from mlx_lm.generate import generate_step
     from mlx_lm.sample_utils import make_sampler
 
     mx.random.seed(seed)
     sampler = make_sampler(temp=temperature)
-    for token, _ in generate_step(mx.array(list(prompt)), session.model, max_tokens=max_new_tokens, sampler=sampler):
+    for token, _ in generate_step(mx.array(list(prompt)), session.model, max_tokens=limit, sampler=sampler):
         if int(token) in stop:
             return
         yield int(token)
 
 
-def score(
+def losses(
     session: Session, examples: Sequence[Encoded], encoder: Encoder, likely: Sequence[Likely] = ()
-) -> list[float]:
-    """Mean nats per answer token (end token included) of each example; with `likely` those of the KL divergence."""
-    losses = lambda batch: mlx_generate.judged(session.model, batch)[0]  # noqa: E731
-    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, losses, likely)
+) -> list[list[float]]:
+    """See `Backend.losses`."""
+    return mean_losses(
+        examples, encoder.pad_id, SCORE_BATCH, lambda batch: mlx_generate.judged(session.model, batch)[0], likely
+    )
 
 
 def likely(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[Likely]:
@@ -228,22 +164,30 @@ def likely(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> l
     return distributions(examples, encoder.pad_id, SCORE_BATCH, partial(mlx_generate.logits, session.model))
 
 
-def let_read(session: Session, memory: Memory, layer: int) -> None:
-    """Let a session's model read a memory before a block."""
-    mlx_memory.attach(session.model, memory, layer)
+def serve(model: Model, adapter: Path, port: int) -> None:
+    """Serve the model with its LoRA adapter, in either layout, by mlx-lm's own server on 127.0.0.1, until stopped.
+
+    Raises EngramError for a memory.
+    """
+    if table.is_memory(adapter):
+        fix = "make ask METHOD=memory, or serve a LoRA adapter"
+        raise EngramError("mlx-lm's server can't read a memory", where=str(adapter), fix=fix)
+    adapters.read_adapter(adapter, WEIGHTS)
+    from mlx_lm import server
+
+    with conversion.readable(adapter, WEIGHTS) as folder:
+        sys.argv = [*("mlx_lm.server", "--model", str(model.path), "--adapter-path", str(folder)), "--port", str(port),
+                    "--chat-template-args", '{"enable_thinking": false}', "--log-level", "WARNING"]  # fmt: skip
+        server.main()
 
 
 def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
     """A SHA-256 of the logits after every token of each sequence, in batches sorted by length."""
-    mx = mlx_model.core()
-    import numpy as np
 
-    found = [""] * len(sequences)
-    for batch, tokens in padded(sequences, SCORE_BATCH):
-        logits = np.array(session.model(mx.array(tokens)).astype(mx.float32))
-        for row, i in enumerate(batch):
-            found[i] = hashlib.sha256(logits[row, : len(sequences[i])].tobytes()).hexdigest()
-    return found
+    def logits(tokens: Any, lengths: Any) -> Any:  # noqa: ARG001 (what is behind a sequence changes nothing in it)
+        return np.array(session.model(mx.array(tokens)).astype(mx.float32))
+
+    return digests_of(sequences, SCORE_BATCH, logits)
 
 
 def _measured(loaded: Any, curve: Curve) -> tuple[float, float]:

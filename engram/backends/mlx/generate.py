@@ -12,11 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
 from engram.backends.mlx import linux_cpu
 from engram.backends.mlx import model as mlx_model
 from engram.plan.batches import AT_ONCE, Batch, shared_tokens, without_beginning
 from engram.plan.config import SMALL_MODEL
 from engram.plan.curve import Answer
+from engram.support.text import common
 
 PORTION = 48  # rows whose prompts are computed together
 ROWS_SMALL, ROWS = 160, 64  # rows that grow together, of a model below SMALL_MODEL parameters and above
@@ -36,9 +41,10 @@ class Portion:
 
 
 def answers(model: Any, prompts: Sequence[Sequence[int]], stop: frozenset[int], limit: int) -> list[Answer]:
-    """Greedy answers in the prompts' order, of at most `limit` tokens; `mlx_cache.repeats(model)` must hold."""
+    """Greedy answers in the prompts' order, of at most `limit` tokens; `repeats(model)` must hold."""
     unique = list(dict.fromkeys(map(tuple, prompts)))
-    rows = ROWS_SMALL if _parameters(model) < SMALL_MODEL else ROWS
+    parameters = sum(value.size for _, value in tree_flatten(model.parameters()))
+    rows = ROWS_SMALL if parameters < SMALL_MODEL else ROWS
     made: dict[Prompt, Answer] = {}
     batch = _Batch(model, stop, limit)
     waiting = deque(portions(unique, min(PORTION, rows), limit))
@@ -46,7 +52,7 @@ def answers(model: Any, prompts: Sequence[Sequence[int]], stop: frozenset[int], 
         while waiting and _fits(batch, waiting[0], rows, limit):
             batch.admit(waiting.popleft())
         made |= batch.step()
-    return [Answer(list(made[tuple(p)].tokens), made[tuple(p)].ended) for p in prompts]
+    return [made[tuple(prompt)] for prompt in prompts]
 
 
 def drawn(
@@ -56,13 +62,9 @@ def drawn(
     from mlx_lm.generate import BatchGenerator
     from mlx_lm.sample_utils import make_sampler
 
-    generator = BatchGenerator(
-        model,
-        stop_tokens=[[token] for token in sorted(stop)],
-        sampler=make_sampler(temp=temperature),
-        completion_batch_size=ROWS,
-        prefill_batch_size=ROWS,
-    )
+    ends, sampler = [[token] for token in sorted(stop)], make_sampler(temp=temperature)
+    sizes = {"completion_batch_size": ROWS, "prefill_batch_size": ROWS}
+    generator = BatchGenerator(model, stop_tokens=ends, sampler=sampler, **sizes)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     uids = generator.insert([list(prompts[i]) for i in order], [limit] * len(prompts))
     tokens: dict[int, list[int]] = {uid: [] for uid in uids}
@@ -97,7 +99,8 @@ def _groups(prompts: list[Prompt], known: int) -> Iterator[tuple[int, list[Promp
     """Sorted prompts, equal in `known` tokens, in groups with the number of tokens in which each group is equal."""
     if not prompts:
         return
-    shared = min(_common(prompts[0], prompts[-1], known), min(map(len, prompts)) - 1)
+    # of sorted prompts, the first and the last share what all share
+    shared = min(known + common(prompts[0][known:], prompts[-1][known:]), min(map(len, prompts)) - 1)
     by_next: dict[int, list[Prompt]] = {}
     for prompt in prompts:
         by_next.setdefault(prompt[shared], []).append(prompt)
@@ -109,29 +112,11 @@ def _groups(prompts: list[Prompt], known: int) -> Iterator[tuple[int, list[Promp
         yield from _groups(group, shared)
 
 
-def _common(one: Prompt, other: Prompt, known: int) -> int:
-    """The length of two prompts' common beginning; of sorted ones, the first and the last share what all share."""
-    end = min(len(one), len(other))
-    return next((i for i in range(known, end) if one[i] != other[i]), end)
-
-
 def _fits(batch: _Batch, portion: Portion, rows: int, limit: int) -> bool:
     """Whether the portion may join: always into an empty batch, else within the rows and tokens of one."""
     count = len(batch.prompts) + len(portion.prompts)
     longest = max(map(len, (*batch.prompts, *portion.prompts)))
     return not batch.prompts or (count <= rows and count * (longest + limit) <= TOKENS)
-
-
-def _parameters(model: Any) -> int:
-    from mlx.utils import tree_flatten
-
-    return sum(value.size for _, value in tree_flatten(model.parameters()))
-
-
-def _core() -> Any:
-    import mlx.core as mx
-
-    return mx
 
 
 class _Batch:
@@ -143,14 +128,13 @@ class _Batch:
         self.tokens: dict[Prompt, list[int]] = {}
         self.cache: list[Any] = []
         self.next: Any = None
-        self.beginnings: dict[Prompt, list[Any]] = {}
+        self.begun: tuple[Prompt, list[Any]] = (), []
 
     def admit(self, portion: Portion) -> None:
         """Compute a portion's prompts and its first new tokens, and let its rows join."""
-        mx = _core()
         cache = self._prefilled(portion)
         first = self._after(mx.array([prompt[-1] for prompt in portion.prompts]), cache)
-        mx.async_eval(first)
+        mx.async_eval(first)  # type: ignore[no-untyped-call]
         for mine, new in zip(self.cache, cache):
             mine.extend(new)
         self.next = mx.concatenate([self.next, first]) if self.prompts else first
@@ -163,7 +147,7 @@ class _Batch:
         now, self.next = self.next, None
         if any(len(row) + 1 < self.limit for row in self.tokens.values()):
             self.next = self._after(now, self.cache)
-            _core().async_eval(self.next)
+            mx.async_eval(self.next)  # type: ignore[no-untyped-call]
         ended = {}
         for prompt, token in zip(self.prompts, now.tolist()):
             if (row := self.tokens.get(prompt)) is None:  # ended before, and not yet taken away
@@ -183,12 +167,11 @@ class _Batch:
         elif len(left) <= SHRINK * len(self.prompts):
             for cache in self.cache:
                 cache.filter(left)
-            self.next = self.next[_core().array(left)]
+            self.next = self.next[mx.array(left)]
             self.prompts = [self.prompts[i] for i in left]
 
     def _after(self, tokens: Any, cache: list[Any]) -> Any:
         """The most likely token of each row after these ones, int [rows]."""
-        mx = _core()
         logits = self.model(tokens[:, None], cache=cache)[:, -1, :]
         if logits.dtype != mx.float32:  # half precision rounds: as mlx-lm chooses, among log-probabilities
             logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
@@ -199,7 +182,6 @@ class _Batch:
 
         They are computed with the padding on the right, where no token looks, and moved after.
         """
-        mx = _core()
         width = max(map(len, portion.prompts)) - 1
         padding = [width + 1 - len(prompt) for prompt in portion.prompts]
         known = self._beginning(portion.prompts[0][: portion.shared])
@@ -213,10 +195,9 @@ class _Batch:
 
     def _beginning(self, shared: Prompt) -> list[Any]:
         """The caches of one row with these tokens, computed once; none where nothing is shared."""
-        if shared and shared not in self.beginnings:
-            # portions of one group come one after the other
-            self.beginnings = {shared: computed(self.model, shared)}
-        return self.beginnings[shared] if shared else []
+        if self.begun[0] != shared:  # portions of one group come one after the other
+            self.begun = shared, computed(self.model, shared) if shared else []
+        return self.begun[1]
 
 
 def _growing(known: Any, width: int, padding: list[int], room: int) -> Any:
@@ -242,8 +223,6 @@ def repeats(model: Any) -> bool:
 
 def computed(model: Any, tokens: Sequence[int]) -> list[Any]:
     """A cache for each layer that holds these tokens in one row."""
-    import mlx.core as mx
-
     caches = _fresh(model)
     model(mx.array([list(tokens)]), cache=caches)
     mx.eval([cache.state for cache in caches])  # no logits: nothing asks for them
@@ -255,8 +234,6 @@ def repeated(model: Any, known: Sequence[Any], count: int, rows: int, room: int 
 
     Nothing is known where `known` is empty.
     """
-    import mlx.core as mx
-
     caches = _fresh(model)
     for cache in caches:
         cache.step = count + room
@@ -274,32 +251,26 @@ def _fresh(model: Any) -> list[Any]:
 
 
 def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
-    """For each target of a batch its loss, float32 [targets], and whether no token is more likely, bool [targets]."""
-    import mlx.core as mx
-    import numpy as np
-
+    """For each target of a batch its cross-entropy and, with `batch.likely`, the KL divergence from that, float32
+    [losses, targets], and whether no token is more likely, bool [targets]."""
     plain = linux_cpu.cross_entropy if mx.default_device() == mx.cpu else mlx_model.cross_entropy
-    of = mlx_model.loss if batch.likely else plain
-    targets, right = mx.array(batch.targets), mlx_model.wanted(batch)
+    targets, likely = mx.array(batch.targets), [mx.array(part) for part in batch.likely or ()]
     losses, hits, at = [], [], 0
     for piece in _pieces(model, batch):
         here = slice(at, at := at + len(piece))
-        losses.append(np.array(of(piece, *(one[here] for one in right))))
+        apart = [np.array(mlx_model.loss(piece, *(one[here] for one in likely)))] if likely else []
+        losses.append([np.array(plain(piece, targets[here])), *apart])
         hits.append(np.array(linux_cpu.most_likely(piece) == targets[here]))
-    return np.concatenate(losses), np.concatenate(hits)
+    return np.concatenate(losses, axis=1), np.concatenate(hits)
 
 
 def logits(model: Any, batch: Batch) -> Iterator[Any]:
     """The logits of a batch's targets, NumPy float32 [some, vocabulary], a piece at a time."""
-    import numpy as np
-
     return (np.array(piece) for piece in _pieces(model, batch))
 
 
 def _pieces(model: Any, batch: Batch) -> Iterator[Any]:
     """The logits of a batch's targets, AT_ONCE of them in memory together; what the rows begin with computed once."""
-    import mlx.core as mx
-
     known = None
     if (count := shared_tokens(batch)) and repeats(model):
         one = computed(model, batch.tokens[0, :count].tolist())

@@ -7,20 +7,17 @@ that it is padded, joined, filtered and trimmed with them.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from engram.backends.mlx import linux_cpu
-from engram.memory.lookup import MISS, Memory
-from engram.support.errors import EngramError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from engram.plan.batches import Batch
-
+from engram.backends.mlx.model import arrays, token_losses
+from engram.memory.lookup import MISS, Memory, no_place
+from engram.plan.batches import Batch, Floats
 
 PILE = 64  # tokens that a cache's arrays may be behind
 
@@ -45,19 +42,13 @@ class Attached:
 
     def block(self, hidden: Any) -> Any:
         """What the block reads: exactly `hidden` where no address answers."""
-        import mlx.core as mx
-
-        if self.reads is not None:
-            hidden = self.reads
-        self.seen = hidden
+        self.seen = hidden = hidden if self.reads is None else self.reads
         if self.adds is None:
             return hidden
         rows, where = self.adds
         return mx.where(where, hidden + rows.astype(hidden.dtype), hidden)
 
     def _found(self, tokens: Any, cache: Any) -> NDArray[np.int64]:
-        import numpy as np
-
         assert self.memory is not None
         if cache is None:
             return self.memory.rows(np.array(tokens))
@@ -68,8 +59,9 @@ class Attached:
             read = _of_the_batch(kept, before)
         if read is not None and tokens.shape[1] == 1 and not batch and not read.may_answer(self.memory.frame.header):
             read.waiting.append(tokens)
-            _append(kept, tokens, None)
-            return np.full(tokens.shape, MISS, np.int64)
+            found = np.full(tokens.shape, MISS, np.int64)
+            _append(kept, tokens, found)
+            return found
         old = np.zeros((len(tokens), 0), np.int32) if read is None else read.all()
         whole = np.concatenate([old, np.array(tokens)], axis=1)
         starts = np.array(kept.left_padding) if batch else None
@@ -95,8 +87,6 @@ class Read:
 
     def all(self) -> NDArray[np.int32]:
         """The ids of all of them, int32 [sequences, length]."""
-        import numpy as np
-
         return np.array(self._settled(len(self.waiting)), np.int32)
 
     def may_answer(self, header: tuple[int, ...]) -> bool:
@@ -124,27 +114,15 @@ class Read:
 
 def _of_the_batch(kept: Any, length: int) -> Read | None:
     """What the cache's own arrays say, which are padded, joined and filtered by those who know nothing of it."""
-    import numpy as np
-
     if not length:
         return None
     rows = np.array(kept.values[:, 0, length - 1, 0]).astype(np.int64)
     return Read(kept.keys[:, 0, :length, 0].tolist(), rows, [])
 
 
-@functools.lru_cache(maxsize=64)
-def _misses(shape: tuple[int, ...]) -> Any:
-    mx = _core()
-    return mx.full((shape[0], 1, shape[1], 1), MISS, mx.int32)
-
-
-def _append(kept: Any, tokens: Any, found: NDArray[np.int64] | None) -> None:
+def _append(kept: Any, tokens: Any, found: NDArray[np.int64]) -> None:
     """Write new tokens and their rows into the cache's arrays."""
-    import numpy as np
-
-    mx = _core()
-    rows = _misses(tokens.shape) if found is None else mx.array(found.astype(np.int32)[:, None, :, None])
-    kept.update_and_fetch(tokens[:, None, :, None], rows)
+    kept.update_and_fetch(tokens[:, None, :, None], mx.array(found.astype(np.int32)[:, None, :, None]))
     if _length(kept) % PILE == 0:  # they are rarely asked for, and making them at every step costs time
         mx.eval(kept.keys, kept.values)
 
@@ -155,17 +133,15 @@ def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
     `memory` None finds nothing: to watch and to replace what the block reads. Raises EngramError if the model has no
     such place.
     """
-    from mlx_lm.models.cache import KVCache, make_prompt_cache
+    from mlx_lm.models.cache import KVCache
 
     body = getattr(model, "model", None)
     blocks = getattr(body, "layers", None)
     norm = _norm(body)
     if not isinstance(blocks, list) or not 0 <= layer <= len(blocks) or norm is None:
-        what = f"this model has no place for a memory before block {layer}"
-        raise EngramError(what, where="memory_blocks", fix="fewer blocks (--set memory_blocks=1), or another MODEL")
+        raise no_place(layer)
     attached = Attached(memory)
     place = blocks[layer] if layer < len(blocks) else norm
-    caches = make_prompt_cache(model)
 
     def reading(self: Any, tokens: Any, cache: Any = None, *args: Any, **more: Any) -> Any:
         attached.read(tokens, cache)
@@ -177,7 +153,7 @@ def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
     _change(body, reading)
     _change(place, adding)
     if memory is not None:
-        make = getattr(model, "make_cache", None) or (lambda: [KVCache() for _ in range(len(caches))])
+        make = getattr(model, "make_cache", None) or (lambda: [KVCache() for _ in blocks])
         model.make_cache = lambda: [*make(), KVCache()]
     return attached
 
@@ -197,9 +173,6 @@ def _length(cache: Any) -> int:
 
 
 def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
-    import mlx.core as mx
-    import numpy as np
-
     hit = found != MISS
     rows = np.zeros((*found.shape, memory.width), np.float32)
     rows[hit] = memory.table[found[hit]]
@@ -209,18 +182,16 @@ def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
 class Teacher:
     """A frozen model, cut before a block: below it computed once, above it with rows and their gradients."""
 
-    def __init__(self, model: Any, blocks: int, losses: Any) -> None:
-        """Rows are read by the last `blocks` blocks. `losses(model, tokens, positions, targets)` is the backend's
-        cross-entropy at the learned positions."""
-        self.model, self.losses = model, losses
+    def __init__(self, model: Any, blocks: int) -> None:
+        """Rows are read by the last `blocks` blocks."""
+        self.model = model
         self.layer = len(getattr(getattr(model, "model", None), "layers", ())) - blocks
         self.attached = attach(model, None, self.layer)
-        self.width = int(model.model.embed_tokens(_core().array([0])).shape[-1])
+        self.width = int(model.model.embed_tokens(mx.array([0])).shape[-1])
         model.freeze()
 
     def below(self, batch: Batch) -> Any:
         """What the block reads of a batch without rows, [rows, length, width]."""
-        mx = _core()
         self.attached.reads = self.attached.adds = None
         self.model.model(mx.array(batch.tokens))
         mx.eval(self.attached.seen)
@@ -228,15 +199,12 @@ class Teacher:
 
     def root_mean_square(self, batch: Batch, hidden: Any) -> float:
         """The size of a number in it, at the positions where rows are added."""
-        mx = _core()
         flat = hidden.reshape(-1, self.width)[mx.array(batch.positions[: batch.answer_tokens])]
-        return float(mx.sqrt(mx.mean(mx.square(flat.astype(mx.float32)))).item())
+        size: Any = mx.sqrt(mx.mean(mx.square(flat.astype(mx.float32))))
+        return float(size.item())
 
-    def toward(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+    def toward(self, tokens: NDArray[np.int32]) -> Floats:
         """For each token the head's weights of its logit, behind the last norm's factors, of root mean square 1."""
-        import numpy as np
-
-        mx = _core()
         head = self.model.get("lm_head", self.model.model.embed_tokens)
         found = head.weight[mx.array(tokens)].astype(mx.float32)
         if (gain := _norm(self.model.model).get("weight")) is not None:
@@ -244,24 +212,18 @@ class Teacher:
         size = mx.sqrt(mx.mean(mx.square(found), axis=-1, keepdims=True))
         return np.array(found / mx.maximum(size, 1e-12))
 
-    def above(
-        self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def above(self, batch: Batch, hidden: Any, rows: Floats) -> tuple[Floats, Floats]:
         """Losses in nats, float32 [targets], and the gradients of their sum to the rows, float32 [targets, width].
 
         `rows` [targets, width] are added at the positions before each target.
         """
-        import numpy as np
-
-        mx = _core()
-        parts = (batch.tokens, batch.positions, batch.targets, batch.weights)
-        tokens, positions, targets, weights = (mx.array(part) for part in parts)
+        tokens, positions, targets, weights = arrays(batch)
         flat = hidden.reshape(-1, self.width)
 
         def total(rows: Any) -> Any:
             added = (rows * weights[:, None]).astype(flat.dtype)
             self.attached.reads = flat.at[positions].add(added).reshape(hidden.shape)
-            each = self.losses(self.model, tokens, positions, targets)
+            each = token_losses(self.model, tokens, positions, targets)
             return (each * weights).sum(), each
 
         with linux_cpu.lazily():
@@ -272,10 +234,4 @@ class Teacher:
 
     def peak_memory(self) -> int:
         """Bytes that MLX has had at most."""
-        return int(_core().get_peak_memory())
-
-
-def _core() -> Any:
-    import mlx.core as mx
-
-    return mx
+        return int(mx.get_peak_memory())

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engram.backends import without_wandb
-from engram.backends.mlx import linux_cpu
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from engram.backends import silenced
+from engram.backends.mlx import blas, linux_cpu
 from engram.models import adapters, conversion
 from engram.models.model import Model
 from engram.models.tokenizer import without_torch
@@ -15,29 +18,25 @@ from engram.plan.batches import AT_ONCE, REST, Batch
 from engram.plan.config import Config
 from engram.support.errors import EngramError
 
+GROUP = 64  # weights that share a scale, where they are quantized
 SUMMED = 64  # logits whose exponentials are added up one after the other
 
-
-def core() -> Any:
-    """`mlx.core`, imported after the BLAS it is to use."""
-    linux_cpu.prepare()
-    import mlx.core as mx
-
-    if mx.default_device() == mx.cpu:
-        mx.disable_compile()  # on a CPU it would build C++ at run time: slow to start, and it needs a compiler
-    return mx
+if mx.default_device() == mx.cpu:
+    mx.disable_compile()  # on a CPU it would build C++ at run time: slow to start, and it needs a compiler
 
 
-def load(model: Model) -> Any:
-    """The model by mlx-lm's own loader, in float32 on a CPU; raises EngramError if mlx-lm does not know it."""
-    mx = core()
-    with without_torch(), without_wandb():
+def load(model: Model, quantize: str = "none") -> Any:
+    """The model by mlx-lm's own loader, in float32 on a CPU, its matrices in the bits that `quantize` names, if any.
+
+    Raises EngramError if mlx-lm does not know it.
+    """
+    with without_torch():
         import mlx_lm.tuner.trainer  # noqa: F401
-    from mlx_lm.utils import load_model
+    from mlx_lm.utils import load_model, quantize_model
 
     if mx.default_device() == mx.cpu:
         linux_cpu.use()
-        linux_cpu.use_threads(model.parameters)
+        blas.use_threads(model.parameters)
     try:
         loaded, _ = load_model(model.path, lazy=True)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
@@ -47,6 +46,9 @@ def load(model: Model) -> Any:
         ) from error
     if mx.default_device() == mx.cpu:
         loaded.set_dtype(mx.float32)  # no half-precision matrix product is fast there
+    if quantize != "none":
+        with silenced():
+            quantize_model(loaded, {}, GROUP, int(quantize.removesuffix("bit")))
     loaded.has_seam = has_seam(loaded)
     return loaded
 
@@ -59,7 +61,7 @@ def put_on(loaded: Any, adapter: Path, name: str) -> None:
     with conversion.readable(adapter, adapters.MLX_WEIGHTS) as folder:
         try:
             load_adapters(loaded, str(folder))
-            core().eval(loaded.parameters())  # MLX reads a file when it needs it, and this one may go
+            mx.eval(loaded.parameters())  # MLX reads a file when it needs it, and this one may go
         except (ValueError, KeyError, RuntimeError) as error:
             reason, *more = str(error).replace(str(folder), str(adapter)).splitlines()
             what = f"the adapter does not fit {name}: {reason}"
@@ -68,41 +70,21 @@ def put_on(loaded: Any, adapter: Path, name: str) -> None:
 
 
 def merge(loaded: Any) -> None:
-    """On a CPU add the adapter to the weights that it is on, which makes it free; `unmerge` takes it off again.
+    """On a CPU add the adapter to the weights that it is on, which makes it free.
 
     In float32 the answers stay the same. On a GPU the sum would be rounded to 16 bits: there it stays beside them.
     """
-    mx = core()
     from mlx import nn
-    from mlx.utils import tree_unflatten
     from mlx_lm.tuner.lora import LoRALinear
 
-    if mx.default_device() == mx.gpu:
-        return
-    beside = [
-        (name, layer)
-        for name, layer in loaded.named_modules()
-        if type(layer) is LoRALinear and type(layer.linear) is nn.Linear
-    ]
-    loaded.update_modules(tree_unflatten([(name, layer.fuse()) for name, layer in beside]))
-    plain = tree_unflatten([(name, layer.linear) for name, layer in beside])
-    loaded.unmerge = lambda: loaded.update_modules(plain)
-
-
-def unmerge(loaded: Any) -> bool:
-    """Take the adapter off the model; False if it changed more than linear layers."""
-    from mlx.utils import tree_flatten
-    from mlx_lm.tuner.utils import remove_lora_layers
-
-    getattr(loaded, "unmerge", lambda: None)()
-    remove_lora_layers(loaded)
-    return not any("lora_" in name for name, _ in tree_flatten(loaded.parameters()))
+    if mx.default_device() == mx.cpu:
+        beside = [(name, layer) for name, layer in loaded.named_modules() if type(layer) is LoRALinear]
+        fused = [(name, layer.fuse()) for name, layer in beside if type(layer.linear) is nn.Linear]
+        loaded.update_modules(tree_unflatten(fused))
 
 
 def attach(model: Any, config: Config) -> int:
     """Put LoRA on every linear layer of every block, at engram's own initial adapter; the number of its parameters."""
-    mx = core()
-    from mlx.utils import tree_flatten, tree_unflatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
     settings = {"rank": config.rank, "scale": config.scale, "dropout": config.dropout}
@@ -120,31 +102,28 @@ def attach(model: Any, config: Config) -> int:
 
 def arrays(batch: Batch) -> tuple[Any, ...]:
     """A batch's tokens [rows, length], and positions, targets and weights of what is learned [targets] each."""
-    mx = core()
     return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
 
 
 def wanted(batch: Batch) -> list[Any]:
     """What a batch's losses are of: its targets [targets], or the `Likely` of each."""
-    mx = core()
     return [mx.array(part) for part in (batch.likely or (batch.targets,))]
 
 
-def token_losses(model: Any, tokens: Any, positions: Any, of: Any, known: Sequence[Any] | None = None) -> Any:
+def token_losses(model: Any, tokens: Any, positions: Any, *of: Any, known: Sequence[Any] | None = None) -> Any:
     """The losses in float32 [targets] at the learned positions; the logits of no other are computed.
 
-    More than AT_ONCE logits are computed in pieces, and again for the gradient.
-
-    `of` are the targets, or all that `wanted` gives; `known` holds what every row begins with before its `tokens`, if
-    anything.
+    More than AT_ONCE logits are computed in pieces, and again for the gradient. `of` is all that `wanted` gives;
+    `known` holds what every row begins with before its `tokens`, if anything.
     """
-    mx = core()
-    of = of if isinstance(of, (list, tuple)) else (of,)
     chosen, head = hidden(model, tokens, positions, known), parts(model)[1]
 
     def piece(at: int) -> Any:
         right = [one[at : at + AT_ONCE] for one in of]
-        losses = lambda some: loss(head(some).astype(mx.float32), *right)  # noqa: E731
+
+        def losses(some: Any) -> Any:
+            return loss(head(some).astype(mx.float32), *right)
+
         return (losses if len(positions) <= AT_ONCE else mx.checkpoint(losses))(chosen[at : at + AT_ONCE])
 
     return mx.concatenate([piece(at) for at in range(0, len(positions), AT_ONCE)])
@@ -154,7 +133,6 @@ def loss(logits: Any, *of: Any) -> Any:
     """In float32 [rows] for logits [rows, vocabulary]: cross-entropy at targets, or KL divergence from a `Likely`."""
     if len(of) == 1:
         return cross_entropy(logits, of[0])
-    mx = core()
     tokens, chances = of
     each = mx.take_along_axis(logits, tokens, axis=-1) - _log_total(logits)[:, None]
     rest = mx.log(mx.maximum(1 - mx.exp(each).sum(axis=-1, keepdims=True), REST))
@@ -169,12 +147,10 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
     ones vanish in a large sum: 1e-5 too little, which once a target is nearly certain is a thousandth of its
     gradient.
     """
-    mx = core()
     return _log_total(logits) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
 
 def _log_total(logits: Any) -> Any:
-    mx = core()
     total = logits
     while (count := total.shape[-1]) > SUMMED:
         whole = count // SUMMED * SUMMED
@@ -204,7 +180,6 @@ def parts(model: Any) -> tuple[Any, Any]:
 
 def has_seam(model: Any) -> bool:
     """Whether head(body(tokens)) is what the model itself computes: some models scale or cap their logits after it."""
-    mx = core()
     tokens = mx.array([[1, 2, 3]])
     body, head = parts(model)
     whole = model(tokens)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from engram.backends.mlx import linux_cpu
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from mlx.nn.utils import average_gradients
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from engram.backends.mlx import blas, linux_cpu
 from engram.backends.mlx.generate import repeats
 from engram.backends.mlx.model import parts as parts_of
 from engram.backends.mlx.model import token_losses, wanted
@@ -18,8 +23,7 @@ from engram.models.safetensors_file import Tensor
 from engram.plan.batches import Batch, parts, shared_tokens, without_beginning
 from engram.plan.checkpoint import State
 from engram.plan.config import Config
-from engram.plan.sharding import Ranks, lost_process, place, step_seed
-from engram.support.errors import EngramError
+from engram.plan.sharding import Ranks, place, unreachable
 
 
 def corrections(config: Config, rates: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -33,27 +37,12 @@ def corrections(config: Config, rates: Sequence[float]) -> tuple[list[float], li
 
 
 def adamw(config: Config, rates: Sequence[float]) -> Any:
-    """An `mlx.optimizers.AdamW` with a learning rate for each step, its gradients clipped where the recipe says so.
-
-    All parameters are updated as one array: an adapter is many small ones, and a dozen operations on each of them cost
-    more than their arithmetic.
-    """
-    import mlx.core as mx
-    import mlx.optimizers as optim
-    from mlx.utils import tree_flatten, tree_unflatten
-
+    """An `mlx.optimizers.AdamW` with a learning rate for each step, its gradients clipped where the recipe says so."""
     last = len(rates) - 1
     scheduled = mx.array(list(rates))
     firsts, roots = (mx.array(values) for values in corrections(config, rates))
 
     class AdamW(optim.AdamW):  # type: ignore[misc]
-        def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
-            named = tree_flatten(gradients)
-            of = dict(tree_flatten(parameters))
-            whole = {"all": _joined([of[name] for name, _ in named])}
-            updated = super().apply_gradients({"all": _joined([value for _, value in named])}, whole)["all"]
-            return tree_unflatten(list(zip((name for name, _ in named), _parted(updated, [of[n] for n, _ in named]))))
-
         def apply_single(self, gradient: Any, parameter: Any, state: dict[str, Any]) -> Any:
             step = mx.minimum(self.step - 1, last)
             beta1, beta2 = self.betas
@@ -68,26 +57,8 @@ def adamw(config: Config, rates: Sequence[float]) -> Any:
                 gradients = optim.clip_grad_norm(gradients, config.clip)[0]
             super().update(model, gradients)
 
-    return AdamW(
-        learning_rate=lambda step: scheduled[mx.minimum(step, last)],
-        betas=[config.beta1, config.beta2],
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-    )
-
-
-def _joined(arrays: Sequence[Any]) -> Any:
-    import mlx.core as mx
-
-    return mx.concatenate([array.reshape(-1) for array in arrays])
-
-
-def _parted(whole: Any, like: Sequence[Any]) -> list[Any]:
-    """The joined array in parts again, each of the shape and dtype of one of `like`."""
-    import mlx.core as mx
-
-    ends = list(itertools.accumulate(array.size for array in like))[:-1]
-    return [part.reshape(one.shape).astype(one.dtype) for part, one in zip(mx.split(whole, ends), like)]
+    betas, decay = [config.beta1, config.beta2], config.weight_decay
+    return AdamW(lambda step: scheduled[mx.minimum(step, last)], betas, config.epsilon, decay)
 
 
 WEIGHTS, MOMENTS = "adapter.", "optimizer."
@@ -95,40 +66,31 @@ WEIGHTS, MOMENTS = "adapter.", "optimizer."
 
 def weights(model: Any) -> dict[str, Tensor]:
     """The adapter's tensors."""
-    from mlx.utils import tree_flatten
-
     return {name: _tensor(value) for name, value in tree_flatten(model.trainable_parameters())}
 
 
 def put_back(model: Any, kept: Mapping[str, Tensor]) -> None:
     """Give the model the adapter's tensors."""
-    from mlx.utils import tree_unflatten
-
     model.update(tree_unflatten([(name, _array(tensor)) for name, tensor in kept.items()]))
 
 
 def state(model: Any, optimizer: Any) -> State:
     """The adapter, AdamW's moments and step, the random key."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
     moments = {name: value for name, value in optimizer.state.items() if isinstance(value, dict)}
     tensors = {WEIGHTS + name: tensor for name, tensor in weights(model).items()}
     tensors |= {MOMENTS + name: _tensor(value) for name, value in tree_flatten(moments)}
     random: Any = mx.random.state
-    rest = {"step": int(optimizer.state["step"].item()), "random": random[0].tolist(), "threads": linux_cpu.threads()}
+    rest = {"step": int(optimizer.state["step"].item()), "random": random[0].tolist(), "threads": blas.threads()}
     return State(tensors, rest, int(mx.get_peak_memory()))
 
 
 def restore(model: Any, optimizer: Any, found: State) -> None:
     """Put a state into a model whose adapter has just been attached, its new optimizer, and this process."""
-    import mlx.core as mx
-    from mlx.utils import tree_unflatten
-
-    model.update(tree_unflatten(list(_under(WEIGHTS, found))))
+    put_back(model, _under(WEIGHTS, found))
     step = mx.array(found.rest["step"], optimizer.state["step"].dtype)
-    optimizer.state = {**optimizer.state, **tree_unflatten(list(_under(MOMENTS, found))), "step": step}
-    linux_cpu.keep_threads(found.rest["threads"])
+    moments = tree_unflatten([(name, _array(tensor)) for name, tensor in _under(MOMENTS, found).items()])
+    optimizer.state = {**optimizer.state, **moments, "step": step}
+    blas.keep_threads(found.rest["threads"])
     high, low = found.rest["random"]
     mx.random.seed(high << 32 | low)  # the key is the seed's two halves; it cannot be set otherwise
     mx.eval(model.parameters(), optimizer.state)
@@ -144,8 +106,6 @@ class Gradients:
     """
 
     def __init__(self, model: Any, tokens: int, *, dropout: bool, recompute: bool) -> None:
-        import mlx.core as mx
-
         self.model, self.tokens, self.recompute = model, tokens, recompute
         self._shares = not dropout and not recompute and continues(model)
         random = [mx.random.state]
@@ -155,9 +115,6 @@ class Gradients:
 
     def __call__(self, batch: Batch, total: float) -> tuple[float, Any]:
         """The sum of the batch's nats / `total`, and the gradient of that, a tree like the trainable parameters."""
-        import mlx.core as mx
-        from mlx.utils import tree_map
-
         weights = self.model.trainable_parameters()
         long = self.recompute or batch.tokens.shape[1] > self.tokens
         count = shared_tokens(batch) if self._shares and not long else 0
@@ -179,13 +136,13 @@ class Gradients:
 
     def _loss(self, weights: Any, known: Any, tokens: Any, positions: Any, shares: Any, *of: Any) -> Any:
         self.model.update(weights)
-        caches = [_Continued(pair, len(tokens)) for pair in known]
-        return (token_losses(self.model, tokens, positions, of, caches or None) * shares).sum()
+        caches = [_Begun(pair, len(tokens)) for pair in known]
+        return (token_losses(self.model, tokens, positions, *of, known=caches or None) * shares).sum()
 
     def _beginning(self, weights: Any, tokens: Any) -> list[tuple[Any, Any]]:
         """Every layer's keys and values [1, heads, tokens, size] of one row."""
         self.model.update(weights)
-        caches = [_Kept() for _ in self.model.layers]
+        caches = [_Begun() for _ in self.model.layers]
         parts_of(self.model)[0](tokens, cache=caches)
         return [cache.pair for cache in caches]
 
@@ -195,46 +152,32 @@ class Gradients:
         return sum((one * gradient).sum() for pair, above in pairs for one, gradient in zip(pair, above))
 
 
-class _Kept:
-    """In the place of a layer's cache: keeps the keys and values that it is given first."""
+class _Begun:
+    """In the place of a layer's cache: keeps the keys and values of one beginning, or puts them before every row's."""
 
-    offset = 0
+    def __init__(self, pair: Any = None, rows: int = 1) -> None:
+        self.pair, self.rows, self.offset = pair, rows, pair[0].shape[2] if pair else 0
 
     def make_mask(self, new: int, **_: Any) -> Any:
         return "causal" if new > 1 else None
 
-    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
-        self.pair = (keys, values)
-        return self.pair
-
-
-class _Continued:
-    """In the place of a layer's cache: before every row's keys and values are those of one beginning."""
-
-    def __init__(self, pair: tuple[Any, Any], rows: int) -> None:
-        self.pair, self.rows, self.offset = pair, rows, pair[0].shape[2]
-
-    def make_mask(self, new: int, **_: Any) -> Any:  # noqa: ARG002 (one new token sees all as well)
-        return "causal"
-
     def update_and_fetch(self, *new: Any) -> tuple[Any, ...]:
-        import mlx.core as mx
-
+        if self.pair is None:
+            self.pair = new
+            return new
         known = (mx.broadcast_to(one, (self.rows, *one.shape[1:])) for one in self.pair)
         return tuple(mx.concatenate(list(both), axis=2) for both in zip(known, new))
 
 
 def continues(model: Any) -> bool:
-    """Whether the model can go on from a beginning that `_Kept` holds: every layer has plain keys and values."""
-    import mlx.core as mx
-
+    """Whether the model can go on from a beginning that `_Begun` holds: every layer has plain keys and values."""
     body, _ = parts_of(model)
     if body is model or not repeats(model):
         return False
-    tokens, caches = mx.array([[1, 2, 3, 4, 5]]), [_Kept() for _ in model.layers]
+    tokens, caches = mx.array([[1, 2, 3, 4, 5]]), [_Begun() for _ in model.layers]
     try:
         body(tokens[:, :3], cache=caches)
-        rest = body(tokens[:, 3:], cache=[_Continued(cache.pair, 1) for cache in caches])
+        rest = body(tokens[:, 3:], cache=[_Begun(cache.pair) for cache in caches])
     except (AttributeError, TypeError, ValueError):
         return False
     return bool(mx.allclose(body(tokens)[:, 3:], rest, rtol=1e-2, atol=1e-3).item())
@@ -254,25 +197,17 @@ def _recomputed(model: Any) -> Iterator[None]:
         kind.__call__ = plain
 
 
-def _under(prefix: str, found: State) -> Iterator[tuple[str, Any]]:
-    for name, tensor in found.tensors.items():
-        if name.startswith(prefix):
-            yield name.removeprefix(prefix), _array(tensor)
+def _under(prefix: str, found: State) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): found.tensors[name] for name in found.tensors if name.startswith(prefix)}
 
 
 def _tensor(value: Any) -> Tensor:
-    import mlx.core as mx
-    import numpy as np
-
     long = str(value.dtype).rpartition(".")[2]
     short = next(short for short, name in DTYPES.items() if name == long)
     return Tensor(short, tuple(value.shape), np.array(value.reshape(-1).view(mx.uint8)).tobytes())
 
 
 def _array(tensor: Tensor) -> Any:
-    import mlx.core as mx
-    import numpy as np
-
     flat = mx.array(np.frombuffer(tensor.data, np.uint8)).view(getattr(mx, DTYPES[tensor.dtype]))
     return flat.reshape(tensor.shape)
 
@@ -283,62 +218,27 @@ def join() -> Ranks:
     rank, size, hosts = place("mlx")
     if size == 1:
         return Ranks()
-    import mlx.core as mx
-
     try:
         mx.distributed.init(strict=True, backend="ring")
     except RuntimeError as error:
-        what = f"the {size} processes do not reach each other: {str(error).splitlines()[0]}"
-        raise EngramError(what, where="NPROC", fix="docs/distributed.md names the ports that must be open") from error
-    return Ranks(rank, size, hosts, _largest, _total, _gather)
+        raise unreachable(size, error) from error
+    return Ranks(rank, size, hosts, _gather)
 
 
-@contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """Around training: another process that is gone is an EngramError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("[ring]"):
-            raise
-        raise lost_process() from error
+def is_lost(error: RuntimeError) -> bool:
+    """Whether the error says that another process is gone."""
+    return str(error).startswith("[ring]")
 
 
 def summed(gradients: Any, ranks: Ranks) -> Any:
     """The sum of all processes' gradients."""
-    from mlx.nn.utils import average_gradients
-    from mlx.utils import tree_map
-
     return gradients if ranks.size == 1 else tree_map(lambda g: g * ranks.size, average_gradients(gradients))
 
 
-def seed_dropout(config: Config, step: int, ranks: Ranks) -> None:
-    """With several processes, each draws different numbers in each step."""
-    if ranks.size > 1:
-        import mlx.core as mx
-
-        mx.random.seed(step_seed(config.seed, step, ranks.rank))
-
-
-def _largest(number: int) -> int:
-    return int(_all("all_max", [number]).item())
-
-
-def _total(number: float) -> float:
-    return float(_all("all_sum", [number]).item())
-
-
-def _all(operation: str, values: Any) -> Any:
-    """What all processes get of the values of each, as an array of NumPy's."""
-    import mlx.core as mx
-    import numpy as np
-
-    return np.array(getattr(mx.distributed, operation)(mx.array(np.array(values)), stream=mx.cpu))
-
-
 def _gather(content: bytes) -> list[bytes]:
-    import numpy as np
+    def of_all(values: Any) -> Any:
+        return np.array(mx.distributed.all_gather(mx.array(values), stream=mx.cpu))
 
-    lengths = _all("all_gather", [len(content)])
-    rows = _all("all_gather", np.frombuffer(content.ljust(max(1, *lengths), b"\0"), np.uint8)[None])
+    lengths = of_all([len(content)])
+    rows = of_all(np.frombuffer(content.ljust(max(1, *lengths), b"\0"), np.uint8)[None])
     return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]

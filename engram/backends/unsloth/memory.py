@@ -13,15 +13,16 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engram.memory.lookup import MISS, Memory
-from engram.plan.batches import Batch
-from engram.support.errors import EngramError
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from engram.backends.unsloth import training
+from engram.backends.unsloth.process import half
+from engram.memory.lookup import MISS, Memory, no_place
+from engram.plan.batches import Batch, Floats
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,11 @@ class Kept(tuple[Any, ...]):
 
 
 class Attached:
-    """A memory at work in a model, and what the call that runs adds; without a memory the model is as it was."""
+    """A memory at work in a model, and what the call that runs adds."""
 
-    def __init__(self, memory: Memory | None) -> None:
+    def __init__(self, memory: Memory) -> None:
         self.memory = memory
         self.adds: Any = None  # where, bool [rows, length], and the rows there, [hits, width]
-        self.added = False
 
     def block(self, hidden: Any) -> Any:
         """What the block reads: exactly `hidden` where no address answers."""
@@ -54,31 +54,32 @@ class Attached:
         where, rows = self.adds
         changed = hidden.clone()
         changed[where.to(hidden.device)] += rows.to(hidden.device, hidden.dtype)
-        self.added = True
         return changed
 
     def forward(self, causal: Any, forward: Callable[..., Any], ids: Any, options: dict[str, Any]) -> Any:
         """The model's `forward`, with the rows of its new tokens."""
-        before = getattr(options.get("past_key_values"), "engram_read", None)
-        if self.memory is None or ids is None:
+        if ids is None:
             return forward(input_ids=ids, **options)
+        before = getattr(options.get("past_key_values"), "engram_read", None)
         read, found = _looked_up(self.memory, ids, options, before)
         hit = found != MISS
-        self.adds, self.added = _gathered(self.memory, found) if hit.any() else None, False
+        if hit.any():
+            rows = torch.from_numpy(np.array(self.memory.table[found[hit]], np.float32))
+            self.adds = torch.from_numpy(hit), rows
         try:
-            if hit.any() and before is not None and ids.shape[1] == 1 and own(causal):
-                out = forward(**_slowly(causal, ids, options))
-            else:
-                out = forward(input_ids=ids, **options)
-            if self.adds is not None and not self.added:
-                raise RuntimeError("the model went round the block that its memory is attached to")
+            slow = hit.any() and before is not None and ids.shape[1] == 1 and own(causal)
+            out = forward(**_slowly(causal, ids, options) if slow else {"input_ids": ids, **options})
         finally:
             self.adds = None
-        _keep(out, read)
+        cache = getattr(out, "past_key_values", None)
+        if isinstance(cache, (list, tuple)):
+            out.past_key_values = cache = Kept(cache)
+        if cache is not None:
+            cache.engram_read = read
         return out
 
 
-def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
+def attach(model: Any, memory: Memory, layer: int) -> Attached:
     """Put a memory before block `layer` of a model, or before its last norm where that is the number of its blocks.
 
     `model` may be one with LoRA adapters; everything that calls it from now on reads the memory. Raises EngramError
@@ -105,8 +106,7 @@ def parts(model: Any, layer: int) -> tuple[Any, Any]:
     body = getattr(causal, "model", None)
     blocks = getattr(getattr(body, "language_model", body), "layers", None)
     if blocks is None or not 0 <= layer <= len(blocks):
-        what = f"this model has no place for a memory before block {layer}"
-        raise EngramError(what, where="memory_blocks", fix="fewer blocks (--set memory_blocks=1), or another MODEL")
+        raise no_place(layer)
     return causal, blocks
 
 
@@ -146,11 +146,8 @@ def _looked_up(
     memory: Memory, ids: Any, options: dict[str, Any], before: Read | None
 ) -> tuple[Read, NDArray[np.int64]]:
     """What has been read with these new ids, and their rows."""
-    import numpy as np
-
     new = ids.cpu().numpy()
     if before is None:
-        _refuse_unread(options.get("past_key_values"))
         starts = _starts(options.get("attention_mask"), new.shape)
         found = memory.rows(new, starts.tolist())
         return Read(new, starts, found[:, -1]), found
@@ -159,47 +156,10 @@ def _looked_up(
     return Read(tokens, before.starts, found[:, -1]), found
 
 
-def _refuse_unread(cache: Any) -> None:
-    length = 0
-    if cache is not None:
-        length = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else len(cache)
-    if length:
-        raise RuntimeError("a cache was filled where the memory could not see it")
-
-
 def _starts(mask: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Each sequence's first column that is no padding, int64 [sequences].
-
-    A mask of another form, as a static cache has, does not say; then padding counts as read, and as padding is no
-    word, no other row is found.
-    """
-    import numpy as np
-
-    if getattr(mask, "ndim", 0) != 2 or tuple(mask.shape) != shape:
-        return np.zeros(shape[0], np.int64)
-    found: NDArray[np.int64] = (mask.cpu().numpy() != 0).argmax(axis=1)
-    return found
-
-
-def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
-    import numpy as np
-    import torch
-
-    hit = found != MISS
-    return torch.from_numpy(hit), torch.from_numpy(np.array(memory.table[found[hit]], np.float32))
-
-
-def _keep(out: Any, read: Read) -> None:
-    cache = getattr(out, "past_key_values", None)
-    if isinstance(cache, (list, tuple)):
-        out.past_key_values = cache = Kept(cache)
-    if cache is not None:
-        cache.engram_read = read
-
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    """Each sequence's first column that is no padding, int64 [sequences]; a mask of another form does not say."""
+    told = getattr(mask, "shape", None) == shape
+    return (mask.cpu().numpy() != 0).argmax(axis=1) if told else np.zeros(shape[0], np.int64)
 
 
 class Teacher:
@@ -213,26 +173,22 @@ class Teacher:
 
     def below(self, batch: Batch) -> Any:
         """What the block reads of a batch without rows, [rows, length, width] in the model's type."""
-        import torch
 
         with torch.no_grad(), before(self.blocks, self.layer, _leave):
             try:
                 self._logits(batch)
             except _LeftError as left:
-                return left.hidden.detach()  # adapters have embeddings ask for a gradient
-        raise RuntimeError("the model went round the block that its memory is before")
+                hidden = left.hidden
+        return hidden.detach()  # adapters have embeddings ask for a gradient
 
     def root_mean_square(self, batch: Batch, hidden: Any) -> float:
         """The size of a number in it, at the positions where rows are added."""
-        import torch
 
         positions = torch.from_numpy(batch.positions[: batch.answer_tokens]).long().to(hidden.device)
         return float(hidden.reshape(-1, self.width)[positions].float().square().mean().sqrt())
 
-    def toward(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+    def toward(self, tokens: NDArray[np.int32]) -> Floats:
         """For each token the head's weights of its logit, behind the last norm's factors, of root mean square 1."""
-        import numpy as np
-        import torch
 
         head = self.causal.get_output_embeddings().weight
         body = self.causal.model
@@ -246,19 +202,14 @@ class Teacher:
 
     def peak_memory(self) -> int:
         """The most memory that the GPU, else this process, has had, in bytes."""
-        from engram.backends.unsloth.training import peak_memory
+        return training.peak_memory(cuda=self.causal.device.type == "cuda")
 
-        return peak_memory(cuda=self.causal.device.type == "cuda")
-
-    def above(
-        self, batch: Batch, hidden: Any, rows: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def above(self, batch: Batch, hidden: Any, rows: Floats) -> tuple[Floats, Floats]:
         """Losses in nats, float32 [targets], and the gradients of their weighted sum to the rows, float32 [targets,
         width].
 
         `rows` [targets, width] are added at the positions before each target; `hidden` is what `below` gave.
         """
-        import torch
 
         positions, targets, weights = (
             torch.from_numpy(part).to(hidden.device) for part in (batch.positions, batch.targets, batch.weights)
@@ -282,14 +233,9 @@ class Teacher:
         return each.detach().cpu().numpy(), gradients.cpu().numpy()
 
     def _logits(self, batch: Batch) -> Any:
-        import torch
-
-        from engram.backends.unsloth.training import attention_mask
-
         device = self.causal.device
-        half = torch.autocast("cuda", self.causal.dtype) if device.type == "cuda" else contextlib.nullcontext()
-        tokens, mask = torch.from_numpy(batch.tokens).long(), torch.from_numpy(attention_mask(batch))
-        with half:
+        tokens, mask = torch.from_numpy(batch.tokens).long(), torch.from_numpy(training.attention_mask(batch))
+        with half():
             return self.causal(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False).logits
 
     @contextlib.contextmanager

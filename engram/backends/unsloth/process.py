@@ -6,11 +6,15 @@ import contextlib
 import functools
 import gc
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from engram.backends import refuse_quantize, silenced, without_wandb
-from engram.models import conversion, peft_layout
+import torch
+
+from engram.backends import refuse_quantize, silenced
+from engram.backends.unsloth.training import as_torch
+from engram.models import peft_layout
 from engram.models.adapters import Lora
 from engram.models.model import Model
 from engram.plan.config import SMALL_MODEL, Config
@@ -56,7 +60,7 @@ def unsloth() -> Any:
         if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":  # else torchrun's processes take one each, by LOCAL_RANK
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
             os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]  # with several, the trainer would join batches
-    with quiet(), without_wandb():
+    with quiet():
         try:
             import unsloth as package
             from transformers.utils import logging
@@ -74,41 +78,39 @@ def unsloth() -> Any:
 
 def _set_threads(parameters: int) -> None:
     """For a small model half the cores, FEW at most: on a busy core all threads wait for the one that is there."""
-    unsloth()
-    import torch
-
     small = max(1, min(FEW, _all_threads() // 2))
     torch.set_num_threads(small if parameters < SMALL_MODEL else _all_threads())
 
 
 @functools.cache
 def _all_threads() -> int:
-    import torch
-
     return int(torch.get_num_threads())
 
 
 def _dtype() -> Any:
-    unsloth()
-    import torch
-
     if _chosen == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
+def half() -> Any:
+    """Around forward passes outside of training: on a GPU in the model's 16 bits."""
+    return torch.autocast("cuda", _dtype()) if _chosen == "cuda" else contextlib.nullcontext()
 
 
 def _checkpointing(config: Config | None) -> str | bool:
     return "unsloth" if config and config.gradient_checkpointing == "on" else False
 
 
-def load_model(model: Model, max_length: int, quantize: str, config: Config | None = None) -> tuple[Any, Any]:
-    """Unsloth's model and tokenizer; raises EngramError if it cannot load the model or may not quantize."""
+def load_model(model: Model, max_length: int, quantize: str, config: Config | None = None) -> Any:
+    """Unsloth's model; raises EngramError if it cannot load the model or may not quantize."""
     gc.collect()  # an unused model refers to itself: without this two would be in memory
+    if _chosen == "cpu" or quantize == "8bit":
+        refuse_quantize(quantize, _chosen)
     if _chosen == "cpu":
-        refuse_quantize(quantize, "cpu")
         _set_threads(model.parameters)
     try:
-        loaded, tokenizer = unsloth().FastLanguageModel.from_pretrained(
+        loaded, _ = unsloth().FastLanguageModel.from_pretrained(
             model_name=str(model.path),
             max_seq_length=max_length,
             dtype=_dtype(),
@@ -129,7 +131,7 @@ def load_model(model: Model, max_length: int, quantize: str, config: Config | No
             f"Unsloth cannot load this model: {reason}", where=model.name, fix="take another MODEL"
         ) from error
     os.environ["UNSLOTH_IGNORED_TOKENIZER_NAMES"] = str(loaded.config._name_or_path)  # its trainer edits embeddings
-    return loaded, tokenizer
+    return loaded
 
 
 def attach(loaded: Any, config: Config, targets: Sequence[str]) -> Any:
@@ -154,7 +156,6 @@ def with_adapter(loaded: Any, lora: Lora, where: str, name: str) -> Any:
     conversion to PEFT's layout would use, whatever words the adapter's own configuration has, and alpha / rank is the
     scale. Raises EngramError if the adapter does not fit.
     """
-    import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     def refuse(reason: str) -> EngramError:
@@ -172,20 +173,13 @@ def with_adapter(loaded: Any, lora: Lora, where: str, name: str) -> Any:
     if wrong := sorted(key for key in {*expected, *given} if expected.get(key) != given.get(key)):
         key = wrong[0]
         raise refuse(f"{key} is {given.get(key, 'missing')}, the model's is {expected.get(key, 'not there')}")
-    dtypes = {short: getattr(torch, long) for short, long in conversion.DTYPES.items()}
-    values = {
-        key: torch.frombuffer(bytearray(tensor.data), dtype=dtypes[tensor.dtype]).reshape(tensor.shape)
-        for key, tensor in tensors.items()
-    }
-    set_peft_model_state_dict(peft, values)
+    set_peft_model_state_dict(peft, {key: as_torch(tensor) for key, tensor in tensors.items()})
     return peft
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Unsloth, TRL and transformers say nothing on this process's output meanwhile."""
-    import warnings
-
     with silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
 
 from engram.dataset.phrasing import TRAIN
+from engram.dataset.rows import Example
+from engram.memory.facts import Fact
 from engram.show.demo import figures, panels
 from engram.show.demo import stage as sections
-from engram.show.demo.answers import STAGES, Shown
+from engram.show.demo.answers import STAGES, Shown, Splitter, is_right, one_line, stored_answer, words
 from engram.show.demo.material import Lesson, Material
 from engram.show.demo.stage import BLANK, QUIET, Stage, entries, styled
-from engram.support.text import visible
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
+from engram.support.text import normalise, visible
 
 BANNER = (
     "▄▀▀▀▄  █▀▀▀▄  ▄▀▀▀█  █▄▀▀▀   ▀▀▀▄  █▀▄▀▄",
@@ -25,8 +26,11 @@ BANNER = (
 )
 SUBTITLE = "A small language model is taught patterns that never change, and asked before and after."
 BACKENDS = {"mlx": "MLX", "cuda": "Unsloth, CUDA", "cpu": "Unsloth, CPU"}
-FACTS, HEADS = 11, 16  # columns before a fact, and before a finding
-HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "end": 8.0}
+FACTS, HEADS, STEPS = 11, 16, 14  # columns before a fact, a finding, and a step of erasing
+ERASING = 2.5  # seconds
+GOOD, BAD = "bold green", "bold red"
+NOTES = ("Stored answers, typed at reading speed.", "Answered now, one prompt at a time; typed at reading speed.")
+HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "general": 6.0, "end": 8.0}
 
 
 def platform(document: dict[str, Any]) -> str:
@@ -52,9 +56,9 @@ def title(stage: Stage, material: Material, live: bool) -> None:
         f"{counts['held_out']} held out and never taught",
         "answers": "made now, one prompt at a time" if live else replay,
     }
-    parts: list[RenderableType] = [styled((line, "bold cyan")) for line in BANNER] if stage.drawn else []
+    banner = [*(styled((line, "bold cyan")) for line in BANNER), styled()] if stage.drawn else []
     grid = entries(FACTS, *((name, QUIET, visible(text)) for name, text in facts.items()))
-    parts += [BLANK, styled((SUBTITLE, "")), BLANK, grid]
+    parts: list[RenderableType] = [*banner, styled((SUBTITLE, "")), BLANK, grid]
     stage.section(sections.TITLE)
     above = [BLANK] * ((stage.room - stage.rows(parts)) // 2) if stage.drawn else []
     stage.show([*above, *parts])
@@ -64,14 +68,11 @@ def title(stage: Stage, material: Material, live: bool) -> None:
 def taught(stage: Stage, material: Material) -> None:
     """Three patterns, as written in their files."""
     stage.section(sections.TAUGHT)
-    missing = [styled((material.missing, "yellow"))] if material.missing else []
     counts = material.counts
     summary = f"{counts['taught']} patterns taught in {len(TRAIN)} wordings each, {counts['held_out']} held out"
     lessons = [_lesson(lesson, cut=stage.drawn) for lesson in material.lessons]
-    parts = [*missing, *itertools.chain(*lessons), styled((f"{summary} and never taught.", ""))]
-    if stage.rows(parts) + len(lessons) <= stage.room:
-        parts = [*missing, *itertools.chain(*([*lesson, styled()] for lesson in lessons)), parts[-1]]
-    stage.show(parts)
+    parts = itertools.chain(*([*lesson, *stage.air] for lesson in lessons))
+    stage.show([*parts, styled((f"{summary} and never taught.", ""))])
     stage.hold(HOLDS["taught"])
 
 
@@ -89,21 +90,18 @@ def training(stage: Stage, material: Material) -> None:
 
 def pairs(stage: Stage, material: Material, given: Sequence[tuple[Shown, Shown]], live: bool) -> None:
     """Each question with both answers: taught patterns, then members of rules that were held out."""
-    medians, note = [None, None], "Answered now, one prompt at a time; typed at reading speed."
-    if not live:
-        stored = [material.comparison[name]["latency"] for name in STAGES]
-        medians = stored if stage.drawn else medians
-        note = f"Stored answers, typed at reading speed. Times: the run's medians, n = {stored[1]['prompts']}."
+    medians = [material.comparison[name]["latency"] for name in STAGES]
+    note = NOTES[live] + ("" if live else f" Times: the run's medians, n = {medians[1]['prompts']}.")
     blocks = [panels.pair(e, *both, medians) for e, both in zip(material.rows, given, strict=True)]
     for name, splits in sections.ASKED.items():
         answer(stage, name, [block for block in blocks if block.example.split_kind in splits], note)
 
 
-def answer(stage: Stage, name: str, blocks: Sequence[panels.Block], note: str) -> None:
+def answer(stage: Stage, name: str, blocks: Sequence[panels.Block], note: str, hold: float = HOLDS["answers"]) -> None:
     """One section of questions, on as many screens as they need, `note` at the foot of each."""
     stage.section(name)
     if not blocks:
-        stage.show([styled(("No pattern of this kind is in the test set.", "yellow"))])
+        stage.show([styled(("No question of this kind was asked.", "yellow"))])
         stage.hold(HOLDS["answers"])
     for at, page in enumerate(panels.pages(stage, blocks)):
         if at:
@@ -117,11 +115,14 @@ def answer(stage: Stage, name: str, blocks: Sequence[panels.Block], note: str) -
             panels.perform(stage, parts, block)
             parts += panels.finished(stage, block)
             stage.show(parts)
-        stage.hold(HOLDS["answers"])
+        stage.hold(hold)
 
 
-def not_shown(stage: Stage, material: Material) -> None:
-    """The run's losses, effects that were not shown, and everything not measured."""
+def not_shown(stage: Stage, material: Material, given: Sequence[tuple[Shown, Shown]], live: bool) -> None:
+    """General questions with both answers; the run's losses, effects that were not shown, what wasn't measured."""
+    general = [panels.pair(e, *both) for e, both in zip(material.rows, given, strict=True) if e.split_kind == "general"]
+    answer(stage, sections.NOT_SHOWN, general, NOTES[live], HOLDS["general"])
+    stage.screen(sections.NOT_SHOWN)
     where, method = visible(material.where), material.method.name
     flag, variable = ("", "") if method == "lora" else (f" --method {method}", f" METHOD={method}")
     ways = {
@@ -133,9 +134,65 @@ def not_shown(stage: Stage, material: Material) -> None:
     for finding in figures.findings(material.comparison):
         style = figures.STYLES.get(finding.head, "bold")
         parts += [entries(HEADS, (finding.head, style, finding.text)), *stage.air]
-    stage.section(sections.NOT_SHOWN)
     stage.show([*parts, BLANK, entries(HEADS, *((name, QUIET, text) for name, text in ways.items()))])
     stage.hold(HOLDS["end"])
+
+
+def erased(stage: Stage, document: dict[str, Any], split: Splitter = words) -> None:
+    """Ask, erase a fact, ask again, put it back; sentences that this screen has no room for are on another."""
+    stage.section(sections.ERASED)
+    question, boxes = asked_for(document), []
+    for title, name in (("1  asked", "taught"), ("3  asked again", "erased")):
+        shown = stored_answer(document["answers"][name], split)
+        boxes.append(panels.Box(title, (panels.Said(shown, is_right(question, shown)),)))
+    block = panels.Block(question, (boxes[0], boxes[1]))
+    half = panels.finished(stage, block, (panels.DONE, None))
+    told = (entries(STEPS, (head, GOOD if good else BAD, text)) for head, text, good in sentences(document))
+    kept, again, back = ([*stage.air, one] for one in told)
+    command = f'engram memory delete "{visible(normalise(Fact(**document["fact"]).input))}"'
+    kept += [entries(STEPS, ("   as by", QUIET, command))] if stage.air else []
+    panels.perform(stage, [], block, [0])
+    stage.show(half)
+    stage.clock.sleep(panels.THINK)
+    stage.show([*half, *kept])
+    stage.clock.sleep(ERASING)
+    panels.perform(stage, [], block, [1])
+    parts = [*panels.finished(stage, block), *kept]
+    for pause, said in ((panels.THINK, again), (ERASING, back)):
+        stage.clock.sleep(pause)
+        if stage.rows([*parts, *said]) > stage.room:
+            stage.hold(HOLDS["end"])
+            stage.screen(sections.ERASED)
+            parts = []
+        parts += said
+        stage.show(parts)
+    stage.hold(HOLDS["end"])
+
+
+def asked_for(document: dict[str, Any]) -> Example:
+    """The question of a document of an erased fact."""
+    asked = dict(document["asked"])
+    return Example(answer=asked.pop("expected"), **asked)
+
+
+def sentences(document: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """The rows erased, the answer without the fact, and the one after it was put back: head, text, whether it is so."""
+    rows, said, logits = (document[name] for name in ("rows", "answers", "logits"))
+    base = "the model with its adapter alone" if document["under"] else "the base model"
+    same, back = (
+        said[one]["tokens"] == said[other]["tokens"] and said[one]["ended"] == said[other]["ended"]
+        for one, other in (("erased", "without"), ("restored", "taught"))
+    )
+    without, restored = (one_line(said[name]["answer"]) for name in ("without", "restored"))
+    others = f"the other {rows['left']:,} are {'' if rows['same'] else 'not '}the same, bit for bit"
+    alike = f"token for token what {base} answers" if same else f"not what {base} answers: {without}"
+    bits = f"the logits after all {logits['tokens']} tokens are {'' if logits['same'] else 'not '}the same, bit for bit"
+    after = "the taught answer again, token for token" if back else f"another answer: {restored}"
+    return [
+        ("2  erased", f"{rows['erased']} rows, from a copy of the memory; {others}", rows["same"]),
+        ("   again", f"{alike}; {bits}", same and logits["same"]),
+        ("4  put back", f"the same {rows['erased']} rows: {after}", back),
+    ]
 
 
 def _lesson(lesson: Lesson, cut: bool) -> list[Text]:
@@ -151,8 +208,6 @@ def _lesson(lesson: Lesson, cut: bool) -> list[Text]:
 
 def _coloured(line: str) -> Text:
     """A line of YAML: its keys, texts and marks in their own colours, nothing in it obeyed."""
-    from rich.text import Text
-
     text = Text(visible(line))
     text.highlight_regex(r"^\s*(- )?[A-Za-z_]+(?=:)", "blue")
     text.highlight_regex(r"\"(?:[^\"\\]|\\.)*\"|'[^']*'", "green")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from engram import backends
 from engram.backends import Loaded
 from engram.dataset.rows import Example
@@ -57,19 +59,17 @@ class Shown:
 
         A mark and a line under each token that was read from a row, blanks under every other.
         """
-        from rich.cells import cell_len
-
-        marks, known = [" "] * len(self.line), facts([self])
+        marks, known = "", facts([self])
         for begin, end, fact in zip((0, *self.steps), self.steps, self.read):
-            if fact is not None and end > begin:
-                blanks = len(self.line[begin:end]) - len(self.line[begin:end].lstrip())
-                first = begin + (blanks if blanks < end - begin else 0)
-                marks[first:end] = [MARKS[min(known.index(fact), 1)], *UNDER * (end - first - 1)]
-        marks += [" "] * len(text)
-        return "".join(
-            mark + (" " if mark == " " else UNDER) * (cell_len(character) - 1) if cell_len(character) else ""
-            for mark, character in zip(marks[start:], text)
-        )
+            token = self.line[begin:end]
+            cells, blanks = cell_len(token), cell_len(token) - cell_len(token.lstrip())
+            if fact is None or not cells:
+                marks += " " * cells
+            else:
+                blanks = blanks if blanks < cells else 0
+                marks += " " * blanks + MARKS[min(known.index(fact), 1)] + UNDER * (cells - blanks - 1)
+        first, cells = cell_len(self.line[:start]), cell_len(text)
+        return marks[first : first + cells].ljust(cells)
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,16 @@ def shown(fact: Fact) -> str:
     return f"{visible(normalise(fact.input))} → {visible(normalise(fact.output))}"
 
 
-def is_right(example: Example, answer: Shown) -> bool:
-    """Whether an answer is the expected one, by the result documents' own exact match."""
-    return scoring.score(example.answer, answer.text).exact
+def is_right(example: Example, answer: Shown) -> bool | None:
+    """Whether an answer is the expected one, by the result documents' own exact match; None of a general question."""
+    return None if example.split_kind == "general" else scoring.score(example.answer, answer.text).exact
 
 
 def replayed(
     rows: Sequence[Example], stored: dict[str, dict[str, Any]], split: Splitter | None = None
 ) -> list[tuple[Shown, Shown]]:
     """The stored answers to these rows, before and after, with the steps of their typing where `split` makes them."""
-    by_id = {stage: {a["id"]: a for a in document["answers"]} for stage, document in stored.items()}
-    missing = [e.id for e in rows if any(e.id not in answers for answers in by_id.values())]
-    if missing:
-        raise EngramError("the results are of other data", problems=missing, fix="make demo")
-    before, after = (by_id[stage] for stage in STAGES)
+    before, after = ({a["id"]: a for part in ("general", "answers") for a in stored[s][part]} for s in STAGES)
     return [(stored_answer(before[e.id], split), stored_answer(after[e.id], split)) for e in rows]
 
 
@@ -180,14 +176,14 @@ def refuse_other(model: Model, backend: str, adapter: Path, comparison: dict[str
 
 def splitter(name: str) -> Splitter:
     """How the model of this name splits a text, where it is on this disk; else words."""
+    from tokenizers import Tokenizer
+
     try:
         model = on_this_disk(name)
-        if model is None or not (model.path / "tokenizer.json").is_file():
-            return words
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
-    except Exception:
+        tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json")) if model else None
+    except Exception:  # no such file, or a name that is none
+        tokenizer = None
+    if tokenizer is None:
         return words
     return lambda text: [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
 
@@ -198,12 +194,10 @@ def words(text: str) -> list[int]:
 
 
 def _steps_at(text: str, ends: Sequence[int]) -> tuple[int, ...]:
-    """How much of the answer's line is to be seen after each token, which ends in the text at these places."""
+    """How much of the answer's line is to be seen after each token, which ends in the text at these places.
+
+    Never less than before; all of it after the last.
+    """
     whole = visible(normalise(text))
-    return _rising([common(visible(normalise(text[:end])), whole) for end in ends], len(whole))
-
-
-def _rising(ends: Sequence[int], length: int) -> tuple[int, ...]:
-    """Lengths that never go back and end with the whole text."""
-    risen = list(itertools.accumulate((min(end, length) for end in ends), max)) or [0]
-    return (*risen[:-1], length)
+    seen = [common(visible(normalise(text[:end])), whole) for end in ends[:-1]]
+    return (*itertools.accumulate(seen, max), len(whole))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from rich.text import Text
 
 from engram.evaluation import tables
-from engram.evaluation.scoring import ALWAYS, GENERAL, SPLITS
+from engram.evaluation.scoring import GENERAL, SPLITS
 from engram.show.demo import stage as sections
 from engram.show.demo.stage import BLANK, QUIET, ROOMY, Stage, styled
-from engram.support.console import SPARKS, bounds, ending, interval, number, p_value, percent, sparkline
+from engram.support.console import SPARKS, bounds, ending, interval, number, p_value, percent
 from engram.training import methods
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 VERDICTS = {"gain": "bold green", "loss": "bold red", "not shown": "bold yellow"}
 BAR_SECONDS = 1.0
@@ -86,31 +86,26 @@ def tested(value: float | None) -> str:
 def perform(stage: Stage, comparison: dict[str, Any]) -> None:
     """Recall, generalization and retention with n and intervals; the bars grow to their values."""
     stage.section(sections.FIGURES)
-    if not stage.drawn:
-        tables.comparison(comparison)
-    for frame in range(1, BAR_FRAMES + 1) if stage.drawn else ():
-        stage.show([*_shares(comparison, min(stage.inner - 34, 50), frame / BAR_FRAMES), *_kept(comparison)])
+    width = max(min(stage.inner - 34, 50), 0)
+    for frame in stage.frames(BAR_FRAMES):
+        stage.show([*_shares(comparison, width, frame / BAR_FRAMES), *_kept(comparison)])
         stage.clock.sleep(BAR_SECONDS / BAR_FRAMES)
     stage.hold(HOLD)
 
 
 def _shares(comparison: dict[str, Any], width: int, grown: float) -> list[Text]:
-    """Each split before and after, as bars that have grown to this share of their length; three and more in short."""
+    """Each split before and after, as bars that have grown to this share of their length."""
     lines = []
-    short = len(comparison["improvement"]) > len(ALWAYS)
     for name, change in comparison["improvement"].items():
         changed = [("not measured", "yellow")]
         if change["exact"] is not None:
-            test = f"  ·  {'' if short else 'McNemar '}{tested(change['p_value'])}  ·  "
-            changed = [(difference(change), ""), (test, QUIET), _verdict(change)]
-        text = f"n = {change['n']}: " if short else f"{SPLITS[name]}, n = {change['n']}"
-        lines.append(styled((f"{name}  ", "bold"), (text, QUIET), *(changed if short else ()), cut=True))
+            changed = [(difference(change), ""), (f"  ·  {tested(change['p_value'])}  ·  ", QUIET), _verdict(change)]
+        lines.append(styled((f"{name}  ", "bold"), (f"n = {change['n']}: ", QUIET), *changed, cut=True))
         for label, side, style, bold in (("before", "baseline", QUIET, ""), ("after", "tuned", "cyan", "bold")):
             part = comparison[side][name]
             shown = f"{percent(part['exact']):>8}  {interval(part['ci95'])}"
             bar = _bar(grown * (part["exact"] or 0.0), width, style)
             lines.append(styled((f"  {label:6}  ", QUIET), *bar, (shown, bold)))
-        lines += [] if short else [styled(("  change  ", QUIET), *changed, cut=True), styled()]
     return lines
 
 
@@ -152,22 +147,18 @@ def curve(stage: Stage, log: dict[str, Any]) -> None:
     )
     memory = f"  ·  peak memory {s['peak_memory_bytes'] / 2**20:,.0f} MiB"
     about, took = styled((methods.of(log["recipe"]).describe(log), "")), styled((speed, "bold"), (memory, QUIET))
-    why = [styled((said, QUIET), cut=True)] if (said := ending(log)) else []
-    if not stage.drawn:
-        line = f"loss {losses[0]:.2f} {sparkline(losses)} {losses[-1]:.2f} nats per answer token"
-        stage.show([about, styled((line, "")), took, *why])
-        return
+    end = [took, styled((said, QUIET), cut=True)] if (said := ending(log)) else [BLANK, took]
     width = stage.inner - LABELS - 1
     chart = _chart(log, width, 16 if stage.height >= ROOMY else 12)
-    for drawn in range(1, width + 1):
-        lines = [line[: LABELS + drawn] for line in chart]
+    axis = [styled((f"{'0└':>{LABELS}}{'─' * width}", QUIET))]
+    axis += [styled((f"{'1':>{LABELS + 1}}{f'step {len(losses)}':>{width - 1}}", QUIET))]
+    for drawn in stage.frames(width):
         step = max(min(drawn * len(losses) // width, len(losses)), 1)
-        axis = [styled((f"{'0└':>{LABELS}}{'─' * width}", QUIET))]
-        axis += [styled((f"{'1':>{LABELS + 1}}{f'step {len(losses)}':>{width - 1}}", QUIET)), _status(log, step)]
-        stage.show([about, styled(("loss, nats per answer token", QUIET)), *lines, *axis])
+        lines = [*(line[: LABELS + drawn] for line in chart), *axis, _status(log, step)]
+        parts = [about, styled(("loss, nats per answer token", QUIET)), *lines]
+        stage.show(parts)
         stage.clock.sleep(SECONDS / width)
-    end = [took, *why] if why else [BLANK, took]
-    stage.show([about, styled(("loss, nats per answer token", QUIET)), *lines, *axis, *end])
+    stage.show([*parts, *end])
 
 
 def _chart(log: dict[str, Any], width: int, height: int) -> list[Text]:
@@ -187,9 +178,11 @@ def _chart(log: dict[str, Any], width: int, height: int) -> list[Text]:
         named = up + 1 in (height, height / 2)
         label, corner = f"{value:.3g}" if named else "", "┤" if named else "│"
         line = styled((f"{label:>{LABELS - 1}}{corner}", QUIET))
-        for at, column in enumerate(columns):
-            inside = INSIDE if column[up] == SPARKS[7] else CHECK
-            line.append(*((MARK, inside) if marks.get(at) == up else (column[up], CURVE)))
+        cells = [(column[up], CURVE) for column in columns]
+        for at in (at for at, height in marks.items() if height == up):
+            cells[at] = (MARK, INSIDE if cells[at][0] == SPARKS[7] else CHECK)
+        for style, run in itertools.groupby(cells, key=lambda cell: cell[1]):
+            line.append("".join(character for character, _ in run), style)
         lines.append(line)
     return lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from engram.support.files import read_bytes, sha256, sha256_text
 from engram.training import methods
 from engram.training.methods import Method
 
-HELD_OUT_SHOWN = 2
+HELD_OUT_SHOWN, GENERAL_SHOWN = 2, 2
 LESSONS = 3
 _PLACE = re.compile(r"(?P<file>.*):(?P<line>\d+):\d+ \$\.(?P<part>examples|tables)\[(?P<index>\d+)\]")
 
@@ -37,10 +38,8 @@ class Lesson(NamedTuple):
 class Material:
     """One run: its folder, comparison, answers before and after, training log if any, and its data.
 
-    `erased` is the measured effect of erasing a fact, if the run has a memory.
-
-    `rows` are those shown, `lessons` the patterns shown as taught, `missing` why they do not come from the pattern
-    files, if they do not.
+    `rows` are those shown, `lessons` the patterns shown as taught; `erased` is what erasing a fact did, if
+    the run has a memory.
     """
 
     place: Path
@@ -50,7 +49,6 @@ class Material:
     counts: dict[str, int]
     rows: list[Example]
     lessons: list[Lesson]
-    missing: str = ""
     erased: dict[str, Any] | None = None
 
     @property
@@ -61,7 +59,7 @@ class Material:
     @property
     def where(self) -> str:
         """The run's folder, without the path of the checkout."""
-        return _short(self.place)
+        return str(Path(*self.place.parts[-2:]))
 
 
 def load(place: Path, data: Path, patterns: str | None = None) -> Material:
@@ -73,10 +71,10 @@ def load(place: Path, data: Path, patterns: str | None = None) -> Material:
         raise EngramError(what, where=str(data / "manifest.json"), fix="make demo")
     seed = run.comparison["recipe"]["seed"]
     train = [e for e in read_split(data, "train") if e.phrasing == "bare"]
-    lessons, missing = _lessons(train, manifest, patterns)
-    rows = choose_rows(asked(run.stages["baseline"]), seed)
+    lessons = _lessons(train, manifest, patterns)
+    rows = choose(run.stages["baseline"], seed)
     erased = erase.stored(place, run.stages["tuned"])
-    return Material(place, run.comparison, run.stages, run.log, manifest["counts"], rows, lessons, missing, erased)
+    return Material(place, run.comparison, run.stages, run.log, manifest["counts"], rows, lessons, erased)
 
 
 def read_run(place: Path) -> compare_runs.Run:
@@ -85,6 +83,15 @@ def read_run(place: Path) -> compare_runs.Run:
         backend = f" BACKEND={place.name}" if place.name in NAMES else ""
         raise EngramError("no results yet", where=str(place), fix=f"make demo{backend}")
     return compare_runs.read_run(place, place.name)
+
+
+def choose(document: dict[str, Any], seed: int) -> list[Example]:
+    """The rows of a run's show: those of `choose_rows`, then general questions by hash, which expect no answer."""
+    chats = [row for row in document["general"] if "answer" in row]
+    chats.sort(key=lambda row: sha256_text(f"demo:{seed}:{row['id']}"))
+    names = ("general chat", "chat", "bare", "general")
+    general = [Example(row["id"], row["id"], *names, row["prompt"], "") for row in chats[:GENERAL_SHOWN]]
+    return choose_rows(asked(document), seed) + general
 
 
 def choose_rows(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -103,42 +110,31 @@ def asked(document: dict[str, Any]) -> list[Example]:
     return [Example(**{name: a[name] for name in ASKED}, answer=a["expected"]) for a in document["answers"]]
 
 
-def _lessons(train: Sequence[Example], manifest: dict[str, Any], patterns: str | None) -> tuple[list[Lesson], str]:
-    """Three taught patterns of different kinds, by hash; and why their files' lines are not shown, if they are not."""
+def _lessons(train: Sequence[Example], manifest: dict[str, Any], patterns: str | None) -> list[Lesson]:
+    """Three taught patterns of different kinds, by hash; with the lines of their files, if these were taught."""
     chosen = [
         min((e for e in train if e.kind == kind), key=lambda e: sha256_text(f"taught:{e.id}"))
         for kind in list(dict.fromkeys(e.kind for e in train))[:LESSONS]
     ]
-    found, missing = _sources(manifest, patterns)
-    return [_lesson(e, found.get(e.pattern)) for e in chosen], missing
-
-
-def _sources(manifest: dict[str, Any], patterns: str | None) -> tuple[dict[str, Pattern], str]:
-    """The patterns by id, where the files are those that were taught."""
-    try:
+    known: dict[str, Pattern] = {}
+    with contextlib.suppress(EngramError):
         files = find_files(patterns)
-        if sorted(sha256(f) for f in files) != sorted(one["sha256"] for one in manifest["inputs"]):
-            return {}, "the pattern files are not as they were when this was taught; these are the rows made of them"
-        return {p.id: p for p in load_patterns(files)}, ""
-    except EngramError as error:
-        return {}, f"the pattern files cannot be read ({error.what}); these are the rows made of them"
+        if sorted(sha256(file) for file in files) == sorted(one["sha256"] for one in manifest["inputs"]):
+            known = {pattern.id: pattern for pattern in load_patterns(files)}
+    return [_lesson(example, known.get(example.pattern)) for example in chosen]
 
 
 def _lesson(example: Example, pattern: Pattern | None) -> Lesson:
     match = _PLACE.match(pattern.place) if pattern else None
     if match is None:
         return Lesson(example.kind, (), example.prompt, example.answer)
-    content = read_bytes(Path(match["file"]))
-    lines = content.decode("utf-8-sig").splitlines()
-    wanted = [int(match["line"])]
-    source, item = yaml_source.parse(content, Path(match["file"]).stem), (match["part"], int(match["index"]))
+    file, item = Path(match["file"]), (match["part"], int(match["index"]))
+    content = read_bytes(file)
+    source, wanted = yaml_source.parse(content, file.stem), [int(match["line"])]
     if match["part"] == "tables":  # what its columns are put into, then the row
         wanted = [source.place((*item, name)).line for name in ("input", "output")] + wanted
     else:
         wanted += [source.place((*item, "output")).line]
-    shown = tuple(lines[number - 1] for number in dict.fromkeys(wanted) if number <= len(lines))
-    return Lesson(f"{_short(Path(match['file']))}:{match['line']}", shown, example.prompt, example.answer)
-
-
-def _short(path: Path) -> str:
-    return str(Path(*path.parts[-2:]))
+    lines = content.decode("utf-8-sig").splitlines()
+    shown = tuple(lines[number - 1] for number in dict.fromkeys(wanted))
+    return Lesson(f"{Path(*file.parts[-2:])}:{match['line']}", shown, example.prompt, example.answer)

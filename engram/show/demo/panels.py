@@ -1,22 +1,23 @@
-"""Questions and their answers, as a description; drawn as two boxes in which the answers are typed, or as text."""
+"""Questions and their answers, as a description; drawn as two boxes in which the answers are typed."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
 from engram.dataset.rows import Example
 from engram.evaluation.scoring import SPLITS
 from engram.show.demo.answers import MARKED, Shown, is_right, legend
 from engram.show.demo.stage import LINE, QUIET, Stage, fold, styled
-from engram.support.text import normalise, shorten, visible
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.panel import Panel
-    from rich.text import Text
+from engram.support.text import normalise, visible
 
 BESIDE = 92  # columns within the margins from which two boxes are drawn side by side
 GAP = 2
@@ -25,17 +26,18 @@ TICK = 0.06  # seconds a token
 State = tuple[int, int] | None  # of a box: the number of the answer that is typed, its tokens so far; None: not shown
 DONE = (sys.maxsize, 0)
 THINK = 0.5  # seconds between a question and its answers
-MARKS = {True: ("✓", "right", "green"), False: ("✗", "wrong", "red")}
+MARKS = {True: ("✓", "right", "green"), False: ("✗", "wrong", "red"), None: ("", "", "")}
+ABOUT = SPLITS | {"general": "not about the patterns, never taught"}
+BLANKS = 8 * "    \n"  # the edges of a box without lines
 EDGE = "not dim default"  # of what stands in a box's edges, unless it has a colour
 
 
 @dataclass(frozen=True)
 class Said:
-    """One answer: its name in a text, its label in a box, whether it is the expected one, and how long it took."""
+    """One answer, whether it is right (None: no answer is), its label in a box, its time."""
 
-    name: str
     answer: Shown
-    right: bool
+    right: bool | None
     label: str = ""
     times: str = ""
 
@@ -44,13 +46,13 @@ class Said:
         """Where each step of its typing ends."""
         return self.answer.steps or (len(self.answer.line),)
 
-    def typed(self, width: int, end: int | None = None, *, boxed: bool = True) -> list[Text]:
-        """Its lines, with marks under what was read of a memory; up to `end` while it is being typed.
+    def typed(self, width: int, end: int | None = None) -> list[Text]:
+        """Its lines, the label before the first, with marks under what was read of a memory; a long answer is cut off.
 
-        In a box they have a label, and a long answer is cut off.
+        Up to `end` while it is being typed.
         """
-        most = (MOST_READ if self.answer.is_read else MOST) if boxed else None
-        done, label = end is None, self.label if boxed else ""
+        most, label = MOST_READ if self.answer.is_read else MOST, self.label
+        done = end is None
         style = MARKS[self.right][2] if done else ""
         lines = fold(self.answer.line, width - len(label))
         shown = []
@@ -71,29 +73,28 @@ class Box:
     title: str
     said: tuple[Said, ...]
 
-    def panel(self, width: int, rows: int, number: int = -1, tick: int = 0) -> Panel:
+    def panel(self, drawn: bool, width: int, rows: int, number: int, tick: int) -> Panel:
         """The box with the first `tick` tokens of its answer of this number, and all of those before.
 
-        With its last token an answer is marked right or wrong in the lower edge, with its time.
+        With its last token an answer is marked right or wrong in the lower edge, with its time. Not `drawn`, it has no
+        lines around it.
         """
-        from rich.panel import Panel
-        from rich.text import Text
-
         lines, marks = list[Text](), list[tuple[str, str]]()
         for at, said in enumerate(self.said[: number + 1]):
             done = at < number or tick >= len(said.steps) - 1
             lines += said.typed(width - 4, None if done else said.steps[tick])
             if done:
                 mark, word, colour = MARKS[said.right]
-                times = f" · {said.times}" if said.times else ""
+                times = f" · {said.times}" if said.times and word else said.times
                 label = f"{said.label.strip()} " if said.label else ""
                 marks += [("  " if marks else "", ""), (label, QUIET)]
-                marks += [(f"{mark} {word}", f"bold {colour}"), (times, QUIET)]
+                marks += [(f"{mark} {word}" if word else "", f"bold {colour}"), (times, QUIET)]
         edges = [styled((self.title, "bold"), cut=True), styled(*marks, cut=True)]
         for edge in edges:
             edge.stylize_before(EDGE)
         return Panel(
-            Text("\n", no_wrap=True, overflow="ellipsis").join(lines), width=width, height=rows + 2, border_style=LINE,
+            Text("\n", no_wrap=True, overflow="ellipsis").join(lines), box=box.ROUNDED if drawn else box.Box(BLANKS),
+            width=width, height=rows + 2, border_style=LINE,
             title=edges[0], title_align="left", subtitle=edges[1] if marks else None, subtitle_align="left",
         )  # fmt: skip
 
@@ -109,7 +110,7 @@ class Block:
     @property
     def said(self) -> list[Said]:
         """The answers of both boxes."""
-        return [said for box in self.boxes for said in box.said]
+        return [said for one in self.boxes for said in one.said]
 
 
 def pair(example: Example, before: Shown, after: Shown, usual: Sequence[dict[str, Any] | None] = (None, None)) -> Block:
@@ -121,7 +122,7 @@ def pair(example: Example, before: Shown, after: Shown, usual: Sequence[dict[str
             first, rate = median["first_token_seconds"], median["tokens_per_second"]
         times = [] if first is None else [f"first token {1000 * first:.0f} ms"]
         times += [f"{rate:,.0f} tok/s"] if rate else []
-        boxes.append(Box(name, (Said(name, answer, is_right(example, answer), times=" · ".join(times)),)))
+        boxes.append(Box(name, (Said(answer, is_right(example, answer), times=" · ".join(times)),)))
     return Block(example, (boxes[0], boxes[1]))
 
 
@@ -140,9 +141,7 @@ def pages(stage: Stage, blocks: Sequence[Block]) -> list[list[Block]]:
 
 
 def finished(stage: Stage, block: Block, states: Sequence[State] = (DONE, DONE)) -> list[RenderableType]:
-    """The block with its answers, the facts that they were read from and its verdict; text where it can't be drawn."""
-    if not stage.drawn:
-        return [written(block, stage.inner)]
+    """The block with its answers, the facts that they were read from, and its verdict."""
     told = [styled((line, MARKED), cut=True) for line in legend(said.answer for said in block.said)]
     told += [styled((block.verdict, "bold"), cut=True)] if block.verdict else []
     return [*picture(stage, block, states), *told]
@@ -150,27 +149,21 @@ def finished(stage: Stage, block: Block, states: Sequence[State] = (DONE, DONE))
 
 def picture(stage: Stage, block: Block, states: Sequence[State]) -> list[RenderableType]:
     """The question and its boxes, side by side or one below the other; each typed so far, or not shown yet."""
-    from rich.table import Table
-    from rich.text import Text
-
     example, beside = block.example, stage.inner >= BESIDE
     width = (stage.inner - GAP) // 2 if beside else stage.inner
-    rows = [sum(len(said.typed(width - 4)) for said in box.said) for box in block.boxes]
+    rows = [sum(len(said.typed(width - 4)) for said in one.said) for one in block.boxes]
     rows = [max(rows)] * 2 if beside else rows
     boxes = [
-        box.panel(width, high, *state) if state else Text("\n" * (high + 1))
-        for box, high, state in zip(block.boxes, rows, states, strict=True)
+        one.panel(stage.drawn, width, high, *state) if state else Text("\n" * (high + 1))
+        for one, high, state in zip(block.boxes, rows, states, strict=True)
     ]
     grid = Table.grid(padding=(0, GAP, 0, 0))
-    for row in [boxes] if beside else [[box] for box in boxes]:
+    for row in [boxes] if beside else [[one] for one in boxes]:
         grid.add_row(*row)
-    kind, title = (visible(example.kind), "bold magenta"), (f" · {SPLITS[example.split_kind]}", QUIET)
-    return [
-        styled(kind, title, cut=True),
-        styled(("prompt    ", QUIET), (visible(normalise(example.prompt)), "bold"), cut=True),
-        styled(("expected  ", QUIET), (visible(normalise(example.answer)), ""), cut=True),
-        grid,
-    ]
+    kind, title = (visible(example.kind), "bold magenta"), (f" · {ABOUT[example.split_kind]}", QUIET)
+    asked = (("prompt    ", example.prompt, "bold"), ("expected  ", example.answer, ""))
+    lines = [styled((name, QUIET), (visible(normalise(text)), style), cut=True) for name, text, style in asked if text]
+    return [styled(kind, title, cut=True), *lines, grid]
 
 
 def perform(stage: Stage, above: Sequence[RenderableType], block: Block, which: Sequence[int] = (0, 1)) -> None:
@@ -178,8 +171,6 @@ def perform(stage: Stage, above: Sequence[RenderableType], block: Block, which: 
 
     Those of an earlier box are there already, a later box is not shown yet.
     """
-    if not stage.drawn:
-        return
 
     def show(number: int, tick: int) -> None:
         states = [(number, tick) if i in which else DONE if i < which[0] else None for i in (0, 1)]
@@ -192,22 +183,3 @@ def perform(stage: Stage, above: Sequence[RenderableType], block: Block, which: 
         for tick in range(max(len(said[number].steps) for said in given)):
             show(number, tick)
             stage.clock.sleep(TICK)
-
-
-def written(block: Block, width: int) -> RenderableType:
-    """The question with the expected answer, and every answer marked right or wrong, as text of this width."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 1))
-    for name, text in (("prompt", block.example.prompt), ("expected", block.example.answer)):
-        grid.add_row(name, " ", Text(visible(normalise(shorten(text, 200)))))
-    width -= max(len(name) for name in ("expected", *(said.name for said in block.said))) + 3
-    for said in block.said:
-        mark, _, colour = MARKS[said.right]
-        lines = said.typed(max(width, 8), boxed=False) + [styled((line, MARKED)) for line in legend([said.answer])]
-        lines += [styled((said.times, "dim"))] if said.times else []
-        grid.add_row(said.name, Text(mark, f"bold {colour}"), Text("\n").join(lines))
-    heading = Text(f"\n{visible(block.example.kind)} · {SPLITS[block.example.split_kind]}")
-    return Group(heading, grid, *([Text(block.verdict)] if block.verdict else []))

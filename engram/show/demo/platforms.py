@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
+from engram.dataset.rows import Example
 from engram.evaluation import compare_runs, tables
+from engram.evaluation.compare import refuse
 from engram.show.demo import acts, figures, panels
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Splitter, is_right, replayed
@@ -15,12 +20,6 @@ from engram.show.demo.material import asked, choose_rows, read_run
 from engram.show.demo.stage import BLANK, QUIET, Stage, styled
 from engram.support.errors import EngramError
 from engram.support.text import visible
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
-    from engram.dataset.rows import Example
 
 FIGURES = {
     "device": "device", "recall": "recall", "generalization": "generalization",
@@ -48,15 +47,10 @@ def load(names: Sequence[str], folder: Path) -> Both:
     if len(names) != 2 or names[0] == names[1]:
         what = f"two different runs are shown side by side, not {', '.join(map(visible, names)) or 'none'}"
         raise EngramError(what, where="--platforms", fix="name two folders in results/: --platforms mlx,cuda")
-    missing = [name for name in names if not (folder / name / "comparison.json").is_file()]
-    if missing:
-        known = sorted(path.parent.name for path in folder.glob("*/comparison.json"))
-        problems = [f"{visible(name)}: no results yet; make eval compare BACKEND={visible(name)}" for name in missing]
-        fix = f"name runs that are there: {', '.join(known)}" if len(known) > 1 else "make the missing ones first"
-        raise EngramError("results are missing", where=str(folder), problems=problems, fix=fix)
     one, other = (read_run(folder / name) for name in names)
     document = compare_runs.together([one, other], {})
-    compare_runs.refuse_unlike(document, folder)
+    fix = "make eval compare BACKEND=… with the same MODEL, RECIPE, SEED and PATTERNS"
+    refuse("these runs are not comparable", folder, document["pairs"][0]["refused"], fix)
     rows = choose_rows(asked(one.stages["baseline"]), one.comparison["recipe"]["seed"])
     return Both((one, other), document, rows)
 
@@ -71,10 +65,7 @@ def perform(stage: Stage, both: Both, split: Splitter) -> None:
     note = "Stored answers; the questions are chosen by hash, not by result."
     acts.answer(stage, sections.PLATFORMS_ANSWERS, blocks(both, split), note)
     stage.section(sections.PLATFORMS_FIGURES)
-    if stage.drawn:
-        stage.show([_figures(stage, both), BLANK, *_tested(both)])
-    else:
-        tables.across(both.document)
+    stage.show([_figures(stage, both), BLANK, *_tested(both)])
     stage.hold(figures.HOLD)
 
 
@@ -86,7 +77,7 @@ def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
         boxes = []
         for run, answers in zip(both.runs, sides, strict=True):
             said = [
-                panels.Said(f"{visible(run.name)} {name}", answer, is_right(example, answer), f"{name:<8}")
+                panels.Said(answer, is_right(example, answer), f"{name:<8}")
                 for name, answer in zip(("before", "after"), answers, strict=True)
             ]
             boxes.append(panels.Box(f"{visible(run.name)} · {visible(run.comparison['device'])}", tuple(said)))
@@ -98,8 +89,6 @@ def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
 
 def _figures(stage: Stage, both: Both) -> Table:
     """The main figures of both."""
-    from rich.table import Table
-
     grid = Table.grid()
     grid.add_column(width=FIRST)
     for _ in both.runs:

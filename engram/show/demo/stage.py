@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.segment import Segment
-    from rich.style import Style
-    from rich.table import Table
-    from rich.text import Text
+import click
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.control import Control
+from rich.segment import ControlType, Segment
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from engram.support.text import common
 
 WIDTH, HEIGHT = 60, 24  # the smallest terminal that the show is drawn on
 WIDEST = 120  # columns used; longer lines are hard to read
@@ -60,36 +63,31 @@ class Clock:
         return time.monotonic() - self._started
 
     def sleep(self, seconds: float) -> None:
-        """Let that much time of the show pass; raises ValueError if it is negative or no finite number."""
-        if not math.isfinite(seconds) or seconds < 0:
-            raise ValueError(f"a show cannot sleep for {seconds} s")
+        """Let that much time of the show pass."""
         if self._speed:
-            self._pass(seconds / self._speed)
+            time.sleep(seconds / self._speed)
 
     def mark(self, title: str) -> None:
         """A section of this title starts now; a live show keeps no record of it."""
-
-    def _pass(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 class VirtualClock(Clock):
     """Time that passes only in `sleep`, at once and exactly: when a screen is shown depends on the show alone."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._now, self.markers = 0.0, list[Marker]()
 
     def now(self) -> float:
         """The seconds slept so far."""
         return self._now
 
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self._now += seconds
+
     def mark(self, title: str) -> None:
         """Keep the section's start."""
         self.markers.append(Marker(self._now, title))
-
-    def _pass(self, seconds: float) -> None:
-        self._now += seconds
 
 
 @dataclass
@@ -115,9 +113,6 @@ class Stage:
 
         At the end the cursor is in the last row, which is empty then, so that nothing scrolls for what comes after.
         """
-        from rich.control import Control
-        from rich.segment import ControlType
-
         self.console.file.write("\n" * (self.height - 1))
         self.console.show_cursor(False)
         try:
@@ -133,8 +128,6 @@ class Stage:
 
     def screen(self, title: str) -> None:
         """An empty screen with a title."""
-        from rich.text import Text
-
         self._measure()
         self._lines = {}
         self.console.clear()
@@ -162,6 +155,10 @@ class Stage:
         """Show these parts below the title, as far as there is room for them; what is below them stays."""
         self._draw(self._top, parts, self.height - 1)
 
+    def frames(self, count: int) -> Sequence[int]:
+        """The numbers of an animation's pictures."""
+        return range(1, count + 1)
+
     def foot(self, text: str) -> None:
         """Show a note in the last row but one."""
         self._draw(self.height - 2, [styled((text, QUIET), cut=True)])
@@ -181,20 +178,15 @@ class Stage:
         self.inner = min(size.width, WIDEST) - 2 * MARGIN
 
     def _rendered(self, parts: Sequence[RenderableType]) -> list[list[Segment]]:
-        from rich.console import Group
-
         return self.console.render_lines(Group(*parts), self.console.options.update(width=self.inner))
 
     def _draw(self, top: int, parts: Sequence[RenderableType], end: int = sys.maxsize) -> None:
         """Draw the parts' lines from row `top` up to `end`: of each line what is between its first and last change."""
-        from rich.cells import cell_len
-        from rich.control import Control
-
         for row, line in zip(range(top, end), self._rendered(parts)):
             new = [(character, segment.style or None) for segment in line for character in segment.text]
             old = self._lines.get(row) or [(" ", None)] * len(new)
-            first = _alike(old, new)
-            same = _alike(old[first:][::-1], new[first:][::-1])
+            first = common(old, new)
+            same = common(old[first:][::-1], new[first:][::-1])
             self._lines[row] = new
             if changed := new[first : len(new) - same]:
                 column = MARGIN + cell_len("".join(character for character, _ in new[:first]))
@@ -211,20 +203,31 @@ class Page(Stage):
 
     def __init__(self, console: Console, wait: Callable[[], None] | None = None) -> None:
         super().__init__(console, Clock(0), "", wait)
+        self._title = ""
 
     def screen(self, title: str) -> None:
-        """Print the title."""
-        self.console.print(f"\n{title}", style="bold")
-        self._parts: Sequence[RenderableType] = []
+        """Print the title, once for all screens of a section."""
+        self.console.print(f"\n{title}\n" if title != self._title else "", style="bold")
+        self._title, self._note = title, ""
+
+    def frames(self, count: int) -> Sequence[int]:
+        """The last one alone."""
+        return [count]
 
     def show(self, parts: Sequence[RenderableType]) -> None:
         """Keep the parts."""
-        self._parts = parts
+        self._parts: Sequence[RenderableType] = parts
+
+    def foot(self, text: str) -> None:
+        """Keep the note."""
+        self._note = text
 
     def hold(self, seconds: float) -> None:
-        """Print the parts."""
+        """Print the parts, and the note below them."""
         for part in self._parts:
             self.console.print(part)
+        if self._note:
+            self.console.print(f"\n{self._note}")
         super().hold(seconds)
 
     def _draw(self, top: int, parts: Sequence[RenderableType], end: int = sys.maxsize) -> None:
@@ -245,9 +248,6 @@ def too_small(console: Console) -> str:
 @functools.lru_cache(maxsize=1024)
 def fold(text: str, width: int) -> tuple[tuple[int, str], ...]:
     """The lines of a text folded at blanks to `width` cells, each with its place in the text."""
-    from rich.console import Console
-    from rich.text import Text
-
     lines, at = [], 0
     for line in Text(text).wrap(Console(width=width), width):
         at = text.index(line.plain, at)
@@ -258,8 +258,6 @@ def fold(text: str, width: int) -> tuple[tuple[int, str], ...]:
 
 def styled(*parts: tuple[str, str | Style], cut: bool = False) -> Text:
     """One line of (text, style) parts; folded where it is too long, or cut off."""
-    from rich.text import Text
-
     text = Text.assemble(*parts)
     text.no_wrap, text.overflow = cut, "ellipsis" if cut else None
     return text
@@ -267,19 +265,11 @@ def styled(*parts: tuple[str, str | Style], cut: bool = False) -> Text:
 
 def entries(width: int, *rows: tuple[str, str, str]) -> Table:
     """Texts behind their heads, which have a column of this width: (head, its style, text)."""
-    from rich.table import Table
-    from rich.text import Text
-
     grid = Table.grid()
     grid.add_column(width=width, no_wrap=True)
     for head, style, text in rows:
         grid.add_row(Text(f"{head}:", style), Text(text))
     return grid
-
-
-def _alike(one: Sequence[object], other: Sequence[object]) -> int:
-    """With how many items both begin alike."""
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
 
 
 @contextlib.contextmanager
@@ -302,8 +292,6 @@ def unseen() -> Iterator[None]:
 
 def wait() -> None:
     """Wait for any key on a terminal, for Enter or the end of the input elsewhere; Ctrl-C raises KeyboardInterrupt."""
-    import click
-
     if not sys.stdin.isatty():
         sys.stdin.readline()
         return

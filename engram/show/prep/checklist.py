@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from engram.show.prep import finding, personal, stages
-from engram.show.prep.finding import ASK, FAIL, PASS, STATES, Finding, Situation, failed, refused, unchecked
+from rich.text import Text
+
+from engram.show.prep import personal, stages
+from engram.show.prep.finding import ASK, FAIL, PASS, STATES, WARN, Finding, Situation, failed, refused, unchecked
 from engram.show.video import cast
-from engram.show.video.cast import HEIGHT, Cast
+from engram.show.video.cast import Cast
 from engram.support.console import make_console, make_table
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes
 from engram.support.text import normalise, visible
 
 SCHEMA_VERSION = 1
-ENOUGH_DISK = 2**30  # bytes: an hour of a screen recording at 1080p, and the films of `make record`
-PAIRS = "Before and after"
-_PAIR = re.compile(r".+: (taught|held out)\b")  # a prompt answered before and after, titled by its kind of pattern
-_FENCE = re.compile(r"\s*(```|~~~)")
+SMALLEST = (80, 24)  # columns, lines of a terminal for a video; comfortable is what `make record` records
 MARKS = {"pass": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "ask": ("?", "cyan")}
 RECORDINGS = "backup recordings"
 KINDS = ("cast", "mp4", "gif")
 QUESTIONS = {
     "fresh terminal": ("Is this a fresh terminal window, its prompt without your name?", "open a new window, PS1='$ '"),
-    "screen resolution": (
-        "Does the recording software take 1920 × 1080 or more?",
-        "set it in the recording software",
-    ),
+    "screen resolution": ("Does the recording software take 1920 × 1080 or more?", "set it in the recording software"),
     "microphone": ("Was the microphone tested?", "record ten seconds and listen to them"),
     "notifications": ("Are notifications off?", "turn on 'do not disturb'"),
     "desktop": ("Is there nothing personal elsewhere on the screen?", "close other windows, tabs and bookmark bars"),
@@ -48,9 +44,8 @@ def examine(at: Situation, environment: Mapping[str, str], public: Iterable[str]
     found = [
         personal.environment(environment),
         *made,
-        *finding.checks(finding.measure()),
+        *terminal(measure()),
         personal.check(at, demo, search),
-        _disk(at),
         recordings(at, explained=any(one.state == FAIL for one in made)),
         talking_points(at, personal.titles(demo)) if demo else unchecked("talking points", "the demo cannot be shown"),
         *(Finding(name, ASK, question, fix) for name, (question, fix) in QUESTIONS.items()),
@@ -64,11 +59,9 @@ def answered(found: Sequence[Finding], answer: Callable[[Finding], bool]) -> lis
     def decided(one: Finding) -> Finding:
         if one.state != ASK:
             return one
-        return (
-            replace(one, state=PASS, text=f"{one.text} Yes.", fix="")
-            if answer(one)
-            else replace(one, state=FAIL, text=f"{one.text} No.")
-        )
+        if answer(one):
+            return replace(one, state=PASS, text=f"{one.text} Yes.", fix="")
+        return replace(one, state=FAIL, text=f"{one.text} No.")
 
     return [decided(one) for one in found]
 
@@ -86,30 +79,37 @@ def document(found: Sequence[Finding], backend: str) -> dict[str, Any]:
         "backend": backend,
         "ready": ready(found),
         "counts": {state: sum(one.state == state for one in found) for state in STATES},
-        "findings": [
-            {"name": one.name, "state": one.state, "text": one.text, "fix": one.fix, "details": list(one.details)}
-            for one in found
-        ],
+        "findings": [asdict(one) | {"details": list(one.details)} for one in found],
     }
 
 
 def _demo(at: Situation) -> Cast | None:
     """The demo on the widest terminal, so that little is folded; None if it cannot be shown."""
     try:
-        return personal.perform(at, cast.WIDTHS[-1], HEIGHT)
+        return personal.perform(at, cast.WIDTHS[-1], cast.HEIGHT)
     except EngramError:  # the lines of data, pipeline and recordings say why
         return None
 
 
-def _disk(at: Situation) -> Finding:
-    place = at.place.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    text = f"{free / 2**30:.1f} GiB where the recordings go"
-    if free < ENOUGH_DISK:
-        return failed("free disk", text, f"free {ENOUGH_DISK / 2**30:.0f} GiB")
-    return Finding("free disk", PASS, text)
+def measure() -> os.terminal_size | None:
+    """The size of the terminal that this process writes to or is read from, None without one."""
+    stream = next((stream for stream in (1, 0, 2) if os.isatty(stream)), None)
+    return None if stream is None else os.get_terminal_size(stream)
+
+
+def terminal(size: os.terminal_size | None) -> list[Finding]:
+    """Its size and that of its letters; without a terminal there is nothing to measure, and that is no failure."""
+    if size is None:
+        why = f"no terminal here (make record brings its own, {cast.WIDTH} × {cast.HEIGHT})"
+        return [unchecked(name, why) for name in ("terminal size", "font size")]
+    state, text, fix = PASS, f"{size.columns} × {size.lines}", ""
+    for wanted, less in (((cast.WIDTH, cast.HEIGHT), WARN), (SMALLEST, FAIL)):
+        if size.columns < wanted[0] or size.lines < wanted[1]:
+            state, text = less, f"{size.columns} × {size.lines}, less than {wanted[0]} × {wanted[1]}"
+            fix = f"enlarge the window to {cast.WIDTH} × {cast.HEIGHT} or more"
+    question = "Can the text be read in a window of a quarter of the screen?"
+    font = Finding("font size", ASK, question, "enlarge the font: 24 pixels a line on a picture 1080 high")
+    return [Finding("terminal size", state, text, fix), font]
 
 
 def _printable(one: Finding, search: personal.Search) -> Finding:
@@ -124,8 +124,7 @@ def talking_points(at: Situation, titles: list[str]) -> Finding:
     name = "talking points"
     if not at.script.is_file():
         return failed(name, f"no {at.script}", f"write {at.script}: a heading `## …` for each section of the demo")
-    missing = lacking(titles, read_bytes(at.script).decode("utf-8", "replace"))
-    if missing:
+    if missing := lacking(titles, read_bytes(at.script).decode("utf-8", "replace")):
         fix = f"write a heading and its points for each of them in {at.script}"
         text = f"{at.script} says nothing on {len(missing)} of {len(titles)} sections"
         return failed(name, text, fix, tuple(f"## {visible(title)}" for title in missing))
@@ -133,30 +132,9 @@ def talking_points(at: Situation, titles: list[str]) -> Finding:
 
 
 def lacking(titles: list[str], script: str) -> list[str]:
-    """The headings that the script lacks, or that have nothing under them.
-
-    The rule: a section is covered by a heading `## <its title>`, capitals and blanks aside; one of prompts answered
-    before and after (`facts: taught`, `…: held out`) also by `## Before and after`, which then is the one named.
-    """
-    there = _headings(script)
-    missing = [title for title in titles if _folded(title) not in there]
-    if _folded(PAIRS) in there:
-        return [title for title in missing if not _PAIR.match(title)]
-    return list(dict.fromkeys(PAIRS if _PAIR.match(title) else title for title in missing))
-
-
-def _headings(script: str) -> set[str]:
-    """The second-level headings that have text under them, folded."""
-    found: set[str] = set()
-    heading, fenced = "", False
-    for line in script.splitlines():
-        if _FENCE.match(line):
-            fenced = not fenced
-        if not fenced and re.match(r"##?\s", line):
-            heading = _folded(line[2:].strip().rstrip("#")) if line.startswith("## ") else ""
-        elif heading and line.strip():
-            found.add(heading)
-    return found
+    """The titles for which the script has no heading `## …`, capitals and blanks aside, with text under it."""
+    there = {_folded(heading) for heading in re.findall(r"^## (.+)\n\s*(?!##? )\S", script, re.M)}
+    return [title for title in titles if _folded(title) not in there]
 
 
 def _folded(title: str) -> str:
@@ -165,8 +143,6 @@ def _folded(title: str) -> str:
 
 def show(found: Sequence[Finding]) -> None:
     """Print each finding with its state and the remedy, and the sum of it."""
-    from rich.text import Text
-
     console = make_console()
     table = make_table(console, "state", "check", "found")
     for one in found:

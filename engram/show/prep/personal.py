@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import getpass
-import json
 import re
 import socket
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from engram.patterns.loading import find_files
-from engram.show.prep import finding
 from engram.show.prep.finding import PASS, WARN, Finding, Situation, failed
-from engram.show.video import cast, screen
+from engram.show.video import cast
 from engram.show.video.cast import Cast, caption, record, replay
 from engram.support.errors import EngramError
-from engram.support.files import BUNDLED, read_bytes
+from engram.support.files import read_bytes
 from engram.support.text import normalise
 
 NAME = "nothing personal"
@@ -35,6 +33,7 @@ GENERIC = frozenset((
 EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}(?![\w-])")
 # the user of SSH addresses (git@github.com), and names reserved for examples and tests (RFC 2606, RFC 6761)
 NO_PERSON = re.compile(r"^git@|[@.](?:example\.(?:com|net|org)|example|test|invalid|localhost)$", re.I)
+ADDRESSES = ("git's e-mail address", "the home folder")  # of the owner, and more telling than any other
 HOME = re.compile(r"(?:/home/|/Users/|\b[A-Za-z]:\\Users\\)[\w.-]+")
 SHAPES = {
     "a Hugging Face token": r"hf_[A-Za-z0-9]{16,}",
@@ -60,14 +59,13 @@ def environment(variables: Mapping[str, str]) -> Finding:
 def check(at: Situation, demo: Cast | None, search: Search) -> Finding:
     """Search the demo's real output, the recordings and the pattern files; say where something is, masked."""
     found = tuple(dict.fromkeys([*_in_recording("demo", demo, search), *_in_files(at, search)]))
-    note = f"; not searched for: {', '.join(search.left_out)}" if search.left_out else ""
     if found:
         places = "place" if len(found) == 1 else "places"
         fix = "take them out, then: make demo record; what may be seen: engram video-prep --public TEXT"
-        return failed(NAME, f"found in {len(found)} {places}{note}", fix, found)
+        return failed(NAME, f"found in {len(found)} {places}", fix, found)
     if demo is None:
-        return Finding(NAME, WARN, f"nothing in the files; the demo was not searched: it cannot be shown{note}")
-    return Finding(NAME, PASS, f"nothing in the demo, the recordings and the pattern files{note}")
+        return Finding(NAME, WARN, "nothing in the files; the demo was not searched: it cannot be shown")
+    return Finding(NAME, PASS, "nothing in the demo, the recordings and the pattern files")
 
 
 def _in_files(at: Situation, search: Search) -> Iterator[str]:
@@ -111,14 +109,6 @@ def _named(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.is_absolute() else str(path)
 
 
-class Line(NamedTuple):
-    """A line of the screen: its section, its number from the top (0: the whole screen as one line), its text."""
-
-    section: str
-    number: int
-    text: str
-
-
 def perform(at: Situation, width: int, height: int) -> Cast:
     """The demo of these results as `make record` records it; raises EngramError if it cannot be shown."""
     return record(replay(at.backend, at.data, at.results, at.patterns), width, height, caption(at.backend, at.results))
@@ -129,50 +119,30 @@ def titles(cast: Cast) -> list[str]:
     return list(dict.fromkeys(marker.title for marker in cast.markers))
 
 
-def lines(cast: Cast) -> Iterator[Line]:
-    """Every line that a recording shows, each text once in a section; then each whole screen, for what is folded."""
+def lines(cast: Cast) -> Iterator[tuple[str, int, str]]:
+    """Every line that a recording shows, once in a section: the section, the line's number from the top, its text.
+
+    After the lines of a screen the whole screen follows as line 0, for what is folded.
+    """
+    from engram.show.video import screen
+
     seen: set[tuple[str, str]] = set()
     frame = 0
     for shown, count in screen.play(cast, FPS):
-        section = _section(cast, frame / FPS)
+        section = next((marker.title for marker in reversed(cast.markers) if marker.time <= frame / FPS), "start")
         frame += count
         rows = [_FRAME.sub(" ", row).strip() for row in shown.text]
-        numbered = [*enumerate(rows, 1), (0, normalise(" ".join(rows)))]
-        for number, text in numbered:
+        for number, text in [*enumerate(rows, 1), (0, normalise(" ".join(rows)))]:
             if text and (section, text) not in seen:
                 seen.add((section, text))
-                yield Line(section, number, text)
-
-
-def _section(cast: Cast, time: float) -> str:
-    """The section that a moment is in; before the first marker it is `start`."""
-    return next((marker.title for marker in reversed(cast.markers) if marker.time <= time), "start")
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who this machine would name; empty where it does not say."""
-
-    user: str = ""
-    host: str = ""
-    home: str = ""
-    git_name: str = ""
-    git_email: str = ""
-
-
-class Needle(NamedTuple):
-    """One thing to search for, by its kind, which may be printed."""
-
-    kind: str
-    pattern: re.Pattern[str]
+                yield section, number, text
 
 
 @dataclass(frozen=True)
 class Search:
-    """The needles, most telling first; the names that are not searched for; and what may be seen, in small letters."""
+    """What to search for, by its kind, which may be printed, most telling first; and what may be seen, casefolded."""
 
-    needles: tuple[Needle, ...]
-    left_out: tuple[str, ...]
+    needles: tuple[tuple[str, re.Pattern[str]], ...]
     public: frozenset[str]
 
     def hits(self, text: str) -> Iterator[tuple[str, int, int]]:
@@ -192,14 +162,14 @@ class Search:
         return text
 
 
-def owner(folder: Path) -> Owner:
-    """The owner as system, home folder and git's settings in this folder name them."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # no name for this user id
-        user = ""
-    name, email = (finding.ask(folder, "config", key) or "" for key in ("user.name", "user.email"))
-    return Owner(user, socket.gethostname(), str(Path("~").expanduser()), name, email)
+def owner(folder: Path) -> dict[str, str]:
+    """The names by which system, home folder and git's settings in this folder would tell whose machine this is."""
+    found = {"git's e-mail address": _git(folder, "user.email"), "the home folder": str(Path("~").expanduser())}
+    found |= {"the git user name": _git(folder, "user.name"), "the host name": socket.gethostname()}
+    found["the host's short name"] = found["the host name"].split(".")[0]
+    with contextlib.suppress(KeyError, OSError):  # no name for this user id
+        found["the user name"] = getpass.getuser()
+    return found
 
 
 def secrets(environment: Mapping[str, str]) -> dict[str, str]:
@@ -207,46 +177,28 @@ def secrets(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if SECRET_NAME.search(name) and value}
 
 
-def search(of: Owner, environment: Mapping[str, str], public: Iterable[str] = ()) -> Search:
-    """The search for the owner's names and for secrets; `public` lists names and addresses that may be seen."""
+def search(owner: Mapping[str, str], environment: Mapping[str, str], public: Iterable[str] = ()) -> Search:
+    """The search for secrets and the owner's names; `public` lists names and addresses that may be seen.
+
+    Names that stand for nobody, or are shorter than SHORTEST_NAME, are not searched for.
+    """
     values = secrets(environment).items()
-    found = [
-        Needle(f"the value of {name}", re.compile(re.escape(v))) for name, v in values if len(v) >= SHORTEST_SECRET
-    ]
-    found += [Needle(kind, re.compile(rf"(?<![A-Za-z0-9]){shape}")) for kind, shape in SHAPES.items()]
-    if of.git_email:
-        found.append(Needle("git's e-mail address", _whole(of.git_email)))
-    found.append(Needle("an e-mail address", EMAIL))
-    if Path(of.home).name.casefold() not in {*GENERIC, "", "~"}:
-        found.append(Needle("the home folder", _whole(of.home)))
-    found.append(Needle("a home folder", HOME))
-    left_out = []
-    for kind, name in _names(of).items():
-        if why := _useless(name):
-            left_out.append(f"{kind} ({why})")
-        else:
-            found.append(Needle(f"the {kind}", _whole(name)))
-    return Search(tuple(found), tuple(left_out), frozenset(word.casefold() for word in public))
+    known = {f"the value of {name}": re.escape(value) for name, value in values if len(value) >= SHORTEST_SECRET}
+    known |= {kind: rf"(?<![A-Za-z0-9]){shape}" for kind, shape in SHAPES.items()}
+    found = [(kind, re.compile(shape)) for kind, shape in known.items()]
+    telling = [one for one in owner.items() if len(one[1]) >= SHORTEST_NAME and not _generic(one[1])]
+    found += [(kind, _whole(name)) for kind, name in telling if kind in ADDRESSES]
+    found += [("an e-mail address", EMAIL), ("a home folder", HOME)]
+    found += [(kind, _whole(name)) for kind, name in telling if kind not in ADDRESSES]
+    return Search(tuple(found), frozenset(word.casefold() for word in public))
 
 
-def _names(of: Owner) -> dict[str, str]:
-    short = of.host.split(".")[0]
-    names = {"git user name": of.git_name, "host name": of.host, "host's short name": short if short != of.host else ""}
-    return {kind: name for kind, name in (names | {"user name": of.user}).items() if name}
-
-
-def _useless(name: str) -> str:
-    """Why searching for this name would say nothing, or nothing."""
-    if name.casefold() in GENERIC:
-        return "stands for no person"
-    if len(name) < SHORTEST_NAME:
-        return f"shorter than {SHORTEST_NAME} letters"
-    return "an everyday word" if name.casefold() in _everyday_words() else ""
-
-
-def _harmless(text: str) -> bool:
-    """Whether an address or path names no person."""
-    return bool(NO_PERSON.search(text)) or ("@" not in text and re.split(r"[/\\]", text)[-1].casefold() in GENERIC)
+def _git(folder: Path, key: str) -> str:
+    """A setting of git in this folder; empty without it, or without git."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(["git", "-C", folder, "config", key], capture_output=True, timeout=5, check=False)
+        return done.stdout.decode("utf-8", "replace").strip()
+    return ""
 
 
 def _whole(name: str) -> re.Pattern[str]:
@@ -255,10 +207,11 @@ def _whole(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){words}(?!\w)", re.I)
 
 
-@functools.cache
-def _everyday_words() -> frozenset[str]:
-    """The words of the bundled texts, and those that the bundled model's tokenizer knows whole."""
-    texts = [(BUNDLED / name).read_text("utf-8") for name in ("general.jsonl", "tiny/replay.jsonl")]
-    vocabulary = json.loads((BUNDLED / "tiny" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
-    texts += [token[1:] for token in vocabulary if token.startswith("Ġ")]
-    return frozenset(word for text in texts for word in re.findall(r"[a-z]{4,}", text.casefold()))
+def _generic(name: str) -> bool:
+    """Whether an account, a host or the last part of a folder names no person."""
+    return re.split(r"[/\\]", name)[-1].casefold() in GENERIC
+
+
+def _harmless(text: str) -> bool:
+    """Whether an address or path names no person."""
+    return bool(NO_PERSON.search(text)) or ("@" not in text and _generic(text))

@@ -8,16 +8,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from engram.evaluation.compare_runs import Run
 from engram.support.console import ending, interval, percent
 from engram.support.files import PACKAGE
 from engram.support.text import visible
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
 
 ASSETS = PACKAGE / "show" / "report" / "assets"
 TICKS = (0, 25, 50, 75, 100)  # percent
@@ -85,9 +84,6 @@ class Axes(NamedTuple):
 @functools.cache
 def environment() -> Environment:
     """Jinja that escapes every value, after making its control characters visible; with the macros of charts."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     made = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, finalize=shown, undefined=StrictUndefined)
     made.filters["at"] = lambda place: f"{100 * place:.4g}"
     made.globals |= {"say": say, "describe": describe, "ticks": TICKS, "strip_height": STRIP, "box": BOX}

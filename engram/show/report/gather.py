@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from engram.evaluation import compare_runs
 from engram.plan import documents
+from engram.show.video import cast
+from engram.show.video.cast import Cast
 from engram.support.errors import EngramError
 
-if TYPE_CHECKING:
-    from engram.show.video.cast import Cast
-
 RECORD = "make record"
-PARITY = "make parity"
 SETUP = "make setup-video report"
 
 
@@ -38,11 +37,10 @@ class Found:
 
     runs: list[compare_runs.Run]
     pairs: list[dict[str, Any]]
+    notes: list[Note]
     seeds: list[dict[str, Any]] = field(default_factory=list)
-    parity: dict[str, Any] | None = None
     cast: Cast | None = None
     cast_of: str = ""
-    notes: list[Note] = field(default_factory=list)
 
     @property
     def first(self) -> compare_runs.Run:
@@ -71,14 +69,13 @@ def gather(folder: Path, first: str | None = None) -> Found:
                 notes.append(_unlike(lead, run, differences))
             else:
                 shown.append(run)
-    pairs = [compare_runs.pair(one, other) for one, other in itertools.combinations(shown, 2)]
-    found = Found(shown, pairs, notes=notes)
     for run in shown:
         if run.log is None:
             command = f"make train compare BACKEND={run.comparison['backend']}"
             notes.append(Note(f"loss curve of {run.name}", ("no training log of this adapter",), command, False))
+    pairs = [compare_runs.pair(one, other) for one, other in itertools.combinations(shown, 2)]
+    found = Found(shown, [pair for pair in pairs if not pair["refused"]], notes)
     _read_seeds(found, folder)
-    _read_parity(found, folder)
     _read_cast(found, folder)
     return found
 
@@ -92,63 +89,43 @@ def _again(name: str) -> str:
 
 
 def _unlike(lead: compare_runs.Run, run: compare_runs.Run, differences: Sequence[str]) -> Note:
-    models = [one.comparison["model"]["name"] for one in (run, lead)]
-    what = f"run {run.name}, which is not comparable with {lead.name}"
-    if any(line.startswith("model.") for line in differences):
-        what = f"run {run.name}, which is of another model ({models[0]}, not {models[1]})"
-    settings = [f"MODEL={models[1]}", f"SEED={lead.comparison['recipe']['seed']}"]
-    return Note(what, tuple(differences), " ".join([_again(run.name), *settings]))
+    here, there = (one.comparison["model"]["name"] for one in (run, lead))
+    what = f"run {run.name} ({here}), which is not comparable with {lead.name} ({there})"
+    command = f"{_again(run.name)} MODEL={there} SEED={lead.comparison['recipe']['seed']}"
+    return Note(what, tuple(differences), command)
 
 
 def _read_seeds(found: Found, folder: Path) -> None:
+    """The documents of several seeds, as far as they are of the leading run's model."""
+    model = found.first.comparison["model"]
     for path in sorted((folder / "seeds").glob("*.json")):
-        document = _same_model(found, path, "seeds", f"seeds of {path.stem}", f"make seeds BACKEND={path.stem}")
-        found.seeds += [document] if document else []
-    if not found.seeds and not (folder / "seeds").is_dir():
+        what, command = f"seeds of {path.stem}", f"make seeds BACKEND={path.stem}"
+        try:
+            document = documents.read(path, "seeds", command)
+        except EngramError as error:
+            found.notes.append(Note(what, (error.what, *error.problems[:3]), command))
+            continue
+        if document["model"]["weights_sha256"] == model["weights_sha256"]:
+            found.seeds.append(document)
+        else:
+            why = f"of another model ({document['model']['name']})"
+            found.notes.append(Note(what, (why,), f"{command} MODEL={model['name']}"))
+    if not (folder / "seeds").is_dir():
         why = "one run does not say how much the seed matters"
         found.notes.append(Note("several seeds", (why,), "make seeds", False))
 
 
-def _read_parity(found: Found, folder: Path) -> None:
-    for path in (folder / "parity.json", folder / "reference" / "parity.json"):
-        if path.is_file():
-            found.parity = _same_model(found, path, "parity", "parity of the backends", PARITY)
-            return
-
-
-def _same_model(found: Found, path: Path, kind: str, what: str, command: str) -> dict[str, Any] | None:
-    """A document of the leading run's model; else None, with a note of the reason."""
-    try:
-        document: dict[str, Any] = documents.read(path, kind, command)
-    except EngramError as error:
-        found.notes.append(Note(what, (error.what, *error.problems[:3]), command))
-        return None
-    lead, other = found.first.comparison["model"], document["model"]
-    if other["weights_sha256"] == lead["weights_sha256"]:
-        return document
-    found.notes.append(Note(what, (f"of another model ({other.get('name')})",), f"{command} MODEL={lead['name']}"))
-    return None
-
-
 def _read_cast(found: Found, folder: Path) -> None:
-    """The first recording there is, in the order of the runs; a broken one is noted, and does not hide another."""
-    import importlib.util
-
-    from engram.show.video import cast
-
-    for run in found.runs:
-        path, command = folder / run.name / "demo.cast", f"{RECORD} BACKEND={run.comparison['backend']}"
-        if not path.is_file():
-            continue
-        if importlib.util.find_spec("pyte") is None:
-            found.notes.append(Note(f"recording of {run.name}", ("pyte is not installed",), SETUP, False))
-            return
+    """The first recording there is, in the order of the runs; a broken one is noted."""
+    run = next((run for run in found.runs if (folder / run.name / "demo.cast").is_file()), found.first)
+    path, command = folder / run.name / "demo.cast", f"{RECORD} BACKEND={run.comparison['backend']}"
+    if not path.is_file():
+        found.notes.append(Note("recording of the demo", ("none was made yet",), command, False))
+    elif importlib.util.find_spec("pyte") is None:
+        found.notes.append(Note(f"recording of {run.name}", ("pyte is not installed",), SETUP, False))
+    else:
         try:
             found.cast, found.cast_of = cast.read(path), run.name
-            return
         except EngramError as error:
             why = (error.what, *error.problems[:3])
             found.notes.append(Note(f"recording of {run.name}", why, f"rm {path} && {command}"))
-    if not any(note.what.startswith("recording") for note in found.notes):
-        backend = found.first.comparison["backend"]
-        found.notes.append(Note("recording of the demo", ("none was made yet",), f"{RECORD} BACKEND={backend}", False))

@@ -10,31 +10,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engram.evaluation import tables
+from markupsafe import Markup
+
+from engram.evaluation import gate, tables
 from engram.evaluation.compare import Pairs, paired
 from engram.evaluation.compare_runs import Run
 from engram.evaluation.scoring import SPLITS
 from engram.show.report import charts, gather
-from engram.show.video import screen, theme
+from engram.show.video import theme
 from engram.show.video.cast import Cast
-from engram.show.video.screen import Cell, Row
 from engram.support import console, locks
-from engram.support.files import write_text
+from engram.support.files import sha256_text, write_text
 from engram.support.text import visible
+
+if TYPE_CHECKING:
+    from engram.show.video.screen import Cell, Row
 
 # what could end the element or begin a comment, and the two line ends that are none in JSON
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 OUTCOMES = {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}
+MOST_ANSWERS = 250  # of each run on the page, unless another number is asked for
 FPS = 20  # how often the recording is looked at, as the film does
-PLAIN = Cell("")  # a style is a cell without text
 Span = tuple[int, str]  # the number of a style, and text
 
 
 @dataclass
 class Film:
-    """A recording's screens: styles and rows are kept once, a frame names its changes.
+    """A recording's screens: styles (cells without text) and rows are kept once, a frame names its changes.
 
     `frames` holds (seconds, [(line, number of the row), …]); line and row count from 0.
     """
@@ -42,7 +46,7 @@ class Film:
     width: int
     height: int
     seconds: float
-    styles: list[Cell] = field(default_factory=lambda: [PLAIN])
+    styles: list[Cell] = field(default_factory=list)
     rows: list[list[Span]] = field(default_factory=list)
     frames: list[tuple[float, list[tuple[int, int]]]] = field(default_factory=list)
     chapters: list[tuple[float, str]] = field(default_factory=list)
@@ -66,25 +70,23 @@ class Film:
         return size + "".join(f".t{number}{{{_rule(style)}}}\n" for number, style in enumerate(self.styles))
 
 
-def make(folder: Path, out: Path, first: str | None = None) -> gather.Found:
-    """Write the page of a results folder to `out`; what it shows and what it lacks.
+def make(folder: Path, out: Path, first: str | None = None, most: int | None = MOST_ANSWERS) -> gather.Found:
+    """Write the page of a results folder to `out`; what it shows and what it lacks. `most` None shows every answer.
 
     The same documents give the same bytes. Raises EngramError if there is no run that can be shown.
     """
     with locks.held(out, "engram report"):
         found = gather.gather(folder, first)
-        write_text(out, render(found))
+        write_text(out, render(found, most))
     return found
 
 
-def render(found: gather.Found) -> str:
-    """The page as HTML."""
-    from markupsafe import Markup
-
+def render(found: gather.Found, most: int | None = MOST_ANSWERS) -> str:
+    """The page as HTML, with at most so many answers of each run."""
     recording = film(found.cast) if found.cast else None
     style = "\n" + charts.asset("chart.css") + charts.asset("report.css") + (recording.css() if recording else "")
     script = "\n" + charts.asset("report.js")
-    view = _view(found) | {
+    view = _view(found, most) | {
         "film": recording,
         "film_data": Markup(data_block(recording.data())) if recording else "",
         "style": Markup(style),
@@ -108,24 +110,26 @@ def policy(style: str, script: str) -> str:
     return "; ".join(["default-src 'none'", *allowed, "img-src data:", "base-uri 'none'", "form-action 'none'"])
 
 
-def _view(found: gather.Found) -> dict[str, Any]:
+def _view(found: gather.Found, most: int | None) -> dict[str, Any]:
     """The values of the template."""
-    rows = answers(found.runs)
-    first = found.first.comparison
+    rows, first = answers(found.runs, most), found.first.comparison
+    limits = gate.splits(_pairs(found.first, "answers"), gate.LIMITS) + gate.retained(first["retention"], gate.LIMITS)
     return {
         "first": first,
+        "said": gate.sentence(gate.document(limits, {})),
+        "LIMITS": gate.LIMITS,
         "recall": first["improvement"]["recall"],
         "runs": found.runs,
+        "pairs": found.pairs,
+        "seeds": found.seeds,
+        "cast": found.cast,
+        "cast_of": found.cast_of,
         "answers": rows,
+        "asked": sum(len(run.stages["tuned"]["answers"]) for run in found.runs),
         "counts": Counter(row["state"] for row in rows),
         "category_names": sorted({row["category"] for row in rows}),
         "curves": charts.curves(found.runs),
         "speed": speed(found.runs),
-        "pairs": [pair for pair in found.pairs if not pair["refused"]],
-        "parity": found.parity,
-        "seeds": found.seeds,
-        "cast_title": found.cast.title if found.cast else "",
-        "cast_of": found.cast_of,
         "record": f"{gather.RECORD} BACKEND={first['backend']}",
         "serious": [note for note in found.notes if note.serious],
         "notes": [note for note in found.notes if not note.serious],
@@ -135,7 +139,7 @@ def _view(found: gather.Found) -> dict[str, Any]:
 def _names() -> dict[str, Any]:
     """The functions that the template calls."""
     return {
-        "changed": changed,
+        "general": general,
         "listed": listed,
         "ABOUT": SPLITS,
         **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
@@ -151,19 +155,22 @@ def speed(runs: Sequence[Run]) -> tables.Table:
     return tables.Table(["", *(run.name for run in runs)], rows)
 
 
-def answers(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Every answer to the test sets, in their order: its run, both documents' rows, and how the two compare."""
+def answers(runs: Sequence[Run], most: int | None = None) -> list[dict[str, Any]]:
+    """Answers to the test sets, before and after, in order: of each run at most `most`, by a hash of the question."""
     found = []
     for run in runs:
-        for before, after in _pairs(run, "answers"):
+        pairs = _pairs(run, "answers")
+        by_hash = sorted((before["id"] for before, _ in pairs), key=lambda name: sha256_text(f"report:{name}"))
+        chosen = set(by_hash[:most])
+        for before, after in (pair for pair in pairs if pair[0]["id"] in chosen):
             state, category = OUTCOMES[before["exact"], after["exact"]], f"{before['kind']}/{before['category']}"
             found.append({"run": run.name, "before": before, "after": after, "state": state, "category": category})
     return found
 
 
-def changed(run: Run) -> Pairs:
-    """The general prompts that the tuned model answers differently, as they are in both documents."""
-    return [(b, a) for b, a in _pairs(run, "general") if "answer" in b and b["answer"] != a["answer"]]
+def general(run: Run) -> Pairs:
+    """The general questions with their answers, as they are in both documents."""
+    return [(b, a) for b, a in _pairs(run, "general") if "answer" in b]
 
 
 def _pairs(run: Run, part: str) -> Pairs:
@@ -179,9 +186,11 @@ def listed(value: Any) -> str:
 
 def film(cast: Cast) -> Film:
     """The screens of a recording, each where it first differs from the one before."""
+    from engram.show.video import screen
+
     made = Film(cast.width, cast.height, cast.duration)
     made.chapters = [(marker.time, visible(marker.title)) for marker in cast.markers]
-    styles = {PLAIN: 0}
+    styles = {screen.Cell(""): 0}
     rows: dict[Row, int] = {}
     shown: tuple[Row, ...] = ()
     at = 0
@@ -205,16 +214,14 @@ def _spans(row: Row, styles: dict[Cell, int]) -> list[Span]:
     spans = []
     for style, cells in groupby(row, key=lambda cell: cell._replace(text="")):
         spans.append((styles.setdefault(style, len(styles)), visible("".join(cell.text for cell in cells))))
-    if spans and style.background == theme.BACKGROUND and not style.underlined and not style.struck:
+    if style.background == theme.BACKGROUND:
         number, text = spans.pop()
         spans += [(number, text.rstrip(" "))] if text.strip(" ") else []
     return spans
 
 
 def _rule(style: Cell) -> str:
-    lines = " ".join(name for name, on in (("underline", style.underlined), ("line-through", style.struck)) if on)
     parts = [f"color:#{bytes(style.colour).hex()}"]
     if style.background != theme.BACKGROUND:
         parts.append(f"background:#{bytes(style.background).hex()}")
-    parts += ["font-weight:700"] * style.bold + ["font-style:italic"] * style.italic
-    return ";".join(parts + ([f"text-decoration:{lines}"] if lines else []))
+    return ";".join(parts + ["font-weight:700"] * style.bold)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from rich.console import Console
 
 from engram.evaluation import compare
 from engram.show.demo import demo
@@ -23,11 +26,7 @@ from engram.support.errors import EngramError
 from engram.support.files import read_bytes, write_text
 from engram.support.text import first, shorten, visible
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    Show = Callable[[Console, Clock], None]
-
+Show = Callable[[Console, Clock], None]
 WIDTH, HEIGHT = 100, 30
 BESIDE = (80, 43)  # columns and lines of each of two terminals that fill a 16:9 picture
 HIDE_CURSOR = "\x1b[?25l"
@@ -36,7 +35,7 @@ OUTPUT, MARKER = "o", "m"
 WIDTHS, HEIGHTS = range(10, 301), range(3, 121)
 MAX_BYTES = 32 * 2**20
 MAX_EVENTS = 200_000
-MAX_SECONDS = 1800.0
+MAX_SECONDS = 1800
 MAX_TITLE = 200
 ENVIRONMENT = {"TERM": "xterm-256color"}  # all that a recording says of where it was made
 REMEDY = "record it again: make record"
@@ -51,7 +50,6 @@ _ALLOWED = re.compile(
     r"|\x1b\[\?(?:7|25)[hl]|\x1b[78])*",
     re.ASCII,
 )
-OTHER_EVENTS = {"i": "typed input", "r": "a change of size", "x": "an exit status"}
 
 
 class Event(NamedTuple):
@@ -84,21 +82,12 @@ class Recorder(io.TextIOBase):
     encoding = "utf-8"
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._parts: list[tuple[float, list[str]]] = []
+        self._clock, self.written = clock, defaultdict[float, str](str)
 
     def write(self, text: str) -> int:
-        """Keep the text; what is written at one time is one event."""
-        now = round(self._clock.now(), 3)
-        if not self._parts or self._parts[-1][0] != now:
-            self._parts.append((now, []))
-        self._parts[-1][1].append(text)
+        """Keep the text with what else was written at this time."""
+        self.written[round(self._clock.now(), 3)] += text.replace("\n", "\r\n")
         return len(text)
-
-    @property
-    def events(self) -> list[Event]:
-        """The text written so far, an event for each time."""
-        return [Event(time, OUTPUT, "".join(parts).replace("\n", "\r\n")) for time, parts in self._parts]
 
 
 def record(show: Show, width: int = WIDTH, height: int = HEIGHT, title: str = "") -> Cast:
@@ -108,8 +97,6 @@ def record(show: Show, width: int = WIDTH, height: int = HEIGHT, title: str = ""
     when the show sleeps, and its marks become markers. What a show does by other clocks or threads is not repeatable.
     Raises EngramError if the result would be refused by `cast.read`.
     """
-    from rich.console import Console
-
     clock = VirtualClock()
     recorder = Recorder(clock)
     recorder.write(HIDE_CURSOR)
@@ -120,7 +107,8 @@ def record(show: Show, width: int = WIDTH, height: int = HEIGHT, title: str = ""
     )  # fmt: skip
     show(console, clock)
     marks = [Event(round(time, 3), MARKER, name) for time, name in clock.markers]
-    events = merge(marks, recorder.events, key=lambda event: event.time)  # a section's mark before its text
+    shown = [Event(time, OUTPUT, text) for time, text in recorder.written.items()]
+    events = merge(marks, shown, key=lambda event: event.time)  # a section's mark before its text
     cast = Cast(width, height, round(clock.now(), 3), title, tuple(events))
     return loads(dumps(cast), "the show")  # a recording that a reader would refuse is not made
 
@@ -156,58 +144,51 @@ def read(path: Path) -> Cast:
     Refused are other versions and events, sizes and lengths out of bounds, time that goes back, and anything in the
     output but text, colours, cursor moves and erasing.
     """
-    if not path.is_file():
-        raise EngramError("no such recording", where=str(path), fix="make record")
-    if path.stat().st_size > MAX_BYTES:
+    content = read_bytes(path)
+    if len(content) > MAX_BYTES:
         raise EngramError(f"the recording is larger than {MAX_BYTES // 2**20} MiB", where=str(path), fix=REMEDY)
     try:
-        return loads(read_bytes(path).decode("utf-8"), str(path))
+        return loads(content.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise EngramError(f"not UTF-8 at byte {error.start}", where=str(path), fix=REMEDY) from error
 
 
 def loads(text: str, where: str) -> Cast:
     """The recording in a text; see `read`."""
-    first_line, *lines = text.removesuffix("\n").split("\n")
+    lines = text.removesuffix("\n").split("\n")
     if len(lines) > MAX_EVENTS:
-        raise EngramError(f"the recording holds more than {MAX_EVENTS:,} events", where=where, fix=REMEDY)
-    header = _json(first_line)
-    found = [_json(line) for line in lines]
-    if not isinstance(header, dict):
-        problems, header = ["line 1: no asciicast header, which is a JSON object"], {}
-    else:
-        problems = [f"line 1: {problem}" for problem in _header_problems(header, found)]
-    last = 0.0
-    for number, event in enumerate(found, start=2):
+        raise EngramError(f"the recording holds more than {MAX_EVENTS:,} lines", where=where, fix=REMEDY)
+    header, *events = map(_json, lines)
+    problems = [f"line 1: {problem}" for problem in _header_problems(header)]
+    last, shown = 0.0, False
+    for number, event in enumerate(events, start=2):
         if problem := _event_problem(event, last):
             problems.append(f"line {number}: {problem}")
-        if isinstance(event, list) and event and type(event[0]) in (int, float) and last <= event[0] <= MAX_SECONDS:
-            last = round(event[0], 3)
-    if not problems and not any(code == OUTPUT for _, code, _ in found):
-        problems = ["line 1: nothing is shown: the recording has no output"]
+        else:
+            last, shown = round(event[0], 3), shown or event[1] == OUTPUT
+    if not problems:
+        duration = header.get("duration", last)
+        if not _is_time(duration) or round(duration, 3) < last:
+            problems.append(f"line 1: duration {_shown(duration)}, not {last:.3f} (the last event) to {MAX_SECONDS} s")
+        if not shown:
+            problems.append("line 1: nothing is shown: the recording has no output")
     if problems:
-        old = header.get("version") not in (None, VERSION)
-        fix = "asciinema convert -f asciicast-v2 OLD NEW" if old else REMEDY
-        raise EngramError("not a recording that can be shown", where=where, problems=first(problems), fix=fix)
-    events = tuple(Event(round(float(time), 3), code, data) for time, code, data in found)
-    duration = round(float(header.get("duration", events[-1].time)), 3)
-    return Cast(header["width"], header["height"], duration, header.get("title") or "", events)
+        raise EngramError("not a recording that can be shown", where=where, problems=first(problems), fix=REMEDY)
+    kept = tuple(Event(round(float(time), 3), code, data) for time, code, data in events)
+    return Cast(header["width"], header["height"], round(float(duration), 3), header.get("title") or "", kept)
 
 
-def _header_problems(header: dict[str, Any], events: list[Any]) -> Iterator[str]:
-    if header.get("version") != VERSION or isinstance(header["version"], bool):
-        yield f"version {_shown(header.get('version'))}, not {VERSION}"
-        return
-    for name, bounds in (("width", WIDTHS), ("height", HEIGHTS)):
-        size = header.get(name)
-        if type(size) is not int or size not in bounds:
-            yield f"{name} {_shown(size)}, not {bounds[0]} to {bounds[-1]}"
-    if header.get("title") is not None and not _is_title(header["title"]):
-        yield f"title is no text of at most {MAX_TITLE} visible characters"
-    times = [event[0] for event in events if isinstance(event, list) and event and type(event[0]) in (int, float)]
-    end, seconds = times[-1] if times else 0.0, header.get("duration")
-    if seconds is not None and (type(seconds) not in (int, float) or not end <= round(seconds, 3) <= MAX_SECONDS):
-        yield f"duration {_shown(seconds)}, not {end:.3f} (the last event) to {MAX_SECONDS:.0f} s"
+def _header_problems(header: Any) -> Iterator[str]:
+    if not isinstance(header, dict):
+        yield "no asciicast header, which is a JSON object"
+    elif header.get("version") != VERSION:
+        yield f"version {_shown(header.get('version'))}, not {VERSION}; asciinema convert -f asciicast-v2 OLD NEW"
+    else:
+        for name, bounds in (("width", WIDTHS), ("height", HEIGHTS)):
+            if type(size := header.get(name)) is not int or size not in bounds:
+                yield f"{name} {_shown(size)}, not {bounds[0]} to {bounds[-1]}"
+        if not _is_title(header.get("title") or ""):
+            yield f"title is no text of at most {MAX_TITLE} visible characters"
 
 
 def _event_problem(value: Any, last: float) -> str:
@@ -215,12 +196,12 @@ def _event_problem(value: Any, last: float) -> str:
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, str) for part in value[1:]):
         return "not an event [seconds, code, text] in JSON"
     time, code, data = value
-    if type(time) not in (int, float) or not 0 <= time <= MAX_SECONDS:
-        return f"time {_shown(time)}, not 0 to {MAX_SECONDS:.0f} s"
+    if not _is_time(time):
+        return f"time {_shown(time)}, not 0 to {MAX_SECONDS} s"
     if round(time, 3) < last:
         return f"time goes back from {last:.3f} to {time:.3f} s"
     if code not in (OUTPUT, MARKER):
-        return f"event {_shown(code)} ({OTHER_EVENTS.get(code, 'unknown')}); known are 'o' and 'm'"
+        return f"event {_shown(code)}; known are 'o' and 'm'"
     if code == MARKER:
         return "" if _is_title(data) else f"a marker's title is no text of at most {MAX_TITLE} visible characters"
     shown = _ALLOWED.match(data)
@@ -233,6 +214,10 @@ def _json(line: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= MAX_SECONDS  # type: ignore[operator]
 
 
 def _is_title(value: object) -> bool:

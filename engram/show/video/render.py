@@ -7,19 +7,20 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from engram.show.demo.stage import Marker
-from engram.show.video import draw
 from engram.show.video.cast import Cast
-from engram.show.video.screen import together
 from engram.support import locks
 from engram.support.errors import EngramError
 from engram.support.files import writing
 
 if TYPE_CHECKING:
-    from engram.show.video.draw import Picture
+    from engram.show.video.draw import Picture, Scene
 
     Pictures = Iterable[tuple[Picture, int]]  # a picture, and its number of frames
 
+FULL = (1920, 1080)
 KINDS = ("png", "gif", "mp4")  # what takes longest comes last
 FPS, GIF_FPS = 20, 10
 GIF_WIDTHS = (960, 1600)  # of one recording, and of several
@@ -38,7 +39,7 @@ def render(
     out: Path,
     name: str,
     kinds: Sequence[str] = KINDS,
-    size: tuple[int, int] = draw.FULL,
+    size: tuple[int, int] = FULL,
     fps: int = FPS,
 ) -> list[Path]:
     """Write `out/name.mp4`, `.gif` and `.png` (the last screen), those that `kinds` names; the files written.
@@ -48,19 +49,20 @@ def render(
     Raises EngramError if packages are missing or a recording does not fit into the picture.
     """
     require()
-    titles = [cast.title for cast in casts]
-    grids = [(cast.width, cast.height) for cast in casts]
-    scene = draw.scene(grids, titles, size)
+    from engram.show.video import draw
+    from engram.show.video.screen import together
+
+    scene = draw.scene(casts, size)
     paths = [out / f"{name}.{kind}" for kind in kinds]
     with locks.held(out / name, "engram record"):
         for kind, path in zip(kinds, paths):
             if kind == "mp4":
                 painter = draw.Painter(scene)
                 pictures = ((painter.paint(screens), count) for screens, count in together(casts, fps))
-                mp4(path, pictures, size, fps, titles[0], casts[0].markers)
+                mp4(path, pictures, size, fps, casts[0].title, casts[0].markers)
             elif kind == "gif":
-                width = GIF_WIDTHS[len(casts) > 1] * size[0] // draw.FULL[0]
-                gif(path, casts, draw.scene(grids, titles, (width, TALLEST), trim=True))
+                width = GIF_WIDTHS[len(casts) > 1] * size[0] // FULL[0]
+                gif(path, casts, draw.scene(casts, (width, TALLEST), trim=True))
             else:
                 *_, (screens, _) = together(casts, fps)
                 png(path, draw.Painter(scene).paint(screens))
@@ -75,7 +77,7 @@ def require() -> None:
     if missing:
         raise EngramError(
             f"recordings need packages that are not installed: {', '.join(missing).replace('PIL', 'pillow')}",
-            fix="make setup-video, or pip install 'engram[video]'",
+            fix="make setup-video, or in the checkout: pip install '.[video]'",
         )
 
 
@@ -104,15 +106,17 @@ def mp4(path: Path, pictures: Pictures, size: tuple[int, int], fps: int, title: 
             container.mux(packet)
 
 
-def gif(path: Path, casts: Sequence[Cast], scene: draw.Scene) -> None:
+def gif(path: Path, casts: Sequence[Cast], scene: Scene) -> None:
     """Write a GIF that repeats for ever, whole or absent. The screens are painted twice: for the colours, and to keep.
 
     All pictures have one palette, so that what does not change keeps its colour.
     """
-    import numpy as np
     from PIL import Image
 
-    painter = draw.Painter(scene, GIF_SHADES)
+    from engram.show.video.draw import Painter
+    from engram.show.video.screen import together
+
+    painter = Painter(scene, GIF_SHADES)
     runs = list(together(casts, GIF_FPS))
     for screens, _ in runs:
         painter.paint(screens)
