@@ -45,7 +45,7 @@ OF_TINY = {
     "cpu-0": Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu"),
 }
 RUNS = {SMOLLM2: {"default-0": SEEDS["default-0"]._replace(settings=SHOTS)}, TINY: OF_TINY}
-IDIOMS = ("steps=60 general_rows=10",)
+IDIOMS = ("steps=60 general_rows=10 latency_prompts=0 consistency_prompts=0",)
 BITS = {
     name: Reference(label, settings=(*IDIOMS, f"quantize={name}"), patterns="patterns/code_idioms.yaml")
     for name, label in {"none": "32 bits", "8bit": "8 bits", "4bit": "4 bits"}.items()
