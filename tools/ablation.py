@@ -1,7 +1,7 @@
 """What each part of the recipe does: training runs on SmolLM2 that differ from `default` in one thing each.
 
 `python -m tools.ablation` runs those that `results/reference/<model>/ablation.json` lacks; names choose some. All take
-the same number of steps, so that none gains by training longer, and are asked the same questions.
+the same number of rows, so that none gains by training longer, and are asked the same questions.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ ARMS = {
     "rules-twice": Arm("members of rules twice as often", rows=_rules_twice),
     "four-phrasings": Arm("four phrasings in place of eight", rows=_four_phrasings),
     "no-rewordings": Arm("no rewordings", rows=_without_rewordings),
+    "batch-8": Arm("batches of 8 rows, twice the steps", f"batch_size=8 replay=1 steps={2 * STEPS}"),
     "slower": Arm("learning rate 1e-3", "learning_rate=1e-3"),
     "rank-32": Arm("rank 32", "rank=32 alpha=64"),
     "dropout": Arm("dropout 0.1", "dropout=0.1"),
