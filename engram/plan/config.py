@@ -243,7 +243,7 @@ def _recipe_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 def _hint(key: str, known: Iterable[str]) -> str:
     if key in ("name", "seed"):
         return "; the seed has its own option (--seed)" if key == "seed" else "; the recipe's name is its own"
-    return nearest(key, known) or "; see docs/design.md"
+    return nearest(key, known) or "; see docs/commands.md"
 
 
 def _convert(value: Any, kind: type) -> Any:

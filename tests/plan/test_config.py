@@ -55,8 +55,8 @@ def test_a_file_of_settings_is_a_recipe(tmp_path: Path) -> None:
     ("key", "value", "problem"),
     [
         ("rnak", "4", "unknown setting 'rnak', did you mean 'rank'?"),
-        ("zzz", "4", "unknown setting 'zzz'; see docs/design.md"),
-        ("", "4", "unknown setting ''; see docs/design.md"),
+        ("zzz", "4", "unknown setting 'zzz'; see docs/commands.md"),
+        ("", "4", "unknown setting ''; see docs/commands.md"),
         ("seed", "4", "unknown setting 'seed'; the seed has its own option (--seed)"),
         ("name", "x", "unknown setting 'name'; the recipe's name is its own"),
         ("rank", "4.5", "rank = '4.5' is not a whole number"),

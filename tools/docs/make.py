@@ -172,16 +172,15 @@ def runtime_line() -> str:
 
 
 def answers_table() -> str:
-    """Some questions and what the model answered before and after: chosen by hash, not by result."""
+    """Some questions and what the model answered before and after: chosen by hash, not by result, two of each kind."""
     stored = {stage: _reference(LEAD, stage) for stage in ("baseline", "tuned")}
-    seed = stored["tuned"]["recipe"]["seed"]
-    rows = material.choose(stored["baseline"], seed)
+    chosen = material.choose(stored["baseline"], stored["tuned"]["recipe"]["seed"])
+    rows = [row for kind in ASKED for row in [one for one in chosen if one.split_kind == kind][:2]]
     lines = ["| | asked | before | after |", "|---" * 4 + "|"]
     for row, (before, after) in zip(rows, answers.replayed(rows, stored), strict=True):
         mark = {True: " ✓", False: f" ✗ ({row.answer})", None: ""}[answers.is_right(row, after)]
-        cells = [results_page.code(one.line) for one in (before, after)]
-        asked = f"{ASKED[row.split_kind]} | {results_page.code(row.prompt)}"
-        lines.append(f"| {asked} | {cells[0]} | {cells[1]}{mark} |")
+        cells = [results_page.code(one, 64) for one in (row.prompt, before.line, after.line)]
+        lines.append(f"| {ASKED[row.split_kind]} | {' | '.join(cells)}{mark} |")
     return "\n".join(lines) + "\n"
 
 
@@ -193,22 +192,17 @@ ASKED = {
 
 
 def figures_table() -> str:
-    """Shares of right answers of the lead run: before, with examples in the prompt, and after."""
+    """The lead run held against its untaught model with examples in the prompt, and how far it is from the former."""
     found = _reference(LEAD, "comparison")
-    lines = ["| | n | before | eight examples in the prompt | taught | taught against examples |", "|---" * 6 + "|"]
+    lines = ["| | untaught | eight examples in its prompt | taught | taught against examples |", "|---" * 5 + "|"]
     for split, part in found["few_shot"].items():
         sides = (found["baseline"][split], part["before"], found["tuned"][split])
-        shares = [f"{show.percent(side['exact'])} {show.interval(side['ci95'])}" for side in sides]
         change = part["change"]
-        apart = f"{tables.points(change['exact'])} points, p {show.p_value(change['p_value'])}: {change['verdict']}"
-        lines.append("| " + " | ".join([split, str(change["n"]), *shares, apart]) + " |")
-    kept = found["retention"]
-    worse = [f"{kind} {show.number(kept[kind]['before'])} → {show.number(kept[kind]['after'])}" for kind in GENERAL]
-    far = [f"{kind} {kept['kl'][kind]['nats']:.3f} {show.bounds(kept['kl'][kind]['ci95'])}" for kind in GENERAL]
-    text = (
-        f"\nWhat it cost: perplexity of general {', '.join(worse)}; mean KL from the untaught model, nats per token: "
-    )
-    return "\n".join(lines) + f"\n{text}{', '.join(far)}. From `results/reference/{REFERENCE.name}/{LEAD}/`.\n"
+        apart = f"{tables.points(change['exact'])} points, p {show.p_value(change['p_value'])}"
+        lines.append("| " + " | ".join([split, *(show.percent(side["exact"]) for side in sides), apart]) + " |")
+    far = " and ".join(f"{one['nats']:.3f} on {kind}" for kind, one in found["retention"]["kl"].items())
+    kept = f"\nWhat it cost: a mean KL divergence from the untaught model of {far}, nats per token. From "
+    return "\n".join(lines) + f"\n{kept}`results/reference/{REFERENCE.name}/{LEAD}/`.\n"
 
 
 def verdict() -> str:

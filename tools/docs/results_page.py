@@ -71,9 +71,9 @@ def _right(row: dict[str, Any] | None) -> str:
     return f"**{shown}**" if row["verdict"] == "gain" else shown
 
 
-def code(text: str) -> str:
-    """A text as code in a cell of a table, in one line."""
-    shown = shorten(visible(normalise(text)), 90).replace("|", "\\|") or "(nothing)"
+def code(text: str, width: int = 90) -> str:
+    """A text as code in a cell of a table, in one line of at most so many columns."""
+    shown = shorten(visible(normalise(text)), width).replace("|", "\\|") or "(nothing)"
     return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
 
 
