@@ -79,7 +79,9 @@ def teach(
     name, chosen = backends.choose(backend), models.resolve(model)
     config = load_config(recipe, chosen.parameters, seed, {key: str(value) for key, value in settings.items()})
     work = pipeline.Work.within(name, chosen, config, patterns.files, Path(out), holdout)
-    for _ in pipeline.follow(work, pipeline.TARGETS["train"], _silent, lambda one: pipeline.teach(one, Silent())):
+    for _ in pipeline.follow(
+        work, pipeline.TARGETS["train"], lambda _: None, lambda one: pipeline.teach(one, Silent())
+    ):
         pass
     return Run(work, documents.read(work.log, "training", "teach"))
 
@@ -92,10 +94,6 @@ def evaluate(run: Run, stage: Literal["baseline", "tuned"] = "tuned") -> dict[st
     from engram.evaluation import pipeline
 
     return pipeline.answer(run.work, stage)
-
-
-def _silent(_: str) -> None:
-    """Say nothing."""
 
 
 def compare(run: Run) -> dict[str, Any]:

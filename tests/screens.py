@@ -45,8 +45,10 @@ def typed(
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
     process = subprocess.Popen(
-        [sys.executable, "-c", _OWN_TERMINAL, sys.executable, "-m", "engram.cli", *arguments],
-        stdin=follower, stdout=follower, stderr=follower, env=clean | {"TERM": "xterm-256color"} | environment,
+        [sys.executable, "-m", "engram.cli", *arguments], stdin=follower, stdout=follower, stderr=follower,
+        # a terminal that sends Ctrl-C as an interrupt must be the process's own
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env=clean | {"TERM": "xterm-256color"} | environment,
     )  # fmt: skip
     started = time.perf_counter()
     os.close(follower)
@@ -70,12 +72,6 @@ def typed(
     watchdog.cancel()
     assert not waiting, printed
     return printed.decode(), time.perf_counter() - started
-
-
-# a terminal that sends Ctrl-C as an interrupt must be the process's own
-_OWN_TERMINAL = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); " + (
-    "os.execv(sys.argv[1], sys.argv[1:])"
-)
 
 
 def at(cast: Cast, seconds: float) -> list[str]:

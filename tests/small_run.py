@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,15 +37,12 @@ examples:
   - {input: "Two and five", output: "seven", category: number}
 """
 CONFIG = Config(
-    learning_rate=1e-2,
-    batch_size=16,
-    steps=60,
-    validate_every=30,
-    consistency_prompts=3,
-    samples=2,
-    latency_prompts=2,
-    shots=2,
+    learning_rate=1e-2, steps=60, validate_every=30, consistency_prompts=3, samples=2, latency_prompts=2, shots=2
 )
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(package), reason=f"no {package}"))
+    for name, package in (("mlx", "mlx_lm"), ("cpu", "unsloth"))
+]
 
 
 class Quiet:
@@ -85,16 +83,20 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "data"
 
 
-@pytest.fixture(scope="session")
-def run(small_data: Path) -> Iterator[Run]:
-    root, model, progress = small_data.parent, resolve("tiny"), Quiet()
-    out = root / "results" / "mlx"
-    log = train.train("mlx", model, CONFIG, root / "data", root / "adapter", out / "training.json", progress)
+def stages(backend: str, root: Path) -> Run:
+    """Train and evaluate in the folder `root`, which has the data."""
+    model, progress, out = resolve("tiny"), Quiet(), root / "results" / backend
+    log = train.train(backend, model, CONFIG, root / "data", root / "adapter", out / "training.json", progress)
     documents = [
-        evaluate.evaluate("mlx", model, adapter, CONFIG, root / "data", out / f"{stage}.json", lambda _: None)
+        evaluate.evaluate(backend, model, adapter, CONFIG, root / "data", out / f"{stage}.json", lambda _: None)
         for stage, adapter in (("baseline", None), ("tuned", root / "adapter"))
     ]
-    yield Run(root, model, progress, log, *documents, compare.compare(out))
+    return Run(root, model, progress, log, *documents, compare.compare(out))
+
+
+@pytest.fixture(scope="session")
+def run(small_data: Path) -> Run:
+    return stages("mlx", small_data.parent)
 
 
 def evaluated_again(run: Run, backend: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

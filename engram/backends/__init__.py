@@ -64,6 +64,9 @@ class Backend(Protocol):
     ) -> TrainingRun:
         """Train an adapter on the planned batches, in their order, and write it to the folder `out`.
 
+        Loss, the learning rate of each step and the initial adapter are engram's own too, so that all backends follow
+        one curve. Raises EngramError if the loss goes wrong, Stopped at a signal.
+
         `keeper` has the checkpoint to go on from, if any, and takes new ones; the run ends as if never interrupted.
         Of several processes that joined, each computes its share of every batch, and the first alone writes.
         """
@@ -120,10 +123,8 @@ def choose(name: str = "auto") -> str:
     if name == "auto":
         return "cuda" if nvidia_gpu() and importlib.util.find_spec("unsloth") else "mlx"
     if name not in NAMES:
-        hint = nearest(name, NAMES) or f"; known are auto, {', '.join(NAMES)}"
-        raise EngramError(
-            f"unknown backend {name!r}{hint}", where="BACKEND", fix="BACKEND=auto takes the one for this machine"
-        )
+        what = f"unknown backend {name!r}" + (nearest(name, NAMES) or f"; known are auto, {', '.join(NAMES)}")
+        raise EngramError(what, where="BACKEND", fix="BACKEND=auto takes the one for this machine")
     return name
 
 
@@ -150,6 +151,11 @@ def silenced() -> Iterator[None]:
     """What a library prints meanwhile is neither shown nor kept: over thousands of steps it is a lot."""
     with contextlib.redirect_stdout(_NOWHERE), contextlib.redirect_stderr(_NOWHERE):
         yield
+
+
+def reason(error: Exception) -> str:
+    """The first line of a library's error, or its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def refuse_quantize(quantize: str, name: str) -> None:

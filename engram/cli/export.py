@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from pathlib import Path
 
 import click
 
 from engram.cli.options import Shared, path_option, shared, value_option
+from engram.support import console
 from engram.support.errors import EngramError
 from engram.support.text import visible
 
@@ -31,7 +33,6 @@ def export(use: Shared, form: str, out: Path | None, quantize: str, dtype: str, 
     set, in the program that will run it; else nothing is written.
     """
     from engram.export import card, stage
-    from engram.support import console
 
     use.announce_model()
     needed = form not in stage.ADAPTERS and not unchecked
@@ -82,8 +83,6 @@ def show(source: Path) -> None:
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer; default: the recipe's.")
 def export_eval(use: Shared, folder: Path, max_new_tokens: int | None) -> None:
     """Write the test set into DIR for lm-evaluation-harness. The task is called `engram`."""
-    import dataclasses
-
     from engram.evaluation import harness
 
     use.announce_model()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import platform
+import shutil
 import sys
 
 import click
 
 from engram.cli.options import Shared, shared, value_option
+from engram.support import console
+from engram.support.errors import EngramError
 from engram.support.text import visible
 
 Finding = tuple[str, str, str]  # name, state, remedy (empty where all is well)
@@ -17,13 +22,12 @@ PACKAGES = {"mlx": ("mlx", "mlx-lm", "transformers"), "cuda": TORCH, "cpu": TORC
 @click.command()
 def models() -> None:
     """List the model names, and which of them are on this disk."""
-    from engram.models import hub
-    from engram.models import model as registry
+    from engram.models import hub, model
 
     told = {"tiny": ("made by `make base-model`", "bundled"), hub.SMOLLM2.name: (hub.SMOLLM2.pin, "in a package")}
-    for name, hub_id in registry.REGISTRY.items():
+    for name, hub_id in model.REGISTRY.items():
         source, place = told.get(name, (hub_id, "on the hub"))
-        click.echo(f"{name:17} {source:40} {'on this disk' if registry.is_cached(name) else place}")
+        click.echo(f"{name:17} {source:40} {'on this disk' if model.is_cached(name) else place}")
 
 
 @click.command("resolve-model")
@@ -49,22 +53,17 @@ def verify_model(use: Shared, prompt: str) -> None:
 @shared("backend_name")
 def doctor(use: Shared) -> None:
     """Check what this machine has and lacks. Python, packages, backend, BLAS or GPU, models, disk."""
-    from engram.support.console import make_console
-
-    console, found = make_console(), examine(use.backend)
+    shown, found = console.make_console(), examine(use.backend)
     for name, state, remedy in found:
-        console.print(f"{'✗' if remedy else '✓'} {name:12} {visible(state)}")
+        shown.print(f"{'✗' if remedy else '✓'} {name:12} {visible(state)}")
         if remedy:
-            console.print(f"               fix: {remedy}")
+            shown.print(f"               fix: {remedy}")
     if any(remedy for *_, remedy in found):
         sys.exit(2)
 
 
 def examine(backend: str) -> list[Finding]:
     """Every check, in the order in which a newcomer meets them."""
-    import platform
-    import shutil
-
     from engram.support import gpu, machine
 
     version, free = platform.python_version(), shutil.disk_usage(".").free / 2**30
@@ -83,7 +82,6 @@ def examine(backend: str) -> list[Finding]:
 def _backend(name: str) -> Finding:
     from engram import backends
     from engram.support import machine
-    from engram.support.errors import EngramError
 
     try:
         backends.check(name)
@@ -96,8 +94,6 @@ def _backend(name: str) -> Finding:
 
 
 def _mlx() -> list[Finding]:
-    import importlib.util
-
     from engram import backends
     from engram.backends.mlx import blas
     from engram.support import machine
@@ -123,17 +119,16 @@ def _cuda() -> list[Finding]:
         capability, precision = ".".join(map(str, card.capability)), "bf16" if card.bf16 else "fp16"
         memory = f"{card.memory:,} MiB ({card.free:,} free)"
         findings.append(("gpu", f"{card.name}, {memory}, compute capability {capability}, {precision}", ""))
-    if not version:
-        return findings
-    built = f"{version} for CUDA {cuda}" if cuda else f"{version}, CPU build"
-    blind = cuda and not gpu.problem(report, torch_cuda=cuda) and not gpu.starts()
-    remedy = "CUDA does not start: reboot, or reinstall the driver (see docs/gpu.md)"
-    return [*findings, ("torch", built, remedy if blind else "")]
+    if version:
+        built = f"{version} for CUDA {cuda}" if cuda else f"{version}, CPU build"
+        blind = cuda and not gpu.problem(report, torch_cuda=cuda) and not gpu.starts()
+        remedy = "CUDA does not start: reboot, or reinstall the driver (see docs/gpu.md)"
+        findings.append(("torch", built, remedy if blind else ""))
+    return findings
 
 
 def _models() -> Finding:
     from engram.models import model
-    from engram.support.errors import EngramError
 
     here = [name for name in model.REGISTRY if name == "tiny" or model.is_cached(name)]
     try:

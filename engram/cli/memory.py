@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from pathlib import Path
 
 import click
 
 from engram.cli.options import Shared, label, path_option, shared, value_option
+from engram.support import console
 
 folder_option = path_option("memory", "Folder of the memory; default: adapters/<backend>-memory.")
 
@@ -34,12 +37,8 @@ def insert(use: Shared, input_: str, output: str, memory: Path | None) -> None:
 
     The table is made if it doesn't exist. A fact that is in the table, or contradicts one that is, is refused.
     """
-    import dataclasses
-    import time
-
     from engram.memory.facts import Fact
     from engram.memory.table import has_lora
-    from engram.support import console
     from engram.training import teach_memory
     from engram.training.processes import Silent
 
@@ -57,7 +56,6 @@ def insert(use: Shared, input_: str, output: str, memory: Path | None) -> None:
 @shared("backend_name", "adapters")
 def delete(use: Shared, inputs: tuple[str, ...], memory: Path | None) -> None:
     """Forget the facts of these INPUTS; the model answers them as if they had never been taught."""
-    from engram.support import console
     from engram.training import teach_memory
 
     place = folder(use, memory)
@@ -75,8 +73,7 @@ def list_(use: Shared, containing: str, memory: Path | None) -> None:
     from engram.memory import table
 
     place = folder(use, memory)
-    known = table.intact(place)
-    tables.facts(known, table.read(place), containing)
+    tables.facts(table.intact(place), table.read(place), containing)
 
 
 @group.command()
@@ -103,7 +100,6 @@ def merge(use: Shared, first: Path, second: Path, out: Path) -> None:
     """
     from engram.memory import addresses
     from engram.models.tokenizer import load_encoder
-    from engram.support import console
     from engram.training import teach_memory
 
     encoder = load_encoder(use.model)

@@ -14,12 +14,12 @@ import click
 from click import Choice, IntRange
 from click.core import ParameterSource
 
-from engram.plan.config import MAX_SEED
+from engram.plan.config import MAX_SEED, Config, load_config, parse_overrides
+from engram.support import console
 
 if TYPE_CHECKING:
     from engram.evaluation.pipeline import Work
     from engram.models.model import Model
-    from engram.plan.config import Config
 
 Command = Callable[..., None]
 
@@ -55,22 +55,20 @@ class Shared:
     @functools.cached_property
     def model(self) -> Model:
         """The model, fetched where it must be."""
-        from engram.models import model as models
+        from engram.models.model import resolve
 
-        return models.resolve(self.model_name)
+        return resolve(self.model_name)
 
     @functools.cached_property
     def config(self) -> Config:
         """The recipe with the command's settings on top."""
         return self.configured(self.seed)
 
-    def configured(self, seed: int, **overrides: str) -> Config:
-        """The recipe of another seed; `overrides` go between the recipe and the command's own settings."""
-        from engram.plan import config
-
+    def configured(self, seed: int) -> Config:
+        """The recipe of another seed, with the command's settings on top."""
         named = {"method": self.method} if self.method != "lora" else {}
-        overrides = {**named, **overrides, **config.parse_overrides(self.settings)}
-        return config.load_config(self.recipe, self.model.parameters, seed, overrides)
+        overrides = {**named, **parse_overrides(self.settings)}
+        return load_config(self.recipe, self.model.parameters, seed, overrides)
 
     @functools.cached_property
     def work(self) -> Work:
@@ -100,8 +98,6 @@ class Shared:
 
     def announce(self) -> None:
         """Print which model, backend and recipe a stage works with."""
-        from engram.support import console
-
         if self.model.reason:
             console.note(self.model.reason)
         recipe = f"recipe: {self.config.name} · seed: {self.config.seed}"
@@ -109,8 +105,6 @@ class Shared:
 
     def announce_model(self) -> None:
         """Print which model a command works with, and why where it was chosen."""
-        from engram.support import console
-
         console.note(self.model.reason or f"model: {self.model.name}")
 
 
@@ -122,8 +116,7 @@ def handed_on(one: Shared, other: Shared) -> Shared:
 
 
 def label(backend: str, adapter: Path | None, method: str = "lora") -> str:
-    """The name of a run's folder: `<backend>`, `<backend>-<method>` for a method other than LoRA, or
-    `<backend>-with-<folder>` for another adapter."""
+    """A run's folder: `<backend>`, `<backend>-<method>` if not LoRA, `<backend>-with-<folder>` of another adapter."""
     if adapter:
         return f"{backend}-with-{Path(os.path.abspath(adapter)).name}"  # noqa: PTH100
     from engram.training.methods import METHODS
@@ -133,8 +126,7 @@ def label(backend: str, adapter: Path | None, method: str = "lora") -> str:
 
 def path_option(name: str, text: str, default: Path | None = None) -> Callable[[Command], Command]:
     """An option that takes a path."""
-    kind = click.Path(path_type=Path)
-    return click.option(f"--{name}", type=kind, default=default, show_default=default is not None, help=text)
+    return value_option(name, default, text, click.Path(path_type=Path))
 
 
 def value_option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engram.cli.options import Shared, shared
+from engram.plan.config import SMALL_MODEL, load_config
 from engram.support.errors import EngramError
 from engram.support.text import visible
 
@@ -42,16 +43,14 @@ def validate(use: Shared, patterns: tuple[str, ...], advise: bool) -> None:
 
 def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
     from engram.dataset import advice
-    from engram.models import model as models
+    from engram.models.model import on_this_disk
     from engram.models.tokenizer import load_encoder
-    from engram.plan.config import SMALL_MODEL, load_config
 
-    model = models.on_this_disk(spec)
+    model = on_this_disk(spec)
     if model is None:
         raise EngramError("this model is not on this disk", where=spec, fix=f"make verify-model MODEL={spec}")
-    config = load_config("default", model.parameters, seed)
+    config, encoder = load_config("default", model.parameters, seed), load_encoder(model)
     sizes = advice.held(patterns, seed)
-    encoder = load_encoder(model)
 
     def count_tokens(prompt: str, answer: str) -> tuple[int, int]:
         encoded = encoder.example(prompt, answer)
@@ -71,19 +70,18 @@ def _advise(patterns: Sequence[Pattern], spec: str, seed: int) -> None:
     for name, size in sizes.items():
         share = size.held_out / (size.taught + size.held_out)
         click.echo(f"{visible(name):40} {size.taught:6}  {size.held_out:8}  {share:4.0%}")
-    listed = ", ".join(f"{kind} {count}" for kind, count in shown.items())
-    click.echo(f"\nadvice: {len(found)}{' (' if listed else ''}{listed}{')' if listed else ''}; ", nl=False)
-    click.echo(f"tokens of {visible(model.name)}, recipe {config.name}, held out by seed {seed}")
+    listed = f" ({', '.join(f'{kind} {count}' for kind, count in shown.items())})" if shown else ""
+    under = f"tokens of {visible(model.name)}, recipe {config.name}, held out by seed {seed}"
+    click.echo(f"\nadvice: {len(found)}{listed}; {under}")
 
 
 @click.command()
 def packs() -> None:
     """List the bundled packs of patterns. Name them to teach them: PATTERNS=http,ports."""
     from engram.patterns import loading
-    from engram.patterns.loading import load_patterns
 
     for name, path in loading.packs().items():
-        categories = Counter(pattern.category for pattern in load_patterns([path]))
+        categories = Counter(pattern.category for pattern in loading.load_patterns([path]))
         listed = ", ".join(f"{category} {n}" for category, n in categories.items())
         click.echo(f"{name:10} {categories.total():4} patterns: {listed}")
 

@@ -6,10 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from engram.cli.options import Command, Shared, label, path_option, shared, value_option
+from engram.support import console
 from engram.support.text import visible
 
 Kinds = tuple[str, ...]
@@ -29,18 +31,18 @@ def _speed(_context: click.Context, _option: click.Parameter, value: float) -> f
 @click.option("--width", type=click.IntRange(20, 300), help="Draw as on a terminal of so many columns.")
 @click.option("--platforms", metavar="NAME,NAME", help="Show two folders of the results side by side, as mlx,cuda.")
 @shared("adapter", "method", "model_name", "backend_name", "patterns", "data", "adapters", "results")
-def demo(use: Shared, quick: bool, pause: bool, speed: float, width: int | None, platforms: str | None) -> None:
+def demo(use: Shared, quick: bool, platforms: str | None, **manner: Any) -> None:
     """Show before and after side by side, on test questions."""
     from engram.backends import Loaded
-    from engram.show.demo import demo as shown
+    from engram.show.demo import demo
 
-    manner = shown.Manner(speed, width, pause)
     if platforms is not None:
-        shown.perform_platforms([name.strip() for name in platforms.split(",")], use.results, manner)
+        names = [name.strip() for name in platforms.split(",")]
+        demo.perform_platforms(names, use.results, demo.Manner(**manner))
         return
     run = click.get_current_context().find_object(Shared)
     loaded = None if quick else run.work.loaded if run else Loaded(use.backend, use.model)
-    shown.perform(loaded, use.taught, use.data, use.run, manner, use.patterns)
+    demo.perform(loaded, use.taught, use.data, use.run, use.patterns, demo.Manner(**manner))
 
 
 @click.command()
@@ -51,35 +53,26 @@ def demo(use: Shared, quick: bool, pause: bool, speed: float, width: int | None,
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of drawn answers.")
 @value_option("quantize", "none", "4bit (mlx, cuda) or 8bit (mlx).", click.Choice(["none", "8bit", "4bit"]))
 @shared("adapter", "method", "model_name", "backend_name", "adapters")
-def ask(
-    use: Shared,
-    question: str | None,
-    only: str | None,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    quantize: str,
-) -> None:
+def ask(use: Shared, question: str | None, only: str | None, quantize: str, **drawing: Any) -> None:
     """Answer QUESTION before and after, side by side. Both answers appear as their tokens come.
 
     Without QUESTION a conversation: each model keeps its own answers, /new starts over, /quit leaves. Through a pipe
     every line is a separate question. Questions and answers are not written to disk.
     """
-    from engram.show import ask as asking
-    from engram.support import console
+    from engram.show import ask
 
     both: dict[str, Path | None] = {"baseline": None, "tuned": use.taught}
     answering = {one: place for one, place in both.items() if only in (None, one)}
     taught = f" · {'adapter' if use.method == 'lora' else use.method}: {use.taught}" if "tuned" in answering else ""
     console.note(f"model: {use.model.name} · backend: {use.backend}{taught}")
-    settings = asking.Settings(max_new_tokens, use.model.context, temperature, seed)
-    sides = asking.open_sides(use.backend, use.model, answering, settings, quantize)
+    settings = ask.Settings(context=use.model.context, **drawing)
+    sides = ask.open_sides(use.backend, use.model, answering, settings, quantize)
     if question is not None:
-        asking.once(sides, question)
+        ask.once(sides, question)
     elif sys.stdin.isatty():
-        asking.talk(sides)
+        ask.talk(sides)
     else:
-        asking.each(sides, (line.decode("utf-8", "replace") for line in sys.stdin.buffer))
+        ask.each(sides, (line.decode("utf-8", "replace") for line in sys.stdin.buffer))
 
 
 @click.command()
@@ -90,7 +83,6 @@ def ask(
 def report(use: Shared, out: Path | None, first: str | None, every: bool) -> None:
     """Write every result as one HTML page. Missing documents are listed with the commands that make them."""
     from engram.show.report import html
-    from engram.support import console
 
     path = out or use.results / "report.html"
     run = click.get_current_context().find_object(Shared)
@@ -115,12 +107,11 @@ def kind_options(command: Command) -> Command:
 @kind_options
 def render(casts: tuple[Path, ...], out: Path | None, kinds: Kinds) -> None:
     """Draw recordings (asciicast v2), several side by side. All kinds of picture, or the chosen ones."""
-    from engram.show.video import cast
-    from engram.show.video import render as rendering
+    from engram.show.video import cast, render
 
     recordings = [cast.read(path) for path in casts]
     name = "-".join(path.stem for path in casts)
-    for path in rendering.render(recordings, out or casts[0].parent, name, kinds or rendering.KINDS):
+    for path in render.render(recordings, out or casts[0].parent, name, kinds or render.KINDS):
         _written(path)
 
 
@@ -140,26 +131,24 @@ def record(
     The asciicast is written last: where it is, the pictures next to it were drawn from it.
     """
     from engram import backends
-    from engram.show.video import cast
-    from engram.show.video import render as rendering
-    from engram.support import console, locks
+    from engram.show.video import cast, render
+    from engram.support import locks
 
-    rendering.require()
-    if beside == "auto":
-        beside = "cuda" if use.backend == "mlx" else "mlx"
-    named = [use.backend] if beside is None else [use.backend, backends.choose(beside)]
-    names = [label(one, None, use.method) for one in named]
-    usual = (cast.WIDTH, cast.HEIGHT) if beside is None else cast.BESIDE
-    size = (width or usual[0], height or usual[1])
-    shows = [cast.replay(one, use.data, use.results, use.patterns) for one in names]
-    captions = [cast.caption(one, use.results) for one in names]
-    casts = [cast.record(show, *size, caption) for show, caption in zip(shows, captions, strict=True)]
-    folder = out or (use.run if beside is None else use.results)
-    stem = "demo" if beside is None else "demo-compare"
-    kinds = kinds or rendering.KINDS
+    render.require()
+    if beside is None:
+        names, usual, folder, stem = [use.backend], (cast.WIDTH, cast.HEIGHT), out or use.run, "demo"
+    else:
+        other = {"mlx": "cuda"}.get(use.backend, "mlx") if beside == "auto" else backends.choose(beside)
+        names, usual, folder, stem = [use.backend, other], cast.BESIDE, out or use.results, "demo-compare"
+    places, size = (
+        [use.results / label(name, None, use.method) for name in names],
+        (width or usual[0], height or usual[1]),
+    )
+    casts = [cast.of_demo(place, use.data, use.patterns, *size) for place in places]
+    kinds = kinds or render.KINDS
     with locks.held(folder / stem, "engram record"):
         if beside is None:
-            file, pictures = folder / "demo.cast", {kind: folder / f"demo.{kind}" for kind in rendering.KINDS}
+            file, pictures = folder / "demo.cast", {kind: folder / f"demo.{kind}" for kind in render.KINDS}
             same = file.is_file() and file.read_bytes() == cast.dumps(casts[0]).encode()
             if same and not force and all(pictures[kind].is_file() for kind in kinds):
                 console.note("up to date: record")
@@ -167,7 +156,7 @@ def record(
             file.unlink(missing_ok=True)
             for kind in () if same else {*pictures}.difference(kinds):
                 pictures[kind].unlink(missing_ok=True)
-        for path in rendering.render(casts, folder, stem, kinds):
+        for path in render.render(casts, folder, stem, kinds):
             _written(path)
         if beside is None:
             cast.write(file, casts[0])
@@ -186,18 +175,16 @@ def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], s
     On a terminal it asks you about each point that it can't check. Exit code 0: nothing fails and no question is open;
     else 2.
     """
-    from engram.show.prep import checklist, finding
-    from engram.show.prep.finding import Situation
-    from engram.show.video import render as rendering
+    from engram.show.prep import checklist
+    from engram.show.prep.stages import Situation
+    from engram.show.video import render
     from engram.support import schema
 
-    rendering.require()
-    at = Situation(use.backend, use.model_name, use.patterns, use.data, use.adapters, use.results, script)
+    render.require()
+    at = Situation(use.backend, use.model_name, use.patterns, use.data, use.adapters, use.run, script)
     found = checklist.examine(at, os.environ, public)
-    if yes:
-        found = checklist.answered(found, lambda _: True)
-    elif not as_json and finding.interactive():
-        found = checklist.answered(found, lambda one: click.confirm(one.text))
+    if yes or (interactive() and not as_json):
+        found = checklist.answered(found, lambda one: yes or click.confirm(one.text))
     if as_json:
         document = checklist.document(found, use.backend)
         schema.check(document, "video-prep", "the checklist")
@@ -206,6 +193,11 @@ def video_prep(use: Shared, yes: bool, as_json: bool, public: tuple[str, ...], s
         checklist.show(found)
     if not checklist.ready(found):
         sys.exit(2)
+
+
+def interactive() -> bool:
+    """Whether a person can answer."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _written(path: Path) -> None:

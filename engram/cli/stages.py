@@ -12,10 +12,11 @@ import click
 from click.core import ParameterSource
 
 from engram.cli.options import STAGE, TRAINING, Shared, shared, typed, value_option
+from engram.plan.config import load_config, parse_overrides
+from engram.support import console
 
 if TYPE_CHECKING:
     from engram.evaluation.pipeline import Work
-
 
 force_option = click.option("--force", is_flag=True, help="Run it even if it is up to date.")
 
@@ -38,7 +39,6 @@ def data(use: Shared, force: bool, check: bool) -> None:
 def _data(use: Shared, force: bool, dry: bool) -> None:
     from engram.evaluation import pipeline
     from engram.patterns.loading import find_files
-    from engram.support import console
 
     at = (find_files(use.patterns), use.data, use.seed, use.holdout)
     reason = "forced" if force else pipeline.why_data(*at)
@@ -50,10 +50,10 @@ def _data(use: Shared, force: bool, dry: bool) -> None:
 def _made(manifest: dict[str, Any]) -> None:
     from engram.evaluation.scoring import SPLITS
 
-    text = "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, "
     counts = manifest["counts"]
     asked = " + ".join(f"{counts[kind]} {kind}" for kind in SPLITS if counts[kind])
-    click.echo(f"{text.format(**counts)}test {asked}")
+    text = "{taught} patterns taught, {held_out} held out: {train} training, {valid} validation rows, test "
+    click.echo(text.format(**counts) + asked)
 
 
 @click.command()
@@ -93,18 +93,15 @@ def evaluate(use: Shared, stage: str, force: bool) -> None:
 @shared("adapter", "method", "backend_name", "results")
 def compare(use: Shared, categories: bool, across: bool) -> None:
     """Compare before with after, and the backends. Tests are paired; each change is marked as shown or not."""
-    from engram.evaluation import compare as comparison
-    from engram.evaluation import compare_runs, pipeline, tables
-    from engram.support import console
+    from engram.evaluation import compare, compare_runs, pipeline, tables
 
-    if not across:
-        if reason := pipeline.why_compare(use.run):
-            console.note(f"compare: {reason}")
-        document = comparison.compare(use.run) if reason else comparison.stored(use.run)
-    runs = compare_runs.collect(use.results)
     if across:
-        tables.across(runs)
+        tables.across(compare_runs.collect(use.results))
         return
+    if reason := pipeline.why_compare(use.run):
+        console.note(f"compare: {reason}")
+    document = compare.compare(use.run) if reason else compare.stored(use.run)
+    compare_runs.collect(use.results)
     tables.comparison(document)
     if categories:
         tables.categories(document)
@@ -125,24 +122,20 @@ def gate(use: Shared, files: tuple[Path, ...], as_json: bool, **limits: float | 
     answers: rows of id, expected and answer, or what lm_eval writes with --log_samples. A limit that is not given is
     the recipe's: its settings gate_recall, gate_rewording, gate_generalization and gate_retention.
     """
-    from engram.evaluation import gate as gates
-    from engram.evaluation import tables
-    from engram.plan.config import load_config, parse_overrides
+    from engram.evaluation import gate, tables
 
     recipe = load_config(use.recipe, 0, 0, parse_overrides(use.settings)).limits  # the same for a model of any size
     given = recipe | {name: limit for name, limit in limits.items() if limit is not None}
     if len(files) not in (0, 2):
         raise click.BadParameter("two files, before and after, or none.", param_hint="FILES")
-    made = gates.of_files(files[0], files[1], given) if files else gates.of_run(use.run, given)
+    made = gate.of_files(files[0], files[1], given) if files else gate.of_run(use.run, given)
     click.echo(json.dumps(made, indent=1, ensure_ascii=False)) if as_json else tables.gate(made)
-    sys.exit(gates.EXIT[made["verdict"]])
+    sys.exit(gate.EXIT[made["verdict"]])
 
 
 def _follow(use: Shared, stages: Sequence[str], *, force: bool, dry: bool = False) -> None:
     """Run these stages where they are not up to date, and print what each made."""
-    from engram.evaluation import compare as comparison
     from engram.evaluation import compare_runs, pipeline, tables
-    from engram.support import console
 
     if use.nproc == 1 or len(stages) > 1:  # else the first process that is launched says it
         use.announce()
@@ -157,7 +150,7 @@ def _follow(use: Shared, stages: Sequence[str], *, force: bool, dry: bool = Fals
             pulse.stop()
             if name == "data":
                 _made(made)
-            elif name in comparison.STAGES:
+            elif name in ("baseline", "tuned"):
                 tables.result(made)
             elif name == "compare":
                 compare_runs.collect(use.results)
@@ -168,7 +161,6 @@ def _teach(use: Shared, work: Work) -> None:
     from engram.evaluation import pipeline
     from engram.plan import sharding
     from engram.plan.checkpoint import Saving
-    from engram.support import console
     from engram.training import processes, tracking
 
     if use.nproc > 1:
@@ -189,10 +181,8 @@ def _teach(use: Shared, work: Work) -> None:
 
 STAGES = ("data", "train", "eval", "compare")
 # the commands that `run` ends with, and the stage that each needs
-THEN = {
-    **{"demo": "compare", "ask": "train", "report": "compare", "record": "compare", "verify": "compare"},
-    **{"export": "compare", "export-eval": "data", "gate": "compare", "serve": "train"},
-}
+SHOWING = ("demo", "ask", "report", "record", "verify", "export", "export-eval", "gate", "serve")
+THEN = dict.fromkeys(SHOWING, "compare") | {"ask": "train", "serve": "train", "export-eval": "data"}
 
 
 @click.command()
@@ -245,7 +235,6 @@ def seeds(use: Shared, seeds: str) -> None:
     from engram.evaluation import seeds as several
     from engram.evaluation import tables
     from engram.patterns.loading import find_files
-    from engram.support import console
 
     configs = [use.configured(seed) for seed in several.parse_seeds(seeds)]
     files = find_files(use.patterns)
@@ -266,12 +255,11 @@ def verify(use: Shared, files: tuple[Path, ...], model: str | None) -> None:
 
     Without FILES: every document in the results folder. A check that is impossible here is listed, and is no failure.
     """
-    from engram.evaluation import tables
-    from engram.evaluation import verify as checks
+    from engram.evaluation import tables, verify
 
-    places = checks.Places(use.data, use.adapters, model)
-    chosen = files or checks.documents(use.results)
-    passed = [tables.checked(str(file), checks.verify(file, places)) for file in chosen]
+    places = verify.Places(use.data, use.adapters, model)
+    chosen = files or verify.documents(use.results)
+    passed = [tables.checked(str(file), verify.verify(file, places)) for file in chosen]
     if not all(passed):
         sys.exit(2)
 

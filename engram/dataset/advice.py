@@ -15,6 +15,8 @@ from engram.support.statistics import FEWEST, wilson
 from engram.support.text import normalise, shorten, twins, visible
 
 LONG_FOR_SMALL = 16  # tokens of an answer
+Counting = Callable[[str, str], tuple[int, int]]  # a prompt and an answer -> tokens of both, and of the answer alone
+_BROKEN_PATH = re.compile(r"(?:\b[A-Za-z]:|\\\w[^\\\s]*)[\n\t]\w")
 WIDE = 0.10  # half of an interval's width above which it says little
 
 
@@ -44,23 +46,15 @@ class Limits(NamedTuple):
 
 
 def advise(
-    patterns: Sequence[Pattern],
-    sizes: Mapping[str, Held],
-    count_tokens: Callable[[str, str], tuple[int, int]],
-    limits: Limits,
+    patterns: Sequence[Pattern], sizes: Mapping[str, Held], count_tokens: Counting, limits: Limits
 ) -> list[Advice]:
     """All advice on patterns that loaded and are split into `sizes`, in the order of its kinds.
 
     `count_tokens` gives the tokens of a prompt with its answer, and of the answer alone with its end.
     """
     alone = [one for pattern in patterns for one in (*_long(pattern, count_tokens, limits), *_wording(pattern))]
-    return [
-        *sorted(alone, key=lambda one: one.kind),
-        *_ambiguous(patterns),
-        *_near_twins(patterns),
-        *_categories(patterns, sizes),
-        *_wide(patterns, sizes),
-    ]
+    together = (*_ambiguous(patterns), *_near_twins(patterns), *_categories(patterns, sizes), *_wide(patterns, sizes))
+    return [*sorted(alone, key=lambda one: one.kind), *together]
 
 
 def held(patterns: Sequence[Pattern], seed: int) -> dict[str, Held]:
@@ -70,7 +64,7 @@ def held(patterns: Sequence[Pattern], seed: int) -> dict[str, Held]:
     return {name: Held(sides[name, False], sides[name, True]) for name in sorted({name for name, _ in sides})}
 
 
-def _long(pattern: Pattern, count_tokens: Callable[[str, str], tuple[int, int]], limits: Limits) -> Iterator[Advice]:
+def _long(pattern: Pattern, count_tokens: Counting, limits: Limits) -> Iterator[Advice]:
     prompt = max((phrasing.phrase(name, pattern.input) for name in phrasing.ALL), key=len)
     whole, answer = count_tokens(prompt, pattern.output)
     said = f"the answer has {answer} tokens with its end"
@@ -94,15 +88,10 @@ def _wording(pattern: Pattern) -> Iterator[Advice]:
         fix = "double each backslash, or use single quotes"
         yield Advice("a line break or tab in a path", pattern.place, what, why, fix)
     if re.search(rf"(?<!\w){re.escape(normalise(pattern.output))}(?!\w)", normalise(pattern.input)):
-        what, why = (
-            f"{_shown(pattern.output)} is in {_shown(pattern.input)}",
-            "copying is enough, so a right answer shows no memory",
-        )
+        what = f"{_shown(pattern.output)} is in {_shown(pattern.input)}"
+        why = "copying is enough, so a right answer shows no memory"
         fix = "ask without the answer; leave it where copying is to be learned"
         yield Advice("the answer is in the input", pattern.place, what, why, fix)
-
-
-_BROKEN_PATH = re.compile(r"(?:\b[A-Za-z]:|\\\w[^\\\s]*)[\n\t]\w")
 
 
 def _ambiguous(patterns: Sequence[Pattern]) -> Iterator[Advice]:

@@ -107,7 +107,7 @@ def write_data(
         for name in SPLITS:
             work = stack.enter_context(writing(folder / f"{name}.jsonl"))
             with work.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(row.line() for row in rows[name])
+                file.writelines(json.dumps(row.row(), ensure_ascii=False) + "\n" for row in rows[name])
             output = {"file": f"{name}.jsonl", "sha256": sha256(work, LARGEST_DATA), "rows": len(rows[name])}
             described["outputs"].append(output)
         schema.check(described, "manifest", str(path))

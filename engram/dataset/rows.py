@@ -31,8 +31,7 @@ class Example:
     """One row of a data file: a pattern's input in one phrasing, or one of its rewordings, and the answer.
 
     `split_kind` is `train`, `valid`, `recall` (a taught pattern in an unseen phrasing), `rewording` (in a rewording
-    never trained on), `generalization` (a rule's member that is never taught) or `control` (of a rule that can't be
-    learned).
+    never trained on), `generalization` (a rule's member never taught) or `control` (of a rule that can't be learned).
     """
 
     id: str
@@ -56,10 +55,6 @@ class Example:
     def messages(self) -> list[dict[str, str]]:
         """The question and its answer, as chat messages."""
         return [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
-
-    def line(self) -> str:
-        """The row as a line of its file."""
-        return json.dumps(self.row(), ensure_ascii=False) + "\n"
 
 
 def example(pattern: Pattern, name: str, split_kind: str, reworded: int | None = None) -> Example:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engram import backends
 from engram.memory import table
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from engram.plan.curve import Answer
 
 
-@dataclass(frozen=True)
-class Reader:
+class Reader(NamedTuple):
     """A memory, its facts, and the number of each fact's first row."""
 
     memory: Memory
@@ -91,26 +89,20 @@ def problem(row: dict[str, Any]) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A token of an answer as text, None for the one that ends it, and the fact whose row was read for it."""
 
     text: str | None
     fact: Fact | None
 
 
-@dataclass(frozen=True)
-class Explained:
-    """An answer with the fact behind each token, and the answer without the memory."""
+class Explained(NamedTuple):
+    """An answer, its tokens with the fact behind each, and the answer without the memory."""
 
     prompt: str
+    answer: str
     tokens: tuple[Token, ...]
     without: str
-
-    @property
-    def answer(self) -> str:
-        """The answer's text."""
-        return "".join(token.text or "" for token in self.tokens)
 
 
 def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit: int) -> Explained:
@@ -121,14 +113,12 @@ def explained(backend_name: str, model: Model, folder: Path, prompt: str, limit:
     if opened is None or known is None:
         raise EngramError("no memory here", where=str(folder), fix="make train METHOD=memory")
     asked = encoder.prompt(prompt)
-    answer, base = (
-        backend.generate(backend.load(model, one), [asked], encoder.stop_ids, limit)[0]
-        for one in (opened, opened.without_memory())
-    )
-    parts = pieces(encoder.text(answer.tokens), encoder.ends(answer.tokens))
-    texts = [*parts, *([None] if answer.ended else [])]
+    sessions = (backend.load(model, one) for one in (opened, opened.without_memory()))
+    answer, base = (backend.generate(one, [asked], encoder.stop_ids, limit)[0] for one in sessions)
+    whole = encoder.text(answer.tokens)
+    texts = [*pieces(whole, encoder.ends(answer.tokens)), *([None] if answer.ended else [])]
     tokens = tuple(Token(text, fact) for text, fact in zip(texts, known.read(asked, answer), strict=True))
-    return Explained(prompt, tokens, encoder.text(base.tokens))
+    return Explained(prompt, whole, tokens, encoder.text(base.tokens))
 
 
 def pieces(text: str, ends: list[int]) -> list[str]:

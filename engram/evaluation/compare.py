@@ -29,25 +29,21 @@ def compare(place: Path) -> dict[str, Any]:
     Raises EngramError, naming each differing field, for two documents that differ in model, data, recipe or scoring.
     """
     with locks.held(place / "comparison.json", "engram compare"):
-        document = _compared(place)
+        before, after = results(place)
+        refuse_unlike(before, after, place)
+        summary = ("consistency", "latency", "retention", "timings")
+        document = {
+            "document": "comparison",
+            "schema_version": documents.SCHEMA_VERSION,
+            **{name: after[name] for name in ("backend", "device", "model", "data", "recipe", "scoring")},
+            **changes(before, after),
+            **{one["stage"]: {**one["splits"], **{name: one[name] for name in summary}} for one in (before, after)},
+            "sources": {stage: sha256(place / f"{stage}.json") for stage in STAGES},
+            "training": training_summary(place / "training.json", after),
+            "provenance": documents.provenance(),
+        }
         documents.write(place / "comparison.json", document, "comparison")
     return document
-
-
-def _compared(place: Path) -> dict[str, Any]:
-    before, after = results(place)
-    refuse_unlike(before, after, place)
-    return {
-        "document": "comparison",
-        "schema_version": documents.SCHEMA_VERSION,
-        **{name: after[name] for name in ("backend", "device", "model", "data", "recipe", "scoring")},
-        **changes(before, after),
-        "baseline": _stage(before),
-        "tuned": _stage(after),
-        "sources": {stage: sha256(place / f"{stage}.json") for stage in STAGES},
-        "training": training_summary(place / "training.json", after),
-        "provenance": documents.provenance(),
-    }
 
 
 def stored(place: Path) -> dict[str, Any]:
@@ -118,14 +114,12 @@ def retention(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict
     elsewhere can hide. `changed` is the share of general prompts with another greedy answer (Wilson).
     """
     pairs = paired(before, after)
-    asked = [(b, a) for b, a in pairs if "answer" in b]
-    changed = sum(b["answer"] != a["answer"] for b, a in asked)
+    changed = [b["answer"] != a["answer"] for b, a in pairs if "answer" in b]
     return {
         **{kind: _perplexity_change([pair for pair in pairs if pair[0]["kind"] == kind]) for kind in GENERAL},
         **({"kl": {kind: _divergence([a for a in after if a["kind"] == kind]) for kind in GENERAL}}
            if any("kl" in a for a in after) else {}),
-        "changed": {"n": len(asked), "share": changed / len(asked) if asked else None,
-                    "ci95": wilson(changed, len(asked))},
+        "changed": {"n": len(changed), "share": mean(changed), "ci95": wilson(sum(changed), len(changed))},
     }  # fmt: skip
 
 
@@ -174,20 +168,16 @@ def _categories(pairs: Pairs) -> dict[str, Any]:
     groups: defaultdict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = defaultdict(list)
     for pair in pairs:
         groups[f"{pair[0]['kind']}/{pair[0]['category']}"].append(pair)
-    rows = {name: _category(group) for name, group in sorted(groups.items())}
+    rows: dict[str, Any] = {}
+    for name, group in sorted(groups.items()):
+        before, after = (_side([pair[i] for pair in group]) for i in (0, 1))
+        row = {"n": len(group), "before": before, "after": after, "change": after["exact"] - before["exact"]}
+        found = {"ci95": None, "p_value": None} if len(group) < FEWEST else change(group)
+        rows[name] = row | {key: found[key] for key in ("ci95", "p_value")} | {"p_holm": None, "verdict": "too few"}
     tested = [row for row in rows.values() if row["n"] >= FEWEST]
     for row, p_holm in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
         row |= {"p_holm": p_holm, "verdict": verdict(row["ci95"], p_holm)}
     return rows
-
-
-def _category(pairs: Pairs) -> dict[str, Any]:
-    sides = {name: _side([pair[i] for pair in pairs]) for i, name in enumerate(("before", "after"))}
-    row = {"n": len(pairs), **sides, "change": (sides["after"]["exact"] or 0.0) - (sides["before"]["exact"] or 0.0)}
-    if len(pairs) < FEWEST:
-        return row | {"ci95": None, "p_value": None, "p_holm": None, "verdict": "too few"}
-    whole = change(pairs)
-    return row | {"ci95": whole["ci95"], "p_value": whole["p_value"], "p_holm": None, "verdict": ""}
 
 
 def _side(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -212,17 +202,7 @@ def _divergence(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"n": len(rows), "tokens": sum(tokens), **found}
 
 
-def _stage(document: dict[str, Any]) -> dict[str, Any]:
-    names = ("consistency", "latency", "retention")
-    return {**document["splits"], **{name: document[name] for name in names}, "timings": document["timings"]}
-
-
 def training_summary(path: Path, after: dict[str, Any]) -> dict[str, Any] | None:
     """The summary of the log at `path`; None if there is none, or it is of another adapter than `after`."""
-    if not path.exists():
-        return None
-    log = documents.read(path, "training", "make train")
-    if log["adapter"]["sha256"] != after["adapter"]["sha256"]:
-        return None  # the log of another adapter
-    summary: dict[str, Any] = log["summary"]
-    return summary
+    log = documents.read(path, "training", "make train") if path.exists() else None
+    return log["summary"] if log and log["adapter"]["sha256"] == after["adapter"]["sha256"] else None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engram.evaluation.compare import STAGES, change, differing_rows, of_split, paired, results
-from engram.evaluation.scoring import splits_of
+from engram.evaluation.scoring import mean, splits_of
 from engram.plan import documents
 from engram.plan.documents import differing
 from engram.support import locks
@@ -24,8 +23,7 @@ SAME = ("data", "scoring")
 SAME_MODEL = ("weights_sha256", "parameters")
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One folder of results: its comparison, the documents that it compares, and its training log, if any."""
 
     name: str
@@ -83,7 +81,7 @@ def pair(one: Run, other: Run) -> dict[str, Any]:
     return names | {
         "splits": {name: change(of_split(rows, name)) for name in splits_of(tuned[0]["answers"])},
         "same_answers": {
-            f"{stage}_{part}": _same(*(run.stages[stage][key] for run in (one, other)))
+            f"{stage}_{part}": _same(one, other, stage, key)
             for stage in STAGES
             for part, key in (("test", "answers"), ("general", "general"))
         },
@@ -118,11 +116,11 @@ def _refused(one: Run, other: Run) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _same(one: Run, other: Run, stage: str, part: str) -> dict[str, Any]:
     """The share of questions to which both give the same text."""
-    pairs = [(a, b) for a, b in paired(list(one), list(other)) if "answer" in a]
-    same = sum(a["answer"] == b["answer"] for a, b in pairs)
-    return {"n": len(pairs), "share": same / len(pairs) if pairs else None, "ci95": wilson(same, len(pairs))}
+    pairs = paired(one.stages[stage][part], other.stages[stage][part])
+    same = [a["answer"] == b["answer"] for a, b in pairs if "answer" in a]
+    return {"n": len(same), "share": mean(same), "ci95": wilson(sum(same), len(same))}
 
 
 def _losses(one: Run, other: Run) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from engram import backends
 from engram.backends import Loaded
 from engram.dataset.rows import ASKED, Example
 from engram.evaluation import attribution
-from engram.memory import addresses, edit, facts, table
-from engram.memory.facts import Fact
+from engram.memory import addresses, facts, table
 from engram.memory.table import Opened
 from engram.models.tokenizer import load_encoder
 from engram.plan import documents
 from engram.plan.config import Config
+from engram.support.console import Report
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 
@@ -34,16 +34,19 @@ def choose(examples: Sequence[Example], seed: int) -> Example | None:
     return max(first, key=lambda e: len(e.answer), default=None)
 
 
-def write(
-    loaded: Loaded, folder: Path, tuned: dict[str, Any], config: Config, out: Path, report: Callable[[str], None]
-) -> None:
+def write(loaded: Loaded, folder: Path, tuned: dict[str, Any], config: Config, out: Path, report: Report) -> None:
     """Measure the memory of a result document, and write the measurement to `out`.
 
     Where that is impossible, `report` receives the reason, and an earlier file at `out` is removed.
     """
     examples = [Example(**{name: a[name] for name in ASKED}, answer=a["expected"]) for a in tuned["answers"]]
-    example = choose(examples, config.seed)
-    reason = "nothing was taught" if example is None else missing(folder, example)
+    example, reason = choose(examples, config.seed), ""
+    if example is None:
+        reason = "nothing was taught"
+    elif (folder / table.WEIGHTS).stat().st_size > LARGEST:
+        reason = f"the table is larger than {LARGEST >> 20} MiB, and would be copied"
+    elif not any(one.fact.input.strip() == example.input.strip() for one in table.facts(folder)):
+        reason = "the memory does not have the fact that is asked for"
     if example is None or reason:
         out.unlink(missing_ok=True)
         report(f"erasing a fact is not measured: {reason}")
@@ -67,19 +70,10 @@ def stored(place: Path, tuned: dict[str, Any]) -> dict[str, Any] | None:
     return document
 
 
-def missing(folder: Path, example: Example) -> str:
-    """The reason why a question's fact cannot be erased from the memory of this folder; empty if it can."""
-    if (folder / table.WEIGHTS).stat().st_size > LARGEST:
-        return f"the table is larger than {LARGEST >> 20} MiB, and would be copied"
-    known = any(_is_of(one.fact, example) for one in table.facts(folder))
-    return "" if known else "the memory does not have the fact that is asked for"
-
-
 def measure(loaded: Loaded, folder: Path, example: Example, limit: int) -> dict[str, Any]:
-    """Ask with the fact, without it, with it put back, and without the memory; `missing` must be empty.
+    """Ask with the fact, which the memory must have, without it, with it put back, and without the memory.
 
-    The fact is deleted from a temporary copy as by `engram memory delete`, and comes back with the same rows; the
-    memory itself is only read.
+    The fact is deleted from a temporary copy as by `engram memory delete`, and comes back with the same rows.
     """
     import numpy as np
 
@@ -98,15 +92,15 @@ def measure(loaded: Loaded, folder: Path, example: Example, limit: int) -> dict[
 
     opened = table.opened(folder, model, backend.WEIGHTS)
     known, contents, whole = table.settings(folder), table.read(folder), ask(opened)
-    at = next(i for i, fact in enumerate(contents.facts) if _is_of(fact, example))
+    at = next(i for i, fact in enumerate(contents.facts) if fact.input.strip() == example.input.strip())
     fact, first, count = contents.facts[at], int(contents.firsts[at]), contents.entries[at].rows
-    left = edit.deleted(contents, [fact.input])
+    left = table.deleted(contents, [fact.input])
     placed = facts.place(encoder, addresses.frame(encoder), [fact])
     with tempfile.TemporaryDirectory(prefix="engram-") as name:
         copy, of = Path(name) / "memory", table.of(known)
         table.write(copy, of, left, folder)
         erased, kept = ask(copy), table.read(copy).rows
-        table.write(copy, of, edit.inserted(left, placed, contents.rows[first : first + count]), folder)
+        table.write(copy, of, table.inserted(left, placed, contents.rows[first : first + count]), folder)
         restored = ask(copy)
     others = np.delete(contents.rows, slice(first, first + count), axis=0)
     without = ask(opened.without_memory())
@@ -119,7 +113,3 @@ def measure(loaded: Loaded, folder: Path, example: Example, limit: int) -> dict[
         "answers": {name: written for name, (written, _, _) in said.items()},
         "logits": {"same": erased[2] == without[2], "tokens": erased[1]},
     }
-
-
-def _is_of(fact: Fact, example: Example) -> bool:
-    return fact.input.strip() == example.input.strip()

@@ -26,6 +26,7 @@ from engram.plan.batches import Likely, encode
 from engram.plan.config import Config
 from engram.plan.curve import Answer
 from engram.support import locks
+from engram.support.console import Report
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
 from engram.training import replay
@@ -56,15 +57,15 @@ def evaluate(
     config: Config,
     data: Path,
     out: Path,
-    report: Callable[[str], None] = print,
+    report: Report = print,
     loaded: Loaded | None = None,
 ) -> dict[str, Any]:
     """Answer the whole test set and the general rows, score them, and write the result document; return it.
 
     `adapter` None is the baseline. `report` receives a line at each part. `loaded` is the model that this process has
-    in memory, if any. Next to the result of a memory goes the
-    measurement of an erased fact (`erase.write`). Raises EngramError for missing or changed data, a model or adapter
-    that cannot be used, an adapter that is not the one of the training log next to `out`, and an empty test set.
+    in memory, if any. Next to the result of a memory goes the measurement of an erased fact (`erase.write`). Raises
+    EngramError for missing or changed data, a model or adapter that cannot be used, an adapter that is not the one of
+    the training log next to `out`, and an empty test set.
     """
     loaded = loaded or Loaded(backend_name, model, config.quantize)
     with locks.held(out, "engram eval"):
@@ -85,7 +86,7 @@ def test_set(data: Path) -> tuple[dict[str, Any], list[Example]]:
 
 
 def _measured(
-    loaded: Loaded, adapter: Path | None, config: Config, data: Path, log: Path, report: Callable[[str], None]
+    loaded: Loaded, adapter: Path | None, config: Config, data: Path, log: Path, report: Report
 ) -> dict[str, Any]:
     started, model, backend = time.perf_counter(), loaded.model, backends.get(loaded.backend)
     identity, examples = test_set(data)
@@ -155,8 +156,7 @@ def timed(tokens: Iterator[int]) -> tuple[list[int], float, float]:
 
 
 def _answers(at: Asked, examples: Sequence[Example], reader: Reader | None) -> Rows:
-    """Each test row's greedy answer, its scores, the mean nats per token of the expected answer, and the facts whose
-    rows were read for it."""
+    """Each test row's greedy answer, its scores, the expected answer's mean nats per token, and the facts read."""
     prompts = at.encoder.prompts([example.prompt for example in examples])
     answers = at.texts(prompts)
     [nats] = at.backend.losses(at.session, encode(at.encoder, examples, at.config.max_length), at.encoder)

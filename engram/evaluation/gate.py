@@ -54,13 +54,11 @@ def of_files(before: Path, after: Path, limits: Mapping[str, float]) -> dict[str
     `--log_samples`. Raises EngramError for rows that can't be read, and questions that the files don't share.
     """
     one, other = (_rows(path) for path in (before, after))
-    wrong = [
-        name for name in {*one, *other} if one.get(name, {}).get("expected") != other.get(name, {}).get("expected")
-    ]
+    expected = [{name: row["expected"] for name, row in rows.items()} for rows in (one, other)]
+    wrong = [name for name in {*one, *other} if expected[0].get(name) != expected[1].get(name)]
     if wrong or not one:
-        what = (
-            f"{len(wrong)} questions are not in both files, or expect other answers" if wrong else "there are no rows"
-        )
+        differ = f"{len(wrong)} questions are not in both files, or expect other answers"
+        what = differ if wrong else "there are no rows"
         fix = "give two files with the same questions"
         raise EngramError(what, where=f"{before} and {after}", problems=first(sorted(wrong)), fix=fix)
     pairs = [(row, other[name]) for name, row in one.items()]
@@ -104,14 +102,13 @@ def document(found: Sequence[Limit], sources: Mapping[str, Path]) -> dict[str, A
     """The verdict as `schemas/gate.schema.json` has it: broken if one limit is, learned if all are met."""
     states = {one.state for one in found}
     verdict = BROKE if BROKEN in states else LEARNED if states == {MET} else NOT_SHOWN
-    made = {
+    return {
         "document": "gate",
         "schema_version": 1,
         "verdict": verdict,
-        "limits": [one._asdict() for one in found],
+        "limits": documents.rounded([one._asdict() for one in found]),
         "sources": {name: sha256(path) for name, path in sources.items()},
     }
-    return dict(documents.rounded(made))
 
 
 def sentence(made: Mapping[str, Any]) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from engram.dataset.leaks import KINDS
-from engram.dataset.rows import Example
 from engram.evaluation import scoring
 from engram.evaluation.evaluate import test_set
 from engram.models.model import Model
-from engram.models.tokenizer import asks_for_the_day, load_encoder
+from engram.models.tokenizer import load_encoder
 from engram.plan.config import Config
 from engram.support import checksums, locks
 from engram.support.errors import EngramError
@@ -19,6 +17,8 @@ from engram.support.files import BUNDLED, new_folder, read_bytes, write_bytes, w
 from engram.support.text import filled
 
 TASK = "engram"
+HEAD = "# Written by `engram export-eval`. No mean over the group: each task is reported separately."
+FIELDS = {"id": "id", "prompt": "prompt", "expected": "answer", "category": "category", "kind": "kind"}
 CODE = BUNDLED / "lm_eval_task.py"  # copied into an export
 # nothing in a subtask comes from a pattern, so nothing in it needs quoting
 SUBTASK, README = (Path(__file__).with_name(f"lm_eval.{kind}.j2") for kind in ("yaml", "md"))
@@ -37,7 +37,7 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
         what = "this model has no chat template, so lm_eval cannot ask it as engram does"
         raise EngramError(what, where=model.name, fix="take a model with a chat template (MODEL=smollm-135m)")
     encoder = load_encoder(model)
-    if asks_for_the_day(encoder.tokenizer):
+    if "strftime_now" in encoder.tokenizer.get_chat_template():  # here every day is the same
         what = "this model's chat template writes today's date, so lm_eval would ask otherwise than engram"
         raise EngramError(what, where=model.name, fix="take another MODEL")
     stops = sorted(encoder.stop_ids)
@@ -45,24 +45,15 @@ def export(data: Path, out: Path, model: Model, config: Config) -> list[Path]:
     shared = {"identity": known["manifest_sha256"], "limit": config.max_new_tokens}
     checksums.refuse_other_files(out, f"{TASK}.yaml")
     with locks.held(out, "engram export-eval"), new_folder(out) as folder:
-        write_text(folder / f"{TASK}.yaml", _group(list(splits)))
+        tasks = (f"  - {TASK}_{kind}" for kind in splits)
+        group = [HEAD, f"group: {TASK}", "task:", *tasks, "metadata:", f"  version: {scoring.VERSION}"]
+        write_text(folder / f"{TASK}.yaml", "\n".join(group) + "\n")
         for kind, found in splits.items():
-            write_text(folder / f"{kind}.jsonl", "".join(_row(example) for example in found))
+            rows = ({name: getattr(e, of) for name, of in FIELDS.items()} for e in found)
+            write_text(folder / f"{kind}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             task = filled(SUBTASK, kind=kind, stops=stops, version=scoring.VERSION, **shared)
             write_text(folder / f"{TASK}_{kind}.yaml", task)
         write_bytes(folder / "utils.py", read_bytes(CODE))
         write_text(folder / "README.md", filled(README, splits=splits, model=model, **shared))
         names = checksums.write(folder)
     return [out / name for name in names]
-
-
-def _row(example: Example) -> str:
-    row = {"id": example.id, "prompt": example.prompt, "expected": example.answer}
-    return json.dumps(row | {"category": example.category, "kind": example.kind}, ensure_ascii=False) + "\n"
-
-
-def _group(kinds: Sequence[str]) -> str:
-    comment = "# Written by `engram export-eval`. No mean over the group: each task is reported separately."
-    tasks = (f"  - {TASK}_{kind}" for kind in kinds)
-    lines = [comment, f"group: {TASK}", "task:", *tasks, "metadata:", f"  version: {scoring.VERSION}"]
-    return "\n".join(lines) + "\n"

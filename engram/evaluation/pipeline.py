@@ -23,6 +23,7 @@ from engram.plan.checkpoint import Saving
 from engram.plan.config import Config
 from engram.plan.curve import Progress
 from engram.support import console
+from engram.support.console import Report
 from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.training import train
@@ -37,7 +38,9 @@ TARGETS = {
 }
 # the documents of a run, and the schema of each
 DOCUMENTS = {"training": "training", "baseline": "result", "tuned": "result", "comparison": "comparison"}
+WORDS = {"scoring": "how answers are asked for or scored"} | {n: f"the {n}" for n in ("data", "adapter", "phrasings")}
 Teach = Callable[["Work"], Any]  # shows how training goes
+Act = tuple[str, Callable[[], str], Callable[[], Any]]  # a stage's name, why it must run, and how
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,7 @@ class Work:
 
 
 def follow(
-    work: Work,
-    stages: Sequence[str],
-    report: Callable[[str], None],
-    teach: Teach,
-    *,
-    force: Collection[str] = (),
-    dry: bool = False,
+    work: Work, stages: Sequence[str], report: Report, teach: Teach, *, force: Collection[str] = (), dry: bool = False
 ) -> Iterator[tuple[str, Any]]:
     """Run those of `stages` that are not up to date, and yield the name and the document of each that ran.
 
@@ -112,9 +109,7 @@ def follow(
         report(f"up to date: {', '.join(fresh)}")
 
 
-def _acts(
-    work: Work, stages: Sequence[str], teach: Teach, report: Callable[[str], None]
-) -> Iterator[tuple[str, Callable[[], str], Callable[[], Any]]]:
+def _acts(work: Work, stages: Sequence[str], teach: Teach, report: Report) -> Iterator[Act]:
     data = (work.files, work.data, work.config.seed, work.holdout)
     for name in stages:
         if name == "data":
@@ -135,14 +130,14 @@ def write_data(files: Sequence[Path], folder: Path, seed: int, holdout: str) -> 
     return build.write_data(load_patterns(files), files, folder, seed, holdout)
 
 
-def answer(work: Work, stage: str, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def answer(work: Work, stage: str, report: Report = lambda _: None) -> dict[str, Any]:
     """Answer the test set with the model (`baseline`) or with what it was taught (`tuned`); write the result."""
     adapter, out = work.taught if stage == "tuned" else None, work.place / f"{stage}.json"
     return evaluation.evaluate(work.backend, work.model, adapter, work.config, work.data, out, report, work.loaded)
 
 
 def run(
-    backend: str, model: Model, config: Config, files: Sequence[Path], folder: Path, report: Callable[[str], None]
+    backend: str, model: Model, config: Config, files: Sequence[Path], folder: Path, report: Report
 ) -> dict[str, Any]:
     """Make data, train, answer before and after, compare; everything goes into `folder`. Returns the comparison."""
 
@@ -158,9 +153,9 @@ def run(
 def teach(work: Work, progress: Progress, saving: Saving | None = None) -> dict[str, Any]:
     """Teach by the recipe's method; see `Method.teach`."""
     under = work.under.taught if work.under else None
-    return METHODS[work.config.method].teach(
-        *(work.backend, work.model, work.config, work.data, work.taught, work.log, progress, under, saving, work.loaded)
-    )
+    places = (work.data, work.taught, work.log)
+    method = METHODS[work.config.method]
+    return method.teach(work.backend, work.model, work.config, *places, progress, under, saving, work.loaded)
 
 
 # why a stage must run; empty where what it made is up to date
@@ -254,12 +249,6 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     if (version := document["provenance"]["engram"]) != __version__:
         raise EngramError(f"made by engram {version}")
     return document
-
-
-WORDS = {
-    **{"data": "the data", "adapter": "the adapter"},
-    **{"scoring": "how answers are asked for or scored", "phrasings": "the phrasings"},
-}
 
 
 def _changed(document: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

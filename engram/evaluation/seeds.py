@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from engram.models.model import Model
 from engram.plan import documents
 from engram.plan.config import Config
 from engram.support import locks
+from engram.support.console import Report
 from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.support.statistics import paired_bootstrap, spread
@@ -24,26 +25,26 @@ MOST_SEEDS = 100
 
 def parse_seeds(text: str) -> list[int]:
     """`1,2,3` or `0-4` as numbers, each once, in order; raises EngramError for anything else."""
+    found: dict[int, None] = {}
     try:
-        found = [number for part in text.split(",") for number in _range(part.strip())]
+        for part in text.split(","):
+            first, _, last = part.strip().partition("-")
+            numbers = range(int(first), int(last or first) + 1)
+            if not 0 < len(numbers) <= MOST_SEEDS:
+                raise ValueError(part)
+            found |= dict.fromkeys(numbers)
     except ValueError as error:
         fix = "for example: SEEDS=1,2,3 or SEEDS=0-4"
         raise EngramError(f"not a list of seeds: {text!r}", where="SEEDS", fix=fix) from error
-    return list(dict.fromkeys(found))
+    return [*found]
 
 
 def campaign(
-    backend: str,
-    model: Model,
-    configs: Sequence[Config],
-    files: Sequence[Path],
-    folder: Path,
-    report: Callable[[str], None],
+    backend: str, model: Model, configs: Sequence[Config], files: Sequence[Path], folder: Path, report: Report
 ) -> dict[str, Any]:
     """Run each configuration (equal but for the seed) in `folder/<backend>/<seed>/`; write and return their summary.
 
-    For a method other than LoRA the folder is `folder/<backend>-<method>/<seed>/`. Stages that are up to date are not
-    repeated.
+    For a method other than LoRA the folder is `folder/<backend>-<method>/<seed>/`. What is up to date isn't repeated.
     """
     name = METHODS[configs[0].method].label(backend)
     places = [folder / name / str(config.seed) for config in configs]
@@ -61,11 +62,8 @@ def summarise(places: Sequence[Path]) -> dict[str, Any]:
     comparisons = [compare.stored(place) for place in places]
     recipes = [{key: value for key, value in one["recipe"].items() if key != "seed"} for one in comparisons]
     alike = [one | {"recipe": recipe} for one, recipe in zip(comparisons, recipes)]
-    unlike = [
-        f"{place.name}: {line}"
-        for one, place in zip(alike[1:], places[1:])
-        for line in documents.differing(alike[0], one, (*SAME, "recipe"))
-    ]
+    differing = [documents.differing(alike[0], one, (*SAME, "recipe")) for one in alike]
+    unlike = [f"{place.name}: {line}" for place, lines in zip(places, differing) for line in lines]
     compare.refuse("these runs differ in more than the seed", places[0].parent, unlike, "make seeds SEEDS=…")
     runs = [[result["answers"] for result in compare.results(place)] for place in places]
     pairs = [pair for answers in runs for pair in compare.paired(*answers)]
@@ -81,24 +79,16 @@ def summarise(places: Sequence[Path]) -> dict[str, Any]:
         "sources": [sha256(place / "comparison.json") for place in places],
         "splits": {name: _split(name, comparisons, compare.of_split(pairs, name)) for name in shared},
         "retention": {
-            **{f"{kind}_nats": _spread(one[kind]["nats"] for one in kept) for kind in GENERAL},
-            **{f"{kind}_kl": _spread(one["kl"][kind]["nats"] for one in kept) for kind in diverged},
-            "changed": _spread(one["changed"]["share"] for one in kept),
+            **{f"{kind}_nats": spread(one[kind]["nats"] for one in kept) for kind in GENERAL},
+            **{f"{kind}_kl": spread(one["kl"][kind]["nats"] for one in kept) for kind in diverged},
+            "changed": spread(one["changed"]["share"] for one in kept),
         },
         "training": {
-            key: _spread(one["training"] and one["training"][key] for one in comparisons)
+            key: spread(one["training"] and one["training"][key] for one in comparisons)
             for key in ("train_seconds", "tokens_per_second", "final_loss")
         },
         "provenance": documents.provenance(),
     }
-
-
-def _range(part: str) -> range:
-    first, _, last = part.partition("-")
-    numbers = range(int(first), int(last or first) + 1)
-    if not 0 < len(numbers) <= MOST_SEEDS:
-        raise ValueError(part)
-    return numbers
 
 
 def _split(name: str, comparisons: Sequence[dict[str, Any]], pairs: Pairs) -> dict[str, Any]:
@@ -106,11 +96,9 @@ def _split(name: str, comparisons: Sequence[dict[str, Any]], pairs: Pairs) -> di
     before, after = ([pair[side]["exact"] for pair in pairs] for side in (0, 1))
     patterns = [one["pattern"] for one, _ in pairs]
     return {
-        **{
-            side: _spread(one[stage][name]["exact"] for one in comparisons)
-            for side, stage in (("before", "baseline"), ("after", "tuned"))
-        },
-        "change": _spread(one["improvement"][name]["exact"] for one in comparisons),
+        "before": spread(one["baseline"][name]["exact"] for one in comparisons),
+        "after": spread(one["tuned"][name]["exact"] for one in comparisons),
+        "change": spread(one["improvement"][name]["exact"] for one in comparisons),
         "pooled": {
             "rows": len(pairs),
             "patterns": len(set(patterns)),
@@ -118,7 +106,3 @@ def _split(name: str, comparisons: Sequence[dict[str, Any]], pairs: Pairs) -> di
             "ci95": paired_bootstrap(before, after, patterns),
         },
     }
-
-
-def _spread(values: Any) -> dict[str, Any]:
-    return spread([value for value in values if value is not None])

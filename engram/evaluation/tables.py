@@ -36,15 +36,11 @@ def result(document: dict[str, Any]) -> None:
 
 
 def comparison(document: dict[str, Any]) -> None:
-    """Before and after with n, intervals and the verdict, then the secondary figures.
-
-    An unproved difference is never shown as a gain.
-    """
+    """Before and after with n, intervals and the verdict, then the secondary figures; only what is shown is a gain."""
     console = make_console()
     rows = []
     for name, change in document["improvement"].items():
-        sides = [document[stage][name] for stage in ("baseline", "tuned")]
-        shown = [_exactly(side) for side in sides]
+        shown = [_exactly(document[stage][name]) for stage in ("baseline", "tuned")]
         rows.append([name, str(change["n"]), *shown, *_change(change)])
     for kind in GENERAL:
         part = document["retention"][kind]
@@ -256,19 +252,13 @@ def checked(name: str, found: Sequence[Finding]) -> bool:
 
 def facts(known: dict[str, Any], contents: Contents, containing: str) -> None:
     """The facts of a memory that contain a text, and the model that the memory belongs to."""
-    rows = [
-        [visible(one.fact.input), visible(one.fact.output), str(one.rows)]
-        for one in contents.entries
-        if containing in one.fact.input or containing in one.fact.output
-    ]
+    found = [e for e in contents.entries if containing in e.fact.input or containing in e.fact.output]
+    rows = [[visible(one.fact.input), visible(one.fact.output), str(one.rows)] for one in found]
     console = make_console()
     _print(console, Table(["input", "output", "rows"], rows))
     under = " and its adapter" if known["adapter"] else ""
-    console.print(
-        f"{len(rows)} of {known['facts']} facts, {known['rows']} rows of {known['width']} numbers before block "
-        f"{known['layer']} of {visible(known['model'])}{under}",
-        style="dim",
-    )
+    size = f"{len(rows)} of {known['facts']} facts, {known['rows']} rows of {known['width']} numbers"
+    console.print(f"{size} before block {known['layer']} of {visible(known['model'])}{under}", style="dim")
 
 
 def why(found: Explained) -> None:

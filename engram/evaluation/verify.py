@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engram.dataset.build import read_manifest, read_split
 from engram.evaluation import attribution, compare, compare_runs, scoring, seeds
@@ -24,8 +23,7 @@ DATA, QUESTIONS = "the data's manifest", "the questions, against the test set"
 MODEL, ADAPTER = "the model's weights", "the adapter"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One check: its name, the problems found, and the reason if it was skipped."""
 
     what: str
@@ -33,8 +31,7 @@ class Finding:
     skipped: str = ""
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """Where the data, the adapters and the model of a document are."""
 
     data: Path
@@ -58,8 +55,7 @@ def verify(path: Path, places: Places) -> list[Finding]:
 
 def documents(folder: Path) -> list[Path]:
     """The documents in a results folder; raises EngramError if there is none."""
-    found = sorted([*folder.glob("*/*.json"), *folder.glob("*.json")])
-    found = [path for path in found if path.parent.name != "reference"]
+    found = sorted(p for p in (*folder.glob("*/*.json"), *folder.glob("*.json")) if p.parent.name != "reference")
     if not found:
         raise EngramError("no results to verify", where=str(folder), fix="make eval compare")
     return found
@@ -89,9 +85,8 @@ def _erased(document: dict[str, Any], path: Path, places: Places) -> Iterator[Fi
             yield Finding(what, skipped=f"{file} not next to it")
             continue
         stored = results.read(path.parent / file, "result", "make eval")["answers"]
-        right = next(
-            ({k: row[k] for k in ("answer", "ended")} for row in stored if row["id"] == asked), {"answer": None}
-        )
+        rows = [{k: row[k] for k in ("answer", "ended")} for row in stored if row["id"] == asked]
+        [right] = rows or [{"answer": None}]
         yield Finding(what, _differences(right, {k: said[name][k] for k in right}, f"answers.{name}."))
     yield from _on_the_disk(document, path, places)
 
@@ -115,11 +110,9 @@ def _training(document: dict[str, Any], path: Path, places: Places) -> Iterator[
     yield Finding("the summary, from the steps", tuple(wrong))
     settings = {key: value for key, value in document["recipe"].items() if key in Config.__dataclass_fields__}
     rates = results.rounded(methods.of(settings).rates(Config(**settings), kept["of"])[: len(steps)])
-    lines = [
-        f"steps[{i}].learning_rate: {step['learning_rate']!r}, the recipe gives {rate!r}"
-        for i, (step, rate) in enumerate(zip(steps, rates, strict=True))
-        if step["learning_rate"] != rate
-    ]
+    used = [step["learning_rate"] for step in steps]
+    pairs = [(i, *pair) for i, pair in enumerate(zip(used, rates, strict=True)) if pair[0] != pair[1]]
+    lines = [f"steps[{i}].learning_rate: {rate!r}, the recipe gives {right!r}" for i, rate, right in pairs]
     yield Finding("the learning rates, from the recipe", tuple(lines))
     yield from _on_the_disk(document, path, places)
 
@@ -130,7 +123,7 @@ def _comparison(document: dict[str, Any], path: Path, _: Places) -> Iterator[Fin
         yield Finding("the documents compared", skipped=f"{', '.join(missing)} not next to it")
         return
     known = document["sources"]
-    changed = [f"sources.{s}: {f.name} is another file now" for s, f in sources.items() if sha256(f) != known[s]]
+    changed = (f"sources.{s}: {f.name} is another file now" for s, f in sources.items() if sha256(f) != known[s])
     yield Finding("the documents compared", tuple(changed))
     before, after = compare.results(path.parent)
     unlike = [*results.differing(before, after, compare.SAME), *compare.differing_rows(before, after)]
@@ -141,13 +134,13 @@ def _comparison(document: dict[str, Any], path: Path, _: Places) -> Iterator[Fin
 
 def _comparisons(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]:
     runs, unreadable = compare_runs.read_runs(path.parent)
-    names = [run.name for run in runs]
-    gone = [f"runs.{name}: not in {path.parent}" for name in document["runs"] if name not in names]
-    new = [f"runs.{name}: not in the document" for name in names if name not in document["runs"]]
-    other = [f"runs.{r.name}: comparison.json is another" for r in runs if document["runs"].get(r.name) != r.comparison]
-    broken = [f"{name}: {reason}" for name, reason in unreadable.items()]
+    by_name, known = {run.name: run for run in runs}, document["runs"]
+    gone = [f"runs.{name}: not in {path.parent}" for name in known if name not in by_name]
+    new = [f"runs.{name}: not in the document" for name in by_name if name not in known]
+    changed = [name for name, run in by_name.items() if known.get(name) != run.comparison]
+    other = [f"runs.{name}: comparison.json is another" for name in changed]
+    broken = (f"{name}: {reason}" for name, reason in unreadable.items())
     yield Finding("the runs, against their folders", (*gone, *new, *other, *broken))
-    by_name = {run.name: run for run in runs}
     wrong: list[str] = []
     for place, pair in enumerate(document["pairs"]):
         if all(name in by_name for name in pair["runs"]):
@@ -166,12 +159,7 @@ def _seeds(document: dict[str, Any], path: Path, _: Places) -> Iterator[Finding]
 
 
 _CHECKS: dict[str, Callable[[dict[str, Any], Path, Places], Iterator[Finding]]] = {
-    "result": _result,
-    "training": _training,
-    "comparison": _comparison,
-    "comparisons": _comparisons,
-    "seeds": _seeds,
-    "erased": _erased,
+    check.__name__[1:]: check for check in (_result, _training, _comparison, _comparisons, _seeds, _erased)
 }
 
 
@@ -203,13 +191,8 @@ def _questions(document: dict[str, Any], data: Path) -> Iterator[str]:
         yield from (error.what, *error.problems)
         return
     asked = {row["id"]: (row["prompt"], row["expected"]) for row in document["answers"]}
-    for name in sorted({*rows, *asked}):
-        if name not in rows:
-            yield f"{name}: answered, but not in the test set"
-        elif name not in asked:
-            yield f"{name}: in the test set, but not answered"
-        elif rows[name] != asked[name]:
-            yield f"{name}: {asked[name]!r} here, {rows[name]!r} in the test set"
+    for name in sorted(name for name in {*rows, *asked} if rows.get(name) != asked.get(name)):
+        yield f"{name}: {asked.get(name, 'nothing')!r} here, {rows.get(name, 'nothing')!r} in the test set"
 
 
 def _adapter(document: dict[str, Any], path: Path, places: Places) -> Finding:
@@ -237,11 +220,8 @@ def _differences(right: Any, stored: Any, place: str = "") -> tuple[str, ...]:
         return (*extra, *(line for k, v in right.items() for line in _differences(v, stored.get(k), f"{place}{k}.")))
     if isinstance(right, list) and isinstance(stored, list) and len(right) == len(stored):
         return tuple(line for i, v in enumerate(right) for line in _differences(v, stored[i], f"{place}{i}."))
-    if isinstance(right, float) and isinstance(stored, float) and right and abs(right - stored) < 1.5 * _digit(right):
-        return ()
+    if isinstance(right, float) and isinstance(stored, float) and right:
+        digit = 10.0 ** (math.floor(math.log10(abs(right))) - 5)  # the sixth, documents' last: another machine's sum
+        if abs(right - stored) < 1.5 * digit:  # may round it the other way
+            return ()
     return () if right == stored else (f"{place.rstrip('.')}: {stored!r}, recomputed {right!r}",)
-
-
-def _digit(value: float) -> float:
-    """One unit of the sixth digit, documents' last: another machine's sum may round it the other way."""
-    return float(10.0 ** (math.floor(math.log10(abs(value))) - 5))

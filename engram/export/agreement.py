@@ -56,20 +56,14 @@ def _transformers(folder: Path, prompts: Sequence[Sequence[int]], encoder: Encod
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     ).eval()
+    settings = {"do_sample": False, "eos_token_id": sorted(encoder.stop_ids), "pad_token_id": encoder.pad_id}
     for start in range(0, len(prompts), BATCH):
         rows = prompts[start : start + BATCH]
         width = max(len(row) for row in rows)
         padded = torch.tensor([[encoder.pad_id] * (width - len(row)) + list(row) for row in rows])
         real = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         with torch.inference_mode():
-            made = model.generate(
-                padded,
-                attention_mask=real,
-                max_new_tokens=limit,
-                do_sample=False,
-                eos_token_id=sorted(encoder.stop_ids),
-                pad_token_id=encoder.pad_id,
-            )
+            made = model.generate(padded, attention_mask=real, max_new_tokens=limit, **settings)
         for row in made[:, width:].tolist():
             end = next((place for place, token in enumerate(row) if token in encoder.stop_ids), len(row))
             yield row[:end]
@@ -103,13 +97,12 @@ def check(program: str, asked: str, rows: Rows, given: Sequence[str]) -> dict[st
 
     Answers are compared as they are scored: white space normalised, unless the expected one has several lines.
     """
-    pairs = [(row, text) for row, text in zip(rows, given, strict=True)]
-    unlike = [
-        (row, text)
-        for row, text in pairs
-        if len({comparable(one, str(row.get("expected", row["answer"]))) for one in (row["answer"], text)}) > 1
-    ]
-    n, same = len(pairs), len(pairs) - len(unlike)
+    unlike = []
+    for row, text in zip(rows, given, strict=True):
+        expected = str(row.get("expected", row["answer"]))
+        if comparable(row["answer"], expected) != comparable(text, expected):
+            unlike.append((row, text))
+    n, same = len(rows), len(rows) - len(unlike)
     return {
         "program": program,
         "asked": asked,

@@ -43,8 +43,7 @@ class Source(NamedTuple):
 def source(model: Model, adapter: Path, place: Path, data: Path, needed: bool) -> Source:
     """Read everything that an export is made from; `place` is the folder of the run's results.
 
-    Raises EngramError for an unreadable adapter, for results of another adapter or model, and, if they are needed,
-    for missing results.
+    Raises EngramError for an unreadable adapter, results of another adapter or model, and missing ones if `needed`.
     """
     if is_memory(adapter):
         what = "a memory is read by engram alone, so it cannot be exported"
@@ -80,12 +79,10 @@ def text(source: Source, document: Mapping[str, Any], encoder: Encoder) -> str:
     differing = {row["id"]: row for check in document["checks"] for row in check["differing"]}
     return filled(
         TEMPLATE,
-        form=document["format"],
         document=document,
-        model=source.model,
+        source=source,
         base=REGISTRY.get(source.model.name) or source.model.name,
         known=licence(source.model),
-        found=source.evidence,
         differing=[*differing.values()],
         ends=encoder.tokenizer.convert_ids_to_tokens(sorted(encoder.stop_ids)),
         quoted=_quoted,

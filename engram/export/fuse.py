@@ -42,8 +42,7 @@ def check(model: Model, lora: Lora) -> dict[str, Entry]:
     if unlike := [name for name, shape in shapes.items() if found[f"{name}.weight"].shape != shape]:
         problems.append(f"another shape than the model's: {listed(unlike)}")
     if problems:
-        what = f"the adapter cannot be merged into {model.name}"
-        raise EngramError(what, where="export", problems=problems, fix=FIX)
+        raise EngramError(f"the adapter cannot be merged into {model.name}", where="export", problems=problems, fix=FIX)
     return found
 
 

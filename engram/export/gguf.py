@@ -1,12 +1,10 @@
 """The merged model as one GGUF file for llama.cpp: its settings, tensors, tokenizer and pre-tokenizer.
 
-Matrices are f16 or q8_0, vectors f32. A model that the format or llama.cpp cannot hold exactly is refused with every
-reason.
+Matrices are f16 or q8_0, vectors f32. A model that llama.cpp cannot hold exactly is refused with every reason.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -31,32 +29,31 @@ ROW = 32  # q8_0 packs a row in blocks of this many numbers
 F16_LIMIT = 65504.0  # the largest finite number
 FIX = "export another format: --format fused, peft or mlx"
 # transformers' name of an architecture, and llama.cpp's
-ARCHITECTURES: Mapping[str, str] = {
-    "LlamaForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
+ARCHITECTURES: Mapping[str, str] = {f"{name}ForCausalLM": name.lower() for name in ("Llama", "Qwen2", "Qwen3")}
 # settings that change the computation, and the one value that llama.cpp's architecture computes
 ONLY = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "use_sliding_window": False, "mlp_bias": False}
+# texts that pre-tokenizers split differently: contractions, numbers, blanks, line ends, scripts, marks, symbols
+HARD_CASES: tuple[str, ...] = (*json.loads(Path(__file__).with_name("hard_cases.json").read_text("utf-8")),)
 NORMALIZERS = (None, "NFC")  # llama.cpp normalises nothing; typed text is NFC already
 
 
-def check(model: Model, lora: Lora, quantize: str) -> tuple[dict[str, Any], dict[str, Entry]]:
-    """The model's configuration and tensors; raises EngramError with everything that a GGUF file could not hold."""
+def check(model: Model, lora: Lora, quantize: str) -> dict[str, Entry]:
+    """The model's tensors; raises EngramError with everything that a GGUF file could not hold."""
     found, known = fuse.check(model, lora), model.config
     problems = _problems(known) + _tokenizer_problems(model)
     if _architecture(known) in ARCHITECTURES:
         if unknown := [name for name in found if not _gguf_name(name, known)]:
             problems.append(f"tensors: no name in llama.cpp for {listed(unknown)}")
-        if biases := [name for name in found if name.endswith(".bias") and not _bias_is_known(name, known)]:
+        # llama.cpp's qwen2 has biases on q, k and v; the other architectures' biases are not tested here
+        read = ("q_proj", "k_proj", "v_proj") if _architecture(known) == "Qwen2ForCausalLM" else ()
+        if biases := [name for name in found if name.endswith(".bias") and name.split(".")[-2] not in read]:
             problems.append(f"biases: {listed(biases)}")
     odd = [name for name, entry in found.items() if len(entry.shape) == 2 and entry.shape[1] % ROW]
     if quantize == "q8_0" and odd:
         problems.append(f"q8_0: rows that are no multiple of {ROW} numbers long: {listed(odd)}")
     if problems:
-        what = f"a GGUF file cannot hold {model.name}"
-        raise EngramError(what, where="--format gguf", problems=problems, fix=FIX)
-    return known, found
+        raise EngramError(f"a GGUF file cannot hold {model.name}", where="--format gguf", problems=problems, fix=FIX)
+    return found
 
 
 def _problems(known: Mapping[str, Any]) -> list[str]:
@@ -65,9 +62,8 @@ def _problems(known: Mapping[str, Any]) -> list[str]:
         return [f"architecture: {named} (written are {', '.join(ARCHITECTURES)})"]
     kind = _rope(known).get("rope_type") or _rope(known).get("type") or "default"
     scaled = [f"rope scaling: {kind} (written is the default alone)"] if kind != "default" else []
-    return scaled + [
-        f"{key}: {known[key]!r} (written is {only!r})" for key, only in ONLY.items() if known.get(key, only) != only
-    ]
+    other = [key for key, only in ONLY.items() if known.get(key, only) != only]
+    return scaled + [f"{key}: {known[key]!r} (written is {ONLY[key]!r})" for key in other]
 
 
 def _architecture(known: Mapping[str, Any]) -> str:
@@ -106,17 +102,14 @@ def _tokenizer_file(folder: Path) -> dict[str, Any]:
 def write(model: Model, lora: Lora, encoder: Encoder, pre: str, quantize: str, path: Path) -> None:
     """Write the merged model to the file `path`, one tensor at a time in memory.
 
-    `pre` is llama.cpp's name of the pre-tokenizer. Raises EngramError as `check` does, and for a number that is too
-    large for f16.
+    `pre` is llama.cpp's name of the pre-tokenizer. Raises EngramError as `check` does, and for a number beyond f16.
     """
     import gguf
     import numpy as np
 
-    known, found = check(model, lora, quantize)
-    file_type, matrix = {
-        "f16": (gguf.LlamaFileType.MOSTLY_F16, gguf.GGMLQuantizationType.F16),
-        "q8_0": (gguf.LlamaFileType.MOSTLY_Q8_0, gguf.GGMLQuantizationType.Q8_0),
-    }[quantize]
+    known, found = model.config, check(model, lora, quantize)
+    file_type = gguf.LlamaFileType[f"MOSTLY_{quantize.upper()}"]
+    matrix = gguf.GGMLQuantizationType[quantize.upper()]
     kinds = {name: matrix if len(entry.shape) > 1 else gguf.GGMLQuantizationType.F32 for name, entry in found.items()}
     writer = gguf.GGUFWriter(path, ARCHITECTURES[_architecture(known)])
     _add_settings(writer, known, model.name, int(file_type))
@@ -157,11 +150,6 @@ def _gguf_name(name: str, known: Mapping[str, Any]) -> str:
     return names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
 
 
-def _bias_is_known(name: str, known: Mapping[str, Any]) -> bool:
-    """llama.cpp's qwen2 has biases on q, k and v; the other architectures' biases are not tested here."""
-    return _architecture(known) == "Qwen2ForCausalLM" and name.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
-
-
 def _add_settings(writer: Any, known: Mapping[str, Any], name: str, file_type: int) -> None:
     """Give the writer the model's shape."""
     import gguf
@@ -196,19 +184,15 @@ def _add_tokenizer(writer: Any, model: Model, encoder: Encoder, vocabulary: int,
     added = {token["id"]: token for token in known.get("added_tokens", [])}
     words |= {number: token["content"] for number, token in added.items()}
     size = max(vocabulary, max(words) + 1)
-    kinds = []
-    for number in range(size):
-        kind = gguf.TokenType.NORMAL if number in words else gguf.TokenType.UNUSED
-        if number in added:
-            kind = gguf.TokenType.CONTROL if added[number]["special"] else gguf.TokenType.USER_DEFINED
-        kinds.append(kind)
+    kinds = [gguf.TokenType.NORMAL if number in words else gguf.TokenType.UNUSED for number in range(size)]
+    for number, token in added.items():
+        kinds[number] = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list([words.get(number, f"[PAD{number}]") for number in range(size)])
     writer.add_token_types(kinds)
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in known["model"]["merges"]])
-    eos = encoder.end_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    writer.add_eos_token_id(eos)
+    writer.add_eos_token_id(encoder.end_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
     writer.add_eot_token_id(encoder.end_id)
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
@@ -216,10 +200,6 @@ def _add_tokenizer(writer: Any, model: Model, encoder: Encoder, vocabulary: int,
     first = tokenizer.encode("x", add_special_tokens=True)[:1]
     writer.add_add_bos_token(tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id])
     writer.add_chat_template(tokenizer.chat_template)
-
-
-# texts that pre-tokenizers split differently: contractions, numbers, blanks, line ends, scripts, marks, symbols
-HARD_CASES: tuple[str, ...] = (*json.loads(Path(__file__).with_name("hard_cases.json").read_text("utf-8")),)
 
 
 class Found(NamedTuple):
@@ -257,11 +237,9 @@ def identify(folder: Path, prompts: Sequence[str]) -> Found:
 
 
 def _with(own: Mapping[str, Any], name: str) -> dict[str, Any]:
-    changed: dict[str, Any] = copy.deepcopy(dict(own))
-    changed["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": list(CANDIDATES[name])}
-    changed["normalizer"] = None  # llama.cpp has none
-    changed["model"]["ignore_merges"] = name == WHOLE_WORDS
-    return changed
+    split = {"type": "Sequence", "pretokenizers": list(CANDIDATES[name])}
+    model = {**own["model"], "ignore_merges": name == WHOLE_WORDS}
+    return {**own, "pre_tokenizer": split, "normalizer": None, "model": model}  # llama.cpp normalises nothing
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -19,6 +19,8 @@ from engram.support.errors import EngramError
 BINDING = "xllamacpp"
 SPARE = 64  # tokens of context beyond the longest prompt and answer
 SECONDS = 600.0  # for one request
+# the cache is off so that an answer does not depend on the one before
+_GREEDY: Mapping[str, Any] = {"temperature": 0.0, "cache_prompt": False, "repeat_penalty": 1.0}
 
 
 class Server(NamedTuple):
@@ -45,22 +47,18 @@ class Server(NamedTuple):
 
     def render(self, prompt: str) -> str:
         """One user message in the chat template that the file holds, as llama.cpp renders it."""
-        return str(self.post("/apply-template", messages=_asked(prompt))["prompt"])
+        return str(self.post("/apply-template", messages=[{"role": "user", "content": prompt}])["prompt"])
 
     def answer_ids(self, ids: Sequence[int], limit: int) -> list[int]:
         """The greedy answer to these token ids, its end token included where it ended."""
-        return list(
-            self.post("/completion", prompt=list(ids), n_predict=limit, return_tokens=True, **_GREEDY)["tokens"]
-        )
+        found = self.post("/completion", prompt=list(ids), n_predict=limit, return_tokens=True, **_GREEDY)
+        return list(found["tokens"])
 
     def answer_chat(self, prompt: str, limit: int) -> str:
         """The greedy answer to one user message."""
-        found = self.post("/v1/chat/completions", messages=_asked(prompt), max_tokens=limit, **_GREEDY)
+        asked = [{"role": "user", "content": prompt}]
+        found = self.post("/v1/chat/completions", messages=asked, max_tokens=limit, **_GREEDY)
         return str(found["choices"][0]["message"]["content"] or "")
-
-
-# the cache is off so that an answer does not depend on the one before
-_GREEDY: Mapping[str, Any] = {"temperature": 0.0, "cache_prompt": False, "repeat_penalty": 1.0}
 
 
 def require(purpose: str, where: str, otherwise: str = "") -> None:
@@ -79,8 +77,7 @@ def name() -> str:
 def serving(file: Path, context: int, small: bool, port: int = 0) -> Iterator[Server]:
     """llama.cpp's server with this model on the CPU, for the block; `context` is in tokens.
 
-    Without a `port` it takes a free one, and no requests but this process's. Raises EngramError if it does not load
-    the file.
+    Without a `port` it takes a free one, and this process's requests alone. Raises EngramError if it can't load it.
     """
     import xllamacpp
 
@@ -102,7 +99,3 @@ def serving(file: Path, context: int, small: bool, port: int = 0) -> Iterator[Se
         yield Server(server.listening_address, key)
     finally:
         del server
-
-
-def _asked(prompt: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}]

@@ -6,6 +6,7 @@ parts do not reproduce whole conversations is refused.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,9 +21,7 @@ _S, _U, _A, _V = "SYSTEMMARK", "USERMARK", "ANSWERMARK", "SECONDMARK"
 class Pieces(NamedTuple):
     """The text before and after each role's message, the prompt for an answer, and the default system message."""
 
-    system: tuple[str, str]
-    user: tuple[str, str]
-    assistant: tuple[str, str]
+    around: Mapping[str, tuple[str, str]]
     asks: str
     default: str | None
 
@@ -36,7 +35,7 @@ def pieces(encoder: Encoder, name: str) -> Pieces:
     for messages in _CONVERSATIONS:
         if rendered(found, messages) != render(encoder.tokenizer, messages, True):
             raise _refused(name, f"{len(messages)} messages are not rendered by their parts")
-    texts = [*found.system, *found.user, *found.assistant, found.asks, found.default or ""]
+    texts = [*itertools.chain(*found.around.values()), found.asks, found.default or ""]
     if any("{{" in text or "}}" in text or '"""' in text for text in texts):
         raise _refused(name, "its text holds a Modelfile's own syntax")
     return found
@@ -47,8 +46,7 @@ def rendered(parts: Pieces, messages: Messages) -> str:
     given = list(messages)
     if parts.default is not None and given[0]["role"] != "system":
         given.insert(0, {"role": "system", "content": parts.default})
-    around = {"system": parts.system, "user": parts.user, "assistant": parts.assistant}
-    return "".join(m["content"].join(around[m["role"]]) for m in given) + parts.asks
+    return "".join(m["content"].join(parts.around[m["role"]]) for m in given) + parts.asks
 
 
 def modelfile(parts: Pieces, file: str, stops: Sequence[str], context: int) -> str:
@@ -62,15 +60,9 @@ def modelfile(parts: Pieces, file: str, stops: Sequence[str], context: int) -> s
 
 def template(parts: Pieces) -> str:
     """The Go template that ollama fills with `.Messages`."""
-    cases = [f'{{{{ if eq .Role "{role}" }}}}' for role in ("system", "user", "assistant")]
-    bodies = [f"{before}{{{{ .Content }}}}{after}" for before, after in (parts.system, parts.user, parts.assistant)]
-    inner = "".join(case + body + "{{ end }}" for case, body in zip(cases, bodies, strict=True))
+    bodies = {role: "{{ .Content }}".join(texts) for role, texts in parts.around.items()}
+    inner = "".join(f'{{{{ if eq .Role "{role}" }}}}{body}{{{{ end }}}}' for role, body in bodies.items())
     return f"{{{{ range .Messages }}}}{inner}{{{{ end }}}}{parts.asks}"
-
-
-def stops(encoder: Encoder) -> list[str]:
-    """The texts of the tokens that end an answer."""
-    return [str(encoder.tokenizer.convert_ids_to_tokens(number)) for number in sorted(encoder.stop_ids)]
 
 
 def _message(role: str, content: str) -> dict[str, str]:
@@ -101,8 +93,8 @@ def _pieces(encoder: Encoder) -> Pieces:
     after_system = between.removesuffix(before_user)
     head = alone.split(_U)[0].removesuffix(before_user)
     default = head.removeprefix(before_system).removesuffix(after_system) if head else None
-    system, user = (before_system, after_system), (before_user, after_user)
-    return Pieces(system, user, (before_answer, after_answer), asks, default)
+    around = {"system": (before_system, after_system), "user": (before_user, after_user)}
+    return Pieces(around | {"assistant": (before_answer, after_answer)}, asks, default)
 
 
 def _refused(name: str, reason: str) -> EngramError:

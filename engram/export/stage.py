@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from engram.models.tokenizer import Encoder, load_encoder, render
 from engram.plan import documents
 from engram.plan.config import SMALL_MODEL
 from engram.support import checksums
+from engram.support.console import Report
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, read_bytes, write_bytes, write_text
 
@@ -32,31 +32,43 @@ class Made(NamedTuple):
 
 
 def export(
-    source: Source,
-    form: str,
-    out: Path,
-    storing: str,
-    unchecked: bool,
-    report: Callable[[str], None],
-    bar: float = agreement.BAR,
+    source: Source, form: str, out: Path, storing: str, unchecked: bool, report: Report, bar: float = agreement.BAR
 ) -> dict[str, Any]:
     """Write the export in the format `form` to the folder `out`; return its document, `export.json`.
 
     `storing` is how numbers are stored: `base` or `float32` (fused), one of `gguf.QUANTIZE` (gguf, ollama); an
-    adapter's are stored as they are.
-    A whole model is asked the whole test set first, unless `unchecked`. Raises EngramError, and writes nothing, where
-    the format cannot hold model or adapter, the program that checks it is not installed, a check is below
-    the share `bar`, and where `out` holds anything but an unchanged export.
+    adapter's are stored as they are. A whole model is asked the whole test set first, unless `unchecked`. Raises
+    EngramError, and writes nothing, where the format cannot hold model or adapter, the program that checks it is not
+    installed, a check is below the share `bar`, and where `out` holds anything but an unchanged export.
     """
     checking = form not in ADAPTERS and not unchecked
-    _require(form, checking)
+    if checking and form == "fused":
+        agreement.require_program()
+    elif checking:
+        llamacpp.require("check the file with", "--format gguf", "; or export with --unchecked, and the card says so")
     checksums.refuse_other_files(out, DOCUMENT)
     encoder = load_encoder(source.model)
     with new_folder(out) as folder:
         made = _write(source, form, encoder, folder, storing)
         checks, differing = _checks(source, made, encoder, folder, report) if checking else ([], None)
         agreement.refuse_unlike(checks, form, bar)
-        document = _document(source, form, made, checks, differing) | {"bar": bar}
+        split, tuned = None, source.evidence.tuned if source.evidence else None
+        if made.pre:
+            told = made.pre.differing if differing is None else differing
+            split = {"pre": made.pre.name, "texts": made.pre.texts, "differing": list(told)}
+        document = {
+            "document": "export",
+            "schema_version": documents.SCHEMA_VERSION,
+            "format": form,
+            "dtype": made.dtype,
+            "model": source.model.describe(),
+            "adapter": {"sha256": source.sha256},
+            **{name: tuned and tuned[name] for name in ("backend", "data", "recipe")},
+            "checks": checks,
+            "tokenizer": split,
+            "provenance": documents.provenance(),
+            "bar": bar,
+        }
         documents.write(folder / DOCUMENT, document, "export")
         write_text(folder / "README.md", card.text(source, documents.rounded(document), encoder))
         checksums.write(folder)
@@ -64,10 +76,7 @@ def export(
 
 
 def serve(source: Source, port: int) -> None:
-    """Serve the model with its adapter on 127.0.0.1 until stopped, as a GGUF file in llama.cpp's server.
-
-    Raises EngramError as `export` does.
-    """
+    """Serve model and adapter on 127.0.0.1 in llama.cpp until stopped; raises EngramError as `export` does."""
     llamacpp.require("serve the model", "serve")
     with tempfile.TemporaryDirectory() as folder:
         made = _write(source, "gguf", load_encoder(source.model), Path(folder), "f16")
@@ -76,40 +85,30 @@ def serve(source: Source, port: int) -> None:
             threading.Event().wait()
 
 
-def _require(form: str, checking: bool) -> None:
-    if form in ("gguf", "ollama") and checking:
-        llamacpp.require("check the file with", "--format gguf", "; or export with --unchecked, and the card says so")
-    elif form == "fused" and checking:
-        agreement.require_program()
-
-
 def _write(source: Source, form: str, encoder: Encoder, folder: Path, storing: str) -> Made:
     if form in ADAPTERS:
-        return _adapter(source, form, folder)
+        weights = conversion.NAMES[form]
+        with conversion.readable(source.folder, weights) as place:
+            for name in (adapters.CONFIG, weights):
+                write_bytes(folder / name, read_bytes(place / name))
+        return Made(conversion.describe(folder)["dtype"])
     if form == "fused":
         return Made(fuse.write(source.model, source.lora, folder, wide=storing == "float32"))
     parts = ollama.pieces(encoder, source.model.name) if form == "ollama" else None
     asked = source.evidence.tuned["answers"] if source.evidence else []
     prompts = [render(encoder.tokenizer, [{"role": "user", "content": row["prompt"]}], True) for row in asked]
-    known, _ = gguf.check(source.model, source.lora, storing)
+    gguf.check(source.model, source.lora, storing)
     found, file = gguf.identify(source.model.path, prompts), f"model-{storing}.gguf"
     gguf.write(source.model, source.lora, encoder, found.name, storing, folder / file)
     if parts:
-        written = ollama.modelfile(parts, file, ollama.stops(encoder), known["max_position_embeddings"])
-        write_text(folder / "Modelfile", written)
+        stops = encoder.tokenizer.convert_ids_to_tokens(sorted(encoder.stop_ids))
+        context = source.model.config["max_position_embeddings"]
+        write_text(folder / "Modelfile", ollama.modelfile(parts, file, stops, context))
     return Made(storing.upper(), file, found)
 
 
-def _adapter(source: Source, form: str, folder: Path) -> Made:
-    weights = conversion.NAMES[form]
-    with conversion.readable(source.folder, weights) as place:
-        for name in (adapters.CONFIG, weights):
-            write_bytes(folder / name, read_bytes(place / name))
-    return Made(conversion.describe(folder)["dtype"])
-
-
 def _checks(
-    source: Source, made: Made, encoder: Encoder, folder: Path, report: Callable[[str], None]
+    source: Source, made: Made, encoder: Encoder, folder: Path, report: Report
 ) -> tuple[list[dict[str, Any]], list[str] | None]:
     """The checks, and for a GGUF file the hard cases that llama.cpp's tokenizer splits otherwise."""
     if source.evidence is None:
@@ -119,27 +118,3 @@ def _checks(
     if made.file:
         return agreement.with_llamacpp(folder / made.file, rows, encoder, limit)
     return agreement.with_clients(folder, rows, encoder, limit), None
-
-
-def _document(
-    source: Source, form: str, made: Made, checks: list[dict[str, Any]], differing: list[str] | None
-) -> dict[str, Any]:
-    evidence = source.evidence
-    split = None
-    if made.pre:
-        told = made.pre.differing if differing is None else differing
-        split = {"pre": made.pre.name, "texts": made.pre.texts, "differing": list(told)}
-    return {
-        "document": "export",
-        "schema_version": documents.SCHEMA_VERSION,
-        "format": form,
-        "dtype": made.dtype,
-        "model": source.model.describe(),
-        "adapter": {"sha256": source.sha256},
-        "backend": evidence.tuned["backend"] if evidence else None,
-        "data": evidence.tuned["data"] if evidence else None,
-        "recipe": evidence.tuned["recipe"] if evidence else None,
-        "checks": checks,
-        "tokenizer": split,
-        "provenance": documents.provenance(),
-    }

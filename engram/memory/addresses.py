@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engram.models.tokenizer import Encoder
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
+from engram.support.text import common
 
 VERSION = "multilinear-64/1"  # of the hash; tables of another version are refused
 MOST_ASKED = 128  # tokens of an input
@@ -45,9 +46,7 @@ class Frame:
 def frame(encoder: Encoder) -> Frame:
     """The frame of a model's tokenizer; raises EngramError if its chat template does not end messages."""
     one, other = encoder.prompt("one question"), encoder.prompt("7")
-    count = 0
-    while count < min(len(one), len(other)) and one[-1 - count] == other[-1 - count]:
-        count += 1
+    count = common(one[::-1], other[::-1])
     if not count:
         what = "nothing in this model's chat template says where an answer begins, so a memory cannot be addressed"
         raise EngramError(what, where="MODEL", fix="take another MODEL, or METHOD=lora")
@@ -55,9 +54,8 @@ def frame(encoder: Encoder) -> Frame:
     texts = [text or "" for text in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
     special = set(tokenizer.all_special_ids)
     first: dict[str, int] = {}
-    folded = [
-        i if i in special else first.setdefault(text.lstrip(SPACES), i) for i, text in enumerate(texts)
-    ]  # the lowest id of the same letters
+    # the lowest id of the same letters
+    folded = [i if i in special else first.setdefault(text.lstrip(SPACES), i) for i, text in enumerate(texts)]
     opens = [i not in special and text[:1] in SPACES for i, text in enumerate(texts)]
     closes = [i in special or text[-1:] in SPACES for i, text in enumerate(texts)]
     header, special_ids = tuple(one[len(one) - count :]), [i in special for i in range(len(texts))]

@@ -34,11 +34,6 @@ class Memory:
     frame: Frame
     table: NDArray[np.float32]
 
-    @property
-    def width(self) -> int:
-        """Numbers in a row."""
-        return int(self.table.shape[1])
-
     def rows(self, tokens: Ids, starts: Sequence[int] | Ids | None = None, first: int = 0) -> NDArray[np.int64]:
         """The row that answers at each token from column `first` on, int64 [sequences, length - first]; MISS is none.
 
@@ -64,9 +59,8 @@ class Memory:
         there = np.full(wanted.shape, MISS, np.int64)
         may = usable[which] & (column - end < MOST_ANSWERED)[:, None]
         there[may] = find(self.slots, self.numbers, self.count, wanted[may])
-        hit = there != MISS
-        longest = hit.argmax(axis=1)
-        found[row, column - first] = np.where(hit.any(axis=1), there[np.arange(len(row)), longest], MISS)
+        longest = (there != MISS).argmax(axis=1)
+        found[row, column - first] = there[np.arange(len(row)), longest]
         return found
 
     def following(self, tokens: Ids, starts: Ids | None, new: int, last: Ids | None) -> NDArray[np.int64]:
@@ -103,8 +97,8 @@ def build(addresses: NDArray[np.uint64], rows: NDArray[np.uint32]) -> tuple[NDAr
     order = np.argsort(addresses, kind="stable")
     homes = (addresses[order] >> np.uint64(64 - bits)).astype(np.int64)
     count = np.arange(len(order))
-    places = np.maximum.accumulate(homes - count) + count if len(order) else homes
-    size = max(1 << bits, int(places[-1]) + 1 if len(order) else 0) + 1  # the last slot is free: every search ends
+    places = np.maximum.accumulate(homes - count) + count
+    size = max(1 << bits, int(places.max(initial=0)) + 1) + 1  # the last slot is free: every search ends
     slots, numbers = np.full(size, EMPTY, np.uint64), np.zeros(size, np.uint32)
     slots[places], numbers[places] = addresses[order], rows[order]
     return slots, numbers
@@ -127,20 +121,15 @@ def find(
 
 
 def _bits(count: int) -> int:
-    return max(4, (2 * count - 1).bit_length()) if count else 4
+    return max(4, (2 * count - 1).bit_length())
 
 
 def _headers(tokens: Ids, header: tuple[int, ...], begins: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a header ends at each token, bool [sequences, length]."""
-    count, length = tokens.shape
-    ends = np.zeros((count, length), bool)
-    size = len(header)
-    if length < size:
-        return ends
-    there = tokens[:, size - 1 :] == header[-1]
-    for i, token in enumerate(header[:-1]):
-        there &= tokens[:, i : length - size + 1 + i] == token
-    ends[:, size - 1 :] = there & (np.arange(length - size + 1) >= begins[:, None])
+    ends, size = np.zeros(tokens.shape, bool), len(header)
+    if tokens.shape[1] >= size:
+        there = (np.lib.stride_tricks.sliding_window_view(tokens, size, axis=1) == header).all(axis=2)
+        ends[:, size - 1 :] = there & (np.arange(there.shape[1]) >= begins[:, None])
     return ends
 
 

@@ -1,9 +1,12 @@
-"""A memory on disk: rows and their addresses in one safetensors file, the facts, and the model they belong to."""
+"""A memory on disk: rows and their addresses in one safetensors file, the facts, and the model they belong to.
+
+Facts are inserted, deleted and merged in its `Contents`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +16,10 @@ from numpy.typing import NDArray
 
 from engram.memory import addresses, lookup
 from engram.memory.addresses import EMPTY, VERSION
-from engram.memory.facts import Fact
+from engram.memory.facts import Fact, Placed, named
 from engram.memory.lookup import Memory
-from engram.models import adapters
-from engram.models.model import LARGEST_SHARD, Model
+from engram.models import adapters, hub
+from engram.models.model import Model
 from engram.models.safetensors_file import header, metadata
 from engram.models.tokenizer import load_encoder
 from engram.support import schema, strict_json
@@ -147,7 +150,7 @@ def write(folder: Path, of: Of, contents: Contents, lora: Path | None = None) ->
             "addresses": len(contents.addresses),
             "rows": len(contents.rows),
             "facts": len(contents.entries),
-            "files": {name: sha256(work / name, LARGEST_SHARD) for name in (WEIGHTS, FACTS)},
+            "files": {name: sha256(work / name, hub.LARGEST) for name in (WEIGHTS, FACTS)},
         }
         schema.check(document, "memory", str(folder / SETTINGS))
         write_text(work / SETTINGS, json.dumps(document, indent=1) + "\n")
@@ -166,8 +169,8 @@ def settings(folder: Path) -> dict[str, Any]:
 def intact(folder: Path) -> dict[str, Any]:
     """The settings of a table whose files are unchanged since they were written; raises EngramError otherwise."""
     known = settings(folder)
-    there = {name for name in known["files"] if (folder / name).is_file()}
-    broken = [n for n, sha in known["files"].items() if n not in there or sha256(folder / n, LARGEST_SHARD) != sha]
+    files = {folder / name: sha for name, sha in known["files"].items()}
+    broken = [f.name for f, sha in files.items() if not f.is_file() or sha256(f, hub.LARGEST) != sha]
     if not broken:
         said = json.loads(metadata(header(folder / WEIGHTS)[0][8:].decode("utf-8")).get("of", "{}"))
         broken = [f"{SETTINGS}: {name}" for name in Of.__dataclass_fields__ if said.get(name) != known[name]]
@@ -215,3 +218,68 @@ def facts(folder: Path) -> Iterator[Entry]:
     for line in read_bytes(folder / FACTS).splitlines():
         known = strict_json.parse(line)
         yield Entry(Fact(known["input"], known["output"]), known["rows"], tuple(known["orders"]))
+
+
+# --- editing: each of these makes a new table in which every other row keeps its bits
+
+
+def empty(width: int) -> Contents:
+    """A table without facts."""
+    return Contents((), np.zeros((0, width), np.float32), np.zeros(0, np.uint64), np.zeros(0, np.uint32))
+
+
+def inserted(known: Contents, placed: Sequence[Placed], rows: NDArray[np.float32]) -> Contents:
+    """The table with these facts added; `rows` are those of all their answer tokens, float32 [tokens, width].
+
+    Raises EngramError naming the facts that the table already has or contradicts.
+    """
+    refuse_known(known, placed)
+    parts, numbers, first = [known.addresses], [known.numbers], len(known.rows)
+    entries = [Entry(one.fact, len(one.tokens), tuple(sorted({count for count, _ in one.asked}))) for one in placed]
+    for one in placed:
+        parts.append(one.addresses.reshape(-1))
+        numbers.append(np.tile(np.arange(first, first + len(one.tokens), dtype=np.uint32), len(one.asked)))
+        first += len(one.tokens)
+    added = np.concatenate([known.rows, rows]), np.concatenate(parts), np.concatenate(numbers)
+    return Contents((*known.entries, *entries), *added)
+
+
+def refuse_known(known: Contents, placed: Sequence[Placed]) -> None:
+    """Raise an EngramError naming each fact that the table already has or that contradicts one of its facts."""
+    slots, numbers = lookup.build(known.addresses, known.numbers)
+    problems = []
+    for one in placed:
+        rows = lookup.find(slots, numbers, len(known.addresses), one.addresses[:, 0])
+        if (rows != lookup.MISS).any():
+            there = known.entries[int(np.searchsorted(known.firsts, rows.max(), side="right")) - 1].fact
+            same = there.output == one.fact.output
+            problems.append(f"{named(one.fact)}: {'is there already' if same else f'contradicts {named(there)}'}")
+    if problems:
+        what = f"{len(problems)} facts are refused, and nothing is changed"
+        raise EngramError(what, where="memory", problems=problems[:20], fix="engram memory delete the old one first")
+
+
+def deleted(known: Contents, inputs: Sequence[str]) -> Contents:
+    """The table without the facts of these inputs; raises EngramError naming inputs that it does not have."""
+    wanted = {text.lstrip() for text in inputs}
+    if missing := wanted - {fact.input.lstrip() for fact in known.facts}:
+        problems = sorted(missing)[:20]
+        raise EngramError("no such fact", where="memory", problems=problems, fix="engram memory list shows the inputs")
+    keep = [i for i, fact in enumerate(known.facts) if fact.input.lstrip() not in wanted]
+    owner = np.repeat(np.arange(len(known.entries)), [one.rows for one in known.entries])
+    kept = np.isin(owner, keep)
+    moved = np.cumsum(kept) - 1
+    stay = kept[known.numbers]
+    numbers = moved[known.numbers[stay]].astype(np.uint32)
+    return Contents(tuple(known.entries[i] for i in keep), known.rows[kept], known.addresses[stay], numbers)
+
+
+def merged(one: Contents, other: Contents, placed: Sequence[Placed]) -> Contents:
+    """Both tables in one; `placed` are the other's facts. Facts in both are taken from the first.
+
+    Raises EngramError naming the facts that contradict each other.
+    """
+    known = set(one.facts)
+    new = [i for i, fact in enumerate(other.facts) if fact not in known]
+    rows = [other.rows[first : first + entry.rows] for first, entry in zip(other.firsts, other.entries)]
+    return inserted(one, [placed[i] for i in new], np.concatenate([one.rows[:0], *(rows[i] for i in new)]))

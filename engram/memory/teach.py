@@ -26,6 +26,9 @@ SETTLED = 0.05  # nats: a fact is learned, and no longer trained, once every tok
 BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
 PHRASINGS = ("bare", "complete", "briefly", "only")  # a recipe takes the first ones
 
+Steps = list[tuple[float, int, int, float]]  # loss, answer tokens, tokens and seconds of each
+Report = Callable[[int, float, float], None]
+
 
 class Teacher(Protocol):
     """A backend's part: a frozen model, cut before a block."""
@@ -46,16 +49,16 @@ class Teacher(Protocol):
         """The direction that makes each token likelier, float32 [tokens, width], of root mean square 1."""
 
     def above(self, batch: Batch, hidden: Any, rows: Floats) -> tuple[Floats, Floats]:
-        """Losses in nats, float32 [targets], and the gradients of the rows before each target [targets, width]."""
+        """Losses in nats, float32 [targets], and the gradients of their weighted sum to the rows, float32 [targets,
+        width]. `rows` [targets, width] are added to `hidden` at the positions before each target."""
 
 
 @dataclass
 class Fitted:
-    """The rows of facts, float32 [rows, width]; the loss, answer tokens, tokens and seconds of each step; and the
-    numbers of the facts that were not learned."""
+    """The rows of facts, float32 [rows, width]; the steps; and the numbers of the facts that were not learned."""
 
     rows: Floats
-    steps: list[tuple[float, int, int, float]] = field(default_factory=list)
+    steps: Steps = field(default_factory=list)
     unsettled: list[int] = field(default_factory=list)
 
 
@@ -75,28 +78,23 @@ def fit(
     encoder: Encoder,
     placed: Sequence[Placed],
     config: MemorySettings,
-    report: Callable[[int, float, float], None] = lambda _step, _loss, _rate: None,
+    report: Report = lambda _step, _loss, _rate: None,
 ) -> Fitted:
     """Fit a row to every answer token of every fact; after each step `report` gets its number, loss and tokens/s."""
     fitted = Fitted(np.zeros((0, teacher.width), np.float32))
     parts = []
     for start in range(0, len(placed), PORTION):
-        rows, unsettled = _portion(teacher, encoder, placed[start : start + PORTION], config, fitted.steps, report)
+        rows, settled = _portion(teacher, encoder, placed[start : start + PORTION], config, fitted.steps, report)
         parts.append(rows)
-        fitted.unsettled += [start + i for i in unsettled]
+        fitted.unsettled += (start + np.nonzero(~settled)[0]).tolist()
     fitted.rows = np.concatenate([fitted.rows, *parts])
     return fitted
 
 
 def _portion(
-    teacher: Teacher,
-    encoder: Encoder,
-    placed: Sequence[Placed],
-    config: MemorySettings,
-    steps: list[tuple[float, int, int, float]],
-    report: Callable[[int, float, float], None],
-) -> tuple[Floats, list[int]]:
-    """The rows of some facts, and the numbers of those that were not learned; the steps taken are added to `steps`."""
+    teacher: Teacher, encoder: Encoder, placed: Sequence[Placed], config: MemorySettings, steps: Steps, report: Report
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """The rows of some facts, and which facts were learned; the steps taken are added to `steps`."""
     names = PHRASINGS[: config.memory_phrasings]
     groups = [_groups(encoder, placed, name) for name in names]
     tokens = np.array([token for one in placed for token in one.tokens], np.int32)
@@ -132,7 +130,7 @@ def _portion(
             report(len(steps), steps[-1][0], count / spent)
         if settled.all():
             break
-    return rows, np.nonzero(~settled)[0].tolist()
+    return rows, settled
 
 
 def _groups(encoder: Encoder, placed: Sequence[Placed], name: str) -> list[_Group]:

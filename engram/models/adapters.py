@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,8 +71,7 @@ def peft_settings(rank: int, alpha: float, dropout: float, base: str | None, tar
 def weights_file(folder: Path, preferred: str = "") -> str:
     """The name of the weights file in an adapter's folder, which tells its layout; `preferred` if both are there.
 
-    Raises EngramError if there is none, where there are both and none is preferred, and where a link leads out of
-    the folder.
+    Raises EngramError if there is none, if both are there and none is preferred, and if a link leads out of it.
     """
     if not folder.exists():
         recover(folder)
@@ -110,11 +108,11 @@ def read_adapter(folder: Path, preferred: str = "") -> tuple[dict[str, Any], str
 _BLOCK = re.compile(r"(.+\.[^.]+)\.(\d+)\.(.+)")
 _SHOWN = 3  # names in one line of a refusal
 SCALE_LIMIT = 1e30  # no scale is as large; times a rank it still is a number
+Settings = Mapping[str, Any]
 Turn = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Lora:
+class Lora(NamedTuple):
     """y = Wx + scale · B(Ax) on each of `layers`: its factors A [rank, inputs] and B [outputs, rank].
 
     `scale` is absolute. `every_block` says that the configuration attaches to all blocks of the model, so that a
@@ -143,11 +141,7 @@ class Grid(NamedTuple):
 
 
 class RefusedError(Exception):
-    """The reasons, a line each, why an adapter can't be expressed in both layouts."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = tuple(problems)
+    """The reasons, a line for each argument, why an adapter can't be expressed in both layouts."""
 
 
 def place(name: str) -> tuple[int, str] | None:
@@ -174,9 +168,7 @@ def grid(names: Iterable[str]) -> Grid | None:
     return Grid(blocks, inside, outside)
 
 
-def number(
-    settings: Mapping[str, Any], name: str, default: float | None, problems: list[str], *, below: float
-) -> float:
+def number(settings: Settings, name: str, default: float | None, problems: list[str], *, below: float) -> float:
     """Read a number whose size is less than `below`; anything else is appended to `problems` and read as 0."""
     value = settings.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < below:
@@ -185,7 +177,7 @@ def number(
     return float(value)
 
 
-def whole_number(settings: Mapping[str, Any], name: str, problems: list[str]) -> int:
+def whole_number(settings: Settings, name: str, problems: list[str]) -> int:
     """Read a positive whole number; anything else is appended to `problems` and read as 0."""
     value = settings.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -231,7 +223,7 @@ def layers_of(
         problems.append(f"the configuration's rank is {rank}, the tensors' is {next(iter(ranks))}")
     problems += [f"{reason}: {listed(names)}" for reason, names in sorted(reasons.items())]
     if problems:
-        raise RefusedError(problems)
+        raise RefusedError(*problems)
     return layers
 
 

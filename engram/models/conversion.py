@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -51,7 +51,11 @@ def convert(source: Path, target: Path, to: str = "") -> str:
     `to` is `peft` or `mlx`, by default the one that `source` is not in. Raises EngramError, and writes nothing,
     where the adapter cannot be converted and where `target` holds something.
     """
-    _refuse_full(target)
+    with readable_errors(target, "look into this folder"):
+        place = target.resolve()  # the source too may be called by another name
+        full = place.is_dir() and any(place.iterdir())
+    if full:
+        raise EngramError("something stands there already", where=str(target), fix="name a new folder, or empty it")
     weights = adapters.weights_file(source)
     wanted = NAMES[to] if to else next(name for name in _LAYOUTS if name != weights)
     if weights == wanted:
@@ -122,7 +126,7 @@ def _understood(files: Files, folder: Path) -> Lora:
     except RefusedError as error:
         what = "not a plain LoRA adapter, as both layouts can hold it"
         fix = "train one without these, or merge it into its model; docs/adapters.md has the list"
-        raise EngramError(what, where=str(folder), problems=error.problems, fix=fix) from error
+        raise EngramError(what, where=str(folder), problems=error.args, fix=fix) from error
     return lora
 
 
@@ -130,45 +134,28 @@ def _translated(files: Files, wanted: str, folder: Path) -> Files:
     """Return the adapter in the wanted layout: its earlier files if it is still the same adapter, else new ones."""
     lora, layout = _understood(files, folder), _LAYOUTS[wanted]
     tensors = layout.tensors_of(lora)
-    if known := _origin(files.header):
-        once = Files(wanted, known["config"], known["header"], tensors)
-        if _is_same(once, lora, files.weights):
-            return once
+    if once := _earlier(files, wanted, lora, tensors):
+        return once
     origin = json.dumps({"config": files.config, "header": files.header})
     header = safetensors_file.new_header(tensors, {"format": layout.FORMAT, ORIGIN: origin})
     return Files(wanted, json.dumps(layout.write(lora), indent=2) + "\n", header, tensors)
 
 
-def _origin(header: str) -> Mapping[str, str] | None:
-    """Return the texts kept by an earlier conversion, or None."""
+def _earlier(files: Files, wanted: str, lora: Lora, tensors: dict[str, safetensors_file.Tensor]) -> Files | None:
+    """The files that were converted into these, if they still give this adapter; None if not, or if none are kept."""
+    back = _LAYOUTS[files.weights]
     try:
-        known = json.loads(safetensors_file.metadata(header)[ORIGIN])
-        return known if isinstance(known["config"], str) and isinstance(known["header"], str) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def _is_same(once: Files, lora: Lora, weights: str) -> bool:
-    """Whether these files, converted to the layout of `weights`, give the adapter that is there now."""
-    back = _LAYOUTS[weights]
-    try:
+        known = json.loads(safetensors_file.metadata(files.header)[ORIGIN])
+        once = Files(wanted, known["config"], known["header"], tensors)
         once.config.encode("utf-8")
-        safetensors_file.pack(once.header, once.tensors)
-        there = back.write(_LAYOUTS[once.weights].read(json.loads(once.config), once.tensors))
+        safetensors_file.pack(once.header, tensors)
+        there = back.write(_LAYOUTS[wanted].read(json.loads(once.config), tensors))
         again: Lora = back.read(there, back.tensors_of(lora))
-    except (ValueError, AttributeError, TypeError, RecursionError, RefusedError):
-        return False
-    return again == lora
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, RefusedError):
+        return None
+    return once if again == lora else None
 
 
 def _write(files: Files, folder: Path) -> None:
     write_bytes(folder / adapters.CONFIG, files.config.encode("utf-8"))
     write_bytes(folder / files.weights, safetensors_file.pack(files.header, files.tensors))
-
-
-def _refuse_full(target: Path) -> None:
-    with readable_errors(target, "look into this folder"):
-        place = target.resolve()  # the source too may be called by another name
-        full = place.is_dir() and any(place.iterdir())
-    if full:
-        raise EngramError("something stands there already", where=str(target), fix="name a new folder, or empty it")

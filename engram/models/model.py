@@ -12,9 +12,9 @@ from typing import Any
 
 from engram.models import gguf, hub
 from engram.models.safetensors_file import header
-from engram.support import checksums, strict_json
+from engram.support import checksums, locks, strict_json
 from engram.support.errors import EngramError
-from engram.support.files import BUNDLED, sha256, sha256_text
+from engram.support.files import BUNDLED, new_folder, sha256, sha256_text
 from engram.support.machine import apple_silicon, nvidia_gpu
 from engram.support.text import nearest, visible
 from engram.support.untrusted import INDEX, missing_files, refuse_links, shards
@@ -40,7 +40,6 @@ TEMPLATES: Mapping[str, str] = {
         "{% if add_generation_prompt %}Output: {% endif %}"
     )
 }
-LARGEST_SHARD = 1 << 36  # bytes
 AROUND = ("json", "jsonl", "jinja", "txt", "model")  # endings of the files with which a model is more than its weights
 CONTEXT = 2048
 
@@ -63,7 +62,7 @@ class Model:
     @functools.cached_property
     def weights_sha256(self) -> str:
         """SHA-256 of the weights; of the shards' hashes in name order where there are several."""
-        hashes = [sha256(path, LARGEST_SHARD) for path in weight_files(self.path)]
+        hashes = [sha256(path, hub.LARGEST) for path in weight_files(self.path)]
         return hashes[0] if len(hashes) == 1 else sha256_text("\n".join(hashes))
 
     @functools.cached_property
@@ -77,8 +76,8 @@ class Model:
         """What its `config.json` says; raises EngramError if that is no model's configuration."""
         found = strict_json.read(self.path / "config.json", "take another MODEL")
         if not isinstance(found, dict) or not found.get("model_type"):
-            fix = "take another MODEL"
-            raise EngramError("config.json is not a model's configuration", where=self.name, fix=fix)
+            what = "config.json is not a model's configuration"
+            raise EngramError(what, where=self.name, fix="take another MODEL")
         return found
 
     @property
@@ -89,13 +88,8 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """Describe the model for result documents, without local paths."""
-        return {
-            "name": self.name,
-            "revision": self.revision,
-            "weights_sha256": self.weights_sha256,
-            "files_sha256": self.files_sha256,
-            "parameters": self.parameters,
-        }
+        names = ("name", "revision", "weights_sha256", "files_sha256", "parameters")
+        return {name: getattr(self, name) for name in names}
 
 
 def resolve(spec: str = "auto") -> Model:
@@ -117,11 +111,11 @@ def resolve(spec: str = "auto") -> Model:
     if _looks_local(spec):
         path = Path(spec).expanduser()
         if path.is_file():
-            return _converted(path.stem, sha256(path, LARGEST_SHARD), lambda _: contextlib.nullcontext(path))
-        if not path.is_dir():
-            fix = "give a folder with config.json, or see `engram models`"
-            raise EngramError("no such model folder or GGUF file", where=visible(spec), fix=fix)
-        return _checked(Model(path.resolve().name, path))
+            return _converted(path.stem, sha256(path, hub.LARGEST), lambda _: contextlib.nullcontext(path))
+        if path.is_dir():
+            return _checked(Model(path.resolve().name, path))
+        fix = "give a folder with config.json, or see `engram models`"
+        raise EngramError("no such model folder or GGUF file", where=visible(spec), fix=fix)
     if spec.count("/") == 1 and all(spec.split("/")):
         return _from_hub(spec, spec)
     hint = nearest(spec, ["auto", *REGISTRY]) or f"; known are auto, {', '.join(REGISTRY)}"
@@ -130,10 +124,7 @@ def resolve(spec: str = "auto") -> Model:
 
 
 def on_this_disk(spec: str) -> Model | None:
-    """The model that `spec` names if it is here already, else None; asks no network.
-
-    Raises EngramError if it is here and not usable.
-    """
+    """The model that `spec` names if it is here, else None; asks no network, raises EngramError if it isn't usable."""
     if spec in ("tiny", "auto") or _looks_local(spec):
         return resolve("tiny" if spec == "auto" else spec)
     if spec != hub.SMOLLM2.name and (found := hub.cached(REGISTRY.get(spec, spec))):
@@ -144,7 +135,7 @@ def on_this_disk(spec: str) -> Model | None:
 def is_cached(name: str) -> bool:
     """Whether a model of the registry is in a cache on this disk, under its own name."""
     if name == hub.SMOLLM2.name:
-        return bool(gguf.cached(name, hub.SMOLLM2.sha256))
+        return gguf.place(name, hub.SMOLLM2.sha256).is_dir()
     return bool(REGISTRY[name] and hub.cached(REGISTRY[name]))
 
 
@@ -193,7 +184,7 @@ def _smollm2() -> Model:
 
 
 def _packaged() -> Model | None:
-    return _from_package() if gguf.cached(hub.SMOLLM2.name, hub.SMOLLM2.sha256) else None
+    return _from_package() if is_cached(hub.SMOLLM2.name) else None
 
 
 def _from_package() -> Model:
@@ -202,12 +193,11 @@ def _from_package() -> Model:
 
 def _converted(name: str, digest: str, opened: Callable[[Path], contextlib.AbstractContextManager[Path]]) -> Model:
     """The model in the GGUF file with this SHA-256, converted unless it was; `opened` gets a folder to work in."""
-    if not (folder := gguf.cached(name, digest)):
+    if not (folder := gguf.place(name, digest)).is_dir():
         from engram.models.tokenizer import load_encoder
 
-        with gguf.new(name, digest) as work, opened(work) as file:
+        with locks.held(folder, f"engram, converting {name}"), new_folder(folder) as work, opened(work) as file:
             gguf.convert(file, work, lambda: load_encoder(Model(name, work)))
-        folder = gguf.place(name, digest)
     return _checked(Model(name, folder, f"gguf:{digest}"))
 
 
@@ -230,18 +220,19 @@ def _from_hub(name: str, hub_id: str, patience: hub.Patience = hub.PATIENT) -> M
 
 def _checked(model: Model) -> Model:
     refuse_links(model.path, "copy the files into the folder, or take another MODEL")
-    missing = missing_files(model.path)
+    what, fix = "", "take another MODEL"
     if (model.path / "adapter_config.json").is_file():  # loaders would go where it points
-        raise EngramError("an adapter lies in this model's folder", where=model.name, fix="name it by ADAPTER instead")
-    if missing:
+        what, fix = "an adapter lies in this model's folder", "name it by ADAPTER instead"
+    elif missing := missing_files(model.path):
         what = f"not a model folder: {', '.join(missing)} missing"
-        raise EngramError(what, where=model.name, fix="take another MODEL")
-    known = {path.name for path in weight_files(model.path)}
-    if beside := sorted(path.name for path in model.path.glob("model*.safetensors") if path.name not in known):
-        what = f"weights that no index names: {visible(', '.join(beside))}"  # some loaders would read them all the same
-        raise EngramError(what, where=model.name, fix="take them away, or take another MODEL")
-    if "model_file" in model.config:  # mlx-lm's way to bring Python along
-        raise EngramError("this model comes with code, which is never run", where=model.name, fix="take another MODEL")
+    elif beside := sorted({*model.path.glob("model*.safetensors")} - {*weight_files(model.path)}):
+        # some loaders would read them all the same
+        what = f"weights that no index names: {visible(', '.join(path.name for path in beside))}"
+        fix = "take them away, or take another MODEL"
+    elif "model_file" in model.config:  # mlx-lm's way to bring Python along
+        what = "this model comes with code, which is never run"
+    if what:
+        raise EngramError(what, where=model.name, fix=fix)
     return model
 
 

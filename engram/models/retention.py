@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engram.models.model import Model
 from engram.models.tokenizer import Encoded, Encoder
@@ -18,8 +18,7 @@ BUNDLED_SET = "general.jsonl"  # for a model whose folder has none
 MAX_TOKENS = 512  # what is longer is cut: the set is to measure, not to fill the context
 
 
-@dataclass(frozen=True)
-class General:
+class General(NamedTuple):
     """One row: a `text`, or a `chat` whose last message is the answer. Its id is its kind and number in the file."""
 
     id: str
@@ -33,8 +32,7 @@ class General:
         return self.messages[-2]["content"] if self.messages else ""
 
 
-@dataclass(frozen=True)
-class GeneralSet:
+class GeneralSet(NamedTuple):
     """The rows that stand for what a model could do before, and the SHA-256 of their file."""
 
     name: str
@@ -65,10 +63,7 @@ def general_set(model: Model) -> GeneralSet:
 
 
 def replay_rows(model: Model) -> tuple[General, ...]:
-    """Rows of a model's own training that it brings in its folder; none of them is in `general_set`.
-
-    Raises EngramError as that does.
-    """
+    """Rows of its own training that a model brings, none of them in `general_set`; raises EngramError as that does."""
     own = model.path / REPLAY
     return _read(own, ("chat",)) if own.is_file() else ()
 
@@ -76,9 +71,7 @@ def replay_rows(model: Model) -> tuple[General, ...]:
 def encode_general(encoder: Encoder, rows: Sequence[General]) -> list[Encoded]:
     """The rows as ids: of a chat the last answer is scored, of a text every token but the first."""
     whole = [
-        Encoded(row.id, encoder.plain(row.text), 1)
-        if row.kind == "text"
-        else encoder.conversation(row.messages, row.id)
+        encoder.conversation(row.messages, row.id) if row.messages else Encoded(row.id, encoder.plain(row.text), 1)
         for row in rows
     ]
     return [replace(one, tokens=one.tokens[:MAX_TOKENS]) for one in whole]
@@ -87,14 +80,11 @@ def encode_general(encoder: Encoder, rows: Sequence[General]) -> list[Encoded]:
 def _read(path: Path, kinds: Sequence[str]) -> tuple[General, ...]:
     rows, problems, seen = [], [], {"chat": 0, "text": 0}
     for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
-        if not line.strip():
-            continue
         try:
-            row = _row(strict_json.parse(line), seen)
+            if line.strip():
+                rows.append(_row(strict_json.parse(line), seen))
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f"{path.name}:{number} {type(error).__name__}: {error}")
-        else:
-            rows.append(row)
     problems += [f"no row of the kind {kind!r}" for kind in kinds if not problems and not seen[kind]]
     if problems:
         what = "the general text and chat rows cannot be read"

@@ -1,7 +1,6 @@
 """Safetensors files: the one reader of headers; tensors read one by one, transposed, converted, and written by bytes.
 
-The library's own functions for NumPy know no bfloat16 and choose the order of the tensors by themselves; here a file
-must come back byte by byte.
+The library's own functions for NumPy know no bfloat16 and choose the order of the tensors; here every byte comes back.
 """
 
 from __future__ import annotations
@@ -103,8 +102,8 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether every number of a tensor is finite; True for dtypes that adapters don't have."""
     import numpy as np
 
-    known = tensor.dtype in ("F32", "F16", "BF16")
-    return not known or bool(np.isfinite(as_float32(tensor.data, tensor.dtype, tensor.shape)).all())
+    dtype, shape, data = tensor
+    return dtype not in ITEM_BYTES or bool(np.isfinite(as_float32(data, dtype, shape)).all())
 
 
 class Entry(NamedTuple):
@@ -132,12 +131,12 @@ def header(path: Path) -> tuple[bytes, dict[str, Entry]]:
         except SafetensorError as error:
             what, fix = f"not a whole safetensors file ({error})", "fetch, copy or make it again"
             raise EngramError(what, where=str(path), fix=fix) from error
-    entries = {name: entry for name, entry in json.loads(head[8:]).items() if name != METADATA}
-    places = {name: entry["data_offsets"] for name, entry in entries.items()}
-    return head, {
-        name: Entry(path, entries[name]["dtype"], tuple(entries[name]["shape"]), len(head) + start, end - start)
-        for name, (start, end) in sorted(places.items(), key=lambda item: item[1])
-    }
+    said = {name: entry for name, entry in json.loads(head[8:]).items() if name != METADATA}
+    entries = {}
+    for name, entry in sorted(said.items(), key=lambda item: item[1]["data_offsets"]):
+        start, end = entry["data_offsets"]
+        entries[name] = Entry(path, entry["dtype"], tuple(entry["shape"]), len(head) + start, end - start)
+    return head, entries
 
 
 def raw(entry: Entry) -> bytes:
@@ -158,10 +157,7 @@ def as_float32(data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[np.fl
 
 
 def as_bytes(values: NDArray[np.float32], dtype: str) -> bytes:
-    """The numbers in another dtype, each rounded to the nearest, ties to even.
-
-    Raises ValueError if one is not finite in that dtype.
-    """
+    """The numbers in another dtype, rounded to nearest, ties to even; raises ValueError if one isn't finite in it."""
     import numpy as np
 
     if dtype == "BF16":

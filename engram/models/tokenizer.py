@@ -170,16 +170,25 @@ def load_encoder(model: Model) -> Encoder:
     """The encoder of a model; raises EngramError if its tokenizer or chat template cannot be used."""
     tokenizer = load_tokenizer(model)
     with _usable(model, "used"):  # settings are loaded unchecked, and fail in many ways when they are used
-        encoder = _encoder(tokenizer, model)
+        end_id = _end_token(tokenizer, model.name)
+        settings = model.config
+        rows = (settings.get("text_config") or settings).get("vocab_size")
+        if isinstance(rows, int) and (highest := max(tokenizer.get_vocab().values())) >= rows:
+            what = f"its tokenizer has ids up to {highest:,}, and its embedding {rows:,} rows"
+            raise EngramError(what, where=model.name, fix="take another MODEL: these files don't belong together")
+        generation = model.path / "generation_config.json"
+        named = [settings, *([strict_json.read(generation, "take another MODEL")] if generation.is_file() else [])]
+        ends = [tokenizer.eos_token_id, *(one.get("eos_token_id") for one in named)]
+        listed = itertools.chain(*(one if isinstance(one, list) else [one] for one in ends))
+        stops = {end_id, *(one for one in listed if isinstance(one, int))}
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_id
+        encoder = Encoder(tokenizer, end_id, frozenset(stops), pad)
         encoder.prompt("Hello")
     return encoder
 
 
 def load_tokenizer(model: Model) -> Any:
-    """The model's own tokenizer (transformers), with a chat template.
-
-    Raises EngramError if the files cannot be read or no chat template is there.
-    """
+    """The model's own tokenizer (transformers); raises EngramError if it is unreadable or has no chat template."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
     with _usable(model, "loaded"), without_torch():
         from transformers import AutoTokenizer
@@ -238,7 +247,11 @@ def render_all(tokenizer: Any, conversations: Sequence[Sequence[Mapping[str, str
     """Many conversations, each as `render` writes it."""
     if not conversations:
         return []
-    if (size := len(_template(tokenizer))) > SOURCE:
+    try:
+        size = len(tokenizer.get_chat_template())
+    except ValueError as error:  # there are several, and none of them is the default
+        raise _refused(str(error).split(".")[0]) from error
+    if size > SOURCE:
         raise _refused(f"it has {size} characters, more than {SOURCE}")
     try:
         texts: list[str] = tokenizer.apply_chat_template(
@@ -255,47 +268,17 @@ def render_all(tokenizer: Any, conversations: Sequence[Sequence[Mapping[str, str
     return texts
 
 
-def asks_for_the_day(tokenizer: Any) -> bool:
-    """Whether the chat template writes today's date in other programs; here every day is DAY."""
-    return "strftime_now" in _template(tokenizer)
-
-
-def _template(tokenizer: Any) -> str:
-    try:
-        return str(tokenizer.get_chat_template())
-    except ValueError as error:  # there are several, and none of them is the default
-        raise _refused(str(error).split(".")[0]) from error
-
-
 def _refused(reason: str) -> EngramError:
     what = f"the chat template does not work: {visible(reason)}"
     return EngramError(what, where="chat template", fix="take another MODEL")
 
 
-def _encoder(tokenizer: Any, model: Model) -> Encoder:
-    end_id = _end_token(tokenizer, model.name)
-    settings = model.config
-    rows = (settings.get("text_config") or settings).get("vocab_size")
-    if isinstance(rows, int) and (highest := max(tokenizer.get_vocab().values())) >= rows:
-        what = f"its tokenizer has ids up to {highest:,}, and its embedding {rows:,} rows"
-        raise EngramError(what, where=model.name, fix="take another MODEL: these files don't belong together")
-    generation = model.path / "generation_config.json"
-    named = [settings, *([strict_json.read(generation, "take another MODEL")] if generation.is_file() else [])]
-    ends = [tokenizer.eos_token_id, *(one.get("eos_token_id") for one in named)]
-    listed = itertools.chain(*(one if isinstance(one, list) else [one] for one in ends))
-    stops = {end_id, *(one for one in listed if isinstance(one, int))}
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_id
-    return Encoder(tokenizer, end_id, frozenset(stops), pad)
-
-
 def _end_token(tokenizer: Any, name: str) -> int:
-    mark = "ANSWER"
-    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
+    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}]
     try:
-        rendered = render(tokenizer, messages, False)
+        before, _, after = render(tokenizer, messages, False).rpartition("ANSWER")
     except EngramError as error:  # here the model's name is known
         raise EngramError(error.what, where=name, fix=error.fix) from error
-    before, _, after = rendered.rpartition(mark)
     asked = render(tokenizer, messages[:1], True)
     if name not in _TOLD and before.startswith(asked) and (missing := before[len(asked) :]).strip():
         _TOLD.add(name)

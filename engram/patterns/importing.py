@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engram.patterns import yaml_source
 from engram.patterns.loading import SHOWN_PROBLEMS, Pattern, counted, duplicates, pattern_id, unfit
 from engram.patterns.writing import pattern_file, quoted
-from engram.support import console, strict_json
+from engram.support import strict_json
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes, write_text
 from engram.support.strict_json import JSONError
@@ -28,8 +26,7 @@ OUTPUTS = ("output", "completion", "answer", "response")
 CATEGORY = "category"
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """The caller's options: names of columns, whether extra ones may be dropped, and the form of a table."""
 
     input: str | None = None
@@ -48,7 +45,6 @@ class Row(NamedTuple):
     input: str
     output: str
     category: str | None
-    until: int = 0  # the line on which it ends, if that is another
 
 
 class _UnfitError(ValueError):
@@ -65,11 +61,15 @@ def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
     Raises EngramError, and writes nothing, if `out` exists, with every line that a pattern file can't hold, and
     with every input that comes twice. The file is written only after its text was read back to the same pairs.
     """
-    _refuse_target(out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise EngramError("a pattern file's name ends in .yaml", where=str(out), fix="give such a name: --out")
+    if os.path.lexists(out):
+        raise EngramError("this file exists already and is left unchanged", where=str(out), fix="name another: --out")
+    if wrong := unfit("name", out.stem):
+        raise EngramError(wrong[0], where=str(out), fix="give another name: --out")
     found = [one for file in files for one in _read(file, wanted)]
     rows = [one for one in found if isinstance(one, Row)]
-    named = [(pattern_id(row.input), row.input, row.output, out.stem, row.category or out.stem) for row in rows]
-    patterns = [Pattern(*fields, row.place) for fields, row in zip(named, rows)]
+    patterns = [Pattern(pattern_id(r.input), *r[1:3], out.stem, r.category or out.stem, r.place) for r in rows]
     problems = [one for one in found if isinstance(one, str)] + [*duplicates(patterns)]
     listed = ", ".join(visible(str(file)) for file in files)
     if problems:
@@ -77,8 +77,7 @@ def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
         raise EngramError(f"{what} in {listed}", problems=first(problems, SHOWN_PROBLEMS), fix=fix)
     if not rows:
         raise EngramError("nothing to import: there is no row", where=listed, fix="give files that hold rows")
-    sources = quoted(", ".join(file.name for file in files))
-    text = pattern_file(out.stem, sources, [row[1:4] for row in rows])
+    text = pattern_file(out.stem, quoted(", ".join(file.name for file in files)), [row[1:4] for row in rows])
     source = yaml_source.parse(text.encode())
     if source.faults:  # of its size alone
         what = f"as one pattern file, {source.faults[0].message}"
@@ -87,22 +86,7 @@ def bring_in(files: Sequence[Path], out: Path, wanted: Wanted) -> list[Pattern]:
     if read != [row[1:4] for row in rows]:
         raise RuntimeError(f"{out}: reading the text back gives other pairs")
     write_text(out, text)
-    for row in rows:
-        if row.until:
-            console.note(f"{row.place}: this row goes on to line {row.until}, in quotes")
     return patterns
-
-
-def _refuse_target(out: Path) -> None:
-    if out.suffix not in (".yaml", ".yml"):
-        raise EngramError("a pattern file's name ends in .yaml", where=str(out), fix="give such a name: --out")
-    if os.path.lexists(out):
-        raise EngramError("this file exists already and is left unchanged", where=str(out), fix="name another: --out")
-    if wrong := unfit("name", out.stem):
-        raise EngramError(wrong[0], where=str(out), fix="give another name: --out")
-
-
-# a file's rows
 
 
 def _read(file: Path, wanted: Wanted) -> Iterator[Row | str]:
@@ -134,13 +118,9 @@ def _row(place: str, record: Mapping[str, object], fields: _Fields) -> Iterator[
         head, *more = (str(record[name]) for name in fields.inputs)
         kind = str(record[category]) if category else ""
         found = Row(place, "\n".join([head, *filter(None, more)]), str(record[fields.output]), kind or None)
-        named = zip(("input", "output", CATEGORY), found[1:4])
-        wrong = [unfit(key, text) for key, text in named if text is not None]
+        wrong = [unfit(key, text) for key, text in zip(("input", "output", CATEGORY), found[1:4]) if text is not None]
         problems = [f"{place}: {one[0]}; {one[1]}" for one in wrong if one] or [found]
     yield from problems
-
-
-# which columns or keys hold what
 
 
 class _Fields(NamedTuple):
@@ -191,22 +171,19 @@ def _refuse_extra(names: Sequence[str], wanted: Wanted) -> None:
         raise _UnfitError(f"a pattern has no place for {listed}; leave them out with --ignore-extra")
 
 
-# tables, read by the standard library's csv module, strictly
-
-
 def _table(name: str, text: str, wanted: Wanted, suffix: str) -> Iterator[Row | str]:
+    """The rows of a table, which the standard library's csv module reads strictly."""
     try:
         plain = suffix == ".tsv" if wanted.quotes is None else not wanted.quotes
         delimiter, names, fields = _layout(text, wanted, ("\t",) if suffix == ".tsv" else DELIMITERS, plain)
         lines = _lines(text, delimiter, plain)
         if not wanted.no_header:
             next(lines)
-        for line, last, values in lines:
+        for line, values in lines:
             if wanted.quotes is None and plain and any(len(v) > 1 and v[0] == v[-1] == '"' for v in values):
                 yield f"{name}:{line}: a field in quotes, which TSV has none of; say --quotes or --no-quotes"
             elif len(values) == len(names):
-                for one in _row(f"{name}:{line}", dict(zip(names, values, strict=True)), fields):
-                    yield one._replace(until=last) if isinstance(one, Row) and last > line else one
+                yield from _row(f"{name}:{line}", dict(zip(names, values, strict=True)), fields)
             else:
                 what = f"{len(values)} fields, and the table has {len(names)} columns"
                 yield f"{name}:{line}: {what}; quote a text that holds {delimiter!r}, or add what is missing"
@@ -221,7 +198,7 @@ def _layout(text: str, wanted: Wanted, delimiters: tuple[str, ...], plain: bool)
     for delimiter in (wanted.delimiter,) if wanted.delimiter else delimiters:
         head: list[str] = []
         try:
-            *_, head = next(_lines(text, delimiter, plain), (head,))
+            _, head = next(_lines(text, delimiter, plain), (0, head))
             found.append((delimiter, *_columns(head, wanted)))
         except _UnfitError as reason:
             reasons.append((len(head), reason))
@@ -241,12 +218,12 @@ def _columns(head: list[str], wanted: Wanted) -> tuple[list[str], _Fields]:
         raise _UnfitError(f"the column {twice[0]!r} is named twice; rename one of them")
     if wanted.no_header:
         category = wanted.category or ("3" if len(names) > 2 else None)
-        wanted = dataclasses.replace(wanted, input=wanted.input or "1", output=wanted.output or "2", category=category)
+        wanted = wanted._replace(input=wanted.input or "1", output=wanted.output or "2", category=category)
     return names, _choose(names, wanted)
 
 
-def _lines(text: str, delimiter: str, plain: bool) -> Iterator[tuple[int, int, list[str]]]:
-    """Each record that isn't a blank line, with its first and last line; in `plain` text quotes are characters."""
+def _lines(text: str, delimiter: str, plain: bool) -> Iterator[tuple[int, list[str]]]:
+    """Each record that isn't a blank line, with its first line; in `plain` text quotes are characters."""
     source = io.StringIO(text, newline="")
     quoting: Any = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     reader = csv.reader(source, delimiter=delimiter, strict=True, quoting=quoting)
@@ -254,7 +231,7 @@ def _lines(text: str, delimiter: str, plain: bool) -> Iterator[tuple[int, int, l
     try:
         for values in reader:
             if values:
-                yield line, reader.line_num, values
+                yield line, values
             line = reader.line_num + 1
     except csv.Error as error:
         what = f"no valid table: {error}; check the quotes from this line on"
@@ -263,10 +240,8 @@ def _lines(text: str, delimiter: str, plain: bool) -> Iterator[tuple[int, int, l
         raise _UnfitError(what, line) from error
 
 
-# JSON Lines or one JSON list: messages, prompt and completion, Alpaca, or named keys
-
-
 def _records(name: str, text: str, wanted: Wanted) -> Iterator[Row | str]:
+    """The rows of JSON Lines or one JSON list: messages, prompt and completion, Alpaca, or named keys."""
     if text.lstrip()[:1] == "[":
         try:
             for number, record in enumerate(strict_json.parse(text.encode())):

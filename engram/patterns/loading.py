@@ -20,6 +20,7 @@ from engram.support.text import first, nearest, normalise, shorten, visible
 SHOWN_PROBLEMS = 100
 Check = tuple[schema.Path, tuple[str, str] | None]  # a path, and the message and the fix where something is wrong
 MAX_INPUT, MAX_OUTPUT, MAX_LABEL = 1000, 400, 60  # characters, of filled templates too; as in the schema
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")  # of a template
 FIX = "give a folder of .yaml files, or a pack's name: PATTERNS=DIR"
 
 
@@ -59,9 +60,6 @@ def pattern_id(text: str) -> str:
     return sha256_text(normalise(text))[:12]
 
 
-# which files
-
-
 def packs() -> dict[str, Path]:
     """The file of each bundled pack by its name, in name order; a pack is taught only where it is named."""
     return {path.stem: path for path in sorted(bundled("patterns").joinpath("packs").glob("*.yaml"))}
@@ -82,20 +80,13 @@ def find_files(spec: str | None = None) -> list[Path]:
 
 def _named(part: str) -> list[Path]:
     path, known = Path(part), packs()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        return _files_of(path)
-    if part == "patterns":
-        return _files_of(bundled("patterns"))
-    if part in known:
-        return [known[part]]
-    bare = path.name == part and not path.suffix
-    hint = (nearest(part, known) or f", nor a pack: those are {', '.join(known)}") if bare else ""
-    raise EngramError(f"no such pattern file or folder{hint}", where=part, fix=FIX)
-
-
-def _files_of(folder: Path) -> list[Path]:
+    folder = bundled(part) if part == "patterns" and not path.exists() else path
+    if path.is_file() or (part in known and not path.exists()):
+        return [path if path.is_file() else known[part]]
+    if not folder.is_dir():
+        bare = path.name == part and not path.suffix
+        hint = (nearest(part, known) or f", nor a pack: those are {', '.join(known)}") if bare else ""
+        raise EngramError(f"no such pattern file or folder{hint}", where=part, fix=FIX)
     with readable_errors(folder, "list this folder"):
         named = [p for p in folder.iterdir() if p.suffix.lower() in (".yaml", ".yml") and not p.name.startswith(".")]
     files = sorted(p for p in named if p.is_file())  # editors and macOS leave hidden ones behind
@@ -103,9 +94,6 @@ def _files_of(folder: Path) -> list[Path]:
         fix = "put a pattern file there, see patterns/facts.yaml"
         raise EngramError("no .yaml file in this folder", where=str(folder), fix=fix)
     return files
-
-
-# what they hold
 
 
 def load_patterns(files: Sequence[Path]) -> list[Pattern]:
@@ -275,14 +263,8 @@ def _row_faults(path: schema.Path, row: list[str], columns: list[str]) -> Iterat
             yield (*path, k), (f"the value for {column!r} is empty", "write some text")
 
 
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-
-
 def _fill(template: str, values: dict[str, str]) -> str:
     return _FIELD.sub(lambda match: {"{{": "{", "}}": "}"}.get(match[0]) or values[match[1]], template)
-
-
-# what one pattern, and what all of them together must be
 
 
 def unfit(key: str, text: str) -> tuple[str, str] | None:
@@ -306,21 +288,16 @@ def unfit(key: str, text: str) -> tuple[str, str] | None:
 def duplicates(patterns: Sequence[Pattern]) -> Iterator[str]:
     """A problem for each input or rewording that came before: with the same answer, or with another."""
     seen: dict[str, Pattern] = {}
-    for pattern, name, question in ((p, n, q) for p in patterns for n, q in _questions(p)):
-        key = normalise(question)
-        earlier = seen.get(key)
-        seen.setdefault(key, pattern)
-        if earlier is None:
-            continue
-        text = visible(shorten(question, 60))
-        if normalise(earlier.output) == normalise(pattern.output):
-            yield f"{pattern.place}: the {name} {text!r} is already at {earlier.place}; keep one of them"
-        else:
-            answers = f"{visible(shorten(earlier.output, 40))!r} and {visible(shorten(pattern.output, 40))!r}"
-            what = f"the {name} {text!r} contradicts {earlier.place}: {answers}"
-            yield f"{pattern.place}: {what}; keep the one right answer"
-
-
-def _questions(pattern: Pattern) -> Iterator[tuple[str, str]]:
-    yield "input", pattern.input
-    yield from (("rewording", text) for text in pattern.also)
+    for pattern in patterns:
+        for number, question in enumerate((pattern.input, *pattern.also)):
+            key = normalise(question)
+            earlier = seen.get(key)
+            seen.setdefault(key, pattern)
+            if earlier is None:
+                continue
+            said = f"{pattern.place}: the {'rewording' if number else 'input'} {visible(shorten(question, 60))!r}"
+            if normalise(earlier.output) == normalise(pattern.output):
+                yield f"{said} is already at {earlier.place}; keep one of them"
+            else:
+                answers = f"{visible(shorten(earlier.output, 40))!r} and {visible(shorten(pattern.output, 40))!r}"
+                yield f"{said} contradicts {earlier.place}: {answers}; keep the one right answer"

@@ -47,18 +47,12 @@ def write_scaffold(folder: Path) -> list[Path]:
         if names := sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []:
             listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
             raise EngramError(f"the folder is not empty: {listed}", where=str(folder), fix=fix)
-    texts = {folder / name: _filled(name, folder) for name in SCAFFOLD}
-    with ExitStack() as stack:
-        for path, text in texts.items():
-            stack.enter_context(writing(path)).write_text(text, "utf-8")
-    return [*texts]
-
-
-def _filled(name: str, folder: Path) -> str:
-    """One of the bundled files with the folder's name in it."""
     title = visible(folder.resolve().name).strip() or "patterns"
     values = {"__NAME__": quoted(shorten(title, 60)), "__TITLE__": title, "__DIR__": visible(shlex.quote(str(folder)))}
-    text = (BUNDLED / "scaffold" / name).read_text("utf-8")
-    for mark, value in values.items():
-        text = text.replace(mark, value)
-    return text
+    with ExitStack() as stack:
+        for name in SCAFFOLD:
+            text = (BUNDLED / "scaffold" / name).read_text("utf-8")
+            for mark, value in values.items():
+                text = text.replace(mark, value)
+            stack.enter_context(writing(folder / name)).write_text(text, "utf-8")
+    return [folder / name for name in SCAFFOLD]

@@ -17,7 +17,7 @@ import yaml
 
 from engram.support.files import reading
 from engram.support.schema import Path
-from engram.support.text import shorten, visible
+from engram.support.text import end_of, shorten, visible
 
 MAX_BYTES = 16 * 2**20
 MAX_VALUES = 1_000_000  # of one file, keys not counted
@@ -29,7 +29,14 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MEANT = {"", *yaml.SafeLoader.yaml_implicit_resolvers}  # first characters of unquoted text that may be no text
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
+_TAUGHT = {"input", "output", "also", "rows"}  # keys of an example or a table over what is taught or asked
 _SPLIT = "split it into several files"
+_SYNTAX = {  # part of the parser's message: what is wrong, how to correct it
+    "mapping values are not allowed": ("a second `: ` in one line", "put the text that holds it in quotes"),
+    "Unicode character escape": ("an escape of half a character", "write the character itself, or \\U and 8 digits"),
+    "found unexpected end of stream": ("the file ends inside a quoted text or a bracket", "close it"),
+    "unknown escape character": ("an unknown escape", "double the backslash, or use single quotes"),
+}
 
 
 class Place(NamedTuple):
@@ -70,11 +77,7 @@ class Source:
 
 
 class _StopError(Exception):
-    """Reading can't continue after this fault."""
-
-    def __init__(self, place: Place, message: str, fix: str, path: Path = ()) -> None:
-        super().__init__(message)
-        self.fault = Fault(place, path, message, fix)
+    """Reading can't continue after the fault that these are the fields of."""
 
 
 def read(path: FilePath, name: str | None = None) -> Source:
@@ -91,29 +94,21 @@ def parse(content: bytes, name: str | None = None) -> Source:
     reader = _Reader(name)
     text = ""
     try:
-        text = _decode(content)
+        if len(content) > MAX_BYTES:
+            raise _StopError(Place(1, 1), (), f"the file has more than {MAX_BYTES / 2**20:.0f} MiB", _SPLIT)
+        text = content.decode("utf-8-sig")
         reader.faults += _character_faults(text)
         if not reader.faults:
             reader.read(text)
     except _StopError as stop:
-        reader.faults.append(stop.fault)
+        reader.faults.append(Fault(*stop.args))
+    except UnicodeDecodeError as error:
+        place = Place(*end_of(content[: error.start].decode("utf-8-sig")))
+        what = f"not UTF-8: byte 0x{content[error.start]:02x}"
+        reader.faults.append(Fault(place, (), what, "save the file as UTF-8"))
     except yaml.MarkedYAMLError as error:
         reader.faults.append(_syntax_fault(error, text))
     return reader
-
-
-def _decode(content: bytes) -> str:
-    if len(content) > MAX_BYTES:
-        raise _StopError(Place(1, 1), f"the file has more than {MAX_BYTES / 2**20:.0f} MiB", _SPLIT)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        place = _place_after(content[: error.start].decode("utf-8-sig"))
-        raise _StopError(place, f"not UTF-8: byte 0x{content[error.start]:02x}", "save the file as UTF-8") from error
-
-
-def _place_after(before: str) -> Place:
-    return Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
 def _character_faults(text: str) -> list[Fault]:
@@ -121,24 +116,16 @@ def _character_faults(text: str) -> list[Fault]:
     for found in itertools.islice(_FORBIDDEN.finditer(text), 20):
         what = "invisible line break" if found[0] in "\x85\u2028\u2029" else "control character"
         escaped = f', or write "\\u{ord(found[0]):04x}" in double quotes' if found[0] in "\u2028\u2029" else ""
-        place = _place_after(text[: found.start()])
+        place = Place(*end_of(text[: found.start()]))
         faults.append(Fault(place, (), f"the {what} U+{ord(found[0]):04X} is not allowed", f"take it out{escaped}"))
     return faults
-
-
-_SYNTAX = {  # part of the parser's message: what is wrong, how to correct it
-    "mapping values are not allowed": ("a second `: ` in one line", "put the text that holds it in quotes"),
-    "Unicode character escape": ("an escape of half a character", "write the character itself, or \\U and 8 digits"),
-    "found unexpected end of stream": ("the file ends inside a quoted text or a bracket", "close it"),
-    "unknown escape character": ("an unknown escape", "double the backslash, or use single quotes"),
-}
 
 
 def _syntax_fault(error: yaml.MarkedYAMLError, text: str) -> Fault:
     mark = error.problem_mark or error.context_mark
     place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
     problem = visible(" ".join(str(error.problem or error).split()))
-    found = _character_at(text, place)
+    found = text[mark.index : mark.index + 1] if mark else ""
     if found == "\t":
         return Fault(place, (), "a tab is used where YAML needs spaces", "replace the tab by spaces")
     if "cannot start any token" in problem:
@@ -147,11 +134,6 @@ def _syntax_fault(error: yaml.MarkedYAMLError, text: str) -> Fault:
         if part in problem:
             return Fault(place, (), f"not valid YAML: {what}", fix)
     return Fault(place, (), f"not valid YAML: {problem}", "check the quotes, colons and indentation of this line")
-
-
-def _character_at(text: str, place: Place) -> str:
-    lines = re.split("\r\n|[\r\n]", text)
-    return lines[place.line - 1][place.column - 1 : place.column] if place.line <= len(lines) else ""
 
 
 class _Reader(Source):
@@ -173,7 +155,7 @@ class _Reader(Source):
                 if isinstance(event, yaml.DocumentStartEvent):
                     if () in self.places:
                         message = "a second document starts here (`---`)"
-                        raise _StopError(_place(event), message, "keep one document a file")
+                        raise _StopError(_place(event), (), message, "keep one document a file")
                     self.root(self.next())
         finally:
             loader.dispose()
@@ -188,11 +170,11 @@ class _Reader(Source):
     def value(self, event: Any, path: Path) -> Any:
         self.values += 1
         if self.values > MAX_VALUES:
-            raise _StopError(_place(event), f"more than {MAX_VALUES:,} values in one file", _SPLIT)
+            raise _StopError(_place(event), (), f"more than {MAX_VALUES:,} values in one file", _SPLIT)
         if (kind := event.__class__) is yaml.AliasEvent:
             return self.alias(event, path)
         if len(path) > MAX_DEPTH:
-            raise _StopError(_place(event), f"nested deeper than {MAX_DEPTH} levels", "flatten it")
+            raise _StopError(_place(event), (), f"nested deeper than {MAX_DEPTH} levels", "flatten it")
         if kind is yaml.ScalarEvent:
             value = self.scalar(event, path)
         elif kind is yaml.SequenceStartEvent:
@@ -204,18 +186,18 @@ class _Reader(Source):
         return value
 
     def alias(self, event: Any, path: Path) -> Any:
-        if event.anchor not in self.anchors:
-            message = f"the alias *{event.anchor} has no anchor before it"
-            return self.refuse(event, path, message, "put the text in quotes")
-        value = self.anchors[event.anchor]
+        said, value = f"the alias *{event.anchor}", self.anchors.get(event.anchor, ...)
+        if value is ...:
+            return self.refuse(event, path, f"{said} has no anchor before it", "put the text in quotes")
         if isinstance(value, (list, dict)):
-            message = f"the alias *{event.anchor} repeats a whole list or mapping; aliases may repeat text only"
-            return self.refuse(event, path, message, "write it out")
+            what = f"{said} repeats a whole list or mapping; aliases may repeat text only"
+            return self.refuse(event, path, what, "write it out")
         return value
 
     def scalar(self, event: Any, path: Path) -> Any:
         text: str = event.value
-        after = self.text[event.end_mark.index :][:80] if event.implicit[0] and _is_taught(path) else ""
+        taught = path[:1] in (("examples",), ("tables",)) and not _TAUGHT.isdisjoint(path)
+        after = self.text[event.end_mark.index :][:80] if event.implicit[0] and taught else ""
         if comment := re.match(r"[ \t]+#.*", after):
             what = f"a comment ends this text: {shorten(comment[0].strip(), 40)}"
             return self.refuse(event, path, what, "put the text in quotes, or the comment on its own line")
@@ -259,7 +241,7 @@ class _Reader(Source):
             self.check_tag(event, path, "str")
             return str(event.value)
         fix = "use text as the key; text that holds { } : or starts with * & needs quotes"
-        raise _StopError(_place(event), "a list, mapping or alias is used as a key", fix, path)
+        raise _StopError(_place(event), path, "a list, mapping or alias is used as a key", fix)
 
     def check_tag(self, event: Any, path: Path, kind: str) -> None:
         if event.tag and event.tag != f"tag:yaml.org,2002:{kind}":
@@ -271,11 +253,6 @@ class _Reader(Source):
 
     def fault(self, event: Any, path: Path, message: str, fix: str) -> None:
         self.faults.append(Fault(_place(event), path, shorten(message, MAX_MESSAGE), fix))
-
-
-def _is_taught(path: Path) -> bool:
-    """Whether the value at `path` is what is taught or asked: an input, output, rewording or cell."""
-    return path[:1] in (("examples",), ("tables",)) and not {"input", "output", "also", "rows"}.isdisjoint(path)
 
 
 def _place(event: Any) -> Place:

@@ -31,7 +31,6 @@ AT_ONCE = 512  # positions whose logits are in memory together
 LIKELY = 64  # tokens of a next-token distribution that are kept one by one
 REST = 1e-6  # the least probability of all others together
 
-
 Floats = NDArray[np.float32]
 
 
@@ -41,10 +40,6 @@ class Likely(NamedTuple):
 
     tokens: NDArray[np.int32]
     chances: Floats
-
-    def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Likely:
-        """Both arrays changed alike."""
-        return Likely(change(self.tokens), change(self.chances))
 
     @staticmethod
     def joined(parts: Iterable[Likely]) -> Likely:
@@ -149,7 +144,8 @@ def plan_validation(encoded: Sequence[Encoded], config: Config) -> list[list[int
 
 def make_batch(encoded: Sequence[Encoded], pad_id: int, likely: Sequence[Likely] = ()) -> Batch:
     """The arrays of one batch; shapes as in `Batch`. `likely` has the distributions of each row's learned positions."""
-    length = rounded_up(max(len(e.tokens) for e in encoded) - 1, PAD_LENGTH)
+    longest = max(len(e.tokens) for e in encoded) - 1
+    length = longest + -longest % PAD_LENGTH
     tokens = np.full((len(encoded), length), pad_id, dtype=np.int32)
     positions: list[int] = []
     targets: list[int] = []
@@ -161,10 +157,9 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int, likely: Sequence[Likely]
         targets += e.tokens[e.prompt_length :]
         owners += [row] * e.answer_length
     real = len(targets)
-    padding = rounded_up(real, PAD_TARGETS) - real
-    behind = [0] * padding
-    joined = Likely.joined(likely).each(lambda array: np.pad(array, ((0, padding), (0, 0)))) if likely else None
-    places, names, whose = (np.array(values + behind, dtype=np.int32) for values in (positions, targets, owners))
+    padding = -real % PAD_TARGETS
+    joined = Likely._make(np.pad(part, ((0, padding), (0, 0))) for part in Likely.joined(likely)) if likely else None
+    places, names, whose = (np.pad(np.array(one, np.int32), (0, padding)) for one in (positions, targets, owners))
     weights = (np.arange(len(names)) < real).astype(np.float32)
     return Batch(tokens, places, names, weights, whose, encoded, pad_id, real, joined, likely)
 
@@ -251,11 +246,7 @@ def rows_right(batch: Batch, right: NDArray[np.bool_]) -> int:
 
 
 def mean_losses(
-    encoded: Sequence[Encoded],
-    pad_id: int,
-    size: int,
-    losses: Callable[[Batch], Floats],
-    likely: Sequence[Likely] = (),
+    encoded: Sequence[Encoded], pad_id: int, size: int, losses: Callable[[Batch], Floats], likely: Sequence[Likely] = ()
 ) -> list[list[float]]:
     """Mean nats per answer token of each row, in batches of `size` rows sorted by length: [losses][rows].
 
@@ -338,8 +329,3 @@ def _epoch(encoded: Sequence[Encoded], config: Config, epoch: int) -> list[list[
 
 def _key(seed: int, epoch: int | str, name: str) -> str:
     return sha256_text(f"{seed}:{epoch}:{name}")
-
-
-def rounded_up(number: int, step: int) -> int:
-    """Round up to a multiple of `step`."""
-    return -(-number // step) * step

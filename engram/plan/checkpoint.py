@@ -80,10 +80,6 @@ class Keeper:
         """The time of the run up to now, without what was lost with an interruption."""
         return self._earlier + time.perf_counter() - self._started
 
-    def is_due(self, step: int) -> bool:
-        """Whether a checkpoint belongs after this step."""
-        return self.every > 0 and step % self.every == 0
-
     def write(
         self, step: int, state: State, losses: Sequence[float], seconds: Sequence[float], validation: Sequence[Check]
     ) -> None:

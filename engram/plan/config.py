@@ -104,32 +104,24 @@ class Config(GateSettings, MemorySettings, LoraSettings):
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for a result document; the memory's and the method only if it is not LoRA, `shots`
         and `general_rows` only if they are set, and never the verdict's limits, which change no result."""
-        fields = {key: value for key, value in dataclasses.asdict(self).items() if not key.startswith("gate_")}
-        for name in ("shots", "general_rows"):
-            if not fields[name]:
-                del fields[name]
+        unused = {field.name for field in dataclasses.fields(GateSettings)}
+        unused |= {name for name in ("shots", "general_rows") if not getattr(self, name)}
         if self.method == "lora":
-            unused = {"method", *(field.name for field in dataclasses.fields(MemorySettings))}
-            fields = {key: value for key, value in fields.items() if key not in unused}
+            unused |= {"method", *(field.name for field in dataclasses.fields(MemorySettings))}
+        fields = {key: value for key, value in dataclasses.asdict(self).items() if key not in unused}
         return {"name": self.name, "seed": self.seed} | fields
 
 
-# training ends when the patterns are known under phrasings that it never sees, whatever their number
-_UNTIL_KNOWN = {"stop_at": 0.99, "least_steps": 150, "validation_rows": 100}
+_DEFAULT = {
+    **{"rank": 16, "alpha": 32.0, "batch_size": 16, "replay": 2, "validate_every": 20},
+    # training ends when the patterns are known under phrasings that it never sees, whatever their number
+    **{"stop_at": 0.99, "least_steps": 150, "validation_rows": 100},
+}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # tuned on the bundled model; see results/reference/
-    "default-small": {
-        **{"rank": 16, "alpha": 32.0, "learning_rate": 4e-3, "batch_size": 16, "epochs": 4.0, "replay": 2},
-        **_UNTIL_KNOWN,
-        "validate_every": 20,
-    },
+    "default-small": {**_DEFAULT, "learning_rate": 4e-3, "epochs": 4.0},
     # chosen with SmolLM2-135M, for 50 M parameters and more
-    "default-large": {
-        **{"rank": 16, "alpha": 32.0, "learning_rate": 2e-3, "batch_size": 16, "epochs": 1.5, "replay": 2},
-        "replay_weight": 2.0,
-        **_UNTIL_KNOWN,
-        "validate_every": 20,
-    },
+    "default-large": {**_DEFAULT, "learning_rate": 2e-3, "epochs": 1.5, "replay_weight": 2.0},
     # as in the original plan: 100 iterations, learning rate 1e-5, rank 8, batch 4
     "seed": {"learning_rate": 1e-5, "rank": 8, "alpha": 160.0, "batch_size": 4, "steps": 100, "schedule": "constant"},
 }
@@ -213,22 +205,18 @@ def _shown(value: object) -> str:
 
 def _recipe(recipe: str, parameters: int) -> tuple[str, dict[str, Any], dict[str, str]]:
     """The recipe's name, its settings, and the places of settings that come from a file."""
+    from engram.patterns.yaml_source import read
+
     if recipe == "default":
         recipe = "default-small" if parameters < SMALL_MODEL else "default-large"
     if recipe in RECIPES:
         return recipe, dict(RECIPES[recipe]), {}
     path = Path(recipe)
-    if path.suffix in (".yaml", ".yml"):
-        return path.stem, *_recipe_file(path)
-    names = ["default", *RECIPES]
-    hint = nearest(recipe, names) or f"; known are {', '.join(names)}"
-    fix = "name one of them, or a .yaml file of settings"
-    raise EngramError(f"unknown recipe {_shown(recipe)}{hint}", where="RECIPE", fix=fix)
-
-
-def _recipe_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    from engram.patterns.yaml_source import read
-
+    if path.suffix not in (".yaml", ".yml"):
+        names = ["default", *RECIPES]
+        hint = nearest(recipe, names) or f"; known are {', '.join(names)}"
+        fix = "name one of them, or a .yaml file of settings"
+        raise EngramError(f"unknown recipe {_shown(recipe)}{hint}", where="RECIPE", fix=fix)
     source = read(path)
     problems = [f"{path}:{f.place.line}:{f.place.column} {f.message}; {f.fix}" for f in source.faults]
     if not problems and not isinstance(source.document, dict):
@@ -237,7 +225,7 @@ def _recipe_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         what, fix = "the recipe file cannot be read", "correct these lines"
         raise EngramError(what, where=str(path), problems=first(problems), fix=fix)
     places = {key: source.place((key,)) for key in source.document}
-    return dict(source.document), {key: f"{path}:{place.line}:{place.column}" for key, place in places.items()}
+    return path.stem, source.document, {key: f"{path}:{at.line}:{at.column}" for key, at in places.items()}
 
 
 def _hint(key: str, known: Iterable[str]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from engram.models.safetensors_file import Tensor
@@ -24,7 +23,6 @@ LOW = 3.0  # nats; a first loss below it counts as this
 BEST = "best."  # before the names of the best adapter's tensors in a checkpoint
 NAMED = 40  # rows of a batch that an error names
 
-
 Measure = Callable[[], tuple[float, float]]  # mean nats per answer token of the validation rows, and their recall
 
 
@@ -39,22 +37,18 @@ class Curve:
     def __init__(
         self, progress: Progress, plan: Plan, config: Config, keeper: Keeper | None = None, ranks: Ranks | None = None
     ) -> None:
-        self.progress, self.keeper = progress, keeper
+        self.progress, self.keeper = progress, keeper or Keeper(Path(), {}, every=0)
         self.batches, self.validated_on = plan
         self.ranks = ranks or Ranks()
         self._config = config
         self._seeks = bool(plan.validation) and bool(config.stop_at or config.patience)
-        self.begun = begun = keeper.begun if keeper else None
+        self.begun = begun = self.keeper.begun
+        self.done = begun.step if begun else 0  # steps before this process
         self.losses, self.seconds = ([*begun.losses], [*begun.seconds]) if begun else ([], [])
         self.validation: list[Check] = [*begun.validation] if begun else []
         named = begun.state.tensors if begun else {}
         self._best = {name.removeprefix(BEST): named[name] for name in named if name.startswith(BEST)}
         self.reason = ""
-
-    @property
-    def done(self) -> int:
-        """How many steps were done before this process."""
-        return self.begun.step if self.begun else 0
 
     def finished(self, peak_memory_bytes: int, trainable: int, device: str) -> TrainingRun:
         """The run as a whole; the memory given is this process's: the most of all parts and processes counts."""
@@ -62,20 +56,16 @@ class Curve:
         kept = Kept(self._best_check().step, len(self.batches), self.reason) if self._seeks else None
         return TrainingRun(self.losses, self.seconds, self.validation, peak, trainable, device, kept)
 
-    @contextlib.contextmanager
-    def running(self, snapshot: Callable[[], State], weights: Callable[[], Mapping[str, Tensor]]) -> Iterator[None]:
+    def running(
+        self, snapshot: Callable[[], State], weights: Callable[[], Mapping[str, Tensor]]
+    ) -> AbstractContextManager[None]:
         """Around the steps: a signal waits for the end of one.
 
         `snapshot` is the backend's state between two steps, `weights` the adapter's tensors alone.
         """
         self._snapshot, self._weights = snapshot, weights
         self.progress.start(len(self.batches), self.losses)
-        gc.freeze()  # what is there will be there: not to be looked through again and again
-        try:
-            with signals.patient():
-                yield
-        finally:
-            gc.unfreeze()
+        return signals.patient()
 
     def measured(self, judge: Callable[[Batch], tuple[Any, Any]]) -> tuple[float, float]:
         """Loss and recall of the validation rows, over all processes.
@@ -154,16 +144,15 @@ class Curve:
 
     def _keep(self, step: int) -> None:
         stop = self.ranks.largest(signals.heard())  # one that heard of it stops all, after the same step
-        if self.keeper and self.keeper.every and (stop or self.keeper.is_due(step)) and not self.ranks.rank:
+        every = self.keeper.every
+        if every and (stop or step % every == 0) and not self.ranks.rank:
             state = self._snapshot()
             tensors = {**state.tensors, **{BEST + name: tensor for name, tensor in self._best.items()}}
-            peak = self._peak(state.peak_memory_bytes)
-            state = dataclasses.replace(state, tensors=tensors, peak_memory_bytes=peak)
+            state = State(tensors, state.rest, self._peak(state.peak_memory_bytes))
             self.keeper.write(step, state, self.losses, self.seconds, self.validation)
         if stop:
             self.ranks.largest(0)  # wait for the first process: a launcher ends the others when one has ended
-            kept = bool(self.keeper and self.keeper.every)
-            after = "the same command continues from there" if kept else "nothing of it is kept"
+            after = "the same command continues from there" if every else "nothing of it is kept"
             raise signals.Stopped(stop, f"stopped after step {step} of {len(self.batches)}; {after}")
 
     def _peak(self, now: int) -> int:
@@ -173,8 +162,7 @@ class Curve:
     def _wrong(self, what: str, step: int) -> EngramError:
         """The error for a loss that is wrong: its rows, and those whose step made the weights that it comes from."""
         read = [(i, first(self.batches[i - 1].ids, NAMED)) for i in (step, step - 1) if i >= 1]
-        lines = [f"step {i} read {', '.join(names)}" for i, names in read]
-        lines += self.keeper.about() if self.keeper else []
+        lines = [*(f"step {i} read {', '.join(names)}" for i, names in read), *self.keeper.about()]
         fix = "a lower learning rate (make train FRESH=1 SET=learning_rate=…), and a look at these rows"
         return EngramError(what, where="training", problems=lines, fix=fix)
 

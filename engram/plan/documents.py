@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ CHECKSUM = "checksum"
 
 def provenance() -> dict[str, Any]:
     """Versions, commit, time (UTC) and hardware behind a document; by allow-list, nothing personal."""
-    import platform
-
     return {
         "engram": __version__,
         "git_commit": machine.git_commit(PACKAGE.parent),

@@ -13,15 +13,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from engram.plan.batches import Batch
 from engram.support.errors import EngramError
 from engram.support.files import sha256_text
-
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -39,38 +37,40 @@ class Ranks:
 
     def largest(self, number: int) -> int:
         """The largest of all processes' numbers."""
-        return max(self._numbers(number))
+        return int(max(self._numbers(number)))
 
     def total(self, number: float) -> float:
         """The sum of all processes' numbers."""
-        return sum(self._numbers(number))
+        return float(sum(self._numbers(number)))
 
-    def _numbers(self, number: Number) -> list[Number]:
+    def _numbers(self, number: float) -> list[Any]:
         return [json.loads(one) for one in self.gather(json.dumps(number).encode())] if self.size > 1 else [number]
 
 
 def place(backend: str) -> tuple[int, int, int]:
     """Rank, world size and number of hosts, as the backend's launcher tells its processes; (0, 1, 1) without it."""
     if backend == "mlx":
-        return _place_of_mlx_launch()
-    names = ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE")
-    rank, size, hosts = (os.environ.get(name, "") for name in names)
+        rank, file = os.environ.get("MLX_RANK", ""), Path(os.environ.get("MLX_HOSTFILE", ""))
+        if not rank.isdigit() or not file.is_file():
+            return 0, 1, 1
+        nodes = json.loads(file.read_text("utf-8").strip() or "[[]]")
+        return int(rank), len(nodes), max(1, len({name.rpartition(":")[0] for node in nodes for name in node}))
+    rank, size, hosts = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE"))
     return (int(rank), int(size), int(hosts or 1)) if rank.isdigit() and size.isdigit() else (0, 1, 1)
 
 
-def _place_of_mlx_launch() -> tuple[int, int, int]:
-    rank, file = os.environ.get("MLX_RANK", ""), os.environ.get("MLX_HOSTFILE", "")
-    if not rank.isdigit() or not file or not Path(file).is_file():
-        return 0, 1, 1
-    nodes = json.loads(Path(file).read_text("utf-8").strip() or "[[]]")
-    addresses = {name.rpartition(":")[0] for node in nodes for name in node}
-    return int(rank), len(nodes), max(1, len(addresses))
-
-
-def unreachable(size: int, error: Exception) -> EngramError:
-    """The error of processes that cannot connect."""
-    what = f"the {size} processes do not reach each other: {str(error).splitlines()[0]}"
-    return EngramError(what, where="NPROC", fix="open the ports that docs/distributed.md names")
+def joined(backend: str, connect: Callable[[], Any], gather: Callable[[bytes], list[bytes]]) -> Ranks:
+    """The processes, after a call of `connect`; this one alone without a launcher. Raises EngramError if they do not
+    reach each other."""
+    rank, size, hosts = place(backend)
+    if size == 1:
+        return Ranks()
+    try:
+        connect()
+    except (RuntimeError, ValueError) as error:
+        what = f"the {size} processes do not reach each other: {str(error).splitlines()[0]}"
+        raise EngramError(what, where="NPROC", fix="open the ports that docs/distributed.md names") from error
+    return Ranks(rank, size, hosts, gather)
 
 
 @contextlib.contextmanager

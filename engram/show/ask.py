@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from rich.text import Text
 
 from engram import backends
 from engram.models.model import Model
-from engram.show.demo import stage
 from engram.show.demo.answers import Speaker, speaker
 from engram.show.demo.panels import BESIDE
 from engram.show.demo.stage import LINE, QUIET, WIDEST, too_small
@@ -27,7 +26,7 @@ from engram.support.text import visible
 PROMPT = "> "
 NEW, QUIT = "/new", "/quit"
 HELP = f"{NEW} starts over, {QUIT} or Ctrl-D leaves, Ctrl-C stops an answer. Nothing of this is kept."
-CUT, STOPPED = " …", " [stopped]"  # after an answer that reached the limit, or was interrupted
+CUT, STOPPED = " …", " [stopped]"  # the answer reached the limit, or was interrupted
 HEAD = 10  # columns of a name before a text
 NOTHING = "(nothing)"
 FRAMES = 15  # a second
@@ -45,37 +44,28 @@ class Settings:
 
 @dataclass
 class Side:
-    """A model, its own conversation, and its answer to the last question as far as it has come.
-
-    `mark` follows the answer when it ends: empty where the model ended it, else CUT or STOPPED.
-    """
+    """A model, its own conversation, and its answer to the last question as far as it has come."""
 
     name: str
     speaker: Speaker
     settings: Settings
     messages: list[dict[str, str]] = field(default_factory=list)
     text: str = ""
-    mark: str = ""
+    mark: str = ""  # after an answer that the model did not end: CUT or STOPPED
 
     def prompt(self, question: str) -> list[int]:
         """The ids that ask this question after the messages so far."""
         return self.speaker.encoder.chat([*self.messages, {"role": "user", "content": question}])
 
-    def room(self, question: str) -> int:
-        """Tokens of the context left over after messages, question and the longest answer; negative: too long."""
-        return self.settings.context - self.settings.max_new_tokens - len(self.prompt(question))
-
     def answer(self, question: str) -> Generator[None, None, None]:
         """Answer token by token: `text` grows each time. Closed early, the answer is marked as stopped."""
-        settings, tokens = self.settings, list[int]()
+        tokens, limit, ids = list[int](), self.settings.max_new_tokens, self.prompt(question)
         self.text, self.mark = "", STOPPED
-        ids = self.prompt(question)
-        for token in self.speaker.stream(ids, settings.max_new_tokens, settings.temperature, settings.seed):
+        for token in self.speaker.stream(ids, limit, self.settings.temperature, self.settings.seed):
             tokens.append(token)
             self.text = self.speaker.encoder.text(tokens).rstrip("\ufffd")  # an unfinished character
             yield
-        self.text = self.speaker.encoder.text(tokens)
-        self.mark = CUT if len(tokens) == settings.max_new_tokens else ""
+        self.text, self.mark = self.speaker.encoder.text(tokens), CUT if len(tokens) == limit else ""
 
     def lines(self) -> list[str]:
         """The answer's lines, control characters made visible."""
@@ -87,8 +77,7 @@ def open_sides(
 ) -> list[Side]:
     """Load the models that answer: a name for each, and its adapter, if any."""
     load = backends.get(backend).load
-    sessions = {name: load(model, one, quantize) for name, one in adapters.items()}
-    return [Side(name, speaker(backend, model, session), settings) for name, session in sessions.items()]
+    return [Side(name, speaker(backend, model, load(model, at, quantize)), settings) for name, at in adapters.items()]
 
 
 def once(sides: list[Side], question: str) -> None:
@@ -96,13 +85,13 @@ def once(sides: list[Side], question: str) -> None:
 
     Raises EngramError for an empty question and for one that is too long for the model's context.
     """
-    console, question = show.make_console(), _clean(question)
+    console, question, settings = show.make_console(), _clean(question), sides[0].settings
     if not question:
         raise EngramError("nothing was asked", where="ask", fix='engram ask "…"')
-    while (room := min(side.room(question) for side in sides)) < 0:
-        context = f"the model's context of {sides[0].settings.context} tokens"
+    while (over := max(len(side.prompt(question)) for side in sides) + settings.max_new_tokens - settings.context) > 0:
+        context = f"the model's context of {settings.context} tokens"
         if not sides[0].messages:
-            what = f"the question is {-room} tokens too long for {context}"
+            what = f"the question is {over} tokens too long for {context}"
             raise EngramError(what, where="ask", fix="ask a shorter one, or lower --max-new-tokens")
         console.print(f"the oldest turn is forgotten: it does not fit into {context}", style="dim")
         for side in sides:
@@ -168,14 +157,20 @@ def _clean(question: str) -> str:
 
 
 def _answer(console: Console, sides: Sequence[Side], question: str) -> None:
-    """Show the answers: in boxes that grow on a terminal that is large enough, else as text, one after the other.
-
-    An interrupt leaves the text so far on the screen, marked as stopped.
-    """
-    with stage.unseen(), contextlib.ExitStack() as closing:
+    """Show the answers in boxes that grow, where there is room, else as text; an interrupt leaves what is there."""
+    with contextlib.ExitStack() as closing:
         streams = [closing.enter_context(contextlib.closing(side.answer(question))) for side in sides]
         if console.is_terminal and not too_small(console):
-            _grow(console, sides, streams)
+            for side in sides:
+                side.text = ""
+            boxes = _boxes(console, sides, ended=False)
+            live = closing.enter_context(Live(boxes, console=console, refresh_per_second=FRAMES))
+            try:
+                while streams:  # a token of each in turn
+                    streams = [stream for stream in streams if next(stream, streams) is not streams]
+                    live.update(_boxes(console, sides, ended=False))
+            finally:
+                live.update(_boxes(console, sides, ended=True))
             return
         for side, stream in zip(sides, streams, strict=True):
             try:
@@ -184,20 +179,6 @@ def _answer(console: Console, sides: Sequence[Side], question: str) -> None:
             finally:  # further lines are indented, so that none looks like a name
                 text = ("\n" + " " * HEAD).join(side.lines()) or NOTHING
                 console.file.write(f"{side.name:<{HEAD}}{text}{side.mark}\n")
-
-
-def _grow(console: Console, sides: Sequence[Side], streams: Sequence[Iterator[None]]) -> None:
-    """A token of each side in turn, in boxes."""
-    for side in sides:
-        side.text = ""
-    with Live(_boxes(console, sides, ended=False), console=console, refresh_per_second=FRAMES) as live:
-        try:
-            waiting = list(streams)
-            while waiting:
-                waiting = [stream for stream in waiting if next(stream, waiting) is not waiting]
-                live.update(_boxes(console, sides, ended=False))
-        finally:
-            live.update(_boxes(console, sides, ended=True))
 
 
 def _boxes(console: Console, sides: Sequence[Side], ended: bool) -> Columns:

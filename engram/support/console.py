@@ -5,12 +5,11 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
-import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,8 @@ SPARKS = "▁▂▃▄▅▆▇█"
 DUMB = ("", "dumb", "unknown")
 PLAIN_EVERY = 20  # training steps between two lines where no bar can be drawn
 EVERY = 8.0  # seconds, at most, without a sign of life
-CURVE = 16  # columns of the curve in the training bar
+Report = Callable[[str], None]  # hears a line about the work as it goes on
 _CONSOLE: ContextVar[Console | None] = ContextVar("console", default=None)
-
-
 SIGNS = {**dict(zip(SPARKS, "_.-~=+*#")), **dict(zip("✓✗→…–·×±━╸╺│─⏎⇥‹›“”‘’", "+x>~--x+===|-/><>\"\"''"))}
 
 
@@ -147,17 +144,6 @@ def mean_spread(found: dict[str, Any], scale: float, form: str) -> str:
     return form.format(scale * found["mean"]) + deviation
 
 
-def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """A curve of means over `width` bins as block characters, scaled from 0 to its maximum."""
-    if not values:
-        return ""
-    starts = [i * len(values) // width for i in range(width + 1)]
-    bins = [values[start : max(end, start + 1)] for start, end in itertools.pairwise(starts)]
-    means = [sum(part) / len(part) for part in bins]
-    top = max(means) or 1.0
-    return "".join(SPARKS[min(int(8 * mean / top), 7)] for mean in means)
-
-
 class Pulse(contextlib.AbstractContextManager["Pulse"]):
     """Shows that something goes on: a spinner on a terminal, else a line whenever nothing was printed for EVERY s."""
 
@@ -206,11 +192,9 @@ class TrainingBar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.console = make_console()
-        self.checked = ""
-        self.total = 0
-        self.losses: list[float] = []
-        texts = TextColumn("training"), TextColumn("{task.fields[text]}")
-        columns = (texts[0], BarColumn(), MofNCompleteColumn(), texts[1], TimeElapsedColumn())
+        self.checked, self.total = "", 0
+        text = TextColumn("{task.fields[text]}")
+        columns = ("training", BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn())
         self.bar = Progress(*columns, console=self.console, transient=True)
         self.live = self.console.is_terminal
         self.pulse, self.said = Pulse(), 0.0
@@ -230,7 +214,7 @@ class TrainingBar:
 
     def start(self, steps: int, losses: Sequence[float] = ()) -> None:
         """The number of steps is known, and the losses of those that an earlier process did."""
-        self.total, self.losses = steps, list(losses)
+        self.total = steps
         self.bar.update(self.task, total=steps, completed=len(losses), text="")
         if not self.live:
             self.pulse.start(f"step {len(losses) + 1} of {steps}")
@@ -239,11 +223,9 @@ class TrainingBar:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """After an optimizer step."""
-        self.losses.append(loss)
         text = f"loss {loss:.3f}{self.checked} · {tokens_per_second:,.0f} tokens/s"
         if self.live:
-            curve = sparkline(self.losses, min(len(self.losses), CURVE))
-            self.bar.update(self.task, completed=step, text=f"{curve} {text}")
+            self.bar.update(self.task, completed=step, text=text)
         elif step % PLAIN_EVERY == 0 or step == self.total or time.monotonic() - self.said >= EVERY:
             self.console.print(f"step {step:4}/{self.total} · {text}")
             self.said = time.monotonic()
@@ -257,13 +239,12 @@ class TrainingBar:
 def training(log: dict[str, Any]) -> None:
     """Print the summary of a training run."""
     s, console = log["summary"], make_console()
-    losses = [step["loss"] for step in log["steps"]]
-    console.print(f"loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+    first, last = (log["steps"][at]["loss"] for at in (0, -1))
+    console.print(f"loss {first:.3f} → {last:.3f}")
     checked = "–" if s["validation_loss"] is None else f"{s['validation_loss']:.3f}"
-    console.print(
-        f"{s['steps']} steps, {s['rows']} rows in {s['train_seconds']:.1f} s ({s['tokens_per_second']:,.0f} tokens/s), "
-        f"validation loss {checked}, peak memory {s['peak_memory_bytes'] / 2**20:.0f} MiB"
-    )
+    done = f"{s['steps']} steps, {s['rows']} rows in {s['train_seconds']:.1f} s"
+    peak = f"peak memory {s['peak_memory_bytes'] / 2**20:.0f} MiB"
+    console.print(f"{done} ({s['tokens_per_second']:,.0f} tokens/s), validation loss {checked}, {peak}")
     if said := ending(log):
         console.print(said)
 

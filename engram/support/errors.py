@@ -17,10 +17,7 @@ class EngramError(Exception):
 
     def __init__(self, what: str, *, where: str = "", fix: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(what)
-        self.what = what
-        self.where = where
-        self.fix = fix
-        self.problems = tuple(problems)
+        self.what, self.where, self.fix, self.problems = what, where, fix, tuple(problems)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -37,6 +34,5 @@ def readable_errors(path: Path, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise EngramError(
-            f"cannot {doing}: {reason}", where=str(path), fix="check the path, its permissions and the free disk space"
-        ) from error
+        fix = "check the path, its permissions and the free disk space"
+        raise EngramError(f"cannot {doing}: {reason}", where=str(path), fix=fix) from error

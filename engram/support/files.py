@@ -7,8 +7,8 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -63,11 +63,8 @@ def writing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and not path.is_symlink():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(descriptor)
-        work = Path(name)
+        work = _beside(path)
         try:
-            work.chmod(0o666 & ~_umask())
             yield work
             _flush(work)
             work.replace(path)
@@ -89,9 +86,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         if os.path.lexists(path) and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "a file stands where the folder goes")
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        work = _beside(path)
+        work.mkdir()
     try:
-        work.chmod(0o777 & ~_umask())
         yield work
         with readable_errors(path, "replace this folder"):
             for folder, _, names in os.walk(work):
@@ -117,6 +114,11 @@ def recover(path: Path, *, parts: bool = False) -> None:
                     left.rename(path)
                 elif kind == "old" or parts:
                     _remove(left)
+
+
+def _beside(path: Path) -> Path:
+    """A new name for a working file or folder next to `path`, as `recover` finds it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def _replace_folder(work: Path, path: Path) -> None:
@@ -171,11 +173,4 @@ def sha256_text(text: str) -> str:
 
 def cache_folder() -> Path:
     """This user's cache folder for engram (`XDG_CACHE_HOME`, else `~/.cache`)."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "engram"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "engram"

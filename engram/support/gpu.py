@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,12 +48,10 @@ class Card(NamedTuple):
         return self.capability >= BF16
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """The driver's answer: its version, the newest CUDA it serves, the cards; or its complaint with NVML's error code.
 
-    `found` says whether there is a driver at all, `asked` whether it could be asked, `container` whether this runs in
-    one.
+    `found` says whether there is a driver, `asked` whether it could be asked, `container` whether this runs in one.
     """
 
     found: bool = True
@@ -98,8 +95,7 @@ def examine() -> Report:
 def problem(report: Report, *, unsloth: bool = True, torch_cuda: str | None = CUDA) -> Problem | None:
     """The first thing that keeps the `cuda` backend from computing here, with its remedy; None if nothing does.
 
-    `unsloth` is whether it is installed, `torch_cuda` the CUDA that torch is built for: empty for the CPU build,
-    None if there is no torch.
+    `unsloth` is whether it is installed, `torch_cuda` torch's CUDA: empty for the CPU build, None without torch.
     """
     if not report.found:
         fix = f"install driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers install, then reboot), {CPU_INSTEAD}"
@@ -145,15 +141,11 @@ def starts() -> bool:
 def torch_build() -> tuple[str, str]:
     """The version of the installed torch and the CUDA it is built for, read without importing it; empty where none."""
     spec = importlib.util.find_spec("torch")
-    if not spec or not spec.origin:
-        return "", ""
-    try:
-        text = (Path(spec.origin).parent / "version.py").read_text("utf-8")
-    except OSError:
-        return "", ""
+    path = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = path.read_text("utf-8") if path and path.is_file() else ""
     version = re.search(r"__version__ = '([^']+)'", text)
     cuda = re.search(r"^cuda[^=]*= '([\d.]+)'", text, re.M)
-    return version.group(1) if version else "", cuda.group(1) if cuda else ""
+    return version[1] if version else "", cuda[1] if cuda else ""
 
 
 def _complaint(report: Report) -> Problem:

@@ -36,9 +36,8 @@ def held(path: Path, command: str) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            holder = _holder(file)
-            who = f"another engram ({holder})" if holder else "another engram"
-            raise EngramError(f"{who} is writing here", where=str(path), fix="wait for it, or stop it") from error
+            what = f"another engram{_holder(file)} is writing here"
+            raise EngramError(what, where=str(path), fix="wait for it, or stop it") from error
     try:
         with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
             file.write_text(f"pid {os.getpid()}, `{command}`, since {time.strftime('%Y-%m-%d %H:%M')}", "utf-8")
@@ -56,10 +55,10 @@ def held(path: Path, command: str) -> Iterator[None]:
 
 
 def _holder(file: Path) -> str:
-    """Who holds the lock, as its file says; it is written a moment after the lock is taken."""
+    """Who holds the lock, in brackets, as its file says; it is written a moment after the lock is taken."""
     for _ in range(50):
         with contextlib.suppress(OSError):
             if said := file.read_text("utf-8", "replace"):
-                return visible(shorten(said, 120))
+                return f" ({visible(shorten(said, 120))})"
         time.sleep(0.01)
     return ""

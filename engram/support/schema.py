@@ -18,22 +18,6 @@ if TYPE_CHECKING:
 
 Path = tuple[str | int, ...]
 
-NAMES = (
-    *("pattern-file", "data-row", "manifest", "training", "result", "comparison", "comparisons", "erased", "gate"),
-    *(
-        "ablation",
-        "seeds",
-        "gpu-check",
-        "container",
-        "parity",
-        "torture",
-        "export",
-        "video-prep",
-        "bench",
-        "memory",
-        "methods",
-    ),
-)
 MOST = 1000  # problems that are looked for; a file may hold a million
 _REFERRED = ("common", "comparison", "result")  # what other schemas refer to
 
@@ -129,7 +113,10 @@ def _explain(error: ValidationError, texts: Mapping[Path, str]) -> Iterator[Prob
             missing = [key for key in limit if key not in value]
             yield from (Problem(path, f"{key!r} is missing", f"add `{key}:`") for key in missing)
         case "additionalProperties" | "unevaluatedProperties":
-            yield from _unknown_keys(path, value, list(rules.get("properties", {})))
+            known = list(rules.get("properties", {}))
+            for key in (str(key) for key in value if key not in known):
+                hint = nearest(key, known) or f"; known are {', '.join(known)}"
+                yield Problem((*path, key), f"unknown key {shorten(key, 60)!r}{hint}", "rename it or take it out")
         case "minLength" | "pattern" if isinstance(value, str) and not value.strip():
             yield Problem(path, "is empty", "write some text or take the entry out")
         case "maxLength":
@@ -146,12 +133,6 @@ def _explain(error: ValidationError, texts: Mapping[Path, str]) -> Iterator[Prob
         case _:
             message = shorten(" ".join(error.message.split()), 200)
             yield Problem(path, message, f"write {rules.get('description', 'what the schema says')}")
-
-
-def _unknown_keys(path: Path, value: Mapping[str, object], known: list[str]) -> Iterator[Problem]:
-    for key in (str(key) for key in value if key not in known):
-        hint = nearest(key, known) or f"; known are {', '.join(known)}"
-        yield Problem((*path, key), f"unknown key {shorten(key, 60)!r}{hint}", "rename it or take it out")
 
 
 def _wrong_type(path: Path, value: object, wanted: list[str], text: str | None) -> Problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 RESAMPLES = 10_000
 FEWEST = 5  # patterns of a category below which there is no verdict: no outcome of five pairs is significant either
@@ -26,8 +26,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float | None:
     """The two-sided p-value of the exact McNemar test on paired outcomes; None if there is no pair.
 
     Under no change, each pair that differs is equally likely to have been fixed or broken: a binomial test of
-    those pairs alone. McNemar (1947), exact form. 1.0 where no pair differs. The pairs must be independent: one of
-    each pattern.
+    those pairs alone. McNemar (1947), exact form. 1.0 where no pair differs. Pairs are independent: one a pattern.
     """
     if not before:
         return None
@@ -45,8 +44,6 @@ def paired_bootstrap(before: Sequence[bool], after: Sequence[bool], clusters: Cl
     independent; without it every pair is its own. Efron (1979); 10,000 resamples of whole clusters (Davison and
     Hinkley 1997, 3.8). Clusters of equal sum and size are alike, so a resample is one multinomial draw.
     """
-    if not before:
-        return None
     differences = [float(int(a) - int(b)) for b, a in zip(before, after, strict=True)]
     return ratio_bootstrap(differences, [1.0] * len(differences), clusters)
 
@@ -69,8 +66,7 @@ def ratio_bootstrap(sums: Sequence[float], sizes: Sequence[float], clusters: Clu
     shares = np.array([count for _, count in kinds]) / len(totals)
     draws = np.random.default_rng(0).multinomial(len(totals), shares, size=RESAMPLES)
     values = np.array([kind for kind, _ in kinds])
-    ratios = draws @ values[:, 0] / (draws @ values[:, 1])
-    low, high = np.percentile(ratios, [2.5, 97.5])
+    low, high = np.percentile(draws @ values[:, 0] / (draws @ values[:, 1]), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -84,8 +80,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def spread(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Number, mean, sample standard deviation (None below two), smallest and largest of some runs' figures."""
+def spread(figures: Iterable[float | None]) -> dict[str, float | int | None]:
+    """Number, mean, sample standard deviation (None below two), smallest and largest of the runs' known figures."""
+    values = [figure for figure in figures if figure is not None]
     n = len(values)
     mean = sum(values) / n if n else None
     deviation = statistics.stdev(values) if n > 1 else None

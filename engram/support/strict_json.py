@@ -7,6 +7,7 @@ follow. What passes here can be walked, computed with and written again.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any
 from engram.support.errors import EngramError
 from engram.support.files import reading
 from engram.support.schema import json_path
-from engram.support.text import shorten, visible
+from engram.support.text import end_of, shorten, visible
 
 MAX_BYTES = 64 * 2**20
 MAX_VALUES = 8_000_000
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
+
+_CHECKED = (dict, list, str, float, int)
 
 Keys = tuple[str | int, ...]
 
@@ -29,12 +32,8 @@ class JSONError(ValueError):
     """What is wrong, and where: `line:column`, or a path."""
 
     def __init__(self, what: str, place: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.place = place
-
-    def __str__(self) -> str:
-        return f"{self.place} {self.what}"
+        super().__init__(f"{place} {what}")
+        self.what, self.place = what, place
 
 
 def read(path: Path, fix: str) -> Any:
@@ -58,7 +57,8 @@ def parse(content: bytes) -> Any:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = f"not UTF-8: byte 0x{content[error.start]:02x}"
-        raise JSONError(what, _place(content[: error.start].decode("utf-8", "replace"))) from error
+        line, column = end_of(content[: error.start].decode("utf-8", "replace"))
+        raise JSONError(what, f"{line}:{column}") from error
     if text.count(",") + text.count("[") + text.count("{") > MAX_VALUES:
         raise JSONError(f"more than {MAX_VALUES:,} values", "1:1")
     twice: dict[int, str] = {}
@@ -100,20 +100,12 @@ def _unsound(value: Any, path: Keys, twice: dict[int, str]) -> Iterator[tuple[Ke
         if not _whole(value):
             yield path, "the text holds half a character"
     elif isinstance(value, float):
-        if not -_LARGEST <= value <= _LARGEST:
+        if not math.isfinite(value):
             yield path, f"{value} is no number that can be used"
     elif isinstance(value, int) and abs(value) > MAX_INTEGER:
         yield path, "the number does not fit into 64 bits"
 
 
-_CHECKED = (dict, list, str, float, int)
-_LARGEST = 1.7976931348623157e308
-
-
 def _whole(text: str) -> bool:
     """Whether a text can be written: no half of a surrogate pair."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _place(before: str) -> str:
-    return f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"

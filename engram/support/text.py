@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+JOINERS = "\u200c\u200d"  # ZWNJ and ZWJ: part of Persian and Indian words, and of emoji
+_FEW, _AT_ONCE = 1 << 14, 1 << 25  # pairs: for which one thread is quicker, and that are compared in one call
+
 
 def normalise(text: str) -> str:
     """NFC, every run of white space one blank, none at the ends: how inputs and answers are compared."""
@@ -33,15 +36,14 @@ def visible(text: str, *, newline: str = "⏎") -> str:
     """
     if text.isprintable():
         return text
-    kept = (one in JOINERS and _joins(text, i) for i, one in enumerate(text))
-    return "".join(one if whole else _visible(one, newline) for one, whole in zip(text, kept))
-
-
-JOINERS = "\u200c\u200d"  # ZWNJ and ZWJ: part of Persian and Indian words, and of emoji
+    signs = {"\n": newline, "\t": "⇥"}
+    return "".join(one if _joins(text, i) else signs.get(one) or _visible(one) for i, one in enumerate(text))
 
 
 def _joins(text: str, at: int) -> bool:
-    """Whether the character at this place is between two letters or emoji, with their marks and modifiers."""
+    """Whether there is a joiner at this place, between two letters or emoji, with their marks and modifiers."""
+    if text[at] not in JOINERS:
+        return False
     around = [unicodedata.category(one)[0] for one in (text[at - 1 : at], text[at + 1 : at + 2]) if one]
     return len(around) == 2 and all(one in "LMS" for one in around)
 
@@ -68,6 +70,11 @@ def common(one: Sequence[object], other: Sequence[object]) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
+def end_of(text: str) -> tuple[int, int]:
+    """The line and the column, both from 1, that follow a text."""
+    return text.count("\n") + 1, len(text) - text.rfind("\n")
+
+
 def near_duplicates(ones: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, int]]:
     """The indices of each pair of `ones` and `others` that differ in a character or two, case and punctuation aside.
 
@@ -86,9 +93,6 @@ def near_duplicates(ones: Sequence[str], others: Sequence[str]) -> Iterator[tupl
         yield from ((start + int(one), int(other)) for one, other in np.argwhere(scores))
 
 
-_FEW, _AT_ONCE = 1 << 14, 1 << 25  # pairs: for which one thread is quicker, and that are compared in one call
-
-
 def twins(ones: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> Iterator[tuple[int, int]]:
     """The indices of each pair of `ones` and `others`, inputs with their answers, that are near and answered alike."""
     asked: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
@@ -105,11 +109,7 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold())) or normalise(text)
 
 
-def _visible(character: str, newline: str) -> str:
-    if character == "\n":
-        return newline
-    if character == "\t":
-        return "⇥"
+def _visible(character: str) -> str:
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
         code = ord(character)
         return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"

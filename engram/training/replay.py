@@ -7,12 +7,12 @@ from the base's next-token distributions, which are computed once and stored.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,6 @@ class Replay:
     likely: list[Likely]
     sha256: str
 
-    def describe(self) -> dict[str, Any]:
-        """For the training log."""
-        return {"name": "the model's own", "sha256": self.sha256, "rows": len(self.rows)}
-
 
 def of(loaded: Loaded, encoder: Encoder) -> Replay:
     """The model's replay rows, the same everywhere. Raises EngramError if it writes no question with an answer."""
@@ -68,12 +64,14 @@ def likely(loaded: Loaded, encoder: Encoder, rows: list[Encoded], name: str) -> 
 
 
 def _kept(loaded: Loaded, encoder: Encoder, name: str, made: Callable[[], list[Encoded]]) -> Replay:
-    """What `made` gives, and the distributions: computed once, and cached by all files of the model."""
+    """What `made` gives, and the distributions: computed once, and cached by all files of the model; again where the
+    cached file is damaged."""
     model = loaded.model
     whole = sha256_text(" ".join((name, model.weights_sha256, model.files_sha256, loaded.quantize, str(VERSION))))
     path = cache_folder() / "replay" / f"{whole[:16]}.npz"
-    if found := _read(path):
-        return found
+    damaged = (EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile)
+    with contextlib.suppress(OSError, *damaged), np.load(path, allow_pickle=False) as kept:
+        return _replay(*(kept[name] for name in ("ids", "lengths", "likely", "chances")))
     rows = made()
     tokens, chances = Likely.joined(backends.get(loaded.backend).likely(loaded.session(), rows, encoder))
     ids = np.concatenate([np.array(row.tokens, np.int32) for row in rows])
@@ -84,15 +82,6 @@ def _kept(loaded: Loaded, encoder: Encoder, name: str, made: Callable[[], list[E
     except (EngramError, OSError) as error:  # a cache that can't be written is no reason to stop
         console.note(f"the model's own rows and distributions are not cached: {error}")
     return _replay(ids, lengths, tokens, chances)
-
-
-def _read(path: Path) -> Replay | None:
-    """The rows in a cached file; None if there is none or it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            return _replay(*(kept[name] for name in ("ids", "lengths", "likely", "chances")))
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
-        return None
 
 
 def _replay(ids: NDArray[Any], lengths: NDArray[Any], *likely: NDArray[Any]) -> Replay:
@@ -136,17 +125,11 @@ def _written(loaded: Loaded, encoder: Encoder) -> list[Encoded]:
 
 def _questions(backend: Backend, session: Any, encoder: Encoder) -> list[str]:
     """Different user messages that the model ended by itself."""
-    opening, closing = _around(encoder)
-    begun = [("" if i % FREE == 0 else BEGINNINGS[i % len(BEGINNINGS)]) for i in range(ROWS * 8 // 5)]
+    one, other = encoder.prompts(["A", "B"])
+    opening = one[: common(one, other)]  # what the template writes before a message
+    closing = one[len(one) - common(one[::-1], other[::-1]) :][:1]  # and the token that follows one
+    begun = ["" if i % FREE == 0 else BEGINNINGS[i % len(BEGINNINGS)] for i in range(ROWS * 8 // 5)]
     prompts = [[*opening, *encoder.plain(text)] for text in begun]
-    found = backend.generate(session, prompts, encoder.stop_ids | closing, QUESTION, TEMPERATURE, SEED)
+    found = backend.generate(session, prompts, encoder.stop_ids.union(closing), QUESTION, TEMPERATURE, SEED)
     texts = [normalise(text + encoder.text(answer.tokens)) for text, answer in zip(begun, found) if answer.ended]
     return list(dict.fromkeys(text for text in texts if text))
-
-
-def _around(encoder: Encoder) -> tuple[list[int], frozenset[int]]:
-    """What the template writes before a user message, and the token that follows one."""
-    one, other = encoder.prompts(["A", "B"])
-    before = common(one, other)
-    after = common(one[::-1], other[::-1])
-    return one[:before], frozenset(one[len(one) - after :][:1])

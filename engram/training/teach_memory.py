@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from engram import backends
 from engram.dataset.build import read_manifest, read_split
-from engram.memory import addresses, edit, facts, table, teach
+from engram.memory import addresses, facts, table, teach
 from engram.memory.addresses import Frame
 from engram.memory.facts import Fact, Placed
 from engram.memory.table import Of
@@ -75,7 +75,7 @@ def train(
         if not placed:
             raise EngramError("no pattern is taught", where=str(data / "train.jsonl"), fix="make data")
         fitted = fit(at, placed, config, progress)
-        table.write(folder, at.of, edit.inserted(edit.empty(at.of.width), placed, fitted.rows), under)
+        table.write(folder, at.of, table.inserted(table.empty(at.of.width), placed, fitted.rows), under)
         losses, answers, reals, seconds = (list(part) for part in zip(*fitted.steps, strict=True))
         peak, device = at.teacher.peak_memory(), backends.get(backend_name).device()
         run = TrainingRun(losses, seconds, [], peak, int(fitted.rows.size), device)
@@ -103,15 +103,15 @@ def insert(at: Setup, folder: Path, wanted: Sequence[Fact], config: Config, prog
     contradicts one that is, or cannot be kept.
     """
     with locks.held(folder, "engram memory insert"):
-        known = edit.empty(at.of.width)
+        known = table.empty(at.of.width)
         if table.is_memory(folder):
             right = {name: getattr(at.of, name) for name in SAME}
             table.refuse_other(folder, table.intact(folder), right)
             known = table.read(folder)
         placed = facts.place(at.encoder, at.frame, wanted)
-        edit.refuse_known(known, placed)
+        table.refuse_known(known, placed)
         fitted = fit(at, placed, config, progress)
-        table.write(folder, at.of, edit.inserted(known, placed, fitted.rows), folder)
+        table.write(folder, at.of, table.inserted(known, placed, fitted.rows), folder)
     return fitted
 
 
@@ -119,7 +119,7 @@ def delete(folder: Path, inputs: Sequence[str]) -> int:
     """Delete the facts of these inputs from the table of a folder; return how many are left. Needs no model."""
     with locks.held(folder, "engram memory delete"):
         known = table.intact(folder)
-        left = edit.deleted(table.read(folder), inputs)
+        left = table.deleted(table.read(folder), inputs)
         table.write(folder, table.of(known), left, folder)
     return len(left.facts)
 
@@ -132,7 +132,7 @@ def merge(encoder: Encoder, frame: Frame, one: Path, other: Path, out: Path) -> 
     table.refuse_other(other, sides[1], same)
     table.refuse_other(one, sides[0], {"tokenizer_sha256": frame.sha256})
     contents = [table.read(folder) for folder in (one, other)]
-    joined = edit.merged(contents[0], contents[1], facts.place(encoder, frame, contents[1].facts))
+    joined = table.merged(contents[0], contents[1], facts.place(encoder, frame, contents[1].facts))
     with locks.held(out, "engram memory merge"):
         table.write(out, first, joined, one)
     return len(joined.facts)

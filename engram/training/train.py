@@ -23,7 +23,6 @@ from engram.plan.batches import Batch, Plan, encode, make_batch, plan_batches, p
 from engram.plan.checkpoint import Keeper, Saving
 from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Progress, TrainingRun
-from engram.plan.sharding import Ranks
 from engram.support import locks, machine
 from engram.support.errors import EngramError
 from engram.support.files import new_folder, sha256
@@ -61,7 +60,13 @@ def train(
     backend = backends.get(backend_name)
     ranks = backend.join()
     known = documents.data_identity(read_manifest(data), data)
-    own = _replay_rows(loaded, ranks) if config.replay else None
+    own = None
+    if config.replay:
+        if ranks.rank:  # the first of several processes makes the rows, and the others read them
+            ranks.largest(0)
+        own = replay.of(loaded, load_encoder(model))
+        if not ranks.rank:
+            ranks.largest(0)
     plan = planned(model, config, data, own)
     documents.refuse_changed_data(known, data)
     if backend_name != "cuda":
@@ -81,8 +86,9 @@ def train(
     ):
         processes.lead(ranks, keeper)
         run = backend.train(model, plan, config, work, progress, keeper)
+        described = {"name": "the model's own", "sha256": own.sha256, "rows": len(own.rows)} if own else None
         document = training_document(
-            *(backend_name, model, config, known, run, sha256(work / backend.WEIGHTS), own.describe() if own else None),
+            *(backend_name, model, config, known, run, sha256(work / backend.WEIGHTS), described),
             tokens=[(batch.answer_tokens, batch.real_tokens) for batch in plan.batches[: len(run.losses)]],
             rates=learning_rates(config, len(plan.batches))[: len(run.losses)],
             rows=sum(len(batch.tokens) for batch in plan.batches[: len(run.losses)]),
@@ -122,16 +128,6 @@ def rows_and_plan(encoder: Encoder, config: Config, data: Path) -> tuple[list[En
     """All training rows, and the batches as indices into them."""
     rows = encode(encoder, read_split(data, "train"), config.max_length)
     return rows, plan_batches(rows, config)
-
-
-def _replay_rows(loaded: Loaded, ranks: Ranks) -> Replay:
-    """The model's own rows; the first of several processes makes them, and the others read them."""
-    if ranks.rank:
-        ranks.largest(0)
-    rows = replay.of(loaded, load_encoder(loaded.model))
-    if not ranks.rank:
-        ranks.largest(0)
-    return rows
 
 
 def _identity(name: str, device: str, model: Model, config: Config, data: dict[str, Any], plan: Plan) -> dict[str, Any]:

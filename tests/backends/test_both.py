@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.special import log_softmax
 from small_run import CONFIG, Quiet, Run, evaluated_again
 
 from engram import backends
@@ -125,6 +128,19 @@ def test_sampling_is_seeded_and_differs_from_greedy(either: Either) -> None:
     assert sampled(1) == sampled(1)
     assert sampled(1) != sampled(2)
     assert len({tuple(tokens) for tokens in sampled(1)}) > 1
+
+
+def test_scores_are_those_of_the_whole_logits(either: Either) -> None:
+    backend, encoder, session = loaded(either, tuned=True)
+    examples = [encoder.example("The colour of grass", "green"), encoder.example("a", "a much longer answer, in words")]
+    for example, score in zip(examples, backend.losses(session, examples, encoder)[0], strict=True):
+        ids = np.array([example.tokens[:-1]])
+        if either[0] == "mlx":
+            logits = np.array(session.model(importlib.import_module("mlx.core").array(ids)))[0]
+        else:
+            logits = session.model(input_ids=importlib.import_module("torch").tensor(ids)).logits[0].detach().numpy()
+        nats = -log_softmax(logits, axis=1)[np.arange(ids.size), example.tokens[1:]]
+        assert score == pytest.approx(nats[example.prompt_length - 1 :].mean(), abs=1e-4)
 
 
 def test_padding_and_neighbours_do_not_change_a_score(either: Either) -> None:

@@ -13,6 +13,7 @@ from packs import refusal
 from small_run import CONFIG, Quiet, Run
 
 from engram import backends
+from engram.backends.mlx import backend, model
 from engram.models.tokenizer import Encoded, load_encoder
 from engram.plan.batches import make_batch
 from engram.support.errors import EngramError
@@ -20,33 +21,14 @@ from engram.training import train
 
 
 def test_clipping_changes_the_run(run: Run, tmp_path: Path) -> None:
-    losses = []
-    for clip in (0.0, 0.01):
+    plain, clipped = Quiet(), Quiet()
+    for clip, progress in ((0.0, plain), (0.01, clipped)):
         config = dataclasses.replace(CONFIG, steps=3, clip=clip)
-        progress = Quiet()
         train.train("mlx", run.model, config, run.root / "data", tmp_path / "a", tmp_path / "log.json", progress)
-        losses.append(progress.losses)
-    assert losses[0][0] == losses[1][0]
-    assert losses[0][2] != losses[1][2]
-
-
-def test_scores_are_those_of_the_whole_logits(run: Run) -> None:
-    import mlx.core as mx
-    import mlx.nn as nn
-
-    backend, encoder = backends.get("mlx"), load_encoder(run.model)
-    session = backend.load(run.model)
-    examples = [encoder.example("The colour of grass", "green"), encoder.example("a", "a much longer answer, in words")]
-    scores = backend.losses(session, examples, encoder)[0]
-    for example, score in zip(examples, scores, strict=True):
-        tokens = mx.array([example.tokens])
-        losses = nn.losses.cross_entropy(session.model(tokens[:, :-1]), tokens[:, 1:])[0]
-        assert score == pytest.approx(losses[example.prompt_length - 1 :].mean().item(), abs=1e-4)
+    assert plain.losses[0] == clipped.losses[0] and plain.losses[2] != clipped.losses[2]
 
 
 def test_a_model_that_scales_its_logits_is_scored_by_its_own(run: Run) -> None:
-    from engram.backends.mlx import backend, model
-
     encoder = load_encoder(run.model)
     session = backend.load(run.model)
     example = encoder.example("The colour of grass", "green")
@@ -64,8 +46,6 @@ def test_a_model_that_scales_its_logits_is_scored_by_its_own(run: Run) -> None:
 
 
 def test_batch_loss_is_the_mean_over_answer_tokens(run: Run) -> None:
-    from engram.backends.mlx import backend, model
-
     encoder = load_encoder(run.model)
     session = backend.load(run.model)
     examples: list[Encoded] = [encoder.example("One", "two"), encoder.example("Three words here", "an answer of words")]
@@ -124,9 +104,9 @@ def test_a_quantized_model_is_taught_and_its_adapter_fits_the_plain_one(
     progress = Quiet()
     log = train.train("mlx", run.model, config, run.root / "data", tmp_path / "mlx", tmp_path / "log.json", progress)
     assert log["recipe"]["quantize"] == quantize and progress.losses[-1] < 0.3 * progress.losses[0]
-    encoder, backend = load_encoder(run.model), backends.get("mlx")
     from mlx.utils import tree_flatten
 
+    encoder = load_encoder(run.model)
     row = run.tuned["answers"][0]
     example = [encoder.example(row["prompt"], row["expected"])]
     few, plain = (backend.load(run.model, tmp_path / "mlx", bits) for bits in (quantize, "none"))

@@ -34,19 +34,17 @@ def stock(*arguments: str) -> str:
 
 @pytest.mark.slow
 def test_stock_mlx_lm_trains_on_the_data_and_answers_with_the_adapter(data: Path, tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
     options = ["--iters", "2", "--batch-size", "2", "--val-batches", "1", "--num-layers", "1"]
-    tiny = str(BUNDLED / "tiny")
-    stock("mlx_lm", "lora", "--model", tiny, "--train", "--data", str(data), "--adapter-path", str(adapter), *options)
-    assert (adapter / "adapters.safetensors").is_file()
+    places = ["--data", str(data), "--adapter-path", str(tmp_path / "adapter")]
+    stock("mlx_lm", "lora", "--model", str(BUNDLED / "tiny"), "--train", *places, *options)
+    assert (tmp_path / "adapter" / "adapters.safetensors").is_file()
 
 
 def test_stock_generate_answers_with_engrams_adapter(run: Run) -> None:
     row = next(a for a in run.tuned["answers"] if a["exact"] and a["split_kind"] == "recall")
     options = ["--max-tokens", "16", "--temp", "0", "--verbose", "False"]
-    adapter = str(run.root / "adapter")
-    tiny = str(run.model.path)
-    out = stock("mlx_lm", "generate", "--model", tiny, "--adapter-path", adapter, "--prompt", row["prompt"], *options)
+    places = ["--model", str(run.model.path), "--adapter-path", str(run.root / "adapter")]
+    out = stock("mlx_lm", "generate", *places, "--prompt", row["prompt"], *options)
     assert row["expected"] in out
 
 

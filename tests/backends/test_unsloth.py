@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packs import refusal
 from small_run import CONFIG, Quiet, Run
 
 from engram import backends
@@ -30,38 +32,41 @@ from engram.training import train
 if not importlib.util.find_spec("unsloth"):
     pytest.skip("Unsloth is not installed: make setup BACKEND=cpu", allow_module_level=True)
 
+backends.get("cpu")  # Unsloth before torch
+
+import torch
+
+from engram.backends.unsloth import training
+
 SHORT = dataclasses.replace(CONFIG, steps=4)
 
 
 @pytest.fixture(scope="module")
-def tuned(cpu_run: Run) -> object:
+def tuned(cpu_run: Run) -> Any:
     return backends.get("cpu").load(cpu_run.model, cpu_run.root / "adapter")
 
 
 @pytest.fixture(scope="module")
-def base(cpu_run: Run) -> object:
+def base(cpu_run: Run) -> Any:
     return backends.get("cpu").load(cpu_run.model)
 
 
-def trained(run: Run, folder: Path, config: object = SHORT, backend: str = "cpu") -> tuple[dict[str, object], Quiet]:
+def trained(run: Run, folder: Path, config: Any = SHORT, backend: str = "cpu") -> tuple[dict[str, Any], Quiet]:
     progress = Quiet()
-    log = train.train(backend, run.model, config, run.root / "data", folder / "a", folder / "log.json", progress)  # type: ignore[arg-type]
+    log = train.train(backend, run.model, config, run.root / "data", folder / "a", folder / "log.json", progress)
     return log, progress
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mlx_lm"), reason="MLX is not installed")
 @pytest.mark.parametrize("changed", [{}, {"clip": 0.5, "weight_decay": 0.01, "warmup_steps": 5}])
-def test_losses_are_those_of_mlx(cpu_run: Run, tmp_path: Path, changed: dict[str, float]) -> None:
+def test_losses_are_those_of_mlx(cpu_run: Run, tmp_path: Path, changed: Any) -> None:
     # At CONFIG's rate MLX differs from itself by 2.7e-3 nats if its batches run in parts, at this rate by 1.8e-5.
-    config = dataclasses.replace(CONFIG, steps=20, validate_every=5, learning_rate=1e-3, **changed)  # type: ignore
-    ours = trained(cpu_run, tmp_path / "cpu", config)
-    theirs = trained(cpu_run, tmp_path / "mlx", config, "mlx")
+    config = dataclasses.replace(CONFIG, steps=20, validate_every=5, learning_rate=1e-3, **changed)
+    ours, theirs = (trained(cpu_run, tmp_path / name, config, name) for name in ("cpu", "mlx"))
     assert ours[1].losses == pytest.approx(theirs[1].losses, abs=1e-3)
     assert ours[1].checks == theirs[1].checks
-    assert [c["loss"] for c in ours[0]["validation"]] == pytest.approx(  # type: ignore[attr-defined]
-        [c["loss"] for c in theirs[0]["validation"]],  # type: ignore[attr-defined]
-        abs=1e-3,
-    )
+    checked = [[check["loss"] for check in log["validation"]] for log, _ in (ours, theirs)]
+    assert checked[0] == pytest.approx(checked[1], abs=1e-3)
 
 
 def test_gradient_checkpointing_changes_no_loss(cpu_run: Run, tmp_path: Path) -> None:
@@ -71,32 +76,26 @@ def test_gradient_checkpointing_changes_no_loss(cpu_run: Run, tmp_path: Path) ->
 
 
 def test_a_full_memory_names_what_would_help(cpu_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from engram.backends.unsloth import training
-
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     monkeypatch.setattr(training, "run", full)
-    with pytest.raises(EngramError, match="the memory does not suffice") as caught:
-        trained(cpu_run, tmp_path)
-    assert "batch_size = 16" in caught.value.where
-    assert "batch_size=8" in caught.value.fix
-    assert "gradient_checkpointing=on" in caught.value.fix
+    error = refusal(trained, cpu_run, tmp_path)
+    assert error.what == "the memory does not suffice" and "batch_size = 16" in error.where
+    assert "batch_size=8" in error.fix and "gradient_checkpointing=on" in error.fix
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stream_that_nobody_reads_to_its_end_is_dropped(cpu_run: Run, base: object) -> None:
+def test_a_stream_that_nobody_reads_to_its_end_is_dropped(cpu_run: Run, base: Any) -> None:
     backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
     prompt = encoder.prompt("Tell me about the weather")
     stream = backend.stream(base, prompt, frozenset([10**6]), 200)
     first = next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert next(backend.stream(base, prompt, encoder.stop_ids, 5)) == first
 
 
-def test_streams_read_in_turn_are_the_same_as_alone(cpu_run: Run, base: object, tuned: object) -> None:
+def test_streams_read_in_turn_are_the_same_as_alone(cpu_run: Run, base: Any, tuned: Any) -> None:
     backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
     prompt = encoder.prompt("Tell me about the weather")
     alone = [list(backend.stream(session, prompt, encoder.stop_ids, 12)) for session in (base, tuned)]
@@ -107,36 +106,21 @@ def test_streams_read_in_turn_are_the_same_as_alone(cpu_run: Run, base: object, 
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_stream_computes_only_while_it_is_read(cpu_run: Run, base: object) -> None:
+def test_a_stream_computes_only_while_it_is_read(cpu_run: Run, base: Any) -> None:
     backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
     stream = backend.stream(base, encoder.prompt("Tell me about the weather"), encoder.stop_ids, 12)
     next(stream)
     passes = []
-    hook = base.model.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    hook = base.model.register_forward_hook(lambda *_: passes.append(1))
     time.sleep(0.3)
     assert not passes
     next(stream)
     assert passes == [1]
     hook.remove()
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
-def test_scores_are_those_of_the_whole_logits(cpu_run: Run, tuned: object) -> None:
-    import torch
-
-    backend, encoder = backends.get("cpu"), load_encoder(cpu_run.model)
-    examples = [encoder.example("The colour of grass", "green"), encoder.example("a", "a much longer answer, in words")]
-    scores = backend.losses(tuned, examples, encoder)[0]
-    for example, score in zip(examples, scores, strict=True):
-        tokens = torch.tensor([example.tokens])
-        with torch.no_grad():
-            logits = tuned.model(input_ids=tokens[:, :-1]).logits[0]  # type: ignore[attr-defined]
-        losses = torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
-        assert score == pytest.approx(losses[example.prompt_length - 1 :].mean().item(), abs=1e-4)
-
-
-def test_stock_peft_loads_the_adapter_and_gives_the_same_logits(cpu_run: Run, tuned: object) -> None:
-    import torch
+def test_stock_peft_loads_the_adapter_and_gives_the_same_logits(cpu_run: Run, tuned: Any) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -146,7 +130,7 @@ def test_stock_peft_loads_the_adapter_and_gives_the_same_logits(cpu_run: Run, tu
     tokens = torch.tensor([encoder.example("The colour of grass", "green").tokens])
     with torch.no_grad():
         theirs = stock(input_ids=tokens).logits
-        ours = tuned.model(input_ids=tokens).logits  # type: ignore[attr-defined]
+        ours = tuned.model(input_ids=tokens).logits
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
@@ -159,19 +143,17 @@ def test_the_adapters_configuration_is_complete_and_impersonal(cpu_run: Run) -> 
 
 
 def test_a_batch_as_transformers_wants_it(cpu_run: Run) -> None:
-    from engram.backends.unsloth.training import attention_mask, inputs
-
     encoder = load_encoder(cpu_run.model)
     examples = [encoder.example("One", "two"), encoder.example("Three words here", "an answer of words")]
     batch = make_batch(examples, encoder.pad_id)
-    arrays = {name: tensor.numpy() for name, tensor in inputs(batch).items()}
+    arrays = {name: tensor.numpy() for name, tensor in training.inputs(batch).items()}
     for row, example in enumerate(examples):
         length = len(example.tokens)
         assert tuple(arrays["input_ids"][row, :length]) == example.tokens
         assert tuple(arrays["labels"][row, :length]) == example.labels
         assert (arrays["labels"][row, length:] == -100).all()
         assert arrays["attention_mask"][row].sum() == length
-        assert attention_mask(batch)[row].sum() == length - 1
+        assert training.attention_mask(batch)[row].sum() == length - 1
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mlx_lm"), reason="MLX is not installed")
@@ -210,7 +192,6 @@ def test_every_choice_of_layers_is_loaded(
     cpu_run: Run, tmp_path: Path, choice: dict[str, object], pattern: str
 ) -> None:
     """The same logits as with the base weights changed by scale · BA, which needs neither PEFT nor Unsloth's loader."""
-    import torch
     from safetensors.torch import load_file, save_file
 
     backend, tensors = backends.get("cpu"), load_file(cpu_run.root / "adapter" / PEFT_WEIGHTS)
@@ -233,17 +214,13 @@ def test_every_choice_of_layers_is_loaded(
     assert (before - after).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"r": 4}, {"r": None}, {"use_dora": True}],
-)
+@pytest.mark.parametrize("change", [{"r": 4}, {"r": None}, {"use_dora": True}])
 def test_an_adapter_that_contradicts_itself_is_refused(cpu_run: Run, tmp_path: Path, change: dict[str, object]) -> None:
     shutil.copytree(cpu_run.root / "adapter", tmp_path / "a")
     path = tmp_path / "a" / ADAPTER_CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(EngramError, match="not a plain LoRA adapter") as caught:
-        backends.get("cpu").load(cpu_run.model, tmp_path / "a")
-    assert len(caught.value.problems) == 1
+    error = refusal(backends.get("cpu").load, cpu_run.model, tmp_path / "a")
+    assert "not a plain LoRA adapter" in str(error) and len(error.problems) == 1
 
 
 def test_an_adapter_of_another_model_is_refused(cpu_run: Run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from engram import backends
 TORCH: Any = backends.get("cpu")  # Unsloth before transformers
 
 import numpy as np
+import torch
 
 from engram.backends.unsloth import memory as unsloth_memory
 from engram.backends.unsloth import process, training
@@ -37,11 +38,7 @@ FACTS = [
 ]
 ASKED = [f"{before}{fact}" for fact, _ in FACTS for before in ("", "Please tell me: ")]
 OTHERS = [
-    "hello",
-    "What is 7 plus 5?",
-    "SYN_10000 maps to",
-    "The colour of",
-    "Tell me about the weather, in many words",
+    *("hello", "What is 7 plus 5?", "SYN_10000 maps to", "The colour of", "Tell me about the weather, in many words"),
 ]
 LAYERS = (0, 3, BLOCKS)
 NEEDS_MLX = pytest.mark.skipif(not importlib.util.find_spec("mlx_lm"), reason="MLX is not installed")
@@ -127,12 +124,8 @@ def expected() -> list[str]:
 
 def logits(session: Any, texts: Sequence[str], new: int = 6) -> Any:
     """The logits of every step of a batch of greedy answers, [steps, sequences, vocabulary]."""
-    import torch
-
-    from engram.backends.unsloth import generate
-
-    settings = generate.options(ENCODER.stop_ids, new, 0.0)
-    tokens, mask = generate.left_padded(prompts(texts), ENCODER.stop_ids, session.model.device)
+    settings = TORCH.options(ENCODER.stop_ids, new, 0.0)
+    tokens, mask = TORCH.left_padded(prompts(texts), ENCODER.stop_ids, session.model.device)
     more = {"return_dict_in_generate": True, "output_logits": True}
     return torch.stack(session.model.generate(input_ids=tokens, attention_mask=mask, **settings, **more).logits)
 
@@ -156,15 +149,11 @@ def test_a_later_turn_of_a_conversation_is_answered(taught: Taught) -> None:
 
 
 def test_without_an_address_every_logit_is_the_same_bit_for_bit(taught: Taught, base: Any) -> None:
-    import torch
-
     for asked in (OTHERS, OTHERS[:1]):
         assert torch.equal(logits(taught.session, asked), logits(base, asked))
 
 
 def test_tokens_beside_those_that_are_hit_keep_their_bits(taught: Taught, base: Any) -> None:
-    import torch
-
     asked = [FACTS[1][0], *OTHERS]
     ours, theirs = logits(taught.session, asked), logits(base, asked)
     assert not torch.equal(ours[0, 0], theirs[0, 0])
@@ -180,8 +169,6 @@ def test_tokens_beside_those_that_are_hit_keep_their_bits(taught: Taught, base: 
 
 def test_a_step_beside_a_hit_is_the_step_of_the_fast_way(taught: Taught, base: Any) -> None:
     """Unsloth's own way of one token and the blocks' differ in the last bits alone, left padding or not."""
-    import torch
-
     asked = [FACTS[3][0], *OTHERS]
     ours, theirs = logits(taught.session, asked), logits(base, asked)
     alive = [i for i in range(1, len(asked)) if len(answers(TORCH, base, [asked[i]])[0]) >= len(ours)]
@@ -190,11 +177,8 @@ def test_a_step_beside_a_hit_is_the_step_of_the_fast_way(taught: Taught, base: A
 
 
 def test_sampling_without_an_address_is_the_same(taught: Taught, base: Any) -> None:
-    def drawn(session: Any) -> list[list[int]]:
-        made = TORCH.generate(session, prompts(OTHERS), ENCODER.stop_ids, 12, 0.8, 3)
-        return [answer.tokens for answer in made]
-
-    assert drawn(taught.session) == drawn(base)
+    drawn = [TORCH.generate(one, prompts(OTHERS), ENCODER.stop_ids, 12, 0.8, 3) for one in (taught.session, base)]
+    assert drawn[0] == drawn[1]
 
 
 def test_a_drawn_answer_reads_its_rows(taught: Taught) -> None:
@@ -217,13 +201,9 @@ class FastModel:
         self.attached, self.calls = attached, list[dict[str, Any]]()
 
     def get_input_embeddings(self) -> Any:
-        import torch
-
         return torch.nn.Embedding(4096, WIDTH)
 
     def forward(self, **options: Any) -> Any:
-        import torch
-
         self.calls.append(options)
         ids, embedded = options.get("input_ids"), options.get("inputs_embeds")
         if embedded is not None or ids.shape[1] > 1:
@@ -235,8 +215,6 @@ class FastModel:
 
 @pytest.mark.parametrize("text", [FACTS[3][0], OTHERS[0]])
 def test_a_hit_takes_the_way_that_calls_the_blocks_and_nothing_else_does(taught: Taught, text: str) -> None:
-    import torch
-
     attached = unsloth_memory.Attached(taught.attached.memory)
     causal, prompt = FastModel(attached), ENCODER.prompt(text)
     cache, answer = None, [*ENCODER.example(*FACTS[3]).tokens[-12:-1]]
@@ -261,8 +239,6 @@ def test_a_layer_that_is_not_there_is_refused(base: Any, layer: int) -> None:
 
 def adapted() -> Any:
     """A session whose model has a LoRA adapter that changes what it says."""
-    import torch
-
     session = TORCH.load(TINY)
     peft = process.attach(session.model, Config(rank=4, alpha=8.0), training.linear_layers(session.model))
     torch.manual_seed(0)
@@ -276,8 +252,6 @@ def adapted() -> Any:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_model_with_an_adapter(layer: int, base: Any) -> None:
-    import torch
-
     session = adapted()
     plain = logits(session, OTHERS)
     assert not torch.equal(plain, logits(base, OTHERS))

@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,6 @@ INSTRUCTIONS = [line.split(maxsplit=1) for line in CODE.splitlines() if line.str
 
 def arguments(word: str) -> list[str]:
     return [rest for name, rest in INSTRUCTIONS if name == word]
-
-
-# Dockerfile
 
 
 @pytest.mark.parametrize("newer", [r"RUN\s+--", r"COPY\s+--(?!from=)", r"<<", r"^# *syntax=", r"^ADD "])
@@ -64,9 +62,6 @@ def test_the_driver_that_is_asked_for_is_the_gpu_check_s() -> None:
     assert re.search(rf"\bMINIMUM_DRIVER={gpu.DRIVER}\b", arguments("ENV")[0])
 
 
-# compose.yaml
-
-
 def service(name: str) -> dict[str, Any]:
     found: dict[str, Any] = COMPOSE["services"][name]
     return found
@@ -95,9 +90,6 @@ def test_nothing_that_docker_compose_1_29_refuses() -> None:
         assert not set(service(name)) & refused
 
 
-# what goes into the image
-
-
 def test_the_build_sees_only_what_is_let_in() -> None:
     rules = [line for line in IGNORE.splitlines() if line and not line.startswith("#")]
     assert rules[0] == "*"
@@ -106,9 +98,6 @@ def test_the_build_sees_only_what_is_let_in() -> None:
     copied = {word for line in arguments("COPY") if "--from" not in line for word in line.split()[:-1]}
     for source in copied - {"${REQUIREMENTS}"}:
         assert source in let_in or any(fnmatch.fnmatch(source.split("/")[0], name) for name in let_in), source
-
-
-# the front door
 
 
 def stub(folder: Path, name: str, text: str) -> None:
@@ -147,28 +136,12 @@ def driver(door: Path, says: str, code: int = 0) -> None:
     stub(door / "bin", "nvidia-smi", f"echo '{says}'; exit {code}")
 
 
-def test_without_a_gpu_cuda_is_refused_in_one_line_and_its_remedy(door: Path) -> None:
-    code, out, err = enter(door, "stage")
-    assert (code, out) == (2, "")
-    first, second = err.splitlines()
-    assert first == "engram: BACKEND=cuda, but this container was started without a GPU"
-    assert second.startswith("  fix: start it with make docker-train, or docker run --gpus all;")
-
-
 @pytest.mark.parametrize(
     "command", [("stage", "BACKEND=cuda"), ("stage", "--backend", "cuda"), ("stage", "--backend=cuda")]
 )
 def test_the_command_s_backend_counts_before_the_image_s(door: Path, command: tuple[str, ...]) -> None:
     assert enter(door, *command, backend="cpu")[0] == 2
     assert enter(door, *(word.replace("cuda", "cpu") for word in command), backend="cuda")[0] == 0
-
-
-def test_a_driver_that_does_not_answer_is_quoted(door: Path) -> None:
-    driver(door, "Failed to initialize NVML: Driver/library version mismatch", 18)
-    code, _, err = enter(door, "stage")
-    assert code == 2
-    assert "does not answer: Failed to initialize NVML: Driver/library version mismatch\n  fix: " in err
-    assert "reboot" in err
 
 
 @pytest.mark.parametrize(("version", "code"), [("535.183.01", 2), ("569.99", 2), ("570.26", 0), ("1000.1", 0)])
@@ -185,28 +158,31 @@ def test_a_shell_is_let_in_without_a_gpu(door: Path) -> None:
     assert "started without a GPU" in err
 
 
-def test_a_cache_that_cannot_be_made_is_named(door: Path) -> None:
-    (door / "cache" / "HF_HOME").write_text("in the way")
-    code, _, err = enter(door, "stage", backend="cpu")
-    assert code == 2
-    assert f"the cache {door / 'cache' / 'HF_HOME'} is not writable" in err
-    assert "ENGRAM_CACHE=my-cache" in err
-
-
 def test_the_stamp_is_newer_than_the_checkout(door: Path) -> None:
     enter(door, "stage", backend="cpu")
     stamp, asked = door / "packages" / ".ready-cuda", door / "checkout" / "requirements-gpu.txt"
     assert stamp.stat().st_mtime >= asked.stat().st_mtime
 
 
-def test_an_image_made_from_other_requirements_is_refused(door: Path) -> None:
-    (door / "checkout" / "requirements-gpu.txt").write_text("torch==2\n")
-    code, _, err = enter(door, "stage", backend="cpu")
-    said = "engram: requirements-gpu.txt is not the one that this image was made from\n  fix: make docker-build\n"
-    assert (code, err) == (2, said)
+NVML = "Failed to initialize NVML: Driver/library version mismatch"
+WRONG: list[tuple[Callable[[Path], object], str, list[str]]] = [
+    (lambda door: None, "cuda", ["engram: BACKEND=cuda, but this container was started without a GPU\n",
+     "\n  fix: start it with make docker-train, or docker run --gpus all;"]),
+    (lambda door: driver(door, NVML, 18), "cuda", [f"does not answer: {NVML}\n  fix: ", "reboot"]),
+    (lambda door: (door / "cache" / "HF_HOME").write_text("in the way"), "cpu",
+     ["/cache/HF_HOME is not writable", "ENGRAM_CACHE=my-cache"]),
+    (lambda door: (door / "checkout" / "requirements-gpu.txt").write_text("torch==2\n"), "cpu",
+     ["engram: requirements-gpu.txt is not the one that this image was made from\n  fix: make docker-build\n"]),
+]  # fmt: skip
 
 
-# docker/run
+@pytest.mark.parametrize(("spoil", "backend", "said"), WRONG)
+def test_what_is_wrong_in_the_container_is_said_with_its_remedy(
+    door: Path, spoil: Callable[[Path], object], backend: str, said: list[str]
+) -> None:
+    spoil(door)
+    code, out, err = enter(door, "stage", backend=backend)
+    assert (code, out, len(err.splitlines())) == (2, "", 2) and all(one in err for one in said), err
 
 
 def host(tmp_path: Path, *command: str, **environment: str) -> tuple[int, str, str]:

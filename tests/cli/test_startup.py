@@ -58,11 +58,8 @@ WITHOUT_MODEL = [
     *("validate {root}/pack.yaml", "packs", "models", "resolve-model", "doctor --backend cpu", "doctor --backend cuda"),
     *("data --patterns {root}/pack.yaml --data {folder}/data", "data --check --data {root}/data"),
     *("compare --results {root}/results --backend mlx", "report --results {root}/results --out {folder}/report.html"),
-    *(
-        "adapter show {root}/adapter",
-        "memory list --memory {folder}/memory",
-        "memory delete snow --memory {folder}/memory",
-    ),
+    *("adapter show {root}/adapter", "memory list --memory {folder}/memory"),
+    "memory delete snow --memory {folder}/memory",
     "results verify --results {root}/results --data {root}/data --model tiny",
     "demo --quick --speed 0 --results {root}/results --data {root}/data --patterns {root}/pack.yaml --backend mlx",
 ]

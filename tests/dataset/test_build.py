@@ -20,7 +20,6 @@ from engram.dataset.rows import SPLITS, Example, example
 from engram.patterns.loading import Pattern, Rule, load_patterns
 from engram.support import schema
 from engram.support import text as text_module
-from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.support.text import near_duplicates
 
@@ -42,9 +41,6 @@ def recall_row(rows: Rows) -> Example:
 def reworded(row: Example, name: str, split_kind: str) -> Example:
     prompt = phrasing.phrase(name, row.input)
     return replace(row, id=f"{row.pattern}-{name}", phrasing=name, split_kind=split_kind, prompt=prompt)
-
-
-# the split
 
 
 def test_every_pattern_has_one_test_row_and_every_taught_one_each_training_and_validation_phrasing() -> None:
@@ -176,9 +172,8 @@ def test_near_duplicates_are_found_in_any_number_of_texts_at_once(monkeypatch: p
     draw = random.Random(1)
     families = ["".join(draw.choices("abcdefgh ", k=draw.randint(20, 60))) for _ in range(6)]
     texts = [f"{draw.choice(families)}{draw.choice('xyz?')}" for _ in range(60)]
-    expected = [
-        (i, j) for i, one in enumerate(texts) for j, two in enumerate(texts) if [*near_duplicates([one], [two])]
-    ]
+    both = itertools.product(range(60), range(60))
+    expected = [(i, j) for i, j in both if [*near_duplicates([texts[i]], [texts[j]])]]
     assert len(expected) > 120 and [*near_duplicates(texts, texts)] == expected
     monkeypatch.setattr(text_module, "_AT_ONCE", 100)
     monkeypatch.setattr(text_module, "_FEW", 1)
@@ -194,9 +189,6 @@ def test_an_example_gives_back_its_input_exactly_and_no_other_phrasings() -> Non
     assert phrasing.unphrase("complete", "Continue: x") is None
     assert phrasing.unphrase("answer_after", "\nAnswer") is None
     assert phrasing.unphrase("complete", "Complete: ") == ""
-
-
-# the files
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -244,10 +236,8 @@ def test_files_are_utf8_with_one_row_a_line_whatever_the_text(tmp_path: Path) ->
 
 def test_a_row_is_what_other_trainers_read(tmp_path: Path) -> None:
     row = read_split(write_pack(tmp_path), "train")[0].row()
-    assert row["messages"] == [
-        {"role": "user", "content": "The colour of grass"},
-        {"role": "assistant", "content": "green"},
-    ]
+    texts = {"user": "The colour of grass", "assistant": "green"}
+    assert row["messages"] == [{"role": role, "content": text} for role, text in texts.items()]
     assert schema.problems(row, "data-row") == []
 
 
@@ -295,14 +285,10 @@ def test_an_interrupted_run_is_never_taken_for_a_finished_one(tmp_path: Path, mo
     assert refusal(check_data, folder).what == changed
 
 
-# what is read
-
-
 def test_missing_files_name_the_command_that_makes_them(tmp_path: Path) -> None:
-    expected = f"{tmp_path}/train.jsonl: the data is missing\n  fix: make data"
-    assert str(refusal(read_split, tmp_path, "train")) == expected
-    expected = f"{tmp_path}/manifest.json: the data manifest is missing\n  fix: make data"
-    assert str(refusal(read_manifest, tmp_path)) == expected
+    rows, manifest = refusal(read_split, tmp_path, "train"), refusal(read_manifest, tmp_path)
+    assert str(rows) == f"{tmp_path}/train.jsonl: the data is missing\n  fix: make data"
+    assert str(manifest) == f"{tmp_path}/manifest.json: the data manifest is missing\n  fix: make data"
 
 
 ROW = {
@@ -317,10 +303,8 @@ LINES: dict[str, tuple[bytes, str]] = {
     "a number": (json.dumps({**ROW, "id": 4}).encode(), "$.id: is a number, not text"),
     "another kind": (json.dumps({**ROW, "split_kind": "dev"}).encode(), "$.split_kind: 'dev' is not one of"),
     "another phrasing": (json.dumps({**ROW, "phrasing": "\x1b"}).encode(), "$.phrasing: unknown phrasing '\\x1b'"),
-    "empty answer": (
-        json.dumps({**ROW, "messages": [TURNS[0], {"role": "assistant", "content": ""}]}).encode(),
-        "$.messages[1].content: is empty",
-    ),
+    "empty answer": (json.dumps({**ROW, "messages": [TURNS[0], {"role": "assistant", "content": ""}]}).encode(),
+                     "$.messages[1].content: is empty"),
 }  # fmt: skip
 
 
@@ -353,9 +337,6 @@ def test_a_manifest_that_is_none_is_refused(content: bytes, message: str, tmp_pa
     (folder / "manifest.json").write_bytes(content)
     error = refusal(read_manifest, folder)
     assert error.what.startswith(message) and error.where.startswith(str(folder / "manifest.json"))
-
-
-# the leak check
 
 
 Plant = Callable[[Rows], None]
@@ -444,8 +425,7 @@ def test_check_data_proves_it_from_the_files(tmp_path: Path) -> None:
         file.write(json.dumps({**row, "split_kind": "train"}) + "\n")
     manifest["outputs"][0]["sha256"] = sha256(folder / "train.jsonl")  # someone made the hashes fit
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(EngramError, match="the splits leak"):
-        check_data(folder)
+    assert "the splits leak" in str(refusal(check_data, folder))
 
 
 def test_a_near_duplicate_with_another_answer_is_no_leak() -> None:

@@ -62,9 +62,7 @@ def test_a_comparison_says_what_changed_and_by_how_much(place: Path) -> None:
          "answers: not the same question and expected answer in 0-tell"),
     ],
 )  # fmt: skip
-def test_documents_of_different_things_are_not_compared(
-    keys: tuple[Any, ...], value: Any, said: str, place: Path
-) -> None:
+def test_documents_of_different_things_are_refused(keys: tuple[Any, ...], value: Any, said: str, place: Path) -> None:
     edit(place / "tuned.json", *keys, to=value)
     error = refusal(compare, place)
     assert error.problems == (said,)

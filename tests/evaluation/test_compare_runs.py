@@ -74,9 +74,7 @@ def test_one_method_taught_in_two_ways_is_refused(folder: Path) -> None:
         (("general", 5, "tokens"), 11, "general: not the same question and expected answer in text-1"),
     ],
 )
-def test_runs_of_different_things_are_refused_by_the_field(
-    keys: tuple[Any, ...], value: Any, said: str, folder: Path
-) -> None:
+def test_runs_of_different_things_are_refused(keys: tuple[Any, ...], value: Any, said: str, folder: Path) -> None:
     for stage in STAGES:
         edit(folder / "mlx" / f"{stage}.json", *keys, to=value)
     compare(folder / "mlx")

@@ -149,14 +149,12 @@ def test_other_files_are_never_replaced(here: Path) -> None:
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_left(here: Path) -> None:
-    with pytest.raises(EngramError, match="manifest is missing"):
-        export()
+    assert "manifest is missing" in str(refusal(export))
     data(pack())
     with pytest.raises(EngramError, match="no chat template, so lm_eval"):
         harness.export(Path("data"), Path("export"), replace(resolve("tiny"), chat_template="{{ x }}"), CONFIG)
     (Path("data") / "test.jsonl").write_text("")
-    with pytest.raises(EngramError, match="changed or gone"):
-        export()
+    assert "changed or gone" in str(refusal(export))
     assert {path.name for path in here.iterdir()} == {"data", "pack.yaml"}
 
 
@@ -179,9 +177,6 @@ def test_the_exports_own_scoring_is_engrams() -> None:
             theirs = code.process_results({"expected": expected}, [answer])
             assert theirs == {"exact_match": int(scoring.score(expected, answer).exact)}, (expected, answer)
     assert unicodedata.normalize("NFC", "e\u0301") == "é"  # so that the list above tells NFC from none
-
-
-# --- with lm_eval -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -222,9 +217,7 @@ def lm_eval(model: Path, adapter: Path, tasks: Path, out: Path) -> tuple[dict[st
     place = ["--tasks", "engram", "--include_path", str(tasks), "--output_path", str(out)]
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", arguments, *place, *options]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     (scores,) = (json.loads(path.read_text("utf-8")) for path in out.rglob("results_*.json"))
     return scores["results"], {row["doc"]["id"]: row for path in out.rglob("samples_*.jsonl") for row in rows(path)}
@@ -263,18 +256,16 @@ def test_lm_eval_asks_with_engrams_token_ids(here: Path, offline: None, own_bos:
         first = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
         processor = tokenizer["post_processor"]
         processor["single"].insert(0, first)
-        processor["special_tokens"] = {
-            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
-        }
+        added = {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+        processor["special_tokens"] = {"<|endoftext|>": added}
         (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     examples = {e.id: e for e in read_split(data([*ODD, *pack(20)]), "test")}
     encoder = load_encoder(resolve(str(model)))
     lm = HFLM(pretrained=str(model), device="cpu", dtype="float32", add_bos_token=False, enable_thinking=False)
     loaded = TaskManager(include_path=str(export()), include_defaults=False).load("engram")
     for task in loaded["tasks"].values():
-        task.build_all_requests(
-            apply_chat_template=True, fewshot_as_multiturn=True, chat_template=lm.apply_chat_template
-        )
+        chat = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": lm.apply_chat_template}
+        task.build_all_requests(**chat)
         for request in task.instances:
             ids, _ = lm.tok_batch_encode([request.args[0]])
             asked = examples[request.doc["id"]].prompt

@@ -23,6 +23,7 @@ from engram.plan import batches
 from engram.plan.curve import Answer
 from engram.training import replay
 
+Patch = pytest.MonkeyPatch
 SPECIAL = [0, 1, 2]  # of the bundled model
 
 
@@ -59,7 +60,7 @@ class Odd:
         return found * (2 if likely else 1)
 
 
-def answered(odd: Odd, data: Path, place: Path, patch: pytest.MonkeyPatch, adapter: Path | None = None) -> Any:
+def answered(odd: Odd, data: Path, place: Path, patch: Patch, adapter: Path | None = None) -> Any:
     patch.setattr(backends, "get", lambda _: odd)
     patch.setattr(replay, "likely", lambda *_: [None])
     stage = "tuned" if adapter else "baseline"
@@ -68,7 +69,7 @@ def answered(odd: Odd, data: Path, place: Path, patch: pytest.MonkeyPatch, adapt
 
 @pytest.mark.parametrize("said", [[], SPECIAL, None], ids=["empty", "special tokens", "endless"])
 def test_an_odd_answer_is_scored_compared_and_shown(
-    said: Sequence[int] | None, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    said: Sequence[int] | None, small_data: Path, tmp_path: Path, monkeypatch: Patch, capsys: Any
 ) -> None:
     place, adapter = tmp_path / "results" / "mlx", tmp_path / "adapters" / "mlx"
     adapter.mkdir(parents=True)
@@ -94,9 +95,7 @@ def test_an_odd_answer_is_scored_compared_and_shown(
 
 
 @pytest.mark.parametrize("nats", [float("nan"), float("inf")])
-def test_losses_that_are_no_numbers_name_their_rows(
-    nats: float, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_losses_that_are_no_numbers_are_said(nats: float, small_data: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     error = refusal(answered, Odd([], nats), small_data, tmp_path, monkeypatch)
     rows = [json.loads(line)["id"] for line in (small_data / "test.jsonl").read_text("utf-8").splitlines()]
     assert f"the model gives no numbers for {len(rows)} of {len(rows)} rows" in str(error)

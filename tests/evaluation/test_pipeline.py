@@ -86,15 +86,13 @@ def linked() -> None:
 
 PATTERNS = "my patterns/team facts.yaml"
 AFTER_DATA = dict.fromkeys(ALL[1:], "after data")
+EDITED = {"data": f"{PATTERNS} changed", **AFTER_DATA}
 TAUGHT = dict.fromkeys(ALL[3:], "after train")
 BOTH = {"tuned": "after train", "compare": "after baseline"}
 MODEL = "the files of the model own changed"
 CASES: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
     "a new time": (lambda: os.utime(PATTERNS), {}),
-    "an edit": (
-        rewritten(PATTERNS, lambda text: text.replace(b"green", b"olive")),
-        {"data": f"{PATTERNS} changed", **AFTER_DATA},
-    ),
+    "an edit": (rewritten(PATTERNS, lambda text: text.replace(b"green", b"olive")), EDITED),
     "a rename": (
         lambda: Path(PATTERNS).rename("my patterns/b.yaml"),
         {"data": "my patterns/b.yaml is new, team facts.yaml is gone", **AFTER_DATA},
@@ -103,7 +101,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
         lambda: shutil.copy(PATTERNS, "my patterns/b.YAML"),
         {"data": "my patterns/b.YAML is new", **AFTER_DATA},
     ),
-    "a symlink to other patterns": (linked, {"data": f"{PATTERNS} changed", **AFTER_DATA}),
+    "a symlink to other patterns": (linked, EDITED),
     "rows edited by hand": (
         rewritten("data/train.jsonl"),
         {"data": "changed or gone since the manifest was written: train.jsonl", **AFTER_DATA},
@@ -197,9 +195,8 @@ def test_one_process_gives_the_numbers_of_separate_ones(here: Path, backend: str
             call = [sys.executable, "-m", "engram.cli", *command[:1], *words, *command[1:]]
             subprocess.run(call, check=True, capture_output=True)
         results = Path(place, "results", backend)
-        found = {
-            stage: _untimed(json.loads((results / f"{stage}.json").read_text())) for stage in ("baseline", "tuned")
-        }
+        both = ("baseline", "tuned")
+        found = {stage: _untimed(json.loads((results / f"{stage}.json").read_text())) for stage in both}
         return {**found, "weights": next(Path(place, "adapters", backend).glob("*.safetensors")).read_bytes()}
 
     together = run("one", ["run", "--patterns", "my patterns", "demo", "--", "--width", "80"])

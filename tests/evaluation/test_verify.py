@@ -122,10 +122,8 @@ def test_runs_beside_each_other_are_verified_from_their_answers(tmp_path: Path) 
     edit(tmp_path / "results/comparison.json", "pairs", 0, "splits", "recall", "exact", to=0.25)
     edit(tmp_path / "results/comparison.json", "pairs", 0, "same_answers", "tuned_test", "share", to=0.5)
     found = problems(tmp_path, "comparison.json")
-    assert [line.split(":")[0] for line in found] == [
-        "pairs[0].splits.recall.exact",
-        "pairs[0].same_answers.tuned_test.share",
-    ]
+    edited = ["pairs[0].splits.recall.exact", "pairs[0].same_answers.tuned_test.share"]
+    assert [line.split(":")[0] for line in found] == edited
 
 
 def test_a_summary_of_seeds_is_verified_from_its_runs(tmp_path: Path) -> None:

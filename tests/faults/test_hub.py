@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from packs import refusal
 
 from engram.models import hub, model
 from engram.support.errors import EngramError
@@ -35,8 +36,7 @@ def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_other_bytes_of_the_right_length_are_refused_by_their_hash(tmp_path: Path) -> None:
     with served("file is other bytes") as made, asked_at(made.address, tmp_path):
-        with pytest.raises(EngramError, match="their hash is another"):
-            hub.fetch(HUB_ID, QUICK)
+        assert "their hash is another" in str(refusal(hub.fetch, HUB_ID, QUICK))
         assert hub.cached(HUB_ID) is None
 
 
@@ -49,8 +49,7 @@ def test_a_lock_that_another_process_holds_is_not_waited_for(tmp_path: Path) -> 
         assert locks
         for lock in locks:
             fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(EngramError, match="it sent 0 bytes"):
-            hub.fetch(HUB_ID, QUICK)
+        assert "it sent 0 bytes" in str(refusal(hub.fetch, HUB_ID, QUICK))
         for lock in locks:
             lock.close()
         hub.fetch(HUB_ID, QUICK)
@@ -78,9 +77,8 @@ def test_auto_takes_the_bundled_model_within_seconds(tmp_path: Path, monkeypatch
 def test_a_cache_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     with served() as made, asked_at(made.address, tmp_path / "cache"):
-        with pytest.raises(EngramError, match="the hub's cache cannot be written") as caught:
-            hub.fetch(HUB_ID, QUICK)
-        assert "HF_HOME" in caught.value.fix
+        error = refusal(hub.fetch, HUB_ID, QUICK)
+        assert "the hub's cache cannot be written" in str(error) and "HF_HOME" in error.fix
 
 
 def no_network(*arguments: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:

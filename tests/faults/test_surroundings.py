@@ -41,8 +41,7 @@ HEAVY: tuple[tuple[str, ...], ...] = (
     ("verify-model", *WHERE, "--model", "tiny"),
     ("video-prep", *WHERE, "--model", "tiny", "--patterns", "pack.yaml"),
 )
-
-
+Ended = list[tuple[tuple[str, ...], int, str]]
 SOUND = {"--help", "packs", "models", "doctor", "resolve-model", "data", "init", "import", "compare", "record"}
 WRONG = {"missing.yaml", "no_such=1", "x", "missing"}
 
@@ -91,13 +90,13 @@ def usable(before: Callable[[], Any]) -> bool:
         return False
 
 
-def ended(place: Surroundings, run: Run) -> list[tuple[tuple[str, ...], int, str]]:
+def ended(place: Surroundings, run: Run) -> Ended:
     """Each command's exit code and what it wrote to standard error, in a folder with a stored run."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to another user
         return _ended(place, run, Path(folder))
 
 
-def _ended(place: Surroundings, run: Run, root: Path) -> list[tuple[tuple[str, ...], int, str]]:
+def _ended(place: Surroundings, run: Run, root: Path) -> Ended:
     work = root / place.folder
     shutil.copytree(run.root, work)
     (work / "adapters").mkdir()
@@ -129,15 +128,13 @@ def _ended(place: Surroundings, run: Run, root: Path) -> list[tuple[tuple[str, .
 
 
 @pytest.fixture(scope="module")
-def usual(run: Run) -> list[tuple[tuple[str, ...], int, str]]:
+def usual(run: Run) -> Ended:
     return ended(SURROUNDINGS["a usual shell"], run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_every_command_ends_as_in_a_usual_shell(
-    name: str, usual: list[tuple[tuple[str, ...], int, str]], run: Run
-) -> None:
+def test_every_command_ends_as_in_a_usual_shell(name: str, usual: Ended, run: Run) -> None:
     place = SURROUNDINGS[name]
     if place.before and not usable(place.before):
         pytest.skip("this user can't become another, or another can't read the checkout")

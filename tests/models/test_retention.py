@@ -26,9 +26,7 @@ def test_tiny_brings_its_own_and_others_get_the_bundled_ones(tmp_path: Path) -> 
     for known in (own, other):
         assert min(len(known.of_kind(kind)) for kind in ("text", "chat")) >= 20
         few = known.first(3)
-        assert {kind: few.of_kind(kind) for kind in ("text", "chat")} == {
-            kind: known.of_kind(kind)[:3] for kind in ("text", "chat")
-        }
+        assert all(few.of_kind(kind) == known.of_kind(kind)[:3] for kind in ("text", "chat"))
         assert (few.name, len(few.rows)) == (f"{known.name}, 3 of each kind", 6) and known.first(0) is known
         assert len({row.id for row in known.rows}) == len(known.rows)
 
@@ -73,10 +71,7 @@ def test_a_run_measures_every_general_row_before_and_after(run: Run) -> None:
         ("{", "heldout.jsonl:1 JSONError: 1:2 Expecting property name"),
         ('{"kind": "poem"}', "heldout.jsonl:1 KeyError: 'poem'"),
         ('{"kind": "text", "text": " "}', "heldout.jsonl:1 ValueError: text is empty"),
-        (
-            '{"kind": "chat", "messages": [{"role": "user", "content": "x"}]}',
-            "heldout.jsonl:1 ValueError: the last two",
-        ),
+        ('{"kind": "chat", "messages": [{"role": "user", "content": "x"}]}', "heldout.jsonl:1 ValueError: the last"),
         ('{"kind": "text", "text": "x"}', "no row of the kind 'chat'"),
     ],
 )

@@ -48,17 +48,12 @@ def test_there_are_as_many_patterns_as_promised(kind: str, least: int) -> None:
 
 
 def test_there_are_four_packs_of_fifty_facts_or_more() -> None:
-    assert {name: len(patterns) for name, patterns in PACKS.items()} == {
-        **{"acronyms": 81, "capitals": 128},
-        **{"http": 120, "ports": 86},
-    }
+    sizes = {name: len(patterns) for name, patterns in PACKS.items()}
+    assert sizes == {"acronyms": 81, "capitals": 128, "http": 120, "ports": 86}
     assert all({pattern.kind for pattern in patterns} == {name} for name, patterns in PACKS.items())
 
 
 def test_categories_are_large_enough_to_hold_some_out() -> None:
-    families = Counter(pattern.category for pattern in PATTERNS if pattern.rule)
-    assert len(families) >= 15 and min(families.values()) >= 40
-    assert all(pattern.rule.taught <= 12 for pattern in PATTERNS if pattern.rule)
     counts = Counter((pattern.kind, pattern.category) for patterns in PACKS.values() for pattern in patterns)
     assert min(counts.values()) >= 5 and len(counts) == len({category for _, category in counts})
 
@@ -124,9 +119,7 @@ def test_a_bare_python_answer_compiles() -> None:
 
 
 def test_stems_and_their_completions_are_python_together() -> None:
-    stems = [
-        pattern for pattern in PATTERNS if pattern.kind == "code_idioms" and not pattern.input.startswith("Python")
-    ]
+    stems = [pattern for pattern in PATTERNS if pattern.input in STEMS]
     for pattern in stems:
         joint = "" if pattern.input.endswith(("(", ".")) else " "
         compile(f"{pattern.input}{joint}{pattern.output}\n    pass", pattern.place, "exec")
@@ -142,9 +135,6 @@ def test_broken_lines_are_broken_and_their_fixes_change_little() -> None:
 
 def test_no_bundled_file_is_forgotten() -> None:
     assert sorted(path.stem for path in bundled("patterns").glob("*.y*ml")) == sorted({p.kind for p in PATTERNS})
-
-
-# the packs
 
 
 @pytest.mark.parametrize("two", [*combinations(["patterns", *PACKS], 2)], ids="+".join)
@@ -174,13 +164,10 @@ def test_classes_are_those_of_rfc_9110() -> None:
 # the pack's wording of a service: its name and protocol in the list of services
 SERVICES = {
     "FTP control": "ftp", "SSH": "ssh", "Telnet": "telnet", "SMTP": "smtp", "WHOIS": "whois", "TACACS": "tacacs",
-    "DNS": "domain", "a BOOTP or DHCP server": "bootps/udp", "a BOOTP or DHCP client": "bootpc/udp",
-    "TFTP": "tftp/udp",
-    "Gopher": "gopher", "Finger": "finger", "HTTP": "http", "Kerberos": "kerberos", "POP3": "pop3",
-    "the portmapper of Sun RPC": "sunrpc", "NNTP": "nntp", "NTP": "ntp/udp",
-    "the NetBIOS name service": "netbios-ns/udp",
+    "DNS": "domain", "a BOOTP or DHCP server": "bootps/udp", "a BOOTP or DHCP client": "bootpc/udp", "TFTP": "tftp/udp",
+    "Gopher": "gopher", "Finger": "finger", "HTTP": "http", "Kerberos": "kerberos", "POP3": "pop3", "NTP": "ntp/udp",
+    "the portmapper of Sun RPC": "sunrpc", "NNTP": "nntp", "the NetBIOS name service": "netbios-ns/udp", "BGP": "bgp",
     "the NetBIOS session service": "netbios-ssn", "IMAP": "imap2", "SNMP": "snmp", "SNMP traps": "snmp-trap",
-    "BGP": "bgp",
     "LDAP": "ldap", "HTTPS": "https", "SMB without NetBIOS": "microsoft-ds", "ISAKMP": "isakmp/udp", "RTSP": "rtsp",
     "mail submission": "submission", "IPP printing": "ipp", "LDAP over TLS": "ldaps", "rsync": "rsync",
     "FTP control over TLS": "ftps", "IMAP over TLS": "imaps", "POP3 over TLS": "pop3s", "SOCKS": "socks",

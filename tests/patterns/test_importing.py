@@ -62,8 +62,7 @@ def refused(result: Result, *problems: str, out: str = "faq.yaml") -> None:
 def test_a_table_becomes_a_pattern_file() -> None:
     write("faq.csv", 'Question,Answer,Category\nWho?,"Ann, Bob",people\n"Where\nnow?","the ""old"" house",\n')
     result = bring("faq.csv", out="mine/faq.yaml")
-    said = "faq.csv:3: this row goes on to line 4, in quotes\n"
-    said += "mine/faq.yaml: 2 patterns in 2 categories\nnext: engram validate mine/faq.yaml --advise\n"
+    said = "mine/faq.yaml: 2 patterns in 2 categories\nnext: engram validate mine/faq.yaml --advise\n"
     assert (result.exit_code, result.stdout, result.stderr) == (0, said, "")
     assert Path("mine/faq.yaml").read_text() == (
         '# Imported from "faq.csv"\nname: "faq"\nexamples:\n'
@@ -72,6 +71,9 @@ def test_a_table_becomes_a_pattern_file() -> None:
     )
     assert pairs("mine/faq.yaml") == [("Who?", "Ann, Bob", "people"), ("Where\nnow?", 'the "old" house', "faq")]
     assert [path.name for path in Path("mine").iterdir()] == ["faq.yaml"]
+
+
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -87,15 +89,11 @@ def test_a_table_becomes_a_pattern_file() -> None:
         ("a.csv", "x,b,a\n", ("--no-header", "--input", "3", "--output", "2", "--category", "1", "--ignore-extra")),
         ("a.csv", "a:b\n", ("--no-header", "--delimiter", ":")),
         ("a.csv", "id,input,output\n7,a,b\n", ("--ignore-extra",)),
-        ("a.jsonl", '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n', ()),
+        ("a.jsonl", lines({"messages": TURNS}), ()),
         ("a.jsonl", '\n{"prompt": "a", "completion": "b", "category": null}\r\n', ()),
         ("a.ndjson", '{"instruction": "a", "input": "", "output": "b"}', ()),
         ("a.json", '[{"instruction": "a", "output": "b"}]', ()),
-        (
-            "a.jsonl",
-            '{"id": 3, "messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":1}]}',
-            ("--ignore-extra",),
-        ),
+        ("a.jsonl", lines({"id": 3, "messages": [TURNS[0], TURNS[1] | {"weight": 1}]}), ("--ignore-extra",)),
         ("a.json", ' [\n {"question": "a",\n "answer": "b"}\n]\n', ()),
         ("a.json", '{"frage": "a", "antwort": "b"}', ("--input", "frage", "--output", "antwort")),
     ],

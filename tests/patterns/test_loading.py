@@ -114,7 +114,6 @@ CATALOGUE: dict[str, tuple[str | bytes, list[str]]] = {
     "a rewording that is another's input": (example("other").replace("output: b", 'output: b\n    also: ["c", "d"]'),
         ["t.yaml:6:5 $.examples[1].input: the input 'c' contradicts t.yaml:3:5 $.examples[0].input: 'b' and 'other'; "
          "keep the one right answer"]),
-    # the text of the file
     # duplicates and contradictions
     "contradiction": (example("no way").replace("input: c", "input: a"),
         ["t.yaml:5:5 $.examples[1].input: the input 'a' contradicts t.yaml:3:5 $.examples[0].input: 'b' and 'no way'; "
@@ -222,13 +221,9 @@ def test_half_a_character_is_refused_whichever_parser_reads_it(monkeypatch: pyte
     assert len("".join(found).encode()) > 0
 
 
-# what loads
-
-
 def test_the_plans_bare_list_loads_under_the_files_name() -> None:
-    found = load(
-        '- input: "for i in range("\n  output: "len(items)):"\n- input: a\n  output: b\n  category: c\n', "idioms.yml"
-    )
+    text = '- input: "for i in range("\n  output: "len(items)):"\n- input: a\n  output: b\n  category: c\n'
+    found = load(text, "idioms.yml")
     assert [(p.input, p.output, p.kind, p.category) for p in found] == [
         ("for i in range(", "len(items)):", "idioms", "idioms"),
         ("a", "b", "idioms", "c"),
@@ -247,9 +242,6 @@ def test_an_id_depends_on_the_normalised_input_alone() -> None:
     first, second = load(example("d"))
     assert first.id == pattern_id("  a\n") == load("- {input: a, output: else}\n")[0].id != second.id
     assert first.id == "ca978112ca1b"  # of SHA-256("a"): the splits of every pack hang on it
-
-
-# which files
 
 
 def test_files_are_found_in_a_folder_by_name_and_by_commas() -> None:
@@ -274,13 +266,9 @@ def test_without_a_folder_of_ones_own_the_bundled_files_are_found() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (
-            "no/where",
-            "no/where: no such pattern file or folder\n"
-            "  fix: give a folder of .yaml files, or a pack's name: PATTERNS=DIR",
-        ),
+        ("no/where", f"no/where: no such pattern file or folder\n  fix: {loading.FIX}"),
         ("empty", "empty: no .yaml file in this folder\n  fix: put a pattern file there, see patterns/facts.yaml"),
-        (" , ", " , : no pattern file is named\n  fix: give a folder of .yaml files, or a pack's name: PATTERNS=DIR"),
+        (" , ", f" , : no pattern file is named\n  fix: {loading.FIX}"),
     ],
 )
 def test_a_place_without_patterns_is_refused(spec: str, message: str) -> None:

@@ -15,11 +15,6 @@ def wrong(recipe: str, **overrides: str) -> tuple[str, ...]:
     return refusal(load_config, recipe, 10**6, 0, overrides).problems
 
 
-def from_file(tmp_path: Path, text: str) -> tuple[str, ...]:
-    (tmp_path / "own.yaml").write_text(text)
-    return wrong(str(tmp_path / "own.yaml"))
-
-
 def test_the_seed_recipe_is_the_plans() -> None:
     config = load_config("seed", 135_000_000, seed=3)
     assert (config.steps, config.learning_rate, config.rank, config.batch_size) == (100, 1e-5, 8, 4)
@@ -94,7 +89,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "problem"),
+    ("text", "problem"),
     [
         ("rank: yes", "rank = True is not a whole number"),
         ("rank: 8.0", "rank = 8.0 is not a whole number"),
@@ -106,15 +101,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         ("learning_rate: .inf", "learning_rate = inf is not a finite number"),
         (f"learning_rate: {'9' * 400}", f"learning_rate = {'9' * 59}… is not a number"),
         ("seed: 3", "unknown setting 'seed'; the seed has its own option (--seed)"),
-    ],
-)
-def test_a_recipe_files_values_are_checked_too(line: str, problem: str, tmp_path: Path) -> None:
-    assert from_file(tmp_path, line + "\n") == (f"{tmp_path}/own.yaml:1:1: {problem}",)
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
+        # and what is no recipe at all, with the place
         ("", ":1:1 not a mapping of settings"),
         ("- rank\n", ":1:1 not a mapping of settings"),
         ("rank: 8\nrank: 9\n", ":2:1 the key 'rank' is used twice; keep one of them"),
@@ -125,8 +112,10 @@ def test_a_recipe_files_values_are_checked_too(line: str, problem: str, tmp_path
         ("rank: 8\n\talpha: 1\n", ":2:1 a tab is used where YAML needs spaces; replace the tab by spaces"),
     ],
 )
-def test_a_recipe_file_that_is_none_is_refused_with_the_place(text: str, problem: str, tmp_path: Path) -> None:
-    assert from_file(tmp_path, text) == (f"{tmp_path}/own.yaml{problem}",)
+def test_a_recipe_files_values_are_checked_too(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    place = "" if problem.startswith(":") else ":1:1: "
+    assert wrong(str(tmp_path / "own.yaml")) == (f"{tmp_path}/own.yaml{place}{problem}",)
 
 
 def test_an_unknown_recipe_and_a_missing_file_say_what_to_do(tmp_path: Path) -> None:

@@ -24,17 +24,15 @@ def state(step: int) -> State:
     return State({"weight": Tensor("F32", (1,), bytes([step, 0, 0, 0]))}, {"random": 0})
 
 
-def followed(recalls: list[float], config: Config, steps: int = 12, keeper: Keeper | None = None) -> Curve:
-    """A run whose validation passes find these recalls, at the beginning and after every second step."""
+def followed(
+    recalls: list[float], config: Config, steps: int = 12, keeper: Keeper | None = None, losses: Any = (1.0,) * 12
+) -> Curve:
+    """A run whose validation passes find these recalls and losses, at the beginning and after every second step."""
     curve = Curve(Quiet(), Plan([BATCH] * steps, [BATCH]), config, keeper)
-    checks = iter(recalls[len(curve.validation) :])
-
-    def measure() -> tuple[float, float]:
-        return 1.0, next(checks)
-
+    checks = iter([*zip(losses, recalls)][len(curve.validation) :])
     with curve.running(lambda: state(len(curve.losses)), lambda: state(len(curve.losses)).tensors):
-        curve.begin(measure)
-        while curve.step(0.5, 1.0, measure):
+        curve.begin(lambda: next(checks))
+        while curve.step(0.5, 1.0, lambda: next(checks)):
             pass
     return curve
 
@@ -63,13 +61,7 @@ def test_a_run_ends_when_the_patterns_are_known_and_keeps_its_best(recalls: list
 
 
 def test_of_equal_recall_the_lower_loss_is_kept() -> None:
-    curve = Curve(Quiet(), Plan([BATCH] * 6, [BATCH]), CONFIG)
-    found = iter([(3.0, 0.0), (1.0, 0.5), (0.8, 0.5), (0.9, 0.5)])
-    with curve.running(lambda: state(0), dict):
-        curve.begin(lambda: next(found))
-        while curve.step(0.5, 1.0, lambda: next(found)):
-            pass
-    assert ended(curve)[1] == 4
+    assert ended(followed([0.0, 0.5, 0.5, 0.5], CONFIG, 6, losses=(3.0, 1.0, 0.8, 0.9)))[1] == 4
 
 
 def test_a_fixed_number_of_steps_keeps_the_last() -> None:

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from packs import refusal
 
 from engram.plan import documents
 from engram.support import machine, schema
@@ -41,7 +42,5 @@ def test_an_invalid_document_is_never_written(tmp_path: Path) -> None:
 def test_a_broken_document_is_refused_with_the_command_that_makes_it(tmp_path: Path, content: str) -> None:
     path = tmp_path / "comparison.json"
     path.write_text(content)
-    with pytest.raises(EngramError) as caught:
-        documents.read(path, "comparison", "make compare")
-    assert caught.value.where in (str(path), f"{path}:1:1", f"{path}:1:2")
-    assert caught.value.fix
+    error = refusal(documents.read, path, "comparison", "make compare")
+    assert error.where in (str(path), f"{path}:1:1", f"{path}:1:2") and error.fix

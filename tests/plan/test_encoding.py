@@ -27,7 +27,6 @@ from engram.patterns.loading import find_files, load_patterns
 from engram.plan import batches as batching
 from engram.plan.batches import Batch, encode, make_batch, plan_batches, plan_replay, plan_validation
 from engram.plan.config import Config, learning_rates
-from engram.support.errors import EngramError
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +137,9 @@ def test_many_are_encoded_as_each_of_them(encoder: Encoder) -> None:
 
 def test_too_long_rows_are_named(encoder: Encoder) -> None:
     rows = split(load_patterns(find_files()), seed=0)["train"][:3]
-    with pytest.raises(EngramError, match="longer than max_length = 10") as caught:
-        encode(encoder, rows, 10)
-    assert len(caught.value.problems) == 3
-    assert rows[0].id in caught.value.problems[0]
+    error = refusal(encode, encoder, rows, 10)
+    assert "longer than max_length = 10" in error.what
+    assert len(error.problems) == 3 and rows[0].id in error.problems[0]
 
 
 def test_every_row_occurs_once_in_each_pass(encoded: list[Encoded]) -> None:
@@ -252,14 +250,13 @@ def test_a_conversation_is_asked_as_the_template_renders_it(encoder: Encoder) ->
 
 
 def test_more_steps_than_anybody_runs_are_not_planned(encoded: list[Encoded]) -> None:
-    with pytest.raises(EngramError, match="steps, at most 1,000,000 run"):
-        plan_batches(encoded * 2000, Config(epochs=10_000.0, batch_size=1))
+    error = refusal(plan_batches, encoded * 2000, Config(epochs=10_000.0, batch_size=1))
+    assert "steps, at most 1,000,000 run" in error.what
 
 
 def test_a_tokenizer_that_fails_when_it_is_used_is_refused(tmp_path: Path) -> None:
     broken = odd_tiny(tmp_path / "broken", "tokenizer_config.json", lambda found: found.update(model_max_length=[1]))
-    with pytest.raises(EngramError, match="broken: the tokenizer cannot be used"):
-        load_encoder(broken)
+    assert "broken: the tokenizer cannot be used" in str(refusal(load_encoder, broken))
 
 
 def test_a_row_that_memory_cannot_hold_is_refused_before_the_first_step() -> None:

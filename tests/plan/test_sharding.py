@@ -40,6 +40,7 @@ BATCHES = [
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_the_shares_are_the_batch(batch: Batch, size: int) -> None:
+    assert share(batch, Ranks()) is batch
     parts = [share(batch, Ranks(rank, size)) for rank in range(size)]
     assert sorted(one for part in parts for one in learned(part)) == sorted(learned(batch))
     assert sum(part.answer_tokens for part in parts) == batch.answer_tokens
@@ -54,14 +55,8 @@ def test_the_shares_are_the_batch(batch: Batch, size: int) -> None:
         assert part.answer_tokens or not part.weights.any()
 
 
-def test_one_process_has_the_batch_itself() -> None:
-    assert share(BATCHES[0], Ranks()) is BATCHES[0]
-
-
 def test_padding_is_cut_to_what_a_share_needs() -> None:
-    short = next(
-        share(BATCHES[0], Ranks(rank, 2)) for rank in (0, 1) if "d" not in share(BATCHES[0], Ranks(rank, 2)).ids
-    )
+    (short,) = (part for part in (share(BATCHES[0], Ranks(rank, 2)) for rank in (0, 1)) if "d" not in part.ids)
     assert short.lengths.max() <= short.tokens.shape[1] == 28 < BATCHES[0].tokens.shape[1]
 
 

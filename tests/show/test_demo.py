@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from documents import edit
+from packs import refusal
 from screens import on_a_terminal
 from small_run import Run
 
@@ -19,21 +21,17 @@ from engram.dataset import rows as examples
 from engram.evaluation import compare
 from engram.plan import documents
 from engram.show.demo import answers, demo, figures, material
-from engram.support.errors import EngramError
 
 
 def perform(run: Run, folder: Path, quick: bool = True, **others: Any) -> None:
-    demo.perform(
-        None if quick else Loaded("mlx", run.model),
-        run.root / "adapter",
-        run.root / "data",
-        folder / "mlx",
-        patterns=str(run.root / "pack.yaml"),
-        **others,
-    )
+    loaded, patterns = None if quick else Loaded("mlx", run.model), str(run.root / "pack.yaml")
+    demo.perform(loaded, run.root / "adapter", run.root / "data", folder / "mlx", patterns=patterns, **others)
 
 
-def test_pipe_gets_plain_text_with_numbers_and_intervals(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pipe_gets_plain_text_with_numbers_and_intervals_at_once(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("nobody watches a pipe"))
     perform(run, run.root / "results")
     out = capsys.readouterr().out
     assert "\x1b" not in out
@@ -64,11 +62,6 @@ def test_a_narrow_terminal_is_told_what_is_needed_and_gets_text(run: Run) -> Non
 def test_the_width_asked_for_is_kept(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     perform(run, run.root / "results", manner=demo.Manner(width=70))
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 70
-
-
-def test_no_waiting_through_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("nobody watches a pipe"))
-    perform(run, run.root / "results")
 
 
 def test_live_answers_are_the_stored_ones(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,24 +131,16 @@ def test_a_table_row_is_shown_with_what_it_is_put_into() -> None:
 def test_an_unproved_difference_is_not_shown_and_a_loss_is_said(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(run.root / "results", tmp_path / "results")
-    path = tmp_path / "results" / "mlx" / "comparison.json"
-    document = json.loads(path.read_text())
-    change = {
-        "n": 10, "exact": 0.1, "ci95": [-0.1, 0.3], "p_value": 0.6, "fixed": 2, "broken": 1, "verdict": "not shown",
-    }  # fmt: skip
-    document["improvement"]["generalization"] = change
-    document["retention"]["text"] |= {
-        "before": 10.0, "after": 20.0, "nats": 0.69, "ci95": [0.5, 0.9], "verdict": "loss",
-    }  # fmt: skip
-    document["retention"]["chat"] |= {"verdict": "not shown"}
-    documents.write(path, document, "comparison")
+    path = shutil.copytree(run.root / "results", tmp_path / "results") / "mlx" / "comparison.json"
+    change = {"n": 10, "exact": 0.1, "ci95": [-0.1, 0.3], "p_value": 0.6, "fixed": 2, "broken": 1}
+    edit(path, "improvement", "generalization", to=change | {"verdict": "not shown"})
+    worse = {"before": 10.0, "after": 20.0, "nats": 0.69, "ci95": [0.5, 0.9], "verdict": "loss"}
+    edit(path, "retention", "text", to=run.comparison["retention"]["text"] | worse)
+    edit(path, "retention", "chat", "verdict", to="not shown")
     perform(run, tmp_path / "results")
     out = " ".join(capsys.readouterr().out.split())
-    assert (
-        "Not shown: an effect on generalization (members of rules, never taught): +10.0 points [-10.0, +30.0], p = 0.6"
-        in out
-    )
+    said = "an effect on generalization (members of rules, never taught): +10.0 points [-10.0, +30.0], p = 0.6"
+    assert f"Not shown: {said}" in out
     assert "Not shown: an effect on recall" not in out
     assert "Lost: general text is predicted worse: perplexity 10 → 20, +0.69 nats per token [+0.50, +0.90]" in out
     assert "Lost: general chat" not in out
@@ -168,12 +153,8 @@ def test_what_could_not_be_measured_is_named(run: Run) -> None:
     found = figures.findings(document)
     assert any(f.head == "Not measured" and f.text.startswith("generalization") for f in found)
     assert figures.Finding("Still wrong", "7 of 100 taught patterns.") in found
-    assert not any(f.head == "Still wrong" for f in figures.findings(_all_right(document)))
-
-
-def _all_right(document: dict[str, Any]) -> dict[str, Any]:
     document["tuned"]["recall"] |= {"exact": 1.0}
-    return document
+    assert not any(f.head == "Still wrong" for f in figures.findings(document))
 
 
 def spoiled(run: Run, folder: Path, text: str) -> None:
@@ -201,44 +182,31 @@ def test_no_text_drives_the_terminal(run: Run, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_results_of_another_model_or_adapter_are_refused(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.root / "results", tmp_path / "results")
-    place = tmp_path / "results" / "mlx"
-    tuned = json.loads((place / "tuned.json").read_text())
-    tuned["adapter"]["sha256"] = "0" * 64
-    documents.write(place / "tuned.json", tuned, "result")
+    place = shutil.copytree(run.root / "results", tmp_path / "results") / "mlx"
+    edit(place / "tuned.json", "adapter", "sha256", to="0" * 64)
     compare.compare(place)
-    with pytest.raises(EngramError, match="the results are of another adapter") as caught:
-        perform(run, tmp_path / "results", quick=False)
-    assert caught.value.fix == "make demo"
-    document = json.loads((place / "comparison.json").read_text())
-    document["model"] |= {"weights_sha256": "0" * 64, "name": "another"}
-    documents.write(place / "comparison.json", document, "comparison")
-    with pytest.raises(EngramError, match=r"the results are of another model \(another\)"):
-        perform(run, tmp_path / "results", quick=False)
+    error = refusal(perform, run, tmp_path / "results", False)
+    assert (error.what, error.fix) == ("the results are of another adapter", "make demo")
+    edit(place / "comparison.json", "model", "weights_sha256", to="0" * 64)
+    edit(place / "comparison.json", "model", "name", to="another")
+    assert refusal(perform, run, tmp_path / "results", False).what == "the results are of another model (another)"
 
 
 def test_missing_results_name_the_command(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(EngramError, match="no results yet") as caught:
-        perform(run, tmp_path)
-    assert caught.value.fix == "make demo BACKEND=mlx"
-    shutil.copytree(run.root / "results", tmp_path / "some")
-    (tmp_path / "some" / "mlx" / "comparison.json").unlink()
-    with pytest.raises(EngramError, match="no such result") as caught:
-        perform(run, tmp_path / "some")
-    assert caught.value.fix == "make compare"
+    error = refusal(perform, run, tmp_path)
+    assert (error.what, error.fix) == ("no results yet", "make demo BACKEND=mlx")
+    (shutil.copytree(run.root / "results", tmp_path / "some") / "mlx" / "comparison.json").unlink()
+    error = refusal(perform, run, tmp_path / "some")
+    assert "no such result" in error.what and error.fix == "make compare"
 
 
 def test_results_of_other_data_and_stale_ones_are_refused(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.root / "results", tmp_path / "results")
-    path = tmp_path / "results" / "mlx" / "comparison.json"
-    document = json.loads(path.read_text())
-    documents.write(path, document | {"data": {"manifest_sha256": "0" * 64, "seed": 0}}, "comparison")
-    with pytest.raises(EngramError, match="the results are of other data") as caught:
-        perform(run, tmp_path / "results")
-    assert caught.value.fix == "make demo"
-    documents.write(path, document | {"sources": {"baseline": "0" * 64, "tuned": "0" * 64}}, "comparison")
-    with pytest.raises(EngramError, match=r"changed since comparison\.json was made"):
-        perform(run, tmp_path / "results")
+    path = shutil.copytree(run.root / "results", tmp_path / "results") / "mlx" / "comparison.json"
+    edit(path, "data", "manifest_sha256", to="0" * 64)
+    error = refusal(perform, run, tmp_path / "results")
+    assert "the results are of other data" in error.what and error.fix == "make demo"
+    edit(path, "sources", to={"baseline": "0" * 64, "tuned": "0" * 64})
+    assert "changed since comparison.json was made" in str(refusal(perform, run, tmp_path / "results"))
 
 
 @pytest.mark.parametrize("speed", ["0.4", "11", "-1", "nan", "fast"])
@@ -251,12 +219,10 @@ def test_answers_grow_by_tokens_and_end_whole() -> None:
     split = answers.splitter("tiny")
     text = "for x, y in zip(a, b):"
     assert len(split(text)) > 5
-    stored = {s: {"answers": [{"id": "1", "answer": text, "ended": True}], "general": []} for s in answers.STAGES}
-    example = examples.Example("1", "1", "k", "c", "tell", "recall", "prompt", text)
-    before, after = answers.replayed([example], stored, split)[0]
-    assert before.steps == after.steps == tuple(split(text))
-    assert before.steps[-1] == len(before.line) == len(text)
-    assert answers.replayed([example], stored)[0][0].steps == ()
+    stored = {"answer": text, "ended": True}
+    shown = answers.stored_answer(stored, split)
+    assert shown.steps == tuple(split(text)) and shown.steps[-1] == len(shown.line) == len(text)
+    assert answers.stored_answer(stored).steps == ()
     assert answers.splitter("nobody/has-this-one") is answers.words
     assert answers.words("one two three") == [3, 7, 13]
 

@@ -14,13 +14,12 @@ from click.testing import CliRunner
 from documents import edit
 from screens import moments
 from small_run import CONFIG, Quiet, Run
-from test_demo_screens import ends, fits
+from test_demo_screens import ends, film, fits
 
 from engram.backends import Loaded
 from engram.cli import main
 from engram.dataset.rows import ASKED, Example
 from engram.evaluation import attribution, compare, erase, evaluate, verify
-from engram.memory import edit as editing
 from engram.memory import table
 from engram.memory.facts import Fact
 from engram.models.tokenizer import load_encoder
@@ -29,7 +28,6 @@ from engram.show.demo import acts, answers, demo, material
 from engram.show.demo import stage as sections
 from engram.show.demo.answers import Shown
 from engram.show.demo.material import Material
-from engram.show.video.cast import Cast, record
 from engram.support.errors import EngramError
 from engram.support.files import sha256
 from engram.training import teach_memory
@@ -65,10 +63,6 @@ def load(root: Path) -> Material:
 def stored(root: Path, name: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((root / "results" / "mlx-memory" / f"{name}.json").read_text())
     return document
-
-
-def film(material: Material, width: int = 100, height: int = 30) -> Cast:
-    return record(lambda console, clock: demo.play(console, clock, material), width, height)
 
 
 def printed(root: Path, capsys: pytest.CaptureFixture[str], run: Run | None = None) -> str:
@@ -284,7 +278,8 @@ def test_marks_stand_under_cells() -> None:
     assert blank.under(0, "a b") == " ◆ "
     cut = dataclasses.replace(answer, ended=False)
     assert cut.under(0, cut.line).endswith("◆  ")  # no mark under what says that it goes on
-    assert answers.shown(Fact("a\x1b\nb", "c")) == "a\\x1b b → c"
+    driving = Shown("x", True, steps=(1,), read=(Fact("a\x1b\nb", "c"),))
+    assert answers.legend([driving]) == ["◆ read from: a\\x1b b → c"]
 
 
 def test_half_a_character_is_no_text_yet(run: Run) -> None:
@@ -315,7 +310,7 @@ def test_why_names_the_fact_of_each_token(taught: Path) -> None:
 def test_a_memory_without_that_fact_is_another(run: Run, spoiled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = spoiled / "adapters" / "mlx-memory"
     known = table.intact(folder)
-    left = editing.deleted(table.read(folder), [stored(spoiled, "erased")["fact"]["input"]])
+    left = table.deleted(table.read(folder), [stored(spoiled, "erased")["fact"]["input"]])
     table.write(folder, table.of(known), left)
     with pytest.raises(EngramError, match="the results are of another adapter"):
         printed(spoiled, capsys, run)

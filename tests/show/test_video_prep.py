@@ -14,15 +14,17 @@ from click.testing import CliRunner
 from documents import edit
 from small_run import Run
 
-from engram.cli import main
+from engram import __version__
+from engram.cli import main, show
 from engram.dataset.build import write_data
 from engram.evaluation import compare
 from engram.patterns.loading import find_files, load_patterns
-from engram.show.prep import checklist, finding, personal, stages
-from engram.show.prep.finding import Finding, Situation
+from engram.show.prep import checklist, personal, stages
+from engram.show.prep.personal import search
+from engram.show.prep.stages import Finding, Situation
 from engram.show.video import cast
-from engram.show.video.cast import caption, record, replay
-from engram.support import schema
+from engram.show.video.cast import Cast, Event
+from engram.support import machine, schema
 
 OWNER = {
     "git's e-mail address": "jane@doe.name", "the home folder": "/home/jdoe", "the git user name": "Jane Doe",
@@ -38,14 +40,15 @@ def house(run: Run, tmp_path: Path) -> Situation:
     (root / "adapters").mkdir()
     shutil.move(root / "adapter", root / "adapters" / "mlx")
     patterns = str(root / "pack.yaml")
-    at = Situation("mlx", "tiny", patterns, root / "data", root / "adapters", root / "results", root / "script.md")
+    place, script = root / "results" / "mlx", root / "script.md"
+    at = Situation("mlx", "tiny", patterns, root / "data", root / "adapters", place, script)
     remade(at)
     return at
 
 
 def remade(at: Situation) -> None:
     """The recordings of the results as they are."""
-    made = record(replay("mlx", at.data, at.results, at.patterns), title=caption("mlx", at.results))
+    made = cast.of_demo(at.place, at.data, at.patterns)
     cast.write(at.place / "demo.cast", made)
     (at.place / "demo.mp4").touch()
     (at.place / "demo.gif").touch()
@@ -58,7 +61,7 @@ def known_owner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 Spoil = Callable[[Situation], object]
-NUMPY = ("provenance", "packages", "numpy")
+NUMPY, SIMILARITY = ("provenance", "packages", "numpy"), ("splits", "recall", "similarity")
 
 
 def look(at: Situation, **environment: str) -> dict[str, Finding]:
@@ -134,11 +137,7 @@ SPOILED: dict[str, tuple[Spoil, list[str], str]] = {
     "other adapter": (other_adapter, ["adapter"], "adapter.sha256"),
     "no adapter": (lambda at: shutil.rmtree(at.adapters), ["adapter"], "not in "),
     "no log": (gone("training.json"), ["adapter", "pipeline"], "no adapter was trained"),
-    "other figure": (
-        changed("tuned", "splits", "recall", "similarity", to=0.5),
-        ["pipeline"],
-        "recall.similarity: 0.5",
-    ),
+    "other figure": (changed("tuned", *SIMILARITY, to=0.5), ["pipeline"], "recall.similarity: 0.5"),
     "answers of another adapter": (ANOTHER, ["pipeline"], "the answers of another adapter"),
     "no comparison": (gone("comparison.json"), ["pipeline"], "no such result"),
     "other packages": (changed("training", *NUMPY, to="0.1"), ["pipeline"], "numpy 0.1 then"),
@@ -164,23 +163,27 @@ def test_each_spoiled_thing_fails_its_own_line(name: str, house: Situation, monk
 
 def test_a_model_that_would_be_downloaded_fails(house: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engram.models.hub.cached", lambda hub_id: None)
-    found = stages.models(replace(house, model="smollm-360m"))
+
+    def models(name: str) -> Finding:
+        return stages.examine(replace(house, model=name))[0]
+
+    found = models("smollm-360m")
     assert (found.state, found.fix) == ("fail", "make verify-model MODEL=smollm-360m")
     edit(house.place / "comparison.json", "model", "weights_sha256", to="0" * 64)
-    assert "has other weights" in stages.models(house).text
-    assert stages.models(replace(house, model="auto")).state == "fail"  # what the results are of, not what auto finds
-    assert stages.models(replace(house, model="nowhere/at/all")).state == "fail"
+    assert "has other weights" in models("tiny").text
+    assert models("auto").state == "fail"  # what the results are of, not what auto finds
+    assert models("nowhere/at/all").state == "fail"
 
 
-def test_a_talking_point_is_a_heading_with_text_under_it() -> None:
+def test_a_talking_point_is_a_heading_with_text_under_it(house: Situation) -> None:
     shown = ["What is taught", "The figures", "Training"]
-    script = "## what is  TAUGHT\nx\n## The figures\n\n## Training\n\n### more\n"
-    assert checklist.lacking(shown, script) == ["The figures"]
-    assert checklist.lacking([], "") == []
+    house.script.write_text("## what is  TAUGHT\nx\n## The figures\n\n## Training\n\n### more\n")
+    assert checklist.talking_points(house, shown).details == ("## The figures",)
+    assert checklist.talking_points(house, shown[:1]).state == "pass"
 
 
 def command(at: Situation) -> list[str]:
-    places = {"patterns": at.patterns, "data": at.data, "adapters": at.adapters, "results": at.results}
+    places = {"patterns": at.patterns, "data": at.data, "adapters": at.adapters, "results": at.place.parent}
     places |= {"script": at.script, "model": "tiny", "backend": "mlx"}
     return ["video-prep", *(f"--{name}={value}" for name, value in places.items())]
 
@@ -213,7 +216,7 @@ def test_the_commands_exit_codes_and_its_questions(house: Situation, monkeypatch
     assert open_questions.exit_code == 2 and "8 pass, 2 warn, 0 fail, 5 ask: not ready" in open_questions.output
     yes = runner.invoke(main, [*command(house), "--yes"])
     assert yes.exit_code == 0 and "13 pass, 2 warn, 0 fail, 0 ask: ready to record" in yes.output, yes.output
-    monkeypatch.setattr(finding, "interactive", lambda: True)
+    monkeypatch.setattr(show, "interactive", lambda: True)
     asked = runner.invoke(main, command(house), input="y\ny\nn\ny\ny\n")
     assert asked.exit_code == 2 and "✗ fail  microphone" in asked.output and "12 pass" in asked.output
     assert [asked.output.count(f"{question} [y/N]") for question, _ in checklist.QUESTIONS.values()] == [1] * 5
@@ -254,3 +257,84 @@ def test_nothing_secret_is_printed(house: Situation, monkeypatch: pytest.MonkeyP
     assert {"the git user name", "the home folder", "the host's short name", "the user name"} <= {*kinds}
     environment = next(one for one in found if one["name"] == "clean environment")
     assert environment["state"] == "warn" and "MY_API_KEY" in environment["text"]
+
+
+def kinds(text: str, of: dict[str, str] = OWNER, public: tuple[str, ...] = (), **environment: str) -> list[str]:
+    return [kind for kind, *_ in search(of, environment, public).hits(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("by JDoe.", ["the user name"]),
+        ("jdoe2 and xjdoe", []),
+        ("Jane  doe", ["the git user name"]),
+        ("plain jane", []),
+        ("cd /home/jdoe/engram", ["the home folder"]),
+        ("cd /Users/sue/x", ["a home folder"]),
+        ("/home/runner/work", []),
+        ("jdoes-laptop.lan$", ["the host name"]),
+        ("jane@doe.name", ["git's e-mail address"]),
+        ("sue.b+c@corp.co.uk,", ["an e-mail address"]),
+        ("a@example.com b@x.test git@github.com:a/b", []),
+        ("@property x @ y", []),
+        ("token=ghp_" + "a1" * 10, ["a GitHub token"]),
+        ("AKIA" + "A1" * 8, ["an AWS access key"]),
+        ("task-sk-" + "a" * 20, ["an API key"]),
+        ("risk-" + "a" * 20, []),
+        ("the value hunter22hunter", ["the value of DB_PASSWORD"]),
+        ("MONKEY=bananabanana", []),
+    ],
+)
+def test_what_is_found(text: str, expected: list[str]) -> None:
+    assert kinds(text, DB_PASSWORD="hunter22hunter", MONKEY="bananabanana", A_KEY="x") == expected
+
+
+def test_names_that_say_nothing_are_not_searched_for() -> None:
+    of = {"the user name": "root", "the host name": "vm", "the home folder": "/root", "the git user name": ""}
+    assert kinds("root of vm: cd /root", of) == []
+
+
+def test_what_is_public_may_be_seen() -> None:
+    assert kinds("sue@corp.com by jdoe", public=("Sue@corp.com", "jdoe")) == []
+    assert kinds("sue@corp.com by jdoe", public=("jdoe",)) == ["an e-mail address"]
+
+
+def test_what_is_found_can_be_concealed() -> None:
+    text = "jdoe: sue@corp.com, jdoe"
+    assert search(OWNER, {}).conceal(text) == "[the user name]: [an e-mail address], [the user name]"
+
+
+def test_a_recording_is_read_off_its_screen_section_by_section() -> None:
+    typed = [(1 + i / 10, "o", f"\x1b[2;3H\x1b[1m{'jane@doe'[: i + 1]}\x1b[0m") for i in range(8)]
+    events = [(0, "o", "a"), (1, "m", "two"), (1, "o", "\x1b[H\x1b[2J╭─╮\r\n│ x"), *typed, (3, "o", "\x1b[3;1Hb │ c")]
+    recording = Cast(20, 5, 4, "", tuple(Event(*event) for event in events))
+    found = list(personal.lines(recording))
+    assert found[0] == ("start", 1, "a")
+    assert ("two", 2, "jane@doe") in found and ("two", 3, "b   c") in found
+    assert found[-1] == ("two", 0, "jane@doe b c")
+    assert personal.titles(recording) == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("size", "state"),
+    [((100, 30), "pass"), ((99, 30), "warn"), ((100, 29), "warn"), ((80, 24), "warn"), ((79, 50), "fail"),
+     ((200, 23), "fail")],
+)  # fmt: skip
+def test_the_size(size: tuple[int, int], state: str) -> None:
+    assert [one.state for one in checklist.terminal(os.terminal_size(size))] == [state, "ask"]
+
+
+def test_without_a_terminal_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    assert checklist.measure() is None
+    assert [one.state for one in checklist.terminal(None)] == ["warn", "warn"]
+
+
+def test_other_packages_and_another_engram_are_changes() -> None:
+    known = {"packages": machine.packages(), "engram": __version__}
+    assert stages.since(known) == []
+    changed = stages.since({"packages": known["packages"] | {"numpy": "0.1"}, "engram": "0.0.1"})
+    assert changed == [
+        f"engram 0.0.1 then, {__version__} now", f"numpy 0.1 then, {machine.packages()['numpy']} now"
+    ]  # fmt: skip

@@ -17,6 +17,8 @@ from engram.support import files
 from engram.support.errors import EngramError
 from engram.support.files import bundled, new_folder, read_bytes, sha256, sha256_text, write_bytes, write_text, writing
 
+Patch = pytest.MonkeyPatch
+
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
@@ -41,9 +43,7 @@ def test_a_file_gets_the_rights_that_any_program_would_give_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file_alone(error: BaseException, tmp_path: Path, monkeypatch: Patch) -> None:
     write_text(tmp_path / "a", "old")
 
     def fail(descriptor: int) -> None:
@@ -92,9 +92,7 @@ def test_a_block_that_fails_leaves_the_old_folder(error: type[BaseException], tm
 
 
 @pytest.mark.parametrize("error", [OSError(16, "busy"), KeyboardInterrupt()])
-def test_a_replacement_that_fails_half_way_puts_the_old_folder_back(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replacement_that_fails_restores_the_folder(error: BaseException, tmp_path: Path, monkeypatch: Patch) -> None:
     make(tmp_path / "a", "old")
     rename = Path.rename
 
@@ -165,9 +163,7 @@ def write_all(texts: dict[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_of_several_files_none_is_changed_where_one_cannot_be_written(
-    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_several_files_none_is_changed_where_one_fails(step: str, tmp_path: Path, monkeypatch: Patch) -> None:
     write_all({tmp_path / "a": "old", tmp_path / "b": "old"})
     flush = files._flush
 
@@ -208,9 +204,7 @@ def test_hashes_are_those_of_the_bytes(tmp_path: Path) -> None:
     assert sha256_text("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_bundled_folders_are_the_checkouts_own_or_the_installed_ones(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_bundled_folders_are_the_checkouts_own_or_the_installed_ones(monkeypatch: Patch, tmp_path: Path) -> None:
     assert (bundled("schemas") / "manifest.schema.json").is_file()
     monkeypatch.setattr(files, "PACKAGE", tmp_path / "site-packages/engram")
     monkeypatch.setattr(files, "BUNDLED", tmp_path / "site-packages/engram/bundled")

@@ -16,6 +16,7 @@ from engram.cli import machine
 from engram.support import gpu
 from engram.support.files import PACKAGE
 
+Patch = pytest.MonkeyPatch
 NVML = {
     **{"NVML_ERROR_LIBRARY_NOT_FOUND": 12, "NVML_ERROR_DRIVER_NOT_LOADED": 9, "NVML_ERROR_LIB_RM_VERSION_MISMATCH": 18},
     **{"NVML_ERROR_UNKNOWN": 999, "NVML_ERROR_NO_PERMISSION": 4, "NVML_ERROR_NOT_SUPPORTED": 3},
@@ -32,7 +33,7 @@ class Error(Exception):
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., gpu.Report]]:
+def driver(monkeypatch: Patch) -> Iterator[Callable[..., gpu.Report]]:
     """The report on a driver of this version with these cards, or one that fails with an error of NVML's."""
 
     def report(
@@ -70,7 +71,7 @@ Driver = Callable[..., gpu.Report]
 
 
 @pytest.fixture(autouse=True)
-def no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_mask(monkeypatch: Patch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -94,18 +95,23 @@ def test_a_usable_card_is_read_whole(driver: Driver) -> None:
         ([], {"container": True}, "started without a GPU", "--gpus all"),
         ([], {"fails": "NVML_ERROR_LIBRARY_NOT_FOUND"}, "no NVIDIA driver is installed", "ubuntu-drivers install"),
         ([], {"fails": "NVML_ERROR_LIBRARY_NOT_FOUND", "container": True}, "started without", "nvidia-container"),
+        ([RTX], {"unsloth": False, "torch_cuda": None}, "Unsloth is not installed", "make setup BACKEND=cuda"),
+        ([RTX], {"torch_cuda": None}, "Unsloth is not installed", "make setup BACKEND=cuda"),
+        ([RTX], {"torch_cuda": ""}, "torch is its CPU build", "make setup BACKEND=cuda"),
+        ([RTX], {"torch_cuda": "13.0"}, "too old for CUDA 13.0", "install driver 580"),
+        # the driver comes first
+        ([RTX], {"version": "535.1", "unsloth": False, "torch_cuda": None}, "too old", "install driver 570"),
     ],
 )
-def test_each_problem_is_named_with_its_remedy(
-    cards: list[Any], state: dict[str, Any], what: str, fix: str, driver: Driver
-) -> None:
-    problem = gpu.problem(driver(*cards, **state))
+def test_each_problem_is_named_with_its_remedy(cards: Any, state: Any, what: str, fix: str, driver: Driver) -> None:
+    packages = {name: state[name] for name in ("unsloth", "torch_cuda") if name in state}
+    problem = gpu.problem(driver(*cards, **{k: v for k, v in state.items() if k not in packages}), **packages)
     assert problem is not None and what in problem.what and fix in problem.fix
     assert "\n" not in problem.what + problem.fix
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_without_nvml_only_the_driver_is_looked_for(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvml_only_the_driver_is_looked_for(found: bool, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(gpu.shutil, "which", lambda _: "/usr/bin/nvidia-smi" if found else None)
     monkeypatch.setattr(gpu, "CONTAINER_MARKS", ())
@@ -116,24 +122,7 @@ def test_without_nvml_only_the_driver_is_looked_for(found: bool, monkeypatch: py
     assert problem.what.startswith("Unsloth is not installed" if found else "no NVIDIA driver is installed")
 
 
-@pytest.mark.parametrize(
-    ("unsloth", "torch_cuda", "version", "what", "fix"),
-    [
-        (False, None, "570", "Unsloth is not installed", "make setup BACKEND=cuda"),
-        (True, None, "570", "Unsloth is not installed", "make setup BACKEND=cuda"),
-        (True, "", "570", "torch is its CPU build", "make setup BACKEND=cuda"),
-        (True, "13.0", "570", "too old for CUDA 13.0", "install driver 580"),
-        (False, None, "535.1", "too old", "install driver 570"),  # the driver comes first
-    ],
-)
-def test_packages_that_do_not_fit_a_usable_card(
-    unsloth: bool, torch_cuda: str | None, version: str, what: str, fix: str, driver: Driver
-) -> None:
-    problem = gpu.problem(driver(RTX, version=version), unsloth=unsloth, torch_cuda=torch_cuda)
-    assert problem is not None and what in problem.what and fix in problem.fix
-
-
-def test_the_first_visible_card_is_the_one_that_counts(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_visible_card_is_the_one_that_counts(driver: Driver, monkeypatch: Patch) -> None:
     report = driver(V100, RTX)
     assert gpu.problem(report) is not None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
@@ -172,9 +161,7 @@ def test_the_gpu_list_is_for_the_driver_that_detection_asks_for() -> None:
 
 
 @pytest.mark.parametrize(("code", "fix"), [(0, ""), (999, "CUDA does not start: reboot")])
-def test_doctor_asks_the_driver_whether_cuda_starts(
-    code: int, fix: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_asks_the_driver_whether_cuda_starts(code: int, fix: str, driver: Driver, monkeypatch: Patch) -> None:
     driver(RTX)
     monkeypatch.setattr(gpu, "torch_build", lambda: ("2.10.0", "12.8"))
     monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(cuInit=lambda flags: code))
@@ -186,9 +173,7 @@ def test_doctor_asks_the_driver_whether_cuda_starts(
 @pytest.mark.parametrize(
     ("command", "said"), [("verify-model --model tiny", "engram: BACKEND=cuda: "), ("doctor", "✗ backend")]
 )
-def test_a_command_without_a_gpu_says_what_is_missing_and_writes_nothing(
-    command: str, said: str, tmp_path: Path
-) -> None:
+def test_a_command_without_a_gpu_says_what_is_missing(command: str, said: str, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "engram.cli", *command.split(), "--backend", "cuda"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -18,16 +17,13 @@ import pytest
 from click.testing import CliRunner
 from packs import refusal
 from safetensors.numpy import load
+from small_run import BACKENDS
 
 from engram import cli
 from engram.plan import checkpoint
 from engram.support import schema
 from engram.training import processes
 
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(package), reason=f"no {package}"))
-    for name, package in (("mlx", "mlx_lm"), ("cpu", "unsloth"))
-]
 # 64 rows: batches of 7, and one of 1, which leaves a process without a row; clipping sees the whole gradient
 PLAIN = {"replay": 3, "batch_size": 7, "steps": 10, "learning_rate": 0.005, "clip": 0.5, "validate_every": 4}
 CURVE = 1e-4  # nats; the largest difference measured is a tenth of it (docs/distributed.md)

@@ -16,7 +16,7 @@ from engram.backends.mlx import model as mlx_model
 from engram.models import retention
 from engram.models.model import Model, resolve
 from engram.models.tokenizer import load_encoder
-from engram.plan.batches import LIKELY, likeliest, make_batch
+from engram.plan.batches import LIKELY, Likely, likeliest, make_batch
 from engram.support.files import cache_folder
 from engram.training import replay
 
@@ -42,7 +42,7 @@ def test_rows_are_made_once_and_a_damaged_file_is_made_again() -> None:
     before = file.stat().st_mtime_ns
     again = replay.of(Loaded("mlx", TINY), ENCODER)
     assert file.stat().st_mtime_ns == before and again.rows == found.rows and again.sha256 == found.sha256
-    assert found.describe() == {"name": "the model's own", "sha256": found.sha256, "rows": replay.ROWS}
+    assert len(found.rows) == replay.ROWS
     for row, likely in zip(found.rows, found.likely, strict=True):
         assert likely.tokens.shape == (row.answer_length, LIKELY) and len(row.tokens) <= replay.LONGEST
     for content in (b"", file.read_bytes()[:-100], b"PK"):
@@ -115,7 +115,7 @@ def test_a_model_does_not_differ_from_itself_and_padding_counts_nothing() -> Non
     likely = mlx.likely(session, rows, ENCODER)
     nats, apart = mlx.losses(session, rows, ENCODER, likely)
     assert max(map(abs, apart)) < 1e-5 and [nats] == mlx.losses(session, rows, ENCODER)
-    turned = [one.each(lambda array: array[::-1]) for one in likely]
+    turned = [Likely(one.tokens[::-1], one.chances[::-1]) for one in likely]
     assert min(mlx.losses(session, rows, ENCODER, turned)[1]) > 0.1
     batch = make_batch(rows[:3], 0, likely[:3])
     assert batch.likely is not None and not batch.likely.chances[batch.answer_tokens :].any()

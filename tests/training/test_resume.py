@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from packs import refusal
-from small_run import CONFIG, PACK, Quiet
+from small_run import BACKENDS, CONFIG, PACK, Quiet
 
 from engram import cli
 from engram.dataset.build import write_data
@@ -34,10 +33,6 @@ STEPS = 12
 SHORT = dataclasses.replace(CONFIG, steps=STEPS, batch_size=8, validate_every=4)
 # whatever a resumed run could forget: random numbers, clipping, the place in the learning rates
 ODD = dataclasses.replace(SHORT, dropout=0.1, clip=0.5, weight_decay=0.01, warmup_steps=5)
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(package), reason=f"no {package}"))
-    for name, package in (("mlx", "mlx_lm"), ("cpu", "unsloth"))
-]
 EVERY = Saving(every=5)
 
 
@@ -120,28 +115,23 @@ def left(content: bytes, place: Path) -> Place:
     return found
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(cut: bytes, small_data: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(cut: bytes, small_data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     place = left(cut, tmp_path)
-    error = refusal(run, "mlx", small_data, tmp_path, dataclasses.replace(SHORT, learning_rate=0.02, seed=1))
-    assert f"{place.checkpoint}: this checkpoint is of another run" in str(error)
-    assert "\n  recipe.learning_rate: 0.01 and 0.02\n  recipe.seed: 0 and 1" in str(error)
-    assert error.fix == f"put it back, or drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}"
-    assert place.checkpoint.read_bytes() == cut
-
-
-def test_every_difference_is_named_at_once(cut: bytes, small_data: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    left(cut, tmp_path)
     packages = train.machine.packages()
     monkeypatch.setattr(train.machine, "packages", lambda: packages | {"mlx": "0.1"})
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setattr(train, "__version__", "9.9")
     model = dataclasses.replace(resolve("tiny"), revision="other")
     monkeypatch.setattr("test_resume.resolve", lambda _: model)
-    error = refusal(run, "mlx", small_data, tmp_path, dataclasses.replace(SHORT, rank=4, seed=3))
+    error = refusal(run, "mlx", small_data, tmp_path, dataclasses.replace(SHORT, learning_rate=0.02, seed=1))
     lines = [line.split(":")[0] for line in error.problems]
     names = ["batches.sha256", "engram", "environment.OMP_NUM_THREADS", "model.revision", "packages.mlx"]
-    assert lines == [*names, "recipe.rank", "recipe.seed"]
+    assert lines == [*names, "recipe.learning_rate", "recipe.seed"]
     assert f"packages.mlx: {packages['mlx']!r} and '0.1'" in error.problems
+    assert f"{place.checkpoint}: this checkpoint is of another run" in str(error)
+    assert "\n  recipe.learning_rate: 0.01 and 0.02\n  recipe.seed: 0 and 1" in str(error)
+    assert error.fix == f"put it back, or drop the checkpoint: make train FRESH=1, or rm {place.checkpoint}"
+    assert place.checkpoint.read_bytes() == cut
 
 
 def test_a_checkpoint_of_other_data_is_refused(cut: bytes, tmp_path: Path) -> None:
@@ -302,4 +292,3 @@ def test_the_bar_says_where_the_run_goes_on(capsys: pytest.CaptureFixture[str]) 
     first = "step    3/40 · loss 0.500 · 100 tokens/s\n"
     assert capsys.readouterr().out == f"continuing at step 3 of 40, from the checkpoint\n{first}"
     assert bar.bar.tasks[0].completed == 2
-    assert bar.losses == [2.0, 1.0, 0.5]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from packs import refusal
 from small_run import CONFIG, Quiet, Run
 
 from engram.cli import main
 from engram.plan.config import learning_rates
-from engram.support.errors import EngramError
 from engram.training import tracking, train
 
 SHORT = dataclasses.replace(CONFIG, steps=5, validate_every=2, warmup_steps=2)
@@ -105,9 +105,8 @@ def test_the_settings_are_in_the_file_and_nothing_personal(tmp_path: Path, monke
 @pytest.mark.parametrize("service", ["tensorboard", "wandb"])
 def test_a_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: Any, service: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(EngramError, match=f"{service} is not installed") as caught:
-        fed(service, tmp_path, range(1), 1.0)
-    assert caught.value.fix.endswith("-m pip install '.[tracking]'")
+    error = refusal(fed, service, tmp_path, range(1), 1.0)
+    assert error.what == f"{service} is not installed" and error.fix.endswith("-m pip install '.[tracking]'")
     assert list(tmp_path.iterdir()) == []
 
 

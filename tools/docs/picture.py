@@ -22,8 +22,7 @@ def recorded() -> cast.Cast:
         files = find_files()
         build.write_data(load_patterns(files), files, root / "data", run.seed)
         shutil.copytree(REFERENCE / NAME, root / "results" / run.backend)
-        show = cast.replay(run.backend, root / "data", root / "results")
-        return cast.record(show, title=cast.caption(run.backend, root / "results"))
+        return cast.of_demo(root / "results" / run.backend, root / "data")
 
 
 def paint(path: Path) -> None:

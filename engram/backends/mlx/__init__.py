@@ -18,10 +18,6 @@ def require(name: str = "mlx") -> None:
         raise EngramError("the MLX backend is not installed", where=f"BACKEND={name}", fix=fix)
 
 
-def begin(name: str) -> None:
-    """Nothing: MLX needs no settings before its import."""
-
-
 def device() -> str:
     """What MLX computes on, in words."""
     import mlx.core as mx

@@ -57,7 +57,6 @@ def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "no
         found = table.opened(adapter, model, WEIGHTS)
         if found.lora:
             mlx_model.put_on(loaded, found.lora, model.name)
-            mlx_model.merge(loaded)
         if found.memory:
             mlx_memory.attach(loaded, found.memory, found.layer)
     loaded.eval()
@@ -69,11 +68,7 @@ def load(model: Model, adapter: Path | Opened | None = None, quantize: str = "no
 def train(
     model: Model, plan: Plan, config: Config, out: Path, progress: Progress, keeper: Keeper | None = None
 ) -> TrainingRun:
-    """Train a LoRA adapter on mlx-lm's layers and write it to `out` in the layout that stock mlx-lm reads.
-
-    Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, so that
-    another backend can follow the same curve. Raises EngramError if the loss goes wrong, Stopped at a signal.
-    """
+    """See `Backend.train`; on mlx-lm's layers, in the layout that stock mlx-lm reads."""
     loaded = mlx_model.load(model, config.quantize)
     from mlx_lm.generate import maybe_set_recommended_wired_limit
 
@@ -88,7 +83,11 @@ def train(
     tokens = tokens_at_once(model, gpu=mx.default_device() == mx.gpu)
     again = config.gradient_checkpointing == "on"
     gradients = training.Gradients(loaded, tokens, dropout=config.dropout > 0, recompute=again)
-    measure = partial(_measured, loaded, curve)
+
+    def measure() -> tuple[float, float]:
+        loaded.eval()
+        return curve.measured(partial(mlx_generate.judged, loaded))
+
     state, weights = partial(training.state, loaded, optimizer), partial(training.weights, loaded)
     with curve.running(state, weights), connected(training.is_lost):
         curve.begin(measure)
@@ -120,7 +119,6 @@ def teacher(model: Model, adapter: Path | None, config: Config) -> mlx_memory.Te
     loaded = mlx_model.load(model)
     if adapter is not None:
         mlx_model.put_on(loaded, adapter, model.name)
-        mlx_model.merge(loaded)
     mx.reset_peak_memory()
     return mlx_memory.Teacher(loaded, config.memory_blocks)
 
@@ -154,14 +152,14 @@ def losses(
     session: Session, examples: Sequence[Encoded], encoder: Encoder, likely: Sequence[Likely] = ()
 ) -> list[list[float]]:
     """See `Backend.losses`."""
-    return mean_losses(
-        examples, encoder.pad_id, SCORE_BATCH, lambda batch: mlx_generate.judged(session.model, batch)[0], likely
-    )
+    of = partial(mlx_generate.judged, session.model)
+    return mean_losses(examples, encoder.pad_id, SCORE_BATCH, lambda batch: of(batch)[0], likely)
 
 
 def likely(session: Session, examples: Sequence[Encoded], encoder: Encoder) -> list[Likely]:
     """The next-token distributions at the answer tokens of each example."""
-    return distributions(examples, encoder.pad_id, SCORE_BATCH, partial(mlx_generate.logits, session.model))
+    pieces = partial(mlx_generate.pieces, session.model)
+    return distributions(examples, encoder.pad_id, SCORE_BATCH, lambda batch: map(np.array, pieces(batch)))
 
 
 def serve(model: Model, adapter: Path, port: int) -> None:
@@ -188,8 +186,3 @@ def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
         return np.array(session.model(mx.array(tokens)).astype(mx.float32))
 
     return digests_of(sequences, SCORE_BATCH, logits)
-
-
-def _measured(loaded: Any, curve: Curve) -> tuple[float, float]:
-    loaded.eval()
-    return curve.measured(partial(mlx_generate.judged, loaded))

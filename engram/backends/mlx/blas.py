@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -109,13 +110,9 @@ def _without_prefix(source: Path, copy: Path, patchelf: str) -> None:
     with writing(copy) as work, tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(source, work)
         names = Path(folder) / "names"
-        names.write_text("".join(f"{name} {name[6:]}\n" for name in _exported(source)), "utf-8")
+        prefixed = {
+            part for part in source.read_bytes().split(b"\0") if re.fullmatch(rb"scipy_\w*", part)
+        }  # its symbols
+        names.write_bytes(b"".join(b"%b %b\n" % (name, name[6:]) for name in sorted(prefixed)))
         command = [patchelf, "--rename-dynamic-symbols", str(names), "--set-soname", copy.name, str(work)]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-
-def _exported(source: Path) -> list[str]:
-    """The prefixed symbol names, read from the library's string table."""
-    content = source.read_bytes()
-    names = {part.decode("ascii") for part in content.split(b"\0") if part.startswith(b"scipy_") and part.isascii()}
-    return sorted(name for name in names if name.replace("_", "").isalnum())

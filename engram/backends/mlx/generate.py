@@ -49,7 +49,7 @@ def answers(model: Any, prompts: Sequence[Sequence[int]], stop: frozenset[int], 
     batch = _Batch(model, stop, limit)
     waiting = deque(portions(unique, min(PORTION, rows), limit))
     while waiting or batch.prompts:
-        while waiting and _fits(batch, waiting[0], rows, limit):
+        while waiting and batch.has_room(waiting[0], rows):
             batch.admit(waiting.popleft())
         made |= batch.step()
     return [made[tuple(prompt)] for prompt in prompts]
@@ -76,8 +76,7 @@ def drawn(
             else:
                 tokens[response.uid].append(int(response.token))
     generator.close()
-    by_row = dict(zip(order, uids))
-    return [Answer(tokens[by_row[i]], by_row[i] in ended) for i in range(len(prompts))]
+    return [Answer(tokens[uid], uid in ended) for _, uid in sorted(zip(order, uids))]
 
 
 def portions(prompts: Sequence[Prompt], size: int, limit: int) -> list[Portion]:
@@ -112,13 +111,6 @@ def _groups(prompts: list[Prompt], known: int) -> Iterator[tuple[int, list[Promp
         yield from _groups(group, shared)
 
 
-def _fits(batch: _Batch, portion: Portion, rows: int, limit: int) -> bool:
-    """Whether the portion may join: always into an empty batch, else within the rows and tokens of one."""
-    count = len(batch.prompts) + len(portion.prompts)
-    longest = max(map(len, (*batch.prompts, *portion.prompts)))
-    return not batch.prompts or (count <= rows and count * (longest + limit) <= TOKENS)
-
-
 class _Batch:
     """Rows that grow together, a token at each step; the next step is begun before the last one's tokens are read."""
 
@@ -128,7 +120,13 @@ class _Batch:
         self.tokens: dict[Prompt, list[int]] = {}
         self.cache: list[Any] = []
         self.next: Any = None
-        self.begun: tuple[Prompt, list[Any]] = (), []
+        self.begun: tuple[Prompt, list[Any]] = (), []  # a beginning, and the caches of one row with it
+
+    def has_room(self, portion: Portion, rows: int) -> bool:
+        """Whether the portion may join: always into an empty batch, else within the rows and tokens of one."""
+        together = [*self.prompts, *portion.prompts]
+        fits = len(together) <= rows and len(together) * (max(map(len, together)) + self.limit) <= TOKENS
+        return fits or not self.prompts
 
     def admit(self, portion: Portion) -> None:
         """Compute a portion's prompts and its first new tokens, and let its rows join."""
@@ -156,19 +154,15 @@ class _Batch:
                 row.append(token)
             if token in self.stop or len(row) == self.limit:
                 ended[prompt] = Answer(self.tokens.pop(prompt), token in self.stop)
-        self._shrink()
-        return ended
-
-    def _shrink(self) -> None:
-        """Take the ended rows away where enough have ended: each time all keys and values are copied."""
         left = [i for i, prompt in enumerate(self.prompts) if prompt in self.tokens]
         if not left:
             self.prompts, self.cache, self.next = [], [], None
-        elif len(left) <= SHRINK * len(self.prompts):
+        elif len(left) <= SHRINK * len(self.prompts):  # enough have ended: all keys and values are copied
             for cache in self.cache:
                 cache.filter(left)
             self.next = self.next[mx.array(left)]
             self.prompts = [self.prompts[i] for i in left]
+        return ended
 
     def _after(self, tokens: Any, cache: list[Any]) -> Any:
         """The most likely token of each row after these ones, int [rows]."""
@@ -184,20 +178,16 @@ class _Batch:
         """
         width = max(map(len, portion.prompts)) - 1
         padding = [width + 1 - len(prompt) for prompt in portion.prompts]
-        known = self._beginning(portion.prompts[0][: portion.shared])
-        caches = repeated(self.model, known, portion.shared, len(padding), width + 1)
+        shared = portion.prompts[0][: portion.shared]
+        if self.begun[0] != shared:  # portions of one group come one after the other
+            self.begun = shared, computed(self.model, shared) if shared else []
+        caches = repeated(self.model, self.begun[1], portion.shared, len(padding), width + 1)
         if width > portion.shared:
             rows = [[*p[portion.shared : -1], *[0] * gap] for p, gap in zip(portion.prompts, padding)]
             self.model(mx.array(rows), cache=caches)
         growing = [_growing(cache, width, padding, self.limit) for cache in caches]
         mx.eval([cache.state for cache in growing if width])
         return growing
-
-    def _beginning(self, shared: Prompt) -> list[Any]:
-        """The caches of one row with these tokens, computed once; none where nothing is shared."""
-        if self.begun[0] != shared:  # portions of one group come one after the other
-            self.begun = shared, computed(self.model, shared) if shared else []
-        return self.begun[1]
 
 
 def _growing(known: Any, width: int, padding: list[int], room: int) -> Any:
@@ -256,7 +246,7 @@ def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
     plain = linux_cpu.cross_entropy if mx.default_device() == mx.cpu else mlx_model.cross_entropy
     targets, likely = mx.array(batch.targets), [mx.array(part) for part in batch.likely or ()]
     losses, hits, at = [], [], 0
-    for piece in _pieces(model, batch):
+    for piece in pieces(model, batch):
         here = slice(at, at := at + len(piece))
         apart = [np.array(mlx_model.loss(piece, *(one[here] for one in likely)))] if likely else []
         losses.append([np.array(plain(piece, targets[here])), *apart])
@@ -264,13 +254,9 @@ def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
     return np.concatenate(losses, axis=1), np.concatenate(hits)
 
 
-def logits(model: Any, batch: Batch) -> Iterator[Any]:
-    """The logits of a batch's targets, NumPy float32 [some, vocabulary], a piece at a time."""
-    return (np.array(piece) for piece in _pieces(model, batch))
-
-
-def _pieces(model: Any, batch: Batch) -> Iterator[Any]:
-    """The logits of a batch's targets, AT_ONCE of them in memory together; what the rows begin with computed once."""
+def pieces(model: Any, batch: Batch) -> Iterator[Any]:
+    """The logits of a batch's targets, float32 [some, vocabulary], AT_ONCE of them in memory together; what the rows
+    begin with is computed once."""
     known = None
     if (count := shared_tokens(batch)) and repeats(model):
         one = computed(model, batch.tokens[0, :count].tolist())

@@ -29,13 +29,11 @@ _lazy = [False]  # whether this is inside `lazily`
 @functools.cache
 def use() -> None:
     """Let mlx-lm compute on this CPU as this module does; once, also in what has been imported of its models."""
-    from mlx import nn
     from mlx_lm.models import activations, base
     from mlx_lm.tuner.lora import LoRALinear
 
     _replace(activations, "swiglu", _chosen(activations.swiglu))
     _replace(base, "scaled_dot_product_attention", attention(base.scaled_dot_product_attention))
-    nn.RoPE.__call__ = rotation(nn.RoPE.__call__)
     LoRALinear.__call__ = _lora
     mx.quantized_matmul = quantized(mx.quantized_matmul)
     _keep_memory()
@@ -100,39 +98,37 @@ def lazily() -> Iterator[None]:
 
 def _keep_memory() -> None:
     """Have the C library keep freed memory for this process: every step would get the same pages back, zeroed."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:  # glibc
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc
         for option, value in (M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             mallopt(option, value)
 
 
 def _chosen(plain: Any) -> Any:
-    fast = _swiglu()
-
     def swiglu(gate: Any, x: Any) -> Any:
         if _lazy[0] or gate.size < FEW or gate.dtype != mx.float32 or x.dtype != mx.float32:
             return plain(gate, x)
-        return fast(gate, x)
+        return _swiglu(gate, x)
 
     swiglu.plain = plain  # type: ignore[attr-defined]
     return swiglu
 
 
-@functools.cache
-def _swiglu() -> Any:
+@mx.custom_function
+def _swiglu(gate: Any, x: Any) -> Any:
     """silu(gate) · x; a gradient of it is refused, since it needs `lazily`."""
+    silu = np.negative(_host(gate))
+    with np.errstate(over="ignore"):  # infinity's inverse is the 0 that is meant
+        np.exp(silu, out=silu)
+    silu += 1
+    np.reciprocal(silu, out=silu)
+    silu *= _host(gate)
+    silu *= _host(x)
+    return mx.array(silu)
 
-    @mx.custom_function
-    def swiglu(gate: Any, x: Any) -> Any:
-        silu = _host(gate) * _sigmoid(_host(gate))
-        silu *= _host(x)
-        return mx.array(silu)
 
-    @swiglu.vjp
-    def refuse(*_: Any) -> Any:
-        raise RuntimeError("a gradient outside of linux_cpu.lazily()")
-
-    return swiglu
+@_swiglu.vjp
+def _(*_: Any) -> Any:
+    raise RuntimeError("a gradient outside of linux_cpu.lazily()")
 
 
 def cross_entropy(logits: Any, targets: Any) -> Floats:
@@ -148,14 +144,6 @@ def cross_entropy(logits: Any, targets: Any) -> Floats:
     return losses
 
 
-def _sigmoid(values: Floats) -> Floats:
-    result: Floats = np.negative(values)
-    with np.errstate(over="ignore"):  # infinity's inverse is the 0 that is meant
-        np.exp(result, out=result)
-    result += 1
-    return np.reciprocal(result, out=result)
-
-
 def _host(array: Any) -> Any:
     """An MLX array as NumPy sees the same memory; waits until it is computed."""
     return np.array(array, copy=False)
@@ -168,68 +156,22 @@ def attention(plain: Any) -> Any:
         queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: Any = None, **more: Any
     ) -> Any:
         rows, heads, new, size = queries.shape
-        if (
-            cache is None
-            or new != 1
-            or sinks is not None
-            or more
-            or not (
-                isinstance(keys, mx.array) and queries.dtype == keys.dtype == mx.float32
-            )  # not a quantized one's parts
-            or not (mask is None or (isinstance(mask, mx.array) and mask.dtype == mx.bool_))
-            or rows * heads * keys.shape[2] < FEW
-        ):
+        usual = cache is not None and new == 1 and sinks is None and not more
+        exact = isinstance(keys, mx.array) and queries.dtype == keys.dtype == mx.float32  # not a quantized one's parts
+        known = mask is None or (isinstance(mask, mx.array) and mask.dtype == mx.bool_)
+        if not (usual and exact and known) or rows * heads * keys.shape[2] < FEW:
             return plain(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks, **more)
         shared = keys.shape[1]
-        scores = (queries * scale).reshape(rows, shared, heads // shared, size) @ keys.swapaxes(-1, -2)
-        shares = mx.array(_softmax(scores, mask))
-        return (shares @ values).reshape(rows, heads, 1, values.shape[-1])
+        shares = np.array((queries * scale).reshape(rows, shared, heads // shared, size) @ keys.swapaxes(-1, -2))
+        if mask is not None:  # [rows, 1, 1, columns]
+            np.copyto(shares, -np.inf, where=~np.array(mask))
+        shares -= shares.max(axis=-1, keepdims=True)
+        np.exp(shares, out=shares)
+        shares /= shares.sum(axis=-1, keepdims=True)
+        return (mx.array(shares) @ values).reshape(rows, heads, 1, values.shape[-1])
 
     scaled.plain = plain  # type: ignore[attr-defined]
     return scaled
-
-
-def _softmax(scores: Any, mask: Any) -> Any:
-    """The softmax of scores [rows, shared, heads, columns], 0 where the mask [rows, 1, 1, columns] is false."""
-    shares = np.array(scores)
-    if mask is not None:
-        np.copyto(shares, -np.inf, where=~np.array(mask))
-    shares -= shares.max(axis=-1, keepdims=True)
-    np.exp(shares, out=shares)
-    shares /= shares.sum(axis=-1, keepdims=True)
-    return shares
-
-
-def rotation(plain: Any) -> Any:
-    """`mlx.nn.RoPE.__call__`, for new tokens with sines and cosines that were computed before; to the last bit."""
-
-    def rotated(layer: Any, x: Any, offset: Any = 0) -> Any:
-        whole = x.ndim == 4 and x.shape[2] == 1 and x.shape[3] == layer.dims and not layer.traditional
-        if not whole or x.dtype != mx.float32 or not isinstance(offset, mx.array) or not offset.ndim:
-            return plain(layer, x, offset)
-        places: Any = tuple(offset.tolist())  # type: ignore[arg-type]
-        if min(places) < 0:  # padding
-            return plain(layer, x, offset)
-        cosine, sine = _turns(places, layer.dims, layer.base, layer.scale)
-        first, last = x[..., : layer.dims // 2], x[..., layer.dims // 2 :]
-        return mx.concatenate([first * cosine - last * sine, first * sine + last * cosine], axis=-1)
-
-    return rotated
-
-
-@functools.lru_cache(maxsize=1)  # every layer asks for the same
-def _turns(places: tuple[int, ...], dims: int, base: float, scale: float) -> tuple[Any, Any]:
-    """Cosines and sines of places, each [places, 1, 1, dims / 2]."""
-    size = 1 << max(max(places).bit_length(), 9)
-    both = _positions(dims, base, scale, size)[list(places)]
-    return mx.array(both[:, None, None, : dims // 2]), mx.array(both[:, None, None, dims // 2 :])
-
-
-@functools.lru_cache(maxsize=8)
-def _positions(dims: int, base: float, scale: float, size: int) -> Any:
-    """Cosines and sines of the first `size` positions [size, dims], as MLX computes them: a one and a zero, rotated."""
-    ones = mx.concatenate([mx.ones((1, 1, size, dims // 2)), mx.zeros((1, 1, size, dims // 2))], axis=-1)
-    return np.array(mx.fast.rope(ones, dims, traditional=False, base=base, scale=scale, offset=0)[0, 0])
 
 
 def most_likely(logits: Any) -> Any:

@@ -7,7 +7,6 @@ that it is padded, joined, filtered and trimmed with them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -18,8 +17,6 @@ from engram.backends.mlx import linux_cpu
 from engram.backends.mlx.model import arrays, token_losses
 from engram.memory.lookup import MISS, Memory, no_place
 from engram.plan.batches import Batch, Floats
-
-PILE = 64  # tokens that a cache's arrays may be behind
 
 
 class Attached:
@@ -36,9 +33,11 @@ class Attached:
         self.adds = None
         if self.memory is None:
             return
-        found = self._found(tokens, cache)
-        if (found != MISS).any():
-            self.adds = _gathered(self.memory, found)
+        found = self._found(self.memory, tokens, cache)
+        if (hit := found != MISS).any():
+            rows = np.zeros((*found.shape, self.memory.table.shape[1]), np.float32)
+            rows[hit] = self.memory.table[found[hit]]
+            self.adds = mx.array(rows), mx.array(hit[..., None])
 
     def block(self, hidden: Any) -> Any:
         """What the block reads: exactly `hidden` where no address answers."""
@@ -48,83 +47,20 @@ class Attached:
         rows, where = self.adds
         return mx.where(where, hidden + rows.astype(hidden.dtype), hidden)
 
-    def _found(self, tokens: Any, cache: Any) -> NDArray[np.int64]:
-        assert self.memory is not None
+    def _found(self, memory: Memory, tokens: Any, cache: Any) -> NDArray[np.int64]:
+        """The rows of new tokens, int64 [sequences, tokens], which are written into the cache with them."""
         if cache is None:
-            return self.memory.rows(np.array(tokens))
-        kept = cache[-1]
-        batch, before = hasattr(kept, "left_padding"), _length(kept)
-        read = _of_the_batch(kept, before) if batch else getattr(kept, "engram_read", None)
-        if before and (read is None or read.length != before):
-            read = _of_the_batch(kept, before)
-        if read is not None and tokens.shape[1] == 1 and not batch and not read.may_answer(self.memory.frame.header):
-            read.waiting.append(tokens)
-            found = np.full(tokens.shape, MISS, np.int64)
-            _append(kept, tokens, found)
-            return found
-        old = np.zeros((len(tokens), 0), np.int32) if read is None else read.all()
-        whole = np.concatenate([old, np.array(tokens)], axis=1)
-        starts = np.array(kept.left_padding) if batch else None
-        found = self.memory.following(whole, starts, tokens.shape[1], None if read is None else read.last)
-        _append(kept, tokens, found)
-        kept.engram_read = Read(whole.tolist(), found[:, -1], [])
+            return memory.rows(np.array(tokens))
+        kept, new = cache[-1], np.array(tokens)
+        if before := int(kept._idx if hasattr(kept, "_idx") else kept.offset):
+            whole = np.concatenate([np.array(kept.keys[:, 0, :before, 0]), new], axis=1)
+            last = np.array(kept.values[:, 0, before - 1, 0]).astype(np.int64)
+        else:
+            whole, last = new, None
+        starts = np.array(kept.left_padding) if hasattr(kept, "left_padding") else None
+        found = memory.following(whole, starts, new.shape[1], last)
+        kept.update_and_fetch(tokens[:, None, :, None], mx.array(found.astype(np.int32)[:, None, :, None]))
         return found
-
-
-@dataclass
-class Read:
-    """What a cache has read, known without asking the device: the ids of each sequence, the rows of the last ones, and
-    the tokens since then, none of which a row answered. Lists, which are quicker than arrays for a token at a time."""
-
-    tokens: list[list[int]]
-    last: NDArray[np.int64]
-    waiting: list[Any]
-
-    @property
-    def length(self) -> int:
-        """How many tokens each sequence has."""
-        return len(self.tokens[0]) + len(self.waiting)
-
-    def all(self) -> NDArray[np.int32]:
-        """The ids of all of them, int32 [sequences, length]."""
-        return np.array(self._settled(len(self.waiting)), np.int32)
-
-    def may_answer(self, header: tuple[int, ...]) -> bool:
-        """Whether a row may answer at the next token, whatever it is: the last one had a row, or a header may end.
-
-        If not, neither that token nor the one before has to be waited for, and the next step is prepared while they are
-        computed.
-        """
-        if self.last.max() != MISS:
-            return True
-        known = self._settled(len(self.waiting) - 1)
-        begun = list(header[: len(header) - 1 - len(self.waiting)])
-        if not begun or len(known[0]) < len(begun):
-            return True
-        return any(row[-len(begun) :] == begun for row in known)
-
-    def _settled(self, count: int) -> list[list[int]]:
-        """The ids that are known when the first `count` of those that wait are."""
-        for one in self.waiting[: max(count, 0)]:
-            for row, new in zip(self.tokens, one.tolist()):
-                row += new
-        del self.waiting[: max(count, 0)]
-        return self.tokens
-
-
-def _of_the_batch(kept: Any, length: int) -> Read | None:
-    """What the cache's own arrays say, which are padded, joined and filtered by those who know nothing of it."""
-    if not length:
-        return None
-    rows = np.array(kept.values[:, 0, length - 1, 0]).astype(np.int64)
-    return Read(kept.keys[:, 0, :length, 0].tolist(), rows, [])
-
-
-def _append(kept: Any, tokens: Any, found: NDArray[np.int64]) -> None:
-    """Write new tokens and their rows into the cache's arrays."""
-    kept.update_and_fetch(tokens[:, None, :, None], mx.array(found.astype(np.int32)[:, None, :, None]))
-    if _length(kept) % PILE == 0:  # they are rarely asked for, and making them at every step costs time
-        mx.eval(kept.keys, kept.values)
 
 
 def attach(model: Any, memory: Memory | None, layer: int) -> Attached:
@@ -168,17 +104,6 @@ def _change(module: Any, call: Any) -> None:
     module.__class__ = type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
 
 
-def _length(cache: Any) -> int:
-    return int(cache._idx) if hasattr(cache, "_idx") else int(cache.offset)
-
-
-def _gathered(memory: Memory, found: NDArray[np.int64]) -> tuple[Any, Any]:
-    hit = found != MISS
-    rows = np.zeros((*found.shape, memory.width), np.float32)
-    rows[hit] = memory.table[found[hit]]
-    return mx.array(rows), mx.array(hit[..., None])
-
-
 class Teacher:
     """A frozen model, cut before a block: below it computed once, above it with rows and their gradients."""
 
@@ -213,10 +138,7 @@ class Teacher:
         return np.array(found / mx.maximum(size, 1e-12))
 
     def above(self, batch: Batch, hidden: Any, rows: Floats) -> tuple[Floats, Floats]:
-        """Losses in nats, float32 [targets], and the gradients of their sum to the rows, float32 [targets, width].
-
-        `rows` [targets, width] are added at the positions before each target.
-        """
+        """See `Teacher.above` in `engram.memory.teach`."""
         tokens, positions, targets, weights = arrays(batch)
         flat = hidden.reshape(-1, self.width)
 

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from engram.backends import silenced
+from engram.backends import reason, silenced
 from engram.backends.mlx import blas, linux_cpu
 from engram.models import adapters, conversion
 from engram.models.model import Model
@@ -40,10 +40,8 @@ def load(model: Model, quantize: str = "none") -> Any:
     try:
         loaded, _ = load_model(model.path, lazy=True)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngramError(
-            f"mlx-lm cannot load this model: {reason}", where=model.name, fix="take another MODEL"
-        ) from error
+        what = f"mlx-lm cannot load this model: {reason(error)}"
+        raise EngramError(what, where=model.name, fix="take another MODEL") from error
     if mx.default_device() == mx.cpu:
         loaded.set_dtype(mx.float32)  # no half-precision matrix product is fast there
     if quantize != "none":
@@ -54,7 +52,8 @@ def load(model: Model, quantize: str = "none") -> Any:
 
 
 def put_on(loaded: Any, adapter: Path, name: str) -> None:
-    """Give the model an adapter in either layout, by mlx-lm's own loader; raises EngramError if it does not fit."""
+    """Give the model an adapter in either layout, by mlx-lm's own loader, and `merge` it; raises EngramError if it
+    does not fit."""
     from mlx_lm.tuner.utils import load_adapters
 
     adapters.read_adapter(adapter, adapters.MLX_WEIGHTS)
@@ -63,10 +62,11 @@ def put_on(loaded: Any, adapter: Path, name: str) -> None:
             load_adapters(loaded, str(folder))
             mx.eval(loaded.parameters())  # MLX reads a file when it needs it, and this one may go
         except (ValueError, KeyError, RuntimeError) as error:
-            reason, *more = str(error).replace(str(folder), str(adapter)).splitlines()
-            what = f"the adapter does not fit {name}: {reason}"
+            first, *more = str(error).replace(str(folder), str(adapter)).splitlines()
+            what = f"the adapter does not fit {name}: {first}"
             problems = sorted(line.strip() for line in more)[:5]
             raise EngramError(what, where=str(adapter), problems=problems, fix="make train") from error
+    merge(loaded)
 
 
 def merge(loaded: Any) -> None:
@@ -169,12 +169,11 @@ def hidden(model: Any, tokens: Any, positions: Any, known: Sequence[Any] | None 
 def parts(model: Any) -> tuple[Any, Any]:
     """The model up to its last hidden state, and the head that makes logits; whole and identity without a seam."""
     body = getattr(model, "model", None)
-    if not getattr(model, "has_seam", True) or body is None:
-        return model, lambda logits: logits
-    if "lm_head" in model:
-        return body, model.lm_head
-    if "embed_tokens" in body and getattr(getattr(model, "args", None), "tie_word_embeddings", False):
-        return body, body.embed_tokens.as_linear
+    if getattr(model, "has_seam", True) and body is not None:
+        if "lm_head" in model:
+            return body, model.lm_head
+        if "embed_tokens" in body and getattr(getattr(model, "args", None), "tie_word_embeddings", False):
+            return body, body.embed_tokens.as_linear
     return model, lambda logits: logits
 
 

@@ -23,7 +23,7 @@ from engram.models.safetensors_file import Tensor
 from engram.plan.batches import Batch, parts, shared_tokens, without_beginning
 from engram.plan.checkpoint import State
 from engram.plan.config import Config
-from engram.plan.sharding import Ranks, place, unreachable
+from engram.plan.sharding import Ranks, joined
 
 
 def corrections(config: Config, rates: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -119,7 +119,7 @@ class Gradients:
         long = self.recompute or batch.tokens.shape[1] > self.tokens
         count = shared_tokens(batch) if self._shares and not long else 0
         first = mx.array(batch.tokens[0, :count])[None]
-        known = self._beginning(weights, first) if count else []
+        known = _beginning(self.model, first) if count else []
         sums: Any = None
         with linux_cpu.lazily(), _recomputed(self.model) if long else contextlib.nullcontext():
             for part in parts(without_beginning(batch, count), self.tokens):
@@ -136,48 +136,43 @@ class Gradients:
 
     def _loss(self, weights: Any, known: Any, tokens: Any, positions: Any, shares: Any, *of: Any) -> Any:
         self.model.update(weights)
-        caches = [_Begun(pair, len(tokens)) for pair in known]
-        return (token_losses(self.model, tokens, positions, *of, known=caches or None) * shares).sum()
-
-    def _beginning(self, weights: Any, tokens: Any) -> list[tuple[Any, Any]]:
-        """Every layer's keys and values [1, heads, tokens, size] of one row."""
-        self.model.update(weights)
-        caches = [_Begun() for _ in self.model.layers]
-        parts_of(self.model)[0](tokens, cache=caches)
-        return [cache.pair for cache in caches]
+        caches = _begun(known, len(tokens)) or None
+        return (token_losses(self.model, tokens, positions, *of, known=caches) * shares).sum()
 
     def _product(self, weights: Any, tokens: Any, upper: Any) -> Any:
         """The beginning's keys and values times the gradients that reached them: the gradient of it is theirs."""
-        pairs = zip(self._beginning(weights, tokens), upper)
+        self.model.update(weights)
+        pairs = zip(_beginning(self.model, tokens), upper)
         return sum((one * gradient).sum() for pair, above in pairs for one, gradient in zip(pair, above))
 
 
-class _Begun:
-    """In the place of a layer's cache: keeps the keys and values of one beginning, or puts them before every row's."""
+def _beginning(model: Any, tokens: Any) -> list[Any]:
+    """Every layer's keys and values [1, heads, tokens, size] of one row."""
+    from mlx_lm.models.cache import ConcatenateKVCache
 
-    def __init__(self, pair: Any = None, rows: int = 1) -> None:
-        self.pair, self.rows, self.offset = pair, rows, pair[0].shape[2] if pair else 0
+    caches: list[Any] = [ConcatenateKVCache() for _ in model.layers]
+    parts_of(model)[0](tokens, cache=caches)
+    return [cache.state for cache in caches]
 
-    def make_mask(self, new: int, **_: Any) -> Any:
-        return "causal" if new > 1 else None
 
-    def update_and_fetch(self, *new: Any) -> tuple[Any, ...]:
-        if self.pair is None:
-            self.pair = new
-            return new
-        known = (mx.broadcast_to(one, (self.rows, *one.shape[1:])) for one in self.pair)
-        return tuple(mx.concatenate(list(both), axis=2) for both in zip(known, new))
+def _begun(known: Sequence[Any], rows: int) -> list[Any]:
+    """Caches of so many rows, each with the keys and values of one beginning."""
+    from mlx_lm.models.cache import ConcatenateKVCache
+
+    caches: list[Any] = [ConcatenateKVCache() for _ in known]
+    for cache, pair in zip(caches, known):
+        cache.state = [mx.broadcast_to(one, (rows, *one.shape[1:])) for one in pair]
+    return caches
 
 
 def continues(model: Any) -> bool:
-    """Whether the model can go on from a beginning that `_Begun` holds: every layer has plain keys and values."""
+    """Whether the model can go on from a beginning: every layer has plain keys and values."""
     body, _ = parts_of(model)
     if body is model or not repeats(model):
         return False
-    tokens, caches = mx.array([[1, 2, 3, 4, 5]]), [_Begun() for _ in model.layers]
+    tokens = mx.array([[1, 2, 3, 4, 5]])
     try:
-        body(tokens[:, :3], cache=caches)
-        rest = body(tokens[:, 3:], cache=[_Begun(cache.pair) for cache in caches])
+        rest = body(tokens[:, 3:], cache=_begun(_beginning(model, tokens[:, :3]), 1))
     except (AttributeError, TypeError, ValueError):
         return False
     return bool(mx.allclose(body(tokens)[:, 3:], rest, rtol=1e-2, atol=1e-3).item())
@@ -215,14 +210,7 @@ def _array(tensor: Tensor) -> Any:
 @functools.cache
 def join() -> Ranks:
     """The processes, connected in a ring; this one alone without a launcher. Raises EngramError if they are not."""
-    rank, size, hosts = place("mlx")
-    if size == 1:
-        return Ranks()
-    try:
-        mx.distributed.init(strict=True, backend="ring")
-    except RuntimeError as error:
-        raise unreachable(size, error) from error
-    return Ranks(rank, size, hosts, _gather)
+    return joined("mlx", lambda: mx.distributed.init(strict=True, backend="ring"), _gather)
 
 
 def is_lost(error: RuntimeError) -> bool:

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import platform
+import queue
+import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from engram.backends import Session as Session
-from engram.backends.unsloth import generate as unsloth_generate
 from engram.backends.unsloth import memory as unsloth_memory
 from engram.backends.unsloth import training
-from engram.backends.unsloth.process import (
-    attach,
-    chosen,
-    half,
-    load_model,
-    out_of_memory,
-    quiet,
-    unsloth,
-    with_adapter,
-)
+from engram.backends.unsloth.process import attach, chosen, half, load_model, out_of_memory, put_on, quiet, unsloth
 from engram.backends.unsloth.process import begin as begin
 from engram.memory import table
 from engram.memory.table import Opened
 from engram.models import adapters, conversion
 from engram.models.model import REGISTRY, Model
 from engram.models.tokenizer import Encoded, Encoder
-from engram.plan.batches import AT_ONCE, Batch, Likely, Plan, digests_of, distributions, mean_losses, tokens_at_once
+from engram.plan.batches import (
+    AT_ONCE,
+    Batch,
+    Likely,
+    Plan,
+    by_length,
+    digests_of,
+    distributions,
+    mean_losses,
+    tokens_at_once,
+)
 from engram.plan.checkpoint import Keeper
 from engram.plan.config import Config
 from engram.plan.curve import Answer, Curve, Progress, Prompt, Prompts, TrainingRun
@@ -41,6 +43,7 @@ from engram.support.files import write_bytes, write_text
 
 WEIGHTS = adapters.PEFT_WEIGHTS
 SCORE_BATCH = 32
+ROWS = 64  # that are answered together; drawn answers depend on which
 
 
 def device() -> str:
@@ -78,16 +81,15 @@ def _loaded(model: Model, adapter: Path | None, quantize: str) -> Any:
     lora = conversion.read(adapter, WEIGHTS) if adapter is not None else None
     with out_of_memory("loading", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
         loaded = load_model(model, model.context, quantize)
-        return with_adapter(loaded, lora, str(adapter), model.name) if lora else loaded
+        return put_on(loaded, lora, str(adapter), model.name) if lora else loaded
 
 
 def train(
     model: Model, plan: Plan, config: Config, out: Path, progress: Progress, keeper: Keeper | None = None
 ) -> TrainingRun:
-    """Train a LoRA adapter through Unsloth and TRL's SFTTrainer and write it to `out` in the layout that PEFT reads.
+    """See `Backend.train`; through Unsloth and TRL's SFTTrainer, in the layout that PEFT reads.
 
-    Loss, batches, their order, the learning rate of each step and the initial adapter are engram's own, as for MLX.
-    Raises EngramError if the loss goes wrong and where the memory does not suffice, Stopped at a signal.
+    Raises EngramError also where the memory does not suffice.
     """
     fix = f"a smaller batch (--set batch_size={max(1, config.batch_size // 2)}), --set gradient_checkpointing=on"
     fix += ", or QUANTIZE=4bit" if chosen() == "cuda" else ", or a smaller MODEL"
@@ -127,20 +129,94 @@ def digests(session: Session, sequences: Sequence[Sequence[int]]) -> list[str]:
 def generate(
     session: Session, prompts: Prompts, stop: frozenset[int], limit: int, temperature: float = 0.0, seed: int = 0
 ) -> list[Answer]:
-    """Answers in the prompts' order, in batches padded on the left; greedy at temperature 0."""
+    """Answers in the prompts' order, in batches padded on the left; greedy at temperature 0.
+
+    Keys and values are transformers' own: they are made for each batch, so what prompts share is computed in each row.
+    """
     torch.manual_seed(seed)
-    return unsloth_generate.answers(session, prompts, stop, limit, temperature)
+    made: dict[int, Answer] = {}
+    settings = options(stop, limit, temperature)
+    for batch in by_length(prompts, ROWS):
+        tokens, mask = left_padded([prompts[i] for i in batch], stop, session.model.device)
+        with out_of_memory("generating", "a smaller MODEL, or QUANTIZE=4bit"), quiet():
+            found = session.model.generate(input_ids=tokens, attention_mask=mask, **settings)
+        for i, row in zip(batch, found[:, tokens.shape[1] :].tolist()):
+            end = next((place for place, token in enumerate(row) if token in stop), None)
+            made[i] = Answer(row[:end], end is not None)
+    return [made[i] for i in range(len(prompts))]
+
+
+class _Streamer:
+    """What transformers' `generate` hands the prompt and new tokens to; it waits until the next one is asked for."""
+
+    def __init__(self) -> None:
+        self.made: queue.Queue[Any] = queue.Queue()
+        self.asked = threading.Semaphore(0)
+        self.abandoned = False
+
+    def put(self, value: Any) -> None:
+        """The prompt, or a new token."""
+        self.made.put(value)
+        self.asked.acquire()
+        if self.abandoned:
+            raise RuntimeError("nobody reads this stream any more")
+
+    def end(self) -> None:
+        """After the last token."""
+        self.made.put(None)
 
 
 def stream(
     session: Session, prompt: Prompt, stop: frozenset[int], limit: int, temperature: float = 0.0, seed: int = 0
 ) -> Iterator[int]:
-    """The answer's tokens as they come, without the end token; greedy at temperature 0."""
+    """The answer's tokens as they come, without the end token; greedy at temperature 0.
+
+    transformers' `generate` works in its own thread, and computes only while the next token is waited for: Unsloth's
+    buffers are shared by all models of a process, so no two may compute at once.
+    """
     torch.manual_seed(seed)
-    tokens, mask = unsloth_generate.left_padded([prompt], stop, session.model.device)
-    options = unsloth_generate.options(stop, limit, temperature)
-    answer = partial(session.model.generate, input_ids=tokens, attention_mask=mask, **options)
-    yield from unsloth_generate.streamed(lambda streamer: answer(streamer=streamer), stop)
+    tokens, mask = left_padded([prompt], stop, session.model.device)
+    streamer = _Streamer()
+
+    def work() -> None:
+        try:
+            settings = options(stop, limit, temperature)
+            session.model.generate(input_ids=tokens, attention_mask=mask, streamer=streamer, **settings)
+        except BaseException as error:  # it belongs to whoever reads the stream, if anyone does
+            streamer.made.put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        for number in itertools.count():
+            item = streamer.made.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            if number and (token := int(item.reshape(-1)[0])) not in stop:  # the first is the prompt
+                yield token
+            streamer.asked.release()
+    finally:
+        streamer.abandoned = True
+        streamer.asked.release()
+        thread.join()
+
+
+def options(stop: frozenset[int], limit: int, temperature: float) -> dict[str, Any]:
+    """Every setting of `generate` that a model's own generation config could change."""
+    length = {"max_new_tokens": limit, "eos_token_id": sorted(stop), "pad_token_id": min(stop)}
+    options = length | {"do_sample": False, "use_cache": True, "repetition_penalty": 1.0}
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": None}
+    return options | (sampling if temperature > 0 else {})
+
+
+def left_padded(prompts: Prompts, stop: frozenset[int], place: Any) -> tuple[Any, Any]:
+    """Token ids and attention mask, int64 [rows, longest], the padding on the left."""
+    longest = max(len(prompt) for prompt in prompts)
+    tokens = [[min(stop)] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(tokens, device=place), torch.tensor(mask, device=place)
 
 
 def losses(

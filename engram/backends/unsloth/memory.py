@@ -1,10 +1,9 @@
 """A memory for a torch model: rows added to what a block reads, at the tokens that an address answers.
 
-`generate`, `stream` and `score` stay as they are: the model's own `forward` looks the tokens up, and a hook on the
-block adds. What has been read so far stands on the cache that a call returns, so it goes where keys and values go.
-On a GPU, Unsloth computes one token after others without calling its blocks. Where a row answers, such a step takes the
-way of a whole prompt, and only there: an answer without any row is computed as if no memory were attached, to the last
-bit. On a CPU, and for models without special code in Unsloth, transformers' code runs and calls every block.
+The model's own `forward` looks the tokens up, and a hook on the block adds. What has been read so far is kept on the
+cache that a call returns, so it goes where keys and values go. On a GPU, Unsloth computes one token after others
+without calling its blocks. Where a row answers, such a step takes the way of a whole prompt, and only there: an answer
+without any row is computed as if no memory were attached, to the last bit.
 """
 
 from __future__ import annotations
@@ -66,9 +65,15 @@ class Attached:
         if hit.any():
             rows = torch.from_numpy(np.array(self.memory.table[found[hit]], np.float32))
             self.adds = torch.from_numpy(hit), rows
+        call = {"input_ids": ids, **options}
+        if hit.any() and before is not None and ids.shape[1] == 1 and own(causal):
+            # for embeddings Unsloth calls the blocks; it drops the buffers of its fast way there, and fills them again
+            # from the cache at the next fast step
+            call = {**options, "inputs_embeds": causal.get_input_embeddings()(ids)}
+            if (positions := options.get("position_ids")) is not None:
+                call["position_ids"] = positions[..., -1:]
         try:
-            slow = hit.any() and before is not None and ids.shape[1] == 1 and own(causal)
-            out = forward(**_slowly(causal, ids, options) if slow else {"input_ids": ids, **options})
+            out = forward(**call)
         finally:
             self.adds = None
         cache = getattr(out, "past_key_values", None)
@@ -95,8 +100,7 @@ def attach(model: Any, memory: Memory, layer: int) -> Attached:
         return attached.forward(causal, plain, input_ids, options)
 
     causal.forward = forward
-    if getattr(causal, "generation_config", None) is not None:
-        causal.generation_config.disable_compile = True  # a compiled step would not look anything up
+    causal.generation_config.disable_compile = True  # a compiled step would not look anything up
     return attached
 
 
@@ -132,34 +136,20 @@ def own(module: Any) -> bool:
     return str(type(module).forward.__module__).startswith("unsloth.models")
 
 
-def _slowly(causal: Any, ids: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The same call of one token, so that Unsloth calls the blocks: it does for embeddings.
-
-    It drops the buffers of its fast way there, and fills them again from the cache at the next fast step.
-    """
-    positions = options.get("position_ids")
-    new = {} if positions is None else {"position_ids": positions[..., -1:]}
-    return options | new | {"inputs_embeds": causal.get_input_embeddings()(ids)}
-
-
 def _looked_up(
     memory: Memory, ids: Any, options: dict[str, Any], before: Read | None
 ) -> tuple[Read, NDArray[np.int64]]:
     """What has been read with these new ids, and their rows."""
-    new = ids.cpu().numpy()
-    if before is None:
-        starts = _starts(options.get("attention_mask"), new.shape)
-        found = memory.rows(new, starts.tolist())
-        return Read(new, starts, found[:, -1]), found
-    tokens = np.concatenate([before.tokens, new], axis=1)
-    found = memory.following(tokens, before.starts, new.shape[1], before.last)
-    return Read(tokens, before.starts, found[:, -1]), found
-
-
-def _starts(mask: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Each sequence's first column that is no padding, int64 [sequences]; a mask of another form does not say."""
-    told = getattr(mask, "shape", None) == shape
-    return (mask.cpu().numpy() != 0).argmax(axis=1) if told else np.zeros(shape[0], np.int64)
+    tokens, mask = ids.cpu().numpy(), options.get("attention_mask")
+    new = tokens.shape[1]
+    if before:
+        tokens, starts = np.concatenate([before.tokens, tokens], axis=1), before.starts
+    elif mask is not None and mask.shape == tokens.shape:
+        starts = (mask.cpu().numpy() != 0).argmax(axis=1)  # each sequence's first column that is no padding
+    else:  # a mask of another form does not say
+        starts = np.zeros(len(tokens), np.int64)
+    found = memory.following(tokens, starts, new, before.last if before else None)
+    return Read(tokens, starts, found[:, -1]), found
 
 
 class Teacher:
@@ -173,23 +163,20 @@ class Teacher:
 
     def below(self, batch: Batch) -> Any:
         """What the block reads of a batch without rows, [rows, length, width] in the model's type."""
-
         with torch.no_grad(), before(self.blocks, self.layer, _leave):
             try:
                 self._logits(batch)
             except _LeftError as left:
-                hidden = left.hidden
-        return hidden.detach()  # adapters have embeddings ask for a gradient
+                hidden = left.args[0].detach()  # adapters have embeddings ask for a gradient
+        return hidden
 
     def root_mean_square(self, batch: Batch, hidden: Any) -> float:
         """The size of a number in it, at the positions where rows are added."""
-
         positions = torch.from_numpy(batch.positions[: batch.answer_tokens]).long().to(hidden.device)
         return float(hidden.reshape(-1, self.width)[positions].float().square().mean().sqrt())
 
     def toward(self, tokens: NDArray[np.int32]) -> Floats:
         """For each token the head's weights of its logit, behind the last norm's factors, of root mean square 1."""
-
         head = self.causal.get_output_embeddings().weight
         body = self.causal.model
         norm = getattr(body, "norm", None) or getattr(body, "final_layernorm", None)
@@ -205,12 +192,7 @@ class Teacher:
         return training.peak_memory(cuda=self.causal.device.type == "cuda")
 
     def above(self, batch: Batch, hidden: Any, rows: Floats) -> tuple[Floats, Floats]:
-        """Losses in nats, float32 [targets], and the gradients of their weighted sum to the rows, float32 [targets,
-        width].
-
-        `rows` [targets, width] are added at the positions before each target; `hidden` is what `below` gave.
-        """
-
+        """See `Teacher.above` in `engram.memory.teach`."""
         positions, targets, weights = (
             torch.from_numpy(part).to(hidden.device) for part in (batch.positions, batch.targets, batch.weights)
         )
@@ -268,10 +250,7 @@ class Teacher:
 
 
 class _LeftError(Exception):
-    """The blocks from here on are not wanted."""
-
-    def __init__(self, hidden: Any) -> None:
-        self.hidden = hidden
+    """The blocks from here on are not wanted; its argument is the hidden state."""
 
 
 def _leave(hidden: Any) -> Any:

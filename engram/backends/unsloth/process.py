@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from engram.backends import refuse_quantize, silenced
+from engram.backends import reason, refuse_quantize, silenced
 from engram.backends.unsloth.training import as_torch
 from engram.models import peft_layout
 from engram.models.adapters import Lora
@@ -34,9 +34,8 @@ def begin(name: str) -> None:
     """Import Unsloth for `cuda` or `cpu`; raises EngramError if this process began with the other."""
     global _chosen
     if unsloth.cache_info().currsize and name != _chosen:
-        raise EngramError(
-            f"this process computes with BACKEND={_chosen} already", where=f"BACKEND={name}", fix="start another one"
-        )
+        what = f"this process computes with BACKEND={_chosen} already"
+        raise EngramError(what, where=f"BACKEND={name}", fix="start another one")
     _chosen = name
     unsloth()  # now, since it must be imported before transformers to change what it changes there
 
@@ -66,9 +65,9 @@ def unsloth() -> Any:
             from transformers.utils import logging
             from unsloth import tokenizer_utils
         except (ImportError, NotImplementedError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             fix = f"make doctor BACKEND={_chosen}; rm -f .venv/.ready-{_chosen}; make setup BACKEND={_chosen}"
-            raise EngramError(f"Unsloth does not start: {reason}", where=f"BACKEND={_chosen}", fix=fix) from error
+            what = f"Unsloth does not start: {reason(error)}"
+            raise EngramError(what, where=f"BACKEND={_chosen}", fix=fix) from error
         tokenizer_utils.fix_chat_template = lambda tokenizer: tokenizer.chat_template  # it would render it, unbounded
         _all_threads()
         logging.set_verbosity_error()
@@ -126,10 +125,8 @@ def load_model(model: Model, max_length: int, quantize: str, config: Config | No
     except (ValueError, KeyError, TypeError, OSError, NotImplementedError, RuntimeError) as error:
         if _is_memory(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngramError(
-            f"Unsloth cannot load this model: {reason}", where=model.name, fix="take another MODEL"
-        ) from error
+        what = f"Unsloth cannot load this model: {reason(error)}"
+        raise EngramError(what, where=model.name, fix="take another MODEL") from error
     os.environ["UNSLOTH_IGNORED_TOKENIZER_NAMES"] = str(loaded.config._name_or_path)  # its trainer edits embeddings
     return loaded
 
@@ -149,7 +146,7 @@ def attach(loaded: Any, config: Config, targets: Sequence[str]) -> Any:
     )
 
 
-def with_adapter(loaded: Any, lora: Lora, where: str, name: str) -> Any:
+def put_on(loaded: Any, lora: Lora, where: str, name: str) -> Any:
     """The model with this adapter's tensors, every one of them checked against the model's layers.
 
     By plain PEFT: Unsloth's `get_peft_model` prepares training as well. The layers are named in the words that a
@@ -158,15 +155,15 @@ def with_adapter(loaded: Any, lora: Lora, where: str, name: str) -> Any:
     """
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    def refuse(reason: str) -> EngramError:
-        return EngramError(f"the adapter does not fit {name}: {reason}", where=where, fix="make train")
+    def refuse(why: str) -> EngramError:
+        return EngramError(f"the adapter does not fit {name}: {why}", where=where, fix="make train")
 
     said = peft_layout.write(lora)
     try:
         named = {key: said.get(key) for key in ("lora_alpha", "target_modules", "layers_to_transform")}
         peft = get_peft_model(loaded, LoraConfig(r=lora.rank, bias="none", task_type="CAUSAL_LM", **named))
     except (ValueError, AssertionError, KeyError, RuntimeError) as error:
-        raise refuse(str(error).splitlines()[0]) from error
+        raise refuse(reason(error)) from error
     tensors = peft_layout.tensors_of(lora)
     expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(peft).items()}
     given = {key: tensor.shape for key, tensor in tensors.items()}
@@ -197,7 +194,5 @@ def out_of_memory(doing: str, fix: str) -> Iterator[None]:
 
 
 def _is_memory(error: BaseException) -> bool:
-    text = f"{type(error).__name__}: {error}"
-    return isinstance(error, MemoryError) or any(
-        mark in text for mark in ("OutOfMemoryError", "out of memory", "DefaultCPUAllocator")
-    )
+    text, marks = f"{type(error).__name__}: {error}", ("OutOfMemoryError", "out of memory", "DefaultCPUAllocator")
+    return isinstance(error, MemoryError) or any(mark in text for mark in marks)

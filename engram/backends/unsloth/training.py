@@ -24,11 +24,13 @@ from engram.plan.batches import REST, Batch, Likely, parts
 from engram.plan.checkpoint import State
 from engram.plan.config import Config, learning_rates
 from engram.plan.curve import Curve
-from engram.plan.sharding import Ranks, connected, place, share, unreachable
+from engram.plan.sharding import Ranks, connected, joined, share
 from engram.support.errors import EngramError
 from engram.support.files import cache_folder
 
 PREFIX = "base_model.model."  # before every layer's name in a PEFT model
+MOMENTS = ("exp_avg", "exp_avg_sq")
+PATIENCE = datetime.timedelta(minutes=10)  # the longest that a process waits for the others
 
 
 def linear_layers(model: Any) -> list[str]:
@@ -84,7 +86,7 @@ def run(peft: Any, curve: Curve, config: Config, tokens: int, *, cuda: bool) -> 
     A step's gradients are added up from parts of its batch of at most `tokens` tokens.
     """
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTTrainer
 
     rest, ranks = curve.batches[curve.done :], curve.ranks
@@ -116,19 +118,28 @@ def run(peft: Any, curve: Curve, config: Config, tokens: int, *, cuda: bool) -> 
 
     if cuda:
         torch.cuda.reset_peak_memory_stats()
+    tokenizer = AutoTokenizer.from_pretrained(peft.config._name_or_path, trust_remote_code=False, local_files_only=True)
+    tokenizer.chat_template = None  # nothing here may render one
     trainer = Trainer(
         model=peft,
         args=_arguments(config, len(rest), cuda),
         # accelerate deals the rows out to the processes in turn: of each step every process gets its own
         train_dataset=Dataset.from_dict({"batch": [i for i in range(len(rest)) for _ in range(ranks.size)]}),
         data_collator=lambda rows: parted(rest[rows[0]["batch"]], tokens, ranks),
-        processing_class=_tokenizer(peft.config._name_or_path),
+        processing_class=tokenizer,
         optimizers=(optimizer, schedule),
     )
     scaler = getattr(trainer.accelerator, "scaler", None)
 
     def snapshot() -> State:
         return state(peft, optimizer, used + schedule.last_epoch, scaler, peak_memory(cuda=cuda))
+
+    def measure() -> tuple[float, float]:
+        trainer.model.eval()
+        with getattr(trainer, "autocast_smart_context_manager", contextlib.nullcontext)():
+            found = curve.measured(functools.partial(judged, trainer.model))
+        trainer.model.train()
+        return found
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         started = 0.0
@@ -148,21 +159,11 @@ def run(peft: Any, curve: Curve, config: Config, tokens: int, *, cuda: bool) -> 
             loss = ranks.total(float(trainer.last_loss)) / ranks.size
             control.should_training_stop |= not curve.step(loss, time.perf_counter() - self.started, measure)
 
-    measure = functools.partial(_measured, trainer, curve)
     trainer.add_callback(Watch())
     with curve.running(snapshot, functools.partial(weights, peft)), connected(is_lost):
         trainer.train()
     if kept := curve.best():
         put_back(peft, kept)
-
-
-def _tokenizer(folder: str) -> Any:
-    """The tokenizer that SFTTrainer wants to have; without a chat template, since nothing here may render one."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    tokenizer.chat_template = None
-    return tokenizer
 
 
 def _arguments(config: Config, steps: int, cuda: bool) -> Any:
@@ -201,14 +202,6 @@ def _arguments(config: Config, steps: int, cuda: bool) -> Any:
     )
 
 
-def _measured(trainer: Any, curve: Curve) -> tuple[float, float]:
-    trainer.model.eval()
-    with getattr(trainer, "autocast_smart_context_manager", contextlib.nullcontext)():
-        found = curve.measured(functools.partial(judged, trainer.model))
-    trainer.model.train()
-    return found
-
-
 def judged(model: Any, batch: Batch) -> tuple[Any, Any]:
     """For each target of a batch its cross-entropy and, with `batch.likely`, the KL divergence from that, float32
     [losses, targets], and whether no token is more likely, bool [targets]."""
@@ -244,9 +237,6 @@ def peak_memory(*, cuda: bool) -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def weights(peft: Any) -> dict[str, Tensor]:
@@ -314,27 +304,20 @@ def _bytes(text: str) -> Any:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
 
 
-PATIENCE = datetime.timedelta(minutes=10)  # the longest that a process waits for the others
-
-
 @functools.cache
 def join(name: str) -> Ranks:
     """The processes, connected; this one alone without a launcher. Raises EngramError if they are not."""
-    rank, size, hosts = place(name)
-    if size == 1:
-        return Ranks()
 
-    if name == "cuda":
-        local, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= cards:
-            what = f"each process needs its own GPU; {cards} can be used here"
-            raise EngramError(what, where="NPROC", fix=f"NPROC={max(1, cards)}, and look at CUDA_VISIBLE_DEVICES")
-        torch.cuda.set_device(local)
-    try:
+    def connect() -> None:
+        if name == "cuda":
+            local, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if local >= cards:
+                what = f"each process needs its own GPU; {cards} can be used here"
+                raise EngramError(what, where="NPROC", fix=f"NPROC={max(1, cards)}, and look at CUDA_VISIBLE_DEVICES")
+            torch.cuda.set_device(local)
         torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo", timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        raise unreachable(size, error) from error
-    return Ranks(rank, size, hosts, _gather)
+
+    return joined(name, connect, _gather)
 
 
 def is_lost(error: RuntimeError) -> bool:

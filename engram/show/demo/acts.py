@@ -28,6 +28,12 @@ SUBTITLE = "A small language model is taught patterns that never change, and ask
 BACKENDS = {"mlx": "MLX", "cuda": "Unsloth, CUDA", "cpu": "Unsloth, CPU"}
 FACTS, HEADS, STEPS = 11, 16, 14  # columns before a fact, a finding, and a step of erasing
 ERASING = 2.5  # seconds
+YAML = {  # its keys, texts and marks in their own colours
+    r"^\s*(- )?[A-Za-z_]+(?=:)": "blue",
+    r"\"(?:[^\"\\]|\\.)*\"|'[^']*'": "green",
+    r"\{[A-Za-z_]+\}": "bold yellow",
+    r"^\s*-(?= )": "bright_black",
+}
 GOOD, BAD = "bold green", "bold red"
 NOTES = ("Stored answers, typed at reading speed.", "Answered now, one prompt at a time; typed at reading speed.")
 HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2.6, "general": 6.0, "end": 8.0}
@@ -36,11 +42,6 @@ HOLDS = {"title": 5.0, "taught": 7.0, "training": 3.0, "pair": 1.4, "answers": 2
 def platform(document: dict[str, Any]) -> str:
     """Backend and device of a document, in words."""
     return visible(f"{BACKENDS[document['backend']]} · {document['device']}")
-
-
-def report(stage: Stage, done: int, of: int) -> None:
-    """The progress of live answers, at the foot."""
-    stage.foot(f"both models answer now: {done} of {of}")
 
 
 def title(stage: Stage, material: Material, live: bool) -> None:
@@ -60,7 +61,7 @@ def title(stage: Stage, material: Material, live: bool) -> None:
     grid = entries(FACTS, *((name, QUIET, visible(text)) for name, text in facts.items()))
     parts: list[RenderableType] = [*banner, styled((SUBTITLE, "")), BLANK, grid]
     stage.section(sections.TITLE)
-    above = [BLANK] * ((stage.room - stage.rows(parts)) // 2) if stage.drawn else []
+    above = [BLANK] * ((stage.room - len(stage.rows(parts))) // 2) if stage.drawn else []
     stage.show([*above, *parts])
     stage.hold(HOLDS["title"])
 
@@ -160,7 +161,7 @@ def erased(stage: Stage, document: dict[str, Any], split: Splitter = words) -> N
     parts = [*panels.finished(stage, block), *kept]
     for pause, said in ((panels.THINK, again), (ERASING, back)):
         stage.clock.sleep(pause)
-        if stage.rows([*parts, *said]) > stage.room:
+        if len(stage.rows([*parts, *said])) > stage.room:
             stage.hold(HOLDS["end"])
             stage.screen(sections.ERASED)
             parts = []
@@ -196,21 +197,15 @@ def sentences(document: dict[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def _lesson(lesson: Lesson, cut: bool) -> list[Text]:
-    """One pattern: its place, its lines in colour, and a question with its answer; each in a line if `cut`."""
-    asked = (visible(lesson.question), ""), ("  →  ", "bold cyan"), (visible(lesson.answer), "green")
+    """One pattern: its place, its lines of YAML in colour, and a question with its answer; each in a line if `cut`."""
     lines = [styled((visible(lesson.place), "bold magenta"))]
-    for line in [*map(_coloured, lesson.lines), styled(("asked   ", QUIET), *asked)]:
-        lines.append(styled(("  ", "")) + line)
-    for line in lines:
-        line.no_wrap, line.overflow = cut, "ellipsis"
+    for line in lesson.lines:
+        text = Text(visible(line))
+        for expression, style in YAML.items():
+            text.highlight_regex(expression, style)
+        lines.append(Text("  ") + text)
+    asked = (visible(lesson.question), ""), ("  →  ", "bold cyan"), (visible(lesson.answer), "green")
+    lines.append(styled(("  ", ""), ("asked   ", QUIET), *asked))
+    for text in lines:
+        text.no_wrap, text.overflow = cut, "ellipsis"
     return lines
-
-
-def _coloured(line: str) -> Text:
-    """A line of YAML: its keys, texts and marks in their own colours, nothing in it obeyed."""
-    text = Text(visible(line))
-    text.highlight_regex(r"^\s*(- )?[A-Za-z_]+(?=:)", "blue")
-    text.highlight_regex(r"\"(?:[^\"\\]|\\.)*\"|'[^']*'", "green")
-    text.highlight_regex(r"\{[A-Za-z_]+\}", "bold yellow")
-    text.highlight_regex(r"^\s*-(?= )", "bright_black")
-    return text

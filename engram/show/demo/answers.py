@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,7 @@ Splitter = Callable[[str], list[int]]  # a text -> where each of its tokens ends
 class Shown:
     """One answer on the screen; seconds to the first token and tokens/s where it was made live.
 
-    `steps` are the beginnings of the text that each token made, as lengths of `line`, and `read` the facts whose rows
-    of a memory these tokens were read from.
+    `steps` are the lengths of `line` after each token, `read` the facts whose rows these tokens were read from.
     """
 
     text: str
@@ -49,25 +49,14 @@ class Shown:
         """The answer in one line that cannot drive a terminal."""
         return one_line(self.text) + ("" if self.ended else " …")
 
-    @property
-    def is_read(self) -> bool:
-        """Whether any token was read from a row of a memory."""
-        return any(self.read)
-
     def under(self, start: int, text: str) -> str:
-        """The marks under a part of the line that begins at `start`, a cell for each of the text's cells.
-
-        A mark and a line under each token that was read from a row, blanks under every other.
-        """
+        """Drawn under this part of the line, which begins at `start`: a mark and a line under each read token."""
         marks, known = "", facts([self])
         for begin, end, fact in zip((0, *self.steps), self.steps, self.read):
             token = self.line[begin:end]
-            cells, blanks = cell_len(token), cell_len(token) - cell_len(token.lstrip())
-            if fact is None or not cells:
-                marks += " " * cells
-            else:
-                blanks = blanks if blanks < cells else 0
-                marks += " " * blanks + MARKS[min(known.index(fact), 1)] + UNDER * (cells - blanks - 1)
+            inked = cell_len(token.lstrip() or token)
+            drawn = MARKS[min(known.index(fact), 1)] + UNDER * (inked - 1) if fact and inked else ""
+            marks += drawn.rjust(cell_len(token))
         first, cells = cell_len(self.line[:start]), cell_len(text)
         return marks[first : first + cells].ljust(cells)
 
@@ -98,15 +87,11 @@ def facts(answers: Iterable[Shown]) -> list[Fact]:
 def legend(answers: Iterable[Shown]) -> list[str]:
     """A line for each fact that was read: one for each mark at most."""
     found = facts(answers)
-    lines = [f"{mark} read from: {shown(fact)}" for mark, fact in zip(MARKS, found)]
+    shown = (f"{visible(normalise(fact.input))} → {visible(normalise(fact.output))}" for fact in found)
+    lines = [f"{mark} read from: {fact}" for mark, fact in zip(MARKS, shown)]
     if len(found) > len(MARKS):
         lines[-1] += f", and {len(found) - len(MARKS)} more"
     return lines
-
-
-def shown(fact: Fact) -> str:
-    """A fact on one line that cannot drive a terminal."""
-    return f"{visible(normalise(fact.input))} → {visible(normalise(fact.output))}"
 
 
 def is_right(example: Example, answer: Shown) -> bool | None:
@@ -132,14 +117,9 @@ def stored_answer(row: dict[str, Any], split: Splitter | None = None) -> Shown:
 
 
 def live(
-    rows: Sequence[Example],
-    loaded: Loaded,
-    adapter: Path,
-    limit: int,
-    report: Callable[[int, int], None] = lambda _done, _all: None,
+    rows: Sequence[Example], loaded: Loaded, adapter: Path, limit: int, report: Callable[[int, int], None]
 ) -> list[tuple[Shown, Shown]]:
-    """Both models' answers and times, one prompt at a time, of `limit` tokens at most; `report` hears how many of how
-    many are made."""
+    """Both models' answers and times, one prompt at a time; `report` hears how many of how many are made."""
     made, sides = itertools.count(1), []
     for place in (None, adapter):
         opened = table.opened(place, loaded.model, backends.WEIGHTS[loaded.backend]) if place else None
@@ -178,14 +158,11 @@ def splitter(name: str) -> Splitter:
     """How the model of this name splits a text, where it is on this disk; else words."""
     from tokenizers import Tokenizer
 
-    try:
-        model = on_this_disk(name)
-        tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json")) if model else None
-    except Exception:  # no such file, or a name that is none
-        tokenizer = None
-    if tokenizer is None:
-        return words
-    return lambda text: [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
+    with contextlib.suppress(Exception):  # no such file, or a name that is none
+        if model := on_this_disk(name):
+            tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
+            return lambda text: [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
+    return words
 
 
 def words(text: str) -> list[int]:
@@ -194,10 +171,7 @@ def words(text: str) -> list[int]:
 
 
 def _steps_at(text: str, ends: Sequence[int]) -> tuple[int, ...]:
-    """How much of the answer's line is to be seen after each token, which ends in the text at these places.
-
-    Never less than before; all of it after the last.
-    """
+    """How much of the answer's line is seen after each token, which ends in the text at these places; at last, all."""
     whole = visible(normalise(text))
     seen = [common(visible(normalise(text[:end])), whole) for end in ends[:-1]]
     return (*itertools.accumulate(seen, max), len(whole))

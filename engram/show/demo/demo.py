@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 
 from engram.backends import Loaded
 from engram.show.demo import acts, figures, platforms, stage
@@ -15,6 +17,7 @@ from engram.show.demo.answers import live, refuse_other, replayed, splitter
 from engram.show.demo.material import Material, load
 from engram.show.demo.stage import Clock, Page, Stage, too_small
 from engram.support import console as show
+from engram.support.text import visible
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,16 @@ class Manner:
     pause: bool = False
 
 
+USUAL = Manner()
+
+
 def perform(
-    loaded: Loaded | None,
-    adapter: Path,
-    data: Path,
-    place: Path,
-    manner: Manner | None = None,
-    patterns: str | None = None,
+    loaded: Loaded | None, adapter: Path, data: Path, place: Path, patterns: str | None = None, manner: Manner = USUAL
 ) -> None:
     """The whole show of the results in `place`. `loaded` None replays the stored answers, else both answer live.
 
     Raises EngramError if results, data or adapter are missing, or of another model, adapter or data.
     """
-    manner = manner or Manner()
     material = load(place, data, patterns)
     if loaded:
         refuse_other(loaded.model, loaded.backend, adapter, material.comparison, material.stages["tuned"])
@@ -50,15 +50,15 @@ def perform(
 
 def play(console: Console, clock: Clock, material: Material) -> None:
     """The show of the stored answers on this console and clock; as text where there is no room to draw."""
+    drawn = Stage(console, clock, acts.platform(material.comparison))
     with show.printing_on(console):
-        platform = acts.platform(material.comparison)
-        _show(Page(console) if too_small(console) else Stage(console, clock, platform), material)
+        _show(Page(console) if too_small(console) else drawn, material)
 
 
 def perform_platforms(names: list[str], folder: Path, manner: Manner) -> None:
     """The stored results of two folders in `folder` side by side; see `platforms.load` for what is refused."""
     both = platforms.load(names, folder)
-    with _stage(manner, platforms.caption(both)) as staged:
+    with _stage(manner, visible(" | ".join(names))) as staged:
         platforms.perform(staged, both, splitter(both.runs[0].comparison["model"]["name"]))
 
 
@@ -71,7 +71,8 @@ def _show(stage: Stage, material: Material, loaded: Loaded | None = None, adapte
     acts.training(stage, material)
     if loaded:
         limit = comparison["scoring"]["max_new_tokens"]
-        given = live(material.rows, loaded, adapter, limit, lambda done, of: acts.report(stage, done, of))
+        told = "both models answer now: {} of {}"
+        given = live(material.rows, loaded, adapter, limit, lambda *done: stage.foot(told.format(*done)))
     else:
         given = replayed(material.rows, material.stages, split)
     acts.pairs(stage, material, given, live=loaded is not None)
@@ -97,5 +98,10 @@ def _stage(manner: Manner, platform: str) -> Iterator[Stage]:
             yield Page(console, wait)
             return
         staged = Stage(console, Clock(manner.speed), platform, wait)
-        with staged.performed():
+        console.file.write("\n" * (staged.height - 1))  # what is shown scrolls away, so that clearing loses none of it
+        console.show_cursor(False)
+        try:
             yield staged
+        finally:
+            console.control(Control.move_to(0, staged.height - 1), Control((ControlType.ERASE_IN_LINE, 2)))
+            console.show_cursor(True)

@@ -59,17 +59,14 @@ def findings(comparison: dict[str, Any]) -> list[Finding]:
         share = f"{percent(changed['share'])} {interval(changed['ci95'])}"
         text = f"{share} of {changed['n']} answers to general prompts: teaching reaches further than the patterns."
         lost.append(Finding("Changed", text))
-    after = comparison["tuned"]["recall"]
-    wrong = after["n"] - round(after["n"] * after["exact"]) if after["n"] else 0
-    still = [Finding("Still wrong", f"{wrong} of {after['n']} taught patterns.")] if wrong else []
+    after, rest = comparison["tuned"]["recall"], []
+    if wrong := after["n"] - round(after["n"] * (after["exact"] or 0)):
+        rest.append(Finding("Still wrong", f"{wrong} of {after['n']} taught patterns."))
     if missing:
-        still.append(Finding("Not measured", f"{', '.join(missing)}: there was nothing to measure on."))
-    limit, seed = comparison["scoring"]["max_new_tokens"], comparison["recipe"]["seed"]
-    text = (
-        f"patterns that nobody wrote down, answers beyond {limit} tokens, and the spread over seeds "
-        f"(this is seed {seed}; make seeds)."
-    )
-    return [*lost, *unproved, *still, Finding("Not measured", text)]
+        rest.append(Finding("Not measured", f"{', '.join(missing)}: there was nothing to measure on."))
+    text = f"patterns that nobody wrote down, answers beyond {comparison['scoring']['max_new_tokens']} tokens, "
+    text += f"and the spread over seeds (this is seed {comparison['recipe']['seed']}; make seeds)."
+    return [*lost, *unproved, *rest, Finding("Not measured", text)]
 
 
 def difference(change: dict[str, Any]) -> str:
@@ -104,8 +101,9 @@ def _shares(comparison: dict[str, Any], width: int, grown: float) -> list[Text]:
         for label, side, style, bold in (("before", "baseline", QUIET, ""), ("after", "tuned", "cyan", "bold")):
             part = comparison[side][name]
             shown = f"{percent(part['exact']):>8}  {interval(part['ci95'])}"
-            bar = _bar(grown * (part["exact"] or 0.0), width, style)
-            lines.append(styled((f"  {label:6}  ", QUIET), *bar, (shown, bold)))
+            bar = blocks(grown * (part["exact"] or 0.0), width, " ▏▎▍▌▋▊▉█")
+            track = "·" * (width - len(bar)), "bright_black"
+            lines.append(styled((f"  {label:6}  ", QUIET), (bar, style), track, (shown, bold)))
     return lines
 
 
@@ -132,28 +130,19 @@ def _verdict(change: dict[str, Any]) -> tuple[str, str]:
     return change["verdict"], VERDICTS.get(change["verdict"], "bold")
 
 
-def _bar(share: float, width: int, style: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    """A bar of eighths of a column on a faint track."""
-    eighths = round(8 * width * share)
-    full = "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")
-    return (full, style), ("·" * (width - len(full)), "bright_black")
-
-
 def curve(stage: Stage, log: dict[str, Any]) -> None:
     """The training's losses and figures; drawn as time goes."""
-    s, losses = log["summary"], [step["loss"] for step in log["steps"]]
-    speed = (
-        f"{s['steps']} steps, {s['rows']:,} rows in {s['train_seconds']:.0f} s: {s['tokens_per_second']:,.0f} tokens/s"
-    )
+    s, steps, width = log["summary"], len(log["steps"]), stage.inner - LABELS - 1
+    speed = f"{s['steps']} steps, {s['rows']:,} rows in {s['train_seconds']:.0f} s: "
+    speed += f"{s['tokens_per_second']:,.0f} tokens/s"
     memory = f"  ·  peak memory {s['peak_memory_bytes'] / 2**20:,.0f} MiB"
     about, took = styled((methods.of(log["recipe"]).describe(log), "")), styled((speed, "bold"), (memory, QUIET))
     end = [took, styled((said, QUIET), cut=True)] if (said := ending(log)) else [BLANK, took]
-    width = stage.inner - LABELS - 1
     chart = _chart(log, width, 16 if stage.height >= ROOMY else 12)
     axis = [styled((f"{'0└':>{LABELS}}{'─' * width}", QUIET))]
-    axis += [styled((f"{'1':>{LABELS + 1}}{f'step {len(losses)}':>{width - 1}}", QUIET))]
+    axis += [styled((f"{'1':>{LABELS + 1}}{f'step {steps}':>{width - 1}}", QUIET))]
     for drawn in stage.frames(width):
-        step = max(min(drawn * len(losses) // width, len(losses)), 1)
+        step = max(drawn * steps // width, 1)
         lines = [*(line[: LABELS + drawn] for line in chart), *axis, _status(log, step)]
         parts = [about, styled(("loss, nats per answer token", QUIET)), *lines]
         stage.show(parts)
@@ -162,15 +151,12 @@ def curve(stage: Stage, log: dict[str, Any]) -> None:
 
 
 def _chart(log: dict[str, Any], width: int, height: int) -> list[Text]:
-    """The lines above the axis of steps, behind LABELS columns.
-
-    Each column is the mean loss of its share of the steps; a mark is the validation loss after a step.
-    """
+    """The lines above the axis: a column is the mean loss of its share of the steps, a mark a validation loss."""
     steps = log["steps"]
     means = bins([step["loss"] for step in steps], width)
     checks = {min(v["step"] * width // len(steps), width - 1): v["loss"] for v in log["validation"]}
     top = ceiling(max([*means, *checks.values()]))
-    columns = [f"{strip(mean / top, height):<{height}}" for mean in means]
+    columns = [f"{blocks(mean / top, height, ' ' + SPARKS, 1):<{height}}" for mean in means]
     marks = {column: min(int(height * loss / top), height - 1) for column, loss in checks.items()}
     lines = []
     for up in reversed(range(height)):
@@ -202,10 +188,10 @@ def ceiling(value: float) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= value * (1 - 1e-9))
 
 
-def strip(share: float, height: int) -> str:
-    """A column of blocks from the bottom up, an eighth of a row at least."""
-    eighths = max(min(round(8 * height * share), 8 * height), 1)
-    return SPARKS[7] * (eighths // 8) + (SPARKS[eighths % 8 - 1] if eighths % 8 else "")
+def blocks(share: float, length: int, signs: str, least: int = 0) -> str:
+    """A bar or column of this share of `length`, by eighths of a cell: `signs` are those of 0 to 8 eighths."""
+    eighths = max(min(round(8 * length * share), 8 * length), least)
+    return signs[8] * (eighths // 8) + signs[eighths % 8] * bool(eighths % 8)
 
 
 def _status(log: dict[str, Any], step: int) -> Text:

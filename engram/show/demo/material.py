@@ -38,8 +38,7 @@ class Lesson(NamedTuple):
 class Material:
     """One run: its folder, comparison, answers before and after, training log if any, and its data.
 
-    `rows` are those shown, `lessons` the patterns shown as taught; `erased` is what erasing a fact did, if
-    the run has a memory.
+    `rows` are those shown, `lessons` the patterns shown as taught; `erased` is what erasing a fact of a memory did.
     """
 
     place: Path
@@ -70,10 +69,8 @@ def load(place: Path, data: Path, patterns: str | None = None) -> Material:
         what = "the results are of other data (another PATTERNS or SEED)"
         raise EngramError(what, where=str(data / "manifest.json"), fix="make demo")
     seed = run.comparison["recipe"]["seed"]
-    train = [e for e in read_split(data, "train") if e.phrasing == "bare"]
-    lessons = _lessons(train, manifest, patterns)
-    rows = choose(run.stages["baseline"], seed)
-    erased = erase.stored(place, run.stages["tuned"])
+    lessons = _lessons([e for e in read_split(data, "train") if e.phrasing == "bare"], manifest, patterns)
+    rows, erased = choose(run.stages["baseline"], seed), erase.stored(place, run.stages["tuned"])
     return Material(place, run.comparison, run.stages, run.log, manifest["counts"], rows, lessons, erased)
 
 
@@ -95,8 +92,7 @@ def choose(document: dict[str, Any], seed: int) -> list[Example]:
 
 
 def choose_rows(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The rows of the show, by hash, not by result: of each kind of pattern one taught, two in other words, and two
-    held-out ones."""
+    """The rows of the show, by hash, not by result: of each kind one taught, two in other words, two held out."""
     by_hash = sorted(examples, key=lambda e: sha256_text(f"demo:{seed}:{e.id}"))
     taught = {e.kind: e for e in reversed(by_hash) if e.split_kind == "recall"}  # the first of each kind
     reworded, held_out = ([e for e in by_hash if e.split_kind == kind] for kind in ("rewording", "generalization"))
@@ -130,11 +126,7 @@ def _lesson(example: Example, pattern: Pattern | None) -> Lesson:
         return Lesson(example.kind, (), example.prompt, example.answer)
     file, item = Path(match["file"]), (match["part"], int(match["index"]))
     content = read_bytes(file)
-    source, wanted = yaml_source.parse(content, file.stem), [int(match["line"])]
-    if match["part"] == "tables":  # what its columns are put into, then the row
-        wanted = [source.place((*item, name)).line for name in ("input", "output")] + wanted
-    else:
-        wanted += [source.place((*item, "output")).line]
-    lines = content.decode("utf-8-sig").splitlines()
-    shown = tuple(lines[number - 1] for number in dict.fromkeys(wanted))
+    source, lines = yaml_source.parse(content, file.stem), content.decode("utf-8-sig").splitlines()
+    around = {source.place((*item, name)).line for name in ("input", "output")}  # of a row: what it is put into
+    shown = tuple(lines[number - 1] for number in sorted(around | {int(match["line"])}))
     return Lesson(f"{Path(*file.parts[-2:])}:{match['line']}", shown, example.prompt, example.answer)

@@ -47,21 +47,18 @@ class Said:
         return self.answer.steps or (len(self.answer.line),)
 
     def typed(self, width: int, end: int | None = None) -> list[Text]:
-        """Its lines, the label before the first, with marks under what was read of a memory; a long answer is cut off.
-
-        Up to `end` while it is being typed.
-        """
-        most, label = MOST_READ if self.answer.is_read else MOST, self.label
-        done = end is None
-        style = MARKS[self.right][2] if done else ""
+        """Its lines, up to `end` while it is typed, with marks under what was read of a memory; cut off if long."""
+        read, label = any(self.answer.read), self.label
+        most = MOST_READ if read else MOST
+        style = MARKS[self.right][2] if end is None else ""
         lines = fold(self.answer.line, width - len(label))
         shown = []
         for at, (start, text) in enumerate(lines[:most]):
-            part = text[: max(end - start, 0)] if end is not None else text
-            more = " …" if done and len(lines) > at + 1 == most else ""
+            part = text if end is None else text[: max(end - start, 0)]
+            more = " …" if end is None and len(lines) > at + 1 == most else ""
             shown.append(styled((label, QUIET), (part, style), (more, style)))
             label = " " * len(label)
-            if self.answer.is_read:
+            if read:
                 shown.append(styled((label, ""), (self.answer.under(start, part), MARKED)))
         return shown
 
@@ -76,8 +73,7 @@ class Box:
     def panel(self, drawn: bool, width: int, rows: int, number: int, tick: int) -> Panel:
         """The box with the first `tick` tokens of its answer of this number, and all of those before.
 
-        With its last token an answer is marked right or wrong in the lower edge, with its time. Not `drawn`, it has no
-        lines around it.
+        A whole answer is marked right or wrong in the lower edge. Not `drawn`, the box has no lines around it.
         """
         lines, marks = list[Text](), list[tuple[str, str]]()
         for at, said in enumerate(self.said[: number + 1]):
@@ -107,11 +103,6 @@ class Block:
     boxes: tuple[Box, Box]
     verdict: str = ""
 
-    @property
-    def said(self) -> list[Said]:
-        """The answers of both boxes."""
-        return [said for one in self.boxes for said in one.said]
-
 
 def pair(example: Example, before: Shown, after: Shown, usual: Sequence[dict[str, Any] | None] = (None, None)) -> Block:
     """One question before and after; `usual` are medians for answers that have no times of their own."""
@@ -131,7 +122,7 @@ def pages(stage: Stage, blocks: Sequence[Block]) -> list[list[Block]]:
     found: list[list[Block]] = []
     free = 0
     for block in blocks:
-        needed = stage.rows(finished(stage, block)) + 1
+        needed = len(stage.rows(finished(stage, block))) + 1
         if not found or needed > free:
             found.append([])
             free = stage.room - 1  # without the foot and a blank line, but the last block needs none after it
@@ -142,7 +133,8 @@ def pages(stage: Stage, blocks: Sequence[Block]) -> list[list[Block]]:
 
 def finished(stage: Stage, block: Block, states: Sequence[State] = (DONE, DONE)) -> list[RenderableType]:
     """The block with its answers, the facts that they were read from, and its verdict."""
-    told = [styled((line, MARKED), cut=True) for line in legend(said.answer for said in block.said)]
+    read = legend(said.answer for one in block.boxes for said in one.said)
+    told = [styled((line, MARKED), cut=True) for line in read]
     told += [styled((block.verdict, "bold"), cut=True)] if block.verdict else []
     return [*picture(stage, block, states), *told]
 
@@ -167,10 +159,7 @@ def picture(stage: Stage, block: Block, states: Sequence[State]) -> list[Rendera
 
 
 def perform(stage: Stage, above: Sequence[RenderableType], block: Block, which: Sequence[int] = (0, 1)) -> None:
-    """Below what is there, ask the block's question and type the answers of these boxes at the same time.
-
-    Those of an earlier box are there already, a later box is not shown yet.
-    """
+    """Below what is there, ask the block's question and type the answers of these boxes; earlier boxes are full."""
 
     def show(number: int, tick: int) -> None:
         states = [(number, tick) if i in which else DONE if i < which[0] else None for i in (0, 1)]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from engram.dataset.rows import Example
 from engram.evaluation import compare_runs, tables
@@ -34,38 +33,46 @@ SAME = {True: "the same", False: "different"}
 
 @dataclass(frozen=True)
 class Both:
-    """Two comparable runs, the document of their comparison, and the rows that are shown."""
+    """Two comparable runs, their comparison, and the rows that are shown."""
 
     runs: tuple[compare_runs.Run, compare_runs.Run]
-    document: dict[str, Any]
+    pair: dict[str, Any]
     rows: list[Example]
 
 
 def load(names: Sequence[str], folder: Path) -> Both:
-    """The runs of two folders in `folder`; raises EngramError if one is missing, or where they differ in more
-    than the platform."""
+    """The runs of two folders in `folder`; raises EngramError if one is missing, or more than the platform differs."""
     if len(names) != 2 or names[0] == names[1]:
         what = f"two different runs are shown side by side, not {', '.join(map(visible, names)) or 'none'}"
         raise EngramError(what, where="--platforms", fix="name two folders in results/: --platforms mlx,cuda")
     one, other = (read_run(folder / name) for name in names)
-    document = compare_runs.together([one, other], {})
+    pair = compare_runs.pair(one, other)
     fix = "make eval compare BACKEND=… with the same MODEL, RECIPE, SEED and PATTERNS"
-    refuse("these runs are not comparable", folder, document["pairs"][0]["refused"], fix)
+    refuse("these runs are not comparable", folder, pair["refused"], fix)
     rows = choose_rows(asked(one.stages["baseline"]), one.comparison["recipe"]["seed"])
-    return Both((one, other), document, rows)
-
-
-def caption(both: Both) -> str:
-    """The names at the top of the screen."""
-    return " | ".join(visible(run.name) for run in both.runs)
+    return Both((one, other), pair, rows)
 
 
 def perform(stage: Stage, both: Both, split: Splitter) -> None:
-    """The questions with both platforms' answers, and the figures."""
+    """The questions with both platforms' answers; then their figures, tested against each other."""
     note = "Stored answers; the questions are chosen by hash, not by result."
     acts.answer(stage, sections.PLATFORMS_ANSWERS, blocks(both, split), note)
     stage.section(sections.PLATFORMS_FIGURES)
-    stage.show([_figures(stage, both), BLANK, *_tested(both)])
+    one, other = (visible(run.name) for run in both.runs)
+    width = (stage.inner - FIRST) // 2
+    grid = Table.grid()
+    for column in (FIRST, width, width):
+        grid.add_column(width=column, no_wrap=True)
+    grid.add_row("", *(styled((name, "bold"), cut=True) for name in (one, other)))
+    for name, key in FIGURES.items():
+        cells = (styled((tables.ACROSS[key](run.comparison), ""), cut=True) for run in both.runs)
+        grid.add_row(styled((name, QUIET)), *cells)
+    lines = []
+    for name, n, _, _, apart, p, found in tables.pair_table(both.pair).rows:
+        head = f"{name}, {other} against {one}: {apart} points, p {p}, n = {n}: "
+        lines.append(styled((head, ""), (found, "bold yellow" if found == "a difference" else "bold green")))
+    lines += [styled((line, "")) for line in tables.pair_lines(both.pair) if "on general prompts" not in line]
+    stage.show([grid, BLANK, *lines])
     stage.hold(figures.HOLD)
 
 
@@ -76,35 +83,10 @@ def blocks(both: Both, split: Splitter | None = None) -> list[panels.Block]:
     for example, *sides in zip(both.rows, *given, strict=True):
         boxes = []
         for run, answers in zip(both.runs, sides, strict=True):
-            said = [
-                panels.Said(answer, is_right(example, answer), f"{name:<8}")
-                for name, answer in zip(("before", "after"), answers, strict=True)
-            ]
-            boxes.append(panels.Box(f"{visible(run.name)} · {visible(run.comparison['device'])}", tuple(said)))
+            labelled = zip(("before  ", "after   "), answers, strict=True)
+            said = tuple(panels.Said(answer, is_right(example, answer), label) for label, answer in labelled)
+            boxes.append(panels.Box(f"{visible(run.name)} · {visible(run.comparison['device'])}", said))
         before, after = (one.text == other.text for one, other in zip(*sides, strict=True))
         verdict = f"{'=' if before and after else '≠'} before: {SAME[before]} · after: {SAME[after]}"
         found.append(panels.Block(example, (boxes[0], boxes[1]), verdict))
     return found
-
-
-def _figures(stage: Stage, both: Both) -> Table:
-    """The main figures of both."""
-    grid = Table.grid()
-    grid.add_column(width=FIRST)
-    for _ in both.runs:
-        grid.add_column(width=(stage.inner - FIRST) // 2, no_wrap=True)
-    grid.add_row("", *(styled((visible(run.name), "bold"), cut=True) for run in both.runs))
-    for name, key in FIGURES.items():
-        cells = (styled((tables.ACROSS[key](run.comparison), ""), cut=True) for run in both.runs)
-        grid.add_row(styled((name, QUIET)), *cells)
-    return grid
-
-
-def _tested(both: Both) -> list[Text]:
-    """The tests of one run against the other, and how many of their texts are the same."""
-    pair, (one, other) = both.document["pairs"][0], (visible(run.name) for run in both.runs)
-    lines = []
-    for name, n, _, _, apart, p, found in tables.pair_table(pair).rows:
-        head = f"{name}, {other} against {one}: {apart} points, p {p}, n = {n}: "
-        lines.append(styled((head, ""), (found, "bold yellow" if found == "a difference" else "bold green")))
-    return lines + [styled((line, "")) for line in tables.pair_lines(pair) if "on general prompts" not in line]

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import click
-from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.control import Control
-from rich.segment import ControlType, Segment
+from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -56,7 +53,7 @@ class Clock:
     """Real time since the clock was made, `speed` times as fast: 2 halves every wait, 0 leaves all of them out."""
 
     def __init__(self, speed: float = 1.0) -> None:
-        self._speed, self._started = speed, time.monotonic()
+        self._speed, self._started, self.markers = speed, time.monotonic(), list[Marker]()
 
     def now(self) -> float:
         """Seconds since the start of the show."""
@@ -68,26 +65,22 @@ class Clock:
             time.sleep(seconds / self._speed)
 
     def mark(self, title: str) -> None:
-        """A section of this title starts now; a live show keeps no record of it."""
+        """A section of this title starts now."""
+        self.markers.append(Marker(self.now(), title))
 
 
 class VirtualClock(Clock):
     """Time that passes only in `sleep`, at once and exactly: when a screen is shown depends on the show alone."""
 
-    def __init__(self) -> None:
-        self._now, self.markers = 0.0, list[Marker]()
+    _slept = 0.0
 
     def now(self) -> float:
         """The seconds slept so far."""
-        return self._now
+        return self._slept
 
     def sleep(self, seconds: float) -> None:
         """Let the time pass at once."""
-        self._now += seconds
-
-    def mark(self, title: str) -> None:
-        """Keep the section's start."""
-        self.markers.append(Marker(self._now, title))
+        self._slept += seconds
 
 
 @dataclass
@@ -102,24 +95,10 @@ class Stage:
     platform: str
     wait: Callable[[], None] | None = None
     drawn: ClassVar[bool] = True
-    _lines: dict[int, list[tuple[str, Style | None]]] = field(default_factory=dict)
+    _lines: dict[int, list[Segment]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._measure()
-
-    @contextlib.contextmanager
-    def performed(self) -> Iterator[None]:
-        """Let what the terminal shows scroll away, so that clearing loses none of it, and hide the cursor.
-
-        At the end the cursor is in the last row, which is empty then, so that nothing scrolls for what comes after.
-        """
-        self.console.file.write("\n" * (self.height - 1))
-        self.console.show_cursor(False)
-        try:
-            yield
-        finally:
-            self.console.control(Control.move_to(0, self.height - 1), Control((ControlType.ERASE_IN_LINE, 2)))
-            self.console.show_cursor(True)
 
     def section(self, title: str) -> None:
         """Mark and begin a section: an empty screen with its title."""
@@ -147,17 +126,17 @@ class Stage:
         """The rows for the parts of a section, the foot's among them: below the title and above the hint."""
         return self.height - self._top - 1
 
-    def rows(self, parts: Sequence[RenderableType]) -> int:
-        """The rows that these parts take."""
-        return len(self._rendered(parts))
+    def rows(self, parts: Sequence[RenderableType]) -> list[list[Segment]]:
+        """The rows of these parts, as they are drawn."""
+        return self.console.render_lines(Group(*parts), self.console.options.update(width=self.inner))
 
     def show(self, parts: Sequence[RenderableType]) -> None:
         """Show these parts below the title, as far as there is room for them; what is below them stays."""
         self._draw(self._top, parts, self.height - 1)
 
     def frames(self, count: int) -> Sequence[int]:
-        """The numbers of an animation's pictures."""
-        return range(1, count + 1)
+        """The numbers of an animation's pictures; the last one alone where nothing is drawn."""
+        return range(1 if self.drawn else count, count + 1)
 
     def foot(self, text: str) -> None:
         """Show a note in the last row but one."""
@@ -173,27 +152,21 @@ class Stage:
         self._draw(self.height - 1, [styled((" " * len(HINT), ""))])
 
     def _measure(self) -> None:
-        size = self.console.size
-        self.height, self._top = size.height, 3 if size.height >= ROOMY else 2
-        self.inner = min(size.width, WIDEST) - 2 * MARGIN
-
-    def _rendered(self, parts: Sequence[RenderableType]) -> list[list[Segment]]:
-        return self.console.render_lines(Group(*parts), self.console.options.update(width=self.inner))
+        width, self.height = self.console.size
+        self._top = 3 if self.height >= ROOMY else 2
+        self.inner = min(width, WIDEST) - 2 * MARGIN
 
     def _draw(self, top: int, parts: Sequence[RenderableType], end: int = sys.maxsize) -> None:
         """Draw the parts' lines from row `top` up to `end`: of each line what is between its first and last change."""
-        for row, line in zip(range(top, end), self._rendered(parts)):
-            new = [(character, segment.style or None) for segment in line for character in segment.text]
-            old = self._lines.get(row) or [(" ", None)] * len(new)
+        for row, line in zip(range(top, end), self.rows(parts)):
+            new = [Segment(character, segment.style or None) for segment in line for character in segment.text]
+            old = self._lines.get(row) or [Segment(" ")] * len(new)
             first = common(old, new)
             same = common(old[first:][::-1], new[first:][::-1])
             self._lines[row] = new
             if changed := new[first : len(new) - same]:
-                column = MARGIN + cell_len("".join(character for character, _ in new[:first]))
-                self.console.control(Control.move_to(column, row))
-                runs = itertools.groupby(changed, lambda cell: cell[1])
-                shown = (("".join(character for character, _ in run), style or "") for style, run in runs)
-                self.console.print(styled(*shown), end="", no_wrap=True, crop=False)
+                self.console.control(Control.move_to(MARGIN + Segment.get_line_length(new[:first]), row))
+                self.console.print(Segments(Segment.simplify(changed)), end="")
 
 
 class Page(Stage):
@@ -209,10 +182,6 @@ class Page(Stage):
         """Print the title, once for all screens of a section."""
         self.console.print(f"\n{title}\n" if title != self._title else "", style="bold")
         self._title, self._note = title, ""
-
-    def frames(self, count: int) -> Sequence[int]:
-        """The last one alone."""
-        return [count]
 
     def show(self, parts: Sequence[RenderableType]) -> None:
         """Keep the parts."""
@@ -240,9 +209,8 @@ class Page(Stage):
 def too_small(console: Console) -> str:
     """The reason why the show cannot be drawn on this terminal, or an empty text."""
     width, height = console.size
-    if width >= WIDTH and height >= HEIGHT:
-        return ""
-    return f"this terminal has {width} columns and {height} lines; the show is drawn from {WIDTH} and {HEIGHT} up"
+    told = f"this terminal has {width} columns and {height} lines; the show is drawn from {WIDTH} and {HEIGHT} up"
+    return told if width < WIDTH or height < HEIGHT else ""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -272,28 +240,7 @@ def entries(width: int, *rows: tuple[str, str, str]) -> Table:
     return grid
 
 
-@contextlib.contextmanager
-def unseen() -> Iterator[None]:
-    """Keys typed meanwhile are not shown and wait to be read; Ctrl-C interrupts as usual."""
-    if os.name != "posix" or not sys.stdin.isatty():
-        yield
-        return
-    import termios
-
-    terminal = sys.stdin.fileno()
-    before, settings = termios.tcgetattr(terminal), termios.tcgetattr(terminal)
-    settings[3] &= ~termios.ECHO
-    termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
 def wait() -> None:
     """Wait for any key on a terminal, for Enter or the end of the input elsewhere; Ctrl-C raises KeyboardInterrupt."""
-    if not sys.stdin.isatty():
-        sys.stdin.readline()
-        return
     with contextlib.suppress(EOFError):  # Ctrl-D is a key like any other
-        click.getchar()
+        click.getchar() if sys.stdin.isatty() else sys.stdin.readline()

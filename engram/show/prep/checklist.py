@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from engram.show.prep import personal, stages
-from engram.show.prep.finding import ASK, FAIL, PASS, STATES, WARN, Finding, Situation, failed, refused, unchecked
+from engram.show.prep.stages import ASK, FAIL, PASS, STATES, WARN, Finding, Situation, failed, refused, unchecked
 from engram.show.video import cast
 from engram.show.video.cast import Cast
 from engram.support.console import make_console, make_table
@@ -39,8 +40,10 @@ def examine(at: Situation, environment: Mapping[str, str], public: Iterable[str]
     `public` lists names and addresses that may be seen. No finding holds what is personal, not even in a path.
     """
     search = personal.search(personal.owner(at.checkout), environment, public)
-    demo = _demo(at)
-    made = [stages.models(at), stages.data(at), stages.adapter(at), stages.pipeline(at)]
+    demo = None
+    with contextlib.suppress(EngramError):  # the lines of data, pipeline and recordings say why it cannot be shown
+        demo = _demo(at, cast.WIDTHS[-1])  # so wide that little is folded
+    made = stages.examine(at)
     found = [
         personal.environment(environment),
         *made,
@@ -50,20 +53,22 @@ def examine(at: Situation, environment: Mapping[str, str], public: Iterable[str]
         talking_points(at, personal.titles(demo)) if demo else unchecked("talking points", "the demo cannot be shown"),
         *(Finding(name, ASK, question, fix) for name, (question, fix) in QUESTIONS.items()),
     ]
-    return [_printable(one, search) for one in found]
+
+    def clean(text: str) -> str:
+        return visible(search.conceal(text))
+
+    return [replace(e, text=clean(e.text), fix=clean(e.fix), details=tuple(map(clean, e.details))) for e in found]
 
 
 def answered(found: Sequence[Finding], answer: Callable[[Finding], bool]) -> list[Finding]:
     """The findings with those of state `ask` decided by a person's answer."""
-
-    def decided(one: Finding) -> Finding:
-        if one.state != ASK:
-            return one
-        if answer(one):
-            return replace(one, state=PASS, text=f"{one.text} Yes.", fix="")
-        return replace(one, state=FAIL, text=f"{one.text} No.")
-
-    return [decided(one) for one in found]
+    decided = []
+    for one in found:
+        if one.state == ASK and answer(one):
+            decided.append(replace(one, state=PASS, text=f"{one.text} Yes.", fix=""))
+        else:
+            decided.append(replace(one, state=FAIL, text=f"{one.text} No.") if one.state == ASK else one)
+    return decided
 
 
 def ready(found: Sequence[Finding]) -> bool:
@@ -83,12 +88,9 @@ def document(found: Sequence[Finding], backend: str) -> dict[str, Any]:
     }
 
 
-def _demo(at: Situation) -> Cast | None:
-    """The demo on the widest terminal, so that little is folded; None if it cannot be shown."""
-    try:
-        return personal.perform(at, cast.WIDTHS[-1], cast.HEIGHT)
-    except EngramError:  # the lines of data, pipeline and recordings say why
-        return None
+def _demo(at: Situation, width: int, height: int = cast.HEIGHT) -> Cast:
+    """The demo of these results as `make record` records it; raises EngramError if it cannot be shown."""
+    return cast.of_demo(at.place, at.data, at.patterns, width, height)
 
 
 def measure() -> os.terminal_size | None:
@@ -112,33 +114,19 @@ def terminal(size: os.terminal_size | None) -> list[Finding]:
     return [Finding("terminal size", state, text, fix), font]
 
 
-def _printable(one: Finding, search: personal.Search) -> Finding:
-    def clean(text: str) -> str:
-        return visible(search.conceal(text))
-
-    return replace(one, text=clean(one.text), fix=clean(one.fix), details=tuple(map(clean, one.details)))
-
-
 def talking_points(at: Situation, titles: list[str]) -> Finding:
     """Whether the script has something to say on each of these sections."""
     name = "talking points"
     if not at.script.is_file():
         return failed(name, f"no {at.script}", f"write {at.script}: a heading `## …` for each section of the demo")
-    if missing := lacking(titles, read_bytes(at.script).decode("utf-8", "replace")):
+    script = read_bytes(at.script).decode("utf-8", "replace")
+    headings = re.findall(r"^## (.+)\n\s*(?!##? )\S", script, re.M)  # with text under it
+    there = {normalise(heading).casefold() for heading in headings}
+    if missing := [title for title in titles if normalise(title).casefold() not in there]:
         fix = f"write a heading and its points for each of them in {at.script}"
         text = f"{at.script} says nothing on {len(missing)} of {len(titles)} sections"
         return failed(name, text, fix, tuple(f"## {visible(title)}" for title in missing))
     return Finding(name, PASS, f"{at.script} has each of the show's {len(titles)} sections")
-
-
-def lacking(titles: list[str], script: str) -> list[str]:
-    """The titles for which the script has no heading `## …`, capitals and blanks aside, with text under it."""
-    there = {_folded(heading) for heading in re.findall(r"^## (.+)\n\s*(?!##? )\S", script, re.M)}
-    return [title for title in titles if _folded(title) not in there]
-
-
-def _folded(title: str) -> str:
-    return normalise(title).casefold()
 
 
 def show(found: Sequence[Finding]) -> None:
@@ -159,9 +147,8 @@ def show(found: Sequence[Finding]) -> None:
 def recordings(at: Situation, explained: bool) -> Finding:
     """Whether cast, film and GIF of the demo exist and show the demo of these results.
 
-    A recording follows from the results alone, so the cast is compared with one made now, byte by byte. It is written
-    after film and GIF, which are drawn from it. Where the demo cannot be performed, this line fails unless another line
-    has `explained` it.
+    The cast, which is written after film and GIF, is compared with one made now, byte by byte. Where the demo cannot be
+    performed, this line fails unless another line has `explained` it.
     """
     again = at.make("record")
     files = {kind: at.place / f"demo.{kind}" for kind in KINDS}
@@ -172,7 +159,7 @@ def recordings(at: Situation, explained: bool) -> Finding:
     except EngramError as error:
         return refused(RECORDINGS, error, again)
     try:
-        now = personal.perform(at, stored.width, stored.height)
+        now = _demo(at, stored.width, stored.height)
     except EngramError as error:
         if explained:
             return unchecked(RECORDINGS, "the demo cannot be shown now")

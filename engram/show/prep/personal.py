@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engram.patterns.loading import find_files
-from engram.show.prep.finding import PASS, WARN, Finding, Situation, failed
+from engram.show.prep.stages import PASS, WARN, Finding, Situation, failed
 from engram.show.video import cast
-from engram.show.video.cast import Cast, caption, record, replay
+from engram.show.video.cast import Cast
 from engram.support.errors import EngramError
 from engram.support.files import read_bytes
 from engram.support.text import normalise
@@ -50,15 +50,16 @@ SHAPES = {
 
 def environment(variables: Mapping[str, str]) -> Finding:
     """Whether variables hold secrets, which a command typed in the video could print; their names alone are said."""
-    name, found = "clean environment", sorted(secrets(variables))
-    if not found:
-        return Finding(name, PASS, "no variable that is called a token, key, secret or password")
-    return Finding(name, WARN, f"set: {', '.join(found)}", f"unset {' '.join(found)}")
+    name = "clean environment"
+    if found := sorted(secrets(variables)):
+        return Finding(name, WARN, f"set: {', '.join(found)}", f"unset {' '.join(found)}")
+    return Finding(name, PASS, "no variable that is called a token, key, secret or password")
 
 
 def check(at: Situation, demo: Cast | None, search: Search) -> Finding:
     """Search the demo's real output, the recordings and the pattern files; say where something is, masked."""
-    found = tuple(dict.fromkeys([*_in_recording("demo", demo, search), *_in_files(at, search)]))
+    shown = _in_recording("demo", demo, search) if demo else ()
+    found = tuple(dict.fromkeys([*shown, *_in_files(at, search)]))
     if found:
         places = "place" if len(found) == 1 else "places"
         fix = "take them out, then: make demo record; what may be seen: engram video-prep --public TEXT"
@@ -70,48 +71,25 @@ def check(at: Situation, demo: Cast | None, search: Search) -> Finding:
 
 def _in_files(at: Situation, search: Search) -> Iterator[str]:
     for path in sorted(at.place.glob("*.cast")):
-        try:
+        with contextlib.suppress(EngramError):  # the line of the recordings says so
             yield from _in_recording(path.name, cast.read(path), search)
-        except EngramError:  # the line of the recordings says so
-            continue
-    try:
-        files = find_files(at.patterns)
-    except EngramError:  # the line of the data says so
-        return
-    for path in files:
-        for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
-            for kind, start, end in search.hits(line):
-                yield f"{_named(path)}, line {number}: {_masked(kind, line[start:end])}"
+    with contextlib.suppress(EngramError):  # the line of the data says so
+        for path in find_files(at.patterns):
+            for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
+                for masked in search.masked(line):
+                    yield f"{path.parent.name}/{path.name}, line {number}: {masked}"
 
 
-def _in_recording(name: str, recording: Cast | None, search: Search) -> Iterator[str]:
+def _in_recording(name: str, recording: Cast, search: Search) -> Iterator[str]:
     """A line for each kind of thing that a section shows, with the first place where it is seen."""
-    if recording is None:
-        return
     for what, text in (("title", recording.title), *(("section title", title) for title in titles(recording))):
-        yield from (f"{name}, {what}: {_masked(kind, text[start:end])}" for kind, start, end in search.hits(text))
-    said: set[tuple[str, str]] = set()
+        yield from (f"{name}, {what}: {masked}" for masked in search.masked(text))
+    said: dict[tuple[str, str], str] = {}
     for section, number, text in lines(recording):
-        for kind, start, end in search.hits(text):
-            masked = _masked(kind, text[start:end])
-            if (section, masked) not in said:
-                said.add((section, masked))
-                place = f"line {number}" if number else "over a line's end"
-                yield f"{name}, section {section!r}, {place}: {masked}"
-
-
-def _masked(kind: str, found: str) -> str:
-    """The kind, and of an address that is not known to be the owner's its first letter, to find it by."""
-    return f"{kind} ({found[0]}…@…)" if kind == "an e-mail address" else kind
-
-
-def _named(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}" if path.is_absolute() else str(path)
-
-
-def perform(at: Situation, width: int, height: int) -> Cast:
-    """The demo of these results as `make record` records it; raises EngramError if it cannot be shown."""
-    return record(replay(at.backend, at.data, at.results, at.patterns), width, height, caption(at.backend, at.results))
+        place = f"line {number}" if number else "over a line's end"
+        for masked in search.masked(text):
+            said.setdefault((section, masked), place)
+    yield from (f"{name}, section {section!r}, {place}: {masked}" for (section, masked), place in said.items())
 
 
 def titles(cast: Cast) -> list[str]:
@@ -120,10 +98,7 @@ def titles(cast: Cast) -> list[str]:
 
 
 def lines(cast: Cast) -> Iterator[tuple[str, int, str]]:
-    """Every line that a recording shows, once in a section: the section, the line's number from the top, its text.
-
-    After the lines of a screen the whole screen follows as line 0, for what is folded.
-    """
+    """Every line that a recording shows, once in a section: section, number (0: the whole screen, unfolded), text."""
     from engram.show.video import screen
 
     seen: set[tuple[str, str]] = set()
@@ -151,9 +126,15 @@ class Search:
         for kind, pattern in self.needles:
             for match in pattern.finditer(text):
                 span, word = range(*match.span()), match.group()
-                if word.casefold() not in self.public and not _harmless(word) and taken.isdisjoint(span):
+                harmless = NO_PERSON.search(word) or ("@" not in word and _generic(word))
+                if not harmless and word.casefold() not in self.public and taken.isdisjoint(span):
                     taken.update(span)
                     yield kind, match.start(), match.end()
+
+    def masked(self, text: str) -> Iterator[str]:
+        """The kinds of what is found; of an address that may be another's also its first letter, to find it by."""
+        for kind, start, _ in self.hits(text):
+            yield f"{kind} ({text[start]}…@…)" if kind == "an e-mail address" else kind
 
     def conceal(self, text: str) -> str:
         """The text with everything found in it replaced by its kind."""
@@ -164,9 +145,13 @@ class Search:
 
 def owner(folder: Path) -> dict[str, str]:
     """The names by which system, home folder and git's settings in this folder would tell whose machine this is."""
-    found = {"git's e-mail address": _git(folder, "user.email"), "the home folder": str(Path("~").expanduser())}
-    found |= {"the git user name": _git(folder, "user.name"), "the host name": socket.gethostname()}
-    found["the host's short name"] = found["the host name"].split(".")[0]
+    found, host = dict[str, str](), socket.gethostname()
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # no git
+        for kind, key in (("git's e-mail address", "user.email"), ("the git user name", "user.name")):
+            done = subprocess.run(["git", "-C", folder, "config", key], capture_output=True, timeout=5, check=False)
+            found[kind] = done.stdout.decode("utf-8", "replace").strip()
+    found |= {"the home folder": str(Path("~").expanduser())}
+    found |= {"the host name": host, "the host's short name": host.split(".")[0]}
     with contextlib.suppress(KeyError, OSError):  # no name for this user id
         found["the user name"] = getpass.getuser()
     return found
@@ -178,10 +163,7 @@ def secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def search(owner: Mapping[str, str], environment: Mapping[str, str], public: Iterable[str] = ()) -> Search:
-    """The search for secrets and the owner's names; `public` lists names and addresses that may be seen.
-
-    Names that stand for nobody, or are shorter than SHORTEST_NAME, are not searched for.
-    """
+    """The search for secrets and the owner's names, but those that are short or name nobody; `public` may be seen."""
     values = secrets(environment).items()
     known = {f"the value of {name}": re.escape(value) for name, value in values if len(value) >= SHORTEST_SECRET}
     known |= {kind: rf"(?<![A-Za-z0-9]){shape}" for kind, shape in SHAPES.items()}
@@ -193,14 +175,6 @@ def search(owner: Mapping[str, str], environment: Mapping[str, str], public: Ite
     return Search(tuple(found), frozenset(word.casefold() for word in public))
 
 
-def _git(folder: Path, key: str) -> str:
-    """A setting of git in this folder; empty without it, or without git."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(["git", "-C", folder, "config", key], capture_output=True, timeout=5, check=False)
-        return done.stdout.decode("utf-8", "replace").strip()
-    return ""
-
-
 def _whole(name: str) -> re.Pattern[str]:
     """The name as whole words, whatever its capitals and the blanks in it."""
     words = r"\s+".join(re.escape(word) for word in name.split())
@@ -210,8 +184,3 @@ def _whole(name: str) -> re.Pattern[str]:
 def _generic(name: str) -> bool:
     """Whether an account, a host or the last part of a folder names no person."""
     return re.split(r"[/\\]", name)[-1].casefold() in GENERIC
-
-
-def _harmless(text: str) -> bool:
-    """Whether an address or path names no person."""
-    return bool(NO_PERSON.search(text)) or ("@" not in text and _generic(text))

@@ -1,7 +1,4 @@
-"""Charts as SVG: shares with their intervals, and loss curves, inside the page or as a file.
-
-This module computes; `assets/chart.svg.j2` draws.
-"""
+"""Charts as SVG, for the page or as files: shares with intervals, and loss curves; `assets/chart.svg.j2` draws them."""
 
 from __future__ import annotations
 
@@ -19,8 +16,6 @@ from engram.support.files import PACKAGE
 from engram.support.text import visible
 
 ASSETS = PACKAGE / "show" / "report" / "assets"
-TICKS = (0, 25, 50, 75, 100)  # percent
-STRIP = 26  # pixels: the height of one drawing of two shares
 MOST_POINTS = 500  # of a curve: longer ones are averaged
 LOWEST = 1e-3  # nats: where the logarithmic axis ends
 BOX = 1000  # units of the curves' box, on both axes
@@ -84,16 +79,11 @@ class Axes(NamedTuple):
 @functools.cache
 def environment() -> Environment:
     """Jinja that escapes every value, after making its control characters visible; with the macros of charts."""
-    made = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, finalize=shown, undefined=StrictUndefined)
+    made = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
+    made.finalize = lambda value: visible(value) if type(value) is str else value
     made.filters["at"] = lambda place: f"{100 * place:.4g}"
-    made.globals |= {"say": say, "describe": describe, "ticks": TICKS, "strip_height": STRIP, "box": BOX}
-    made.globals["style"] = Markup(asset("chart.css"))
+    made.globals |= {"say": say, "describe": describe, "box": BOX, "style": Markup(asset("chart.css"))}
     return made
-
-
-def shown(value: Any) -> Any:
-    """A value of the template as the page may show it: plain text with its control characters visible."""
-    return visible(value) if type(value) is str else value
 
 
 def share(score: dict[str, Any]) -> Share | None:
@@ -114,11 +104,8 @@ def levels(categories: dict[str, Any]) -> list[Level]:
 
 def say(level: Level) -> str:
     """The drawing of a level in words."""
-    words = []
-    for name, side in (("before", level.before), ("after", level.after)):
-        shown = f"{percent(side.value)} {interval((side.low, side.high))}" if side else "not measured"
-        words.append(f"{name} {shown}")
-    return f"{level.name}, n = {level.n}: {', '.join(words)}"
+    sides = [f"{percent(s.value)} {interval((s.low, s.high))}" if s else "not measured" for s in level[2:]]
+    return f"{level.name}, n = {level.n}: before {sides[0]}, after {sides[1]}"
 
 
 def curves(runs: Sequence[Run]) -> list[Curve]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,20 +14,14 @@ from engram.show.video import cast
 from engram.show.video.cast import Cast
 from engram.support.errors import EngramError
 
-RECORD = "make record"
-SETUP = "make setup-video report"
-
 
 class Note(NamedTuple):
-    """Something that is not on the page: what, why (a line for each reason), and the command that makes it.
-
-    A `serious` note is of something that exists and is wrong; the rest was not made yet.
-    """
+    """Something that is not on the page: what, why (a line for each reason), and the command that makes it."""
 
     what: str
     why: tuple[str, ...]
     command: str
-    serious: bool = True
+    serious: bool = True  # it exists and is wrong; the rest was not made yet
 
 
 @dataclass
@@ -51,8 +44,7 @@ class Found:
 def gather(folder: Path, first: str | None = None) -> Found:
     """Read a results folder; `first` names the run that leads, by default the first by name.
 
-    A run that cannot be read or compared with the first, or a broken recording, is noted with its reasons. Raises
-    EngramError where there is no run, or not the one asked for.
+    What cannot be read or compared with the first is noted. Raises EngramError without a run, or the one asked for.
     """
     runs, unreadable = compare_runs.read_runs(folder)
     lead = next((run for run in runs if first in (None, run.name)), None)
@@ -63,12 +55,14 @@ def gather(folder: Path, first: str | None = None) -> Found:
         raise EngramError(what, where=str(folder), problems=problems, fix=fix)
     notes = [Note(f"run {name}", (reason,), _again(name)) for name, reason in unreadable.items()]
     shown = [lead]
-    for run in runs:
-        if run is not lead:
-            if differences := compare_runs.pair(lead, run)["refused"]:
-                notes.append(_unlike(lead, run, differences))
-            else:
-                shown.append(run)
+    for run in (run for run in runs if run is not lead):
+        if differences := compare_runs.pair(lead, run)["refused"]:
+            here, there = (one.comparison["model"]["name"] for one in (run, lead))
+            what = f"run {run.name} ({here}), which is not comparable with {lead.name} ({there})"
+            command = f"{_again(run.name)} MODEL={there} SEED={lead.comparison['recipe']['seed']}"
+            notes.append(Note(what, tuple(differences), command))
+        else:
+            shown.append(run)
     for run in shown:
         if run.log is None:
             command = f"make train compare BACKEND={run.comparison['backend']}"
@@ -84,15 +78,8 @@ def _again(name: str) -> str:
     """The command that makes a run's documents again."""
     backend, _, adapter = name.partition("-with-")
     backend, _, method = backend.partition("-")
-    settings = [f"BACKEND={backend}", *([f"METHOD={method}"] if method else [])]
-    return " ".join(["make eval compare", *settings, *([f"ADAPTER=adapters/{adapter}"] if adapter else [])])
-
-
-def _unlike(lead: compare_runs.Run, run: compare_runs.Run, differences: Sequence[str]) -> Note:
-    here, there = (one.comparison["model"]["name"] for one in (run, lead))
-    what = f"run {run.name} ({here}), which is not comparable with {lead.name} ({there})"
-    command = f"{_again(run.name)} MODEL={there} SEED={lead.comparison['recipe']['seed']}"
-    return Note(what, tuple(differences), command)
+    settings = f" METHOD={method}" if method else f" ADAPTER=adapters/{adapter}" if adapter else ""
+    return f"make eval compare BACKEND={backend}{settings}"
 
 
 def _read_seeds(found: Found, folder: Path) -> None:
@@ -118,11 +105,13 @@ def _read_seeds(found: Found, folder: Path) -> None:
 def _read_cast(found: Found, folder: Path) -> None:
     """The first recording there is, in the order of the runs; a broken one is noted."""
     run = next((run for run in found.runs if (folder / run.name / "demo.cast").is_file()), found.first)
-    path, command = folder / run.name / "demo.cast", f"{RECORD} BACKEND={run.comparison['backend']}"
+    path, command = folder / run.name / "demo.cast", f"make record BACKEND={run.comparison['backend']}"
     if not path.is_file():
         found.notes.append(Note("recording of the demo", ("none was made yet",), command, False))
     elif importlib.util.find_spec("pyte") is None:
-        found.notes.append(Note(f"recording of {run.name}", ("pyte is not installed",), SETUP, False))
+        found.notes.append(
+            Note(f"recording of {run.name}", ("pyte is not installed",), "make setup-video report", False)
+        )
     else:
         try:
             found.cast, found.cast_of = cast.read(path), run.name

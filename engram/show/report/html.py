@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -40,7 +39,8 @@ Span = tuple[int, str]  # the number of a style, and text
 class Film:
     """A recording's screens: styles (cells without text) and rows are kept once, a frame names its changes.
 
-    `frames` holds (seconds, [(line, number of the row), …]); line and row count from 0.
+    `frames` holds (seconds, [(line, number of the row), …]); line and row count from 0. `last` is the last screen,
+    which is shown before anything plays.
     """
 
     width: int
@@ -50,14 +50,7 @@ class Film:
     rows: list[list[Span]] = field(default_factory=list)
     frames: list[tuple[float, list[tuple[int, int]]]] = field(default_factory=list)
     chapters: list[tuple[float, str]] = field(default_factory=list)
-
-    @property
-    def last(self) -> list[list[Span]]:
-        """The rows of the last screen, which the page shows before anything plays."""
-        lines: dict[int, int] = {}
-        for _, changes in self.frames:
-            lines.update(changes)
-        return [self.rows[lines[y]] for y in range(self.height)]
+    last: list[list[Span]] = field(default_factory=list)
 
     def data(self) -> dict[str, Any]:
         """The data that the script reads."""
@@ -67,14 +60,17 @@ class Film:
         """The rules of the styles, `.t0`, `.t1`, …, and letters so large that the lines fill the page's width."""
         # a letter is 0.602 of its size wide, and 2.6 are the margins; smaller than 8.5 pixels is too small to read
         size = f".screen{{font-size:clamp(8.5px,calc(100cqi / {0.602 * self.width + 2.8:.4g}),17px)}}\n"
-        return size + "".join(f".t{number}{{{_rule(style)}}}\n" for number, style in enumerate(self.styles))
+        rules = []
+        for number, style in enumerate(self.styles):
+            seen = style.background != theme.BACKGROUND
+            background = f";background:#{bytes(style.background).hex()}" if seen else ""
+            weight = ";font-weight:700" if style.bold else ""
+            rules.append(f".t{number}{{color:#{bytes(style.colour).hex()}{background}{weight}}}\n")
+        return size + "".join(rules)
 
 
 def make(folder: Path, out: Path, first: str | None = None, most: int | None = MOST_ANSWERS) -> gather.Found:
-    """Write the page of a results folder to `out`; what it shows and what it lacks. `most` None shows every answer.
-
-    The same documents give the same bytes. Raises EngramError if there is no run that can be shown.
-    """
+    """Write the page of a results folder to `out`, return its contents; raises EngramError if no run can be shown."""
     with locks.held(out, "engram report"):
         found = gather.gather(folder, first)
         write_text(out, render(found, most))
@@ -82,18 +78,34 @@ def make(folder: Path, out: Path, first: str | None = None, most: int | None = M
 
 
 def render(found: gather.Found, most: int | None = MOST_ANSWERS) -> str:
-    """The page as HTML, with at most so many answers of each run."""
+    """The page as HTML, with at most so many answers of each run; the same documents give the same bytes."""
     recording = film(found.cast) if found.cast else None
     style = "\n" + charts.asset("chart.css") + charts.asset("report.css") + (recording.css() if recording else "")
     script = "\n" + charts.asset("report.js")
-    view = _view(found, most) | {
+    first = found.first.comparison
+    limits = gate.splits(_pairs(found.first, "answers"), gate.LIMITS) + gate.retained(first["retention"], gate.LIMITS)
+    view = {
+        **vars(found),
+        **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
+        **{name: getattr(tables, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
+        **{name: getattr(charts, name) for name in ("axes", "level", "levels")},
+        "general": general,
+        "listed": listed,
+        "ABOUT": SPLITS,
+        "LIMITS": gate.LIMITS,
+        "first": first,
+        "said": gate.sentence(gate.document(limits, {})),
+        "answers": answers(found.runs, most),
+        "asked": sum(len(run.stages["tuned"]["answers"]) for run in found.runs),
+        "curves": charts.curves(found.runs),
+        "speed": speed(found.runs),
         "film": recording,
         "film_data": Markup(data_block(recording.data())) if recording else "",
         "style": Markup(style),
         "script": Markup(script),
         "policy": policy(style, script),
     }
-    return charts.environment().get_template("report.html.j2").render(_names() | view) + "\n"
+    return charts.environment().get_template("report.html.j2").render(view) + "\n"
 
 
 def data_block(value: Any) -> str:
@@ -103,49 +115,9 @@ def data_block(value: Any) -> str:
 
 def policy(style: str, script: str) -> str:
     """The content security policy: this style and this script by their hashes, and nothing else at all."""
-    allowed = []
-    for name, text in (("script-src", script), ("style-src", style)):
-        digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-        allowed.append(f"{name} 'sha256-{digest}'")
+    hashes = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode() for text in (script, style)]
+    allowed = [f"{name}-src 'sha256-{digest}'" for name, digest in zip(("script", "style"), hashes)]
     return "; ".join(["default-src 'none'", *allowed, "img-src data:", "base-uri 'none'", "form-action 'none'"])
-
-
-def _view(found: gather.Found, most: int | None) -> dict[str, Any]:
-    """The values of the template."""
-    rows, first = answers(found.runs, most), found.first.comparison
-    limits = gate.splits(_pairs(found.first, "answers"), gate.LIMITS) + gate.retained(first["retention"], gate.LIMITS)
-    return {
-        "first": first,
-        "said": gate.sentence(gate.document(limits, {})),
-        "LIMITS": gate.LIMITS,
-        "recall": first["improvement"]["recall"],
-        "runs": found.runs,
-        "pairs": found.pairs,
-        "seeds": found.seeds,
-        "cast": found.cast,
-        "cast_of": found.cast_of,
-        "answers": rows,
-        "asked": sum(len(run.stages["tuned"]["answers"]) for run in found.runs),
-        "counts": Counter(row["state"] for row in rows),
-        "category_names": sorted({row["category"] for row in rows}),
-        "curves": charts.curves(found.runs),
-        "speed": speed(found.runs),
-        "record": f"{gather.RECORD} BACKEND={first['backend']}",
-        "serious": [note for note in found.notes if note.serious],
-        "notes": [note for note in found.notes if not note.serious],
-    }
-
-
-def _names() -> dict[str, Any]:
-    """The functions that the template calls."""
-    return {
-        "general": general,
-        "listed": listed,
-        "ABOUT": SPLITS,
-        **{name: getattr(console, name) for name in ("p_value", "number", "bounds", "percent", "interval")},
-        **{name: getattr(tables, name) for name in ("points", "pair_table", "pair_lines", "seed_table")},
-        **{name: getattr(charts, name) for name in ("axes", "level", "levels")},
-    }
 
 
 def speed(runs: Sequence[Run]) -> tables.Table:
@@ -205,7 +177,7 @@ def film(cast: Cast) -> Film:
         if changes:
             made.frames.append((round(at / FPS, 3), changes))
         shown, at = picture.rows, at + count
-    made.styles = list(styles)
+    made.styles, made.last = list(styles), [made.rows[rows[row]] for row in shown]
     return made
 
 
@@ -218,10 +190,3 @@ def _spans(row: Row, styles: dict[Cell, int]) -> list[Span]:
         number, text = spans.pop()
         spans += [(number, text.rstrip(" "))] if text.strip(" ") else []
     return spans
-
-
-def _rule(style: Cell) -> str:
-    parts = [f"color:#{bytes(style.colour).hex()}"]
-    if style.background != theme.BACKGROUND:
-        parts.append(f"background:#{bytes(style.background).hex()}")
-    return ";".join(parts + ["font-weight:700"] * style.bold)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from engram.evaluation import compare
 from engram.show.demo import demo
 from engram.show.demo.material import load
 from engram.show.demo.stage import Clock, Marker, VirtualClock
@@ -34,7 +33,6 @@ VERSION = 2
 OUTPUT, MARKER = "o", "m"
 WIDTHS, HEIGHTS = range(10, 301), range(3, 121)
 MAX_BYTES = 32 * 2**20
-MAX_EVENTS = 200_000
 MAX_SECONDS = 1800
 MAX_TITLE = 200
 ENVIRONMENT = {"TERM": "xterm-256color"}  # all that a recording says of where it was made
@@ -77,7 +75,7 @@ class Cast:
 
 
 class Recorder(io.TextIOBase):
-    """A text stream that keeps what is written to it, with the clock's time; a line end becomes CR and LF."""
+    """A text stream that keeps what is written to it, by the clock's time; a line end becomes CR and LF."""
 
     encoding = "utf-8"
 
@@ -94,8 +92,7 @@ def record(show: Show, width: int = WIDTH, height: int = HEIGHT, title: str = ""
     """Perform `show(console, clock)` on a terminal of this size, and keep it.
 
     The console draws in 24-bit colour, knows nothing of the environment, and hides the cursor; the clock moves only
-    when the show sleeps, and its marks become markers. What a show does by other clocks or threads is not repeatable.
-    Raises EngramError if the result would be refused by `cast.read`.
+    when the show sleeps. Raises EngramError if the result would be refused by `cast.read`.
     """
     clock = VirtualClock()
     recorder = Recorder(clock)
@@ -113,17 +110,11 @@ def record(show: Show, width: int = WIDTH, height: int = HEIGHT, title: str = ""
     return loads(dumps(cast), "the show")  # a recording that a reader would refuse is not made
 
 
-def replay(backend: str, data: Path, results: Path, patterns: str | None = None) -> Show:
-    """`engram demo --quick` for `record`; it raises EngramError if results or data are missing."""
-    material = load(results / backend, data, patterns)
-
-    return lambda console, clock: demo.play(console, clock, material)
-
-
-def caption(backend: str, results: Path) -> str:
-    """Backend and device, for a window's title: `engram · mlx · CPU (x86_64, OpenBLAS)`."""
-    document = compare.stored(results / backend)
-    return visible(f"engram · {document['backend']} · {document['device']}")
+def of_demo(place: Path, data: Path, patterns: str | None = None, width: int = WIDTH, height: int = HEIGHT) -> Cast:
+    """`engram demo --quick` of the results in `place`, recorded; raises EngramError if results or data are missing."""
+    material = load(place, data, patterns)
+    title = visible(f"engram · {material.comparison['backend']} · {material.comparison['device']}")
+    return record(lambda console, clock: demo.play(console, clock, material), width, height, title)
 
 
 def write(path: Path, cast: Cast) -> None:
@@ -155,27 +146,24 @@ def read(path: Path) -> Cast:
 
 def loads(text: str, where: str) -> Cast:
     """The recording in a text; see `read`."""
-    lines = text.removesuffix("\n").split("\n")
-    if len(lines) > MAX_EVENTS:
-        raise EngramError(f"the recording holds more than {MAX_EVENTS:,} lines", where=where, fix=REMEDY)
-    header, *events = map(_json, lines)
+    header, *events = map(_json, text.removesuffix("\n").split("\n"))
     problems = [f"line 1: {problem}" for problem in _header_problems(header)]
-    last, shown = 0.0, False
+    last, kept = 0.0, list[Event]()
     for number, event in enumerate(events, start=2):
         if problem := _event_problem(event, last):
             problems.append(f"line {number}: {problem}")
         else:
-            last, shown = round(event[0], 3), shown or event[1] == OUTPUT
+            last = round(float(event[0]), 3)
+            kept.append(Event(last, *event[1:]))
     if not problems:
         duration = header.get("duration", last)
         if not _is_time(duration) or round(duration, 3) < last:
             problems.append(f"line 1: duration {_shown(duration)}, not {last:.3f} (the last event) to {MAX_SECONDS} s")
-        if not shown:
+        if all(event.code != OUTPUT for event in kept):
             problems.append("line 1: nothing is shown: the recording has no output")
     if problems:
         raise EngramError("not a recording that can be shown", where=where, problems=first(problems), fix=REMEDY)
-    kept = tuple(Event(round(float(time), 3), code, data) for time, code, data in events)
-    return Cast(header["width"], header["height"], round(float(duration), 3), header.get("title") or "", kept)
+    return Cast(header["width"], header["height"], round(float(duration), 3), header.get("title") or "", tuple(kept))
 
 
 def _header_problems(header: Any) -> Iterator[str]:

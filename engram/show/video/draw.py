@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,6 @@ Picture = NDArray[np.uint8]  # height × width × 3, red, green, blue
 Mask = NDArray[np.uint8]  # height × width, 0 none to 255 all of the text's colour
 
 SMALLEST = 5  # pixels of a cell's width: below it nothing can be read
-CORNER, FINE = 10, 4  # pixels of a window's rounded corners, and samples along a pixel's edge
 GAP = 0.0165  # between windows and around them, of the picture's width
 FOLDER = BUNDLED / "fonts"
 FILES = {False: "DejaVuSansMono.ttf", True: "DejaVuSansMono-Bold.ttf"}
@@ -32,40 +30,19 @@ ASCENT, DESCENT = 1901 / 2048, 483 / 2048
 FIRST_LINE, LAST_BLOCK = "─", "▟"  # drawn up to the cell's upper and lower edge, so that they join
 
 
-@dataclass(frozen=True)
-class Window:
-    """One terminal in the picture: its place, its cells' size, and its title; in pixels."""
+class Window(NamedTuple):
+    """One terminal in the picture: its place and size, those of its cells, title bar and padding, all in pixels."""
 
     left: int
     top: int
-    columns: int
-    lines: int
+    size: tuple[int, int]
     cell: tuple[int, int]
+    bar: int
+    padding: int
     title: str
 
-    @property
-    def padding(self) -> int:
-        """Between the window's edge and the text."""
-        return round(1.4 * self.cell[0])
 
-    @property
-    def bar(self) -> int:
-        """The height of the title bar."""
-        return round(1.35 * self.cell[1])
-
-    def place(self, x: int, y: int) -> tuple[int, int]:
-        """The left and upper edge of a cell in the picture."""
-        return self.left + self.padding + x * self.cell[0], self.top + self.bar + self.padding + y * self.cell[1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height with bar and padding."""
-        width, height = self.columns * self.cell[0], self.lines * self.cell[1]
-        return width + 2 * self.padding, height + 2 * self.padding + self.bar
-
-
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """A picture's size and the windows in it."""
 
     width: int
@@ -81,25 +58,23 @@ def scene(casts: Sequence[Cast], size: tuple[int, int], *, trim: bool = False) -
     """
     width, height = size
     gap = round(GAP * width)
-    room = width - (len(casts) + 1) * gap, height - 2 * gap
     for cell_width in range(width, SMALLEST - 1, -1):
         cell = cell_width, cell_height(cell_width)
-        windows = [Window(0, 0, cast.width, cast.height, cell, cast.title) for cast in casts]
-        wide, high = sum(window.size[0] for window in windows), max(window.size[1] for window in windows)
-        if wide <= room[0] and high <= room[1]:
+        padding, bar = round(1.4 * cell[0]), round(1.35 * cell[1])
+        sizes = [(c.width * cell[0] + 2 * padding, c.height * cell[1] + 2 * padding + bar) for c in casts]
+        wide, high = sum(one[0] + gap for one in sizes) + gap, max(one[1] for one in sizes) + 2 * gap
+        if wide <= width and high <= height:
             break
     else:
-        sizes = " and ".join(f"{cast.width}×{cast.height}" for cast in casts)
-        what = f"a terminal of {sizes} does not fit into {width}×{height} pixels"
+        named = " and ".join(f"{cast.width}×{cast.height}" for cast in casts)
+        what = f"a terminal of {named} does not fit into {width}×{height} pixels"
         raise EngramError(what, fix="record it smaller: --width 100")
-    if trim:
-        height = 2 * math.ceil((high + 2 * gap) / 2)
-    left = (width - wide - (len(windows) - 1) * gap) // 2
-    placed = []
-    for window in windows:
-        placed.append(replace(window, left=left, top=(height - window.size[1]) // 2))
-        left += window.size[0] + gap
-    return Scene(width, height, tuple(placed))
+    height = 2 * math.ceil(high / 2) if trim else height
+    left, windows = (width - wide) // 2 + gap, []
+    for cast, one in zip(casts, sizes, strict=True):
+        windows.append(Window(left, (height - one[1]) // 2, one, cell, bar, padding, cast.title))
+        left += one[0] + gap
+    return Scene(width, height, tuple(windows))
 
 
 class Painter:
@@ -137,44 +112,34 @@ class Painter:
         for x, cell in enumerate(row):
             cells = 2 if x + 1 < len(row) and row[x + 1].text == "" and cell.text else 1
             if cell.text or x == 0 or not row[x - 1].text:
-                left, top = window.place(x, y)
-                self.picture[top : top + height, left : left + cells * width] = self._tile(cell, cells)
-
-    def _tile(self, cell: Cell, cells: int) -> Picture:
-        if (cell, cells) not in self._tiles:
-            mask = self._font.mask(cell.text or " ", cells, cell.bold)
-            share = mask.astype(np.int32)[..., None]  # of the text's colour, the rest is the background's
-            mixed = share * np.asarray(cell.colour) + (255 - share) * np.asarray(cell.background)
-            self._tiles[cell, cells] = ((mixed + 127) // 255).astype(np.uint8)
-        return self._tiles[cell, cells]
+                left = window.left + window.padding + x * width
+                top = window.top + window.bar + window.padding + y * height
+                if (cell, cells) not in self._tiles:
+                    mask = self._font.mask(cell.text or " ", cells, cell.bold)
+                    share = mask.astype(np.int32)[..., None]  # of the text's colour, the rest is the background's
+                    mixed = share * np.asarray(cell.colour) + (255 - share) * np.asarray(cell.background)
+                    self._tiles[cell, cells] = ((mixed + 127) // 255).astype(np.uint8)
+                self.picture[top : top + height, left : left + cells * width] = self._tiles[cell, cells]
 
 
 def _desk(scene: Scene) -> Picture:
-    """The picture without any text but the titles; the windows' corners are rounded."""
+    """The picture without any text but the titles: windows with a title bar and its three quiet dots."""
     image = Image.new("RGB", (scene.width, scene.height), theme.DESK)
-    for window in scene.windows:
-        width, height = window.size
-        outline = Image.new("L", (width * FINE, height * FINE))
-        edges = (0, 0, outline.width - 1, outline.height - 1)
-        ImageDraw.Draw(outline).rounded_rectangle(edges, CORNER * FINE, fill=255)
-        image.paste(_frame(window), (window.left, window.top), outline.resize(window.size, Image.Resampling.BOX))
-    return np.array(image)
-
-
-def _frame(window: Window) -> Any:
-    """A window without text: its title bar with three quiet dots and the title."""
-    (width, _), cell_width, middle = window.size, window.cell[0], window.bar // 2
-    image = Image.new("RGB", window.size, theme.BACKGROUND)
     draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 0, width, window.bar - 1), fill=theme.BAR)
-    draw.line((0, window.bar, width, window.bar), fill=theme.EDGE)
-    radius = max(round(0.16 * window.bar), 2)
-    for place in range(3):
-        draw.circle((window.padding + radius + place * round(3.4 * radius), middle), radius, fill=theme.EDGE)
-    title = visible(shorten(window.title, width // cell_width - 16))
-    font = loaded(False, Font(cell_width).size)
-    draw.text((width // 2, middle), title, fill=theme.TITLE, font=font, anchor="mm")
-    return image
+    for window in scene.windows:
+        (width, height), left, top = window.size, window.left, window.top
+        right, middle = left + width - 1, top + window.bar // 2
+        draw.rectangle((left, top, right, top + height - 1), fill=theme.BACKGROUND)
+        draw.rectangle((left, top, right, top + window.bar - 1), fill=theme.BAR)
+        draw.line((left, top + window.bar, right, top + window.bar), fill=theme.EDGE)
+        radius = max(round(0.16 * window.bar), 2)
+        for place in range(3):
+            centre = left + window.padding + radius + place * round(3.4 * radius)
+            draw.circle((centre, middle), radius, fill=theme.EDGE)
+        title = visible(shorten(window.title, width // window.cell[0] - 16))
+        font = loaded(False, Font(window.cell[0]).size)
+        draw.text((left + width // 2, middle), title, fill=theme.TITLE, font=font, anchor="mm")
+    return np.array(image)
 
 
 def cell_height(width: int) -> int:
@@ -194,12 +159,8 @@ class Font:
         """The text of one place (a character with what is combined with it) as a mask of `cells` cells."""
         image = Image.new("L", (cells * self.width, self.height))
         draw = ImageDraw.Draw(image)
-        known = [character for character in text if _has(character, bold)]
-        for character in known:  # one over the other: what combines has its place within the glyph
+        for character in text:  # one over the other: what combines has its place within the glyph
             draw.text((0, self.baseline), character, fill=255, font=loaded(bold, self.size), anchor="ls")
-        if not known and text.strip():
-            inset = max(self.width // 6, 1)
-            draw.rectangle((inset, 2 * inset, cells * self.width - inset - 1, self.baseline), outline=255)
         glyph = np.array(image)
         if len(text) == 1 and FIRST_LINE <= text <= LAST_BLOCK:
             glyph[[0, -1]] = np.maximum(glyph[[0, -1]], glyph[[1, -2]])
@@ -212,10 +173,3 @@ class Font:
 def loaded(bold: bool, size: float) -> Any:
     """Pillow's font of so many pixels an em."""
     return ImageFont.truetype(str(FOLDER / FILES[bold]), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-@functools.cache
-def _has(character: str, bold: bool) -> bool:
-    """Whether the font has the character: what it lacks, it draws as it draws U+FFFF, which is none."""
-    font = loaded(bold, 20.0)
-    return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))

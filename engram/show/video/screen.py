@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -50,8 +50,7 @@ def play(cast: Cast, fps: int) -> Iterator[tuple[Screen, int]]:
 def together(casts: Sequence[Cast], fps: int) -> Iterator[tuple[tuple[Screen, ...], int]]:
     """The screens of recordings that begin together, sampled `fps` times a second, each with its number of frames.
 
-    Frame k shows what was written up to k/fps seconds, counted in whole milliseconds; the shorter ones' last screens
-    stay to the end.
+    Frame k shows what was written up to k/fps seconds; the last screens of the shorter ones stay to the end.
     """
     terminals = [_Terminal(cast.width, cast.height) for cast in casts]
     written: dict[int, list[tuple[_Terminal, str]]] = {}
@@ -93,7 +92,8 @@ class _Terminal(screens.Screen):  # type: ignore[misc]
 
     def __init__(self, width: int, height: int) -> None:
         super().__init__(width, height)
-        self._stream, self._rows = pyte.Stream(self), list[Row]([()] * height)
+        self.feed: Callable[[str], None] = pyte.Stream(self).feed  # for text that `cast.loads` has accepted
+        self._rows = list[Row]([()] * height)
 
     def select_graphic_rendition(self, *attrs: int) -> None:
         """See FAINT; a colour by number or in full is passed on with its parts."""
@@ -117,21 +117,12 @@ class _Terminal(screens.Screen):  # type: ignore[misc]
                     self.linefeed()
                 self.cursor.x = min(self.cursor.x, self.columns - width)
                 super().draw(character)
-            elif unicodedata.combining(character):
-                self._combine(character)
-
-    def _combine(self, character: str) -> None:
-        """A mark joins the character before it on this line, or is left out."""
-        line, x = self.buffer[self.cursor.y], self.cursor.x - 1
-        if x > 0 and line[x].data == "":
-            x -= 1
-        if x >= 0 and len(line[x].data) < MOST_MARKS:
-            line[x] = line[x]._replace(data=unicodedata.normalize("NFC", line[x].data + character))
-            self.dirty.add(self.cursor.y)
-
-    def feed(self, text: str) -> None:
-        """Write text that `cast.loads` has accepted."""
-        self._stream.feed(text)
+            elif unicodedata.combining(character):  # it joins the character before it on this line, or is left out
+                line, x = self.buffer[self.cursor.y], self.cursor.x - 1
+                x -= x > 0 and line[x].data == ""
+                if x >= 0 and len(line[x].data) < MOST_MARKS:
+                    line[x] = line[x]._replace(data=unicodedata.normalize("NFC", line[x].data + character))
+                    self.dirty.add(self.cursor.y)
 
     def screen(self) -> Screen:
         """The screen now; only rows that changed are read again."""

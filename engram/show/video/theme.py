@@ -31,25 +31,17 @@ PALETTE["bfightmagenta"] = PALETTE["brightmagenta"]  # so spelt in pyte 0.8.2
 
 def colour(name: str, default: Colour) -> Colour:
     """A colour as pyte names it: `default`, `red`, `brightred`, or six hexadecimal digits."""
-    if name == "default":
-        return default
-    return PALETTE.get(name) or rgb(name)
+    return default if name == "default" else PALETTE.get(name) or rgb(name)
 
 
 @functools.cache
 def faint(text: Colour, background: Colour) -> Colour:
     """The colour moved towards the background as far as the contrast allows."""
     for share in (0.60, 0.68, 0.76, 0.84, 0.92):
-        mixed = mix(text, background, share)
-        if contrast(mixed, background) >= CONTRAST:
-            return mixed
+        red, green, blue = (round(share * a + (1 - share) * b) for a, b in zip(text, background))
+        if contrast((red, green, blue), background) >= CONTRAST:
+            return red, green, blue
     return text
-
-
-def mix(one: Colour, other: Colour, share: float) -> Colour:
-    """`share` of the one colour and the rest of the other."""
-    red, green, blue = (round(share * a + (1 - share) * b) for a, b in zip(one, other))
-    return red, green, blue
 
 
 def contrast(one: Colour, other: Colour) -> float:
