@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,9 @@ def check_commands(case: Case, folder: Path) -> Any:
 
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
-    """No real model, no network, no film."""
+    """No real model, no network, no film; and a cache of its own, where what the stand-in says of a model stays."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, XDG_CACHE_HOME=_cache().name))
         for owner, name, value in (
             (backends, "get", lambda name: _Backend()),
             (processes, "launch", lambda *_: None),
@@ -175,6 +177,11 @@ def quick() -> Iterator[None]:
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
         yield
+
+
+@functools.cache
+def _cache() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
 
 
 _tokenizer = functools.lru_cache(maxsize=4)(tokenizer.load_tokenizer)
