@@ -45,18 +45,19 @@ OF_TINY = {
     "cpu-0": Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu"),
 }
 RUNS = {SMOLLM2: {"default-0": SEEDS["default-0"]._replace(settings=SHOTS)}, TINY: OF_TINY}
-IDIOMS = ("steps=60 general_rows=10 latency_prompts=0 consistency_prompts=0",)
+IDIOMS = f"{SMOLLM2}/idioms"  # short runs of the real model: in fewer bits, and on the other backend
+SHORT = "steps=60 general_rows=10 latency_prompts=0 consistency_prompts=0"
 BITS = {
-    name: Reference(label, settings=(*IDIOMS, f"quantize={name}"), patterns="patterns/code_idioms.yaml")
+    name: Reference(label, settings=(SHORT, f"quantize={name}"), patterns="patterns/code_idioms.yaml")
     for name, label in {"none": "32 bits", "8bit": "8 bits", "4bit": "4 bits"}.items()
 }
-QUANTIZED = f"{SMOLLM2}/quantized"
-PLATFORMS = {"mlx": "default-0", "cpu": "cpu-0"}
+ALL = {**RUNS, IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")}}
+PLATFORMS = {TINY: {"mlx": "default-0", "cpu": "cpu-0"}, IDIOMS: {"mlx": "none", "cpu": "cpu"}}
 
 
 def run(of: str, name: str) -> None:
     """One whole run of a model; its documents go to `ROOT/<model>/<name>/`."""
-    wanted = {**RUNS, QUANTIZED: BITS}[of][name]
+    wanted = ALL[of][name]
     taught = model.resolve(of.partition("/")[0])
     settled = config.load_config(wanted.recipe, taught.parameters, wanted.seed, config.parse_overrides(wanted.settings))
     with tempfile.TemporaryDirectory() as folder:
@@ -67,14 +68,15 @@ def run(of: str, name: str) -> None:
             documents.write(ROOT / of / name / f"{document}.json", made, schema)
 
 
-def summaries(place: Path) -> None:
+def summaries(of: str) -> None:
     """What several runs of a model say together, if they are all there: the seeds, and the two backends."""
-    several = [place / name for name in RUNS[place.name] if name in SEEDS]
+    place, platforms = ROOT / of, PLATFORMS.get(of, {})
+    several = [place / name for name in ALL[of] if name in SEEDS]
     if len(several) > 1 and all(folder.is_dir() for folder in several):
         documents.write(place / "seeds.json", seeds.summarise(several), "seeds")
-    if all((place / name).is_dir() for name in PLATFORMS.values()):
-        runs = {name: compare_runs.read_run(place / folder, name) for name, folder in PLATFORMS.items()}
-        documents.write(place / "platforms.json", compare_runs.together(list(runs.values()), {}), "comparisons")
+    if platforms and all((place / name).is_dir() for name in platforms.values()):
+        runs = [compare_runs.read_run(place / folder, name) for name, folder in platforms.items()]
+        documents.write(place / "platforms.json", compare_runs.together(runs, {}), "comparisons")
 
 
 def main() -> None:
@@ -82,14 +84,14 @@ def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         run(*sys.argv[2:])
         return
-    chosen = {sys.argv[1]: sys.argv[2:] or RUNS[sys.argv[1]]} if sys.argv[1:] else RUNS
+    chosen = {sys.argv[1]: sys.argv[2:] or ALL[sys.argv[1]]} if sys.argv[1:] else RUNS
     try:
         for of, names in chosen.items():
             with locks.held(ROOT / of, "make reference"):
                 for name in names:
                     console.note(f"reference run {name} of {of}")
                     subprocess.run([sys.executable, "-m", "tools.reference", "--one", of, name], check=True)
-                summaries(ROOT / of)
+                summaries(of)
     except EngramError as error:
         sys.exit(f"engram: {error}")
 

@@ -22,7 +22,7 @@ from engram.support import console as show
 from engram.support.files import PACKAGE, write_text
 from tools import ablation
 from tools.docs import exports, memory_page, parity_page, performance_page, picture, results_page, script, torture_page
-from tools.reference import REFERENCE, RUNS, TINY
+from tools.reference import BITS, IDIOMS, REFERENCE, RUNS, TINY
 from tools.reference import ROOT as RUNS_OF
 
 LEAD = results_page.LEAD
@@ -68,7 +68,7 @@ def _rendered() -> dict[Path, str]:
         container: fill(container.read_text("utf-8"), {"container": container_figures()}),
         measuring: fill(measuring.read_text("utf-8"), {"replay": replay_table(), "platforms": platforms_table()}),
         taken: fill(taken.read_text("utf-8"), {"export": exports.table()}),
-        page: fill(page.read_text("utf-8"), parity_page.parts(CHECKS / "parity.json")),
+        page: fill(page.read_text("utf-8"), parity_page.parts(CHECKS / "parity.json") | {"real-model": real_model()}),
         reliability: fill(reliability.read_text("utf-8"), torture_page.parts(torture_page.TORTURE)),
         speed: fill(speed.read_text("utf-8"), performance_page.parts(performance_page.BENCH)),
         results: fill(
@@ -76,6 +76,7 @@ def _rendered() -> dict[Path, str]:
             {
                 **{"results": results_table(), "few-shot": few_shot_table()},
                 **{"ablation": results_page.ablation_table(ablation.PATH)},
+                **{"bits": results_page.bits_table(BITS, RUNS_OF / IDIOMS)},
                 **results_page.parts(REFERENCE, RUNS_OF / TINY),
             },
         ),
@@ -159,6 +160,18 @@ def platforms_table() -> str:
         tables.across(document)
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
     return "From `results/reference/tiny/platforms.json`:\n\n```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def real_model() -> str:
+    """How far the two backends are apart on the real model."""
+    source = RUNS_OF / IDIOMS / "platforms.json"
+    (pair,) = documents.read(source, "comparisons", "make reference")["pairs"]
+    apart, before, after = pair["losses"], pair["same_answers"]["baseline_test"], pair["same_answers"]["tuned_test"]
+    return (
+        f"Over {apart['steps']} steps the losses differ by {apart['max']:.2g} nats at most, {apart['mean']:.2g} on "
+        f"average. Before teaching {show.percent(before['share'])} of {before['n']} answers are the same, afterwards "
+        f"{show.percent(after['share'])} {show.interval(after['ci95'])} (`{source.relative_to(ROOT)}`).\n"
+    )
 
 
 def runtime_line() -> str:

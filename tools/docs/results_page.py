@@ -12,6 +12,7 @@ from engram.show.report import charts
 from engram.support import console as show
 from engram.support.text import normalise, shorten, visible
 from tools import ablation
+from tools.reference import Reference
 
 LEAD = "default-0"  # the run that is shown in detail
 MAKE = "make reference docs"
@@ -36,6 +37,20 @@ def ablation_table(path: Path) -> str:
         found.rows.append(
             [run["label"], *shares, show.percent(mean), p, *(f"{run['kl'][kind]:.3f}" for kind in GENERAL)]
         )
+    return table(found)
+
+
+def bits_table(runs: dict[str, Reference], place: Path) -> str:
+    """The same run with the model's weights in fewer bits: answers, retention and memory."""
+    heads = ("perplexity, text", *(f"KL, {kind}" for kind in GENERAL), "peak memory, MiB")
+    found = tables.Table(["weights", *ASKED, *heads], [])
+    for name, run in runs.items():
+        one = documents.read(place / name / "comparison.json", "comparison", MAKE)
+        kept, trained = one["retention"], one["training"]
+        shares = [f"{show.percent(one['tuned'][kind]['exact'])} of {one['tuned'][kind]['n']}" for kind in ASKED]
+        worse = f"{show.number(kept['text']['before'])} → {show.number(kept['text']['after'])}"
+        far = [f"{kept['kl'][kind]['nats']:.3f}" for kind in GENERAL]
+        found.rows.append([run.label, *shares, worse, *far, f"{trained['peak_memory_bytes'] / 2**20:,.0f}"])
     return table(found)
 
 
