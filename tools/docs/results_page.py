@@ -41,16 +41,18 @@ def ablation_table(path: Path) -> str:
 
 
 def bits_table(runs: dict[str, Reference], place: Path) -> str:
-    """The same run with the model's weights in fewer bits: answers, retention and memory."""
-    heads = ("perplexity, text", *(f"KL, {kind}" for kind in GENERAL), "peak memory, MiB")
+    """The same run with the model's weights in fewer bits: answers, retention, memory and speed."""
+    heads = ("perplexity, text", *(f"KL, {kind}" for kind in GENERAL), "peak memory, MiB", "tokens/s")
     found = tables.Table(["weights", *ASKED, *heads], [])
     for name, run in runs.items():
         one = documents.read(place / name / "comparison.json", "comparison", MAKE)
+        speed = documents.read(place / name / "speed.json", "training", "engram train")["summary"]
         kept, trained = one["retention"], one["training"]
         shares = [f"{show.percent(one['tuned'][kind]['exact'])} of {one['tuned'][kind]['n']}" for kind in ASKED]
         worse = f"{show.number(kept['text']['before'])} → {show.number(kept['text']['after'])}"
         far = [f"{kept['kl'][kind]['nats']:.3f}" for kind in GENERAL]
-        found.rows.append([run.label, *shares, worse, *far, f"{trained['peak_memory_bytes'] / 2**20:,.0f}"])
+        cost = f"{trained['peak_memory_bytes'] / 2**20:,.0f}", f"{speed['tokens_per_second']:.0f}"
+        found.rows.append([run.label, *shares, worse, *far, *cost])
     return table(found)
 
 
