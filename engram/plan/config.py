@@ -115,7 +115,7 @@ class Config(GateSettings, MemorySettings, LoraSettings):
 _DEFAULT = {
     **{"rank": 16, "alpha": 32.0, "batch_size": 16, "replay": 2, "validate_every": 20},
     # training ends when the patterns are known under phrasings that it never sees, whatever their number
-    **{"stop_at": 0.99, "least_steps": 150, "validation_rows": 100},
+    **{"stop_at": 0.99, "least_steps": 300, "validation_rows": 100},
 }
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # tuned on the bundled model; see results/reference/
