@@ -20,7 +20,7 @@ VERDICTS = LEARNED, NOT_SHOWN, BROKE = ("LEARNED", "NOT SHOWN", "BROKE SOMETHING
 EXIT = {LEARNED: 0, NOT_SHOWN: 1, BROKE: 3}
 STATES = MET, OPEN, BROKEN = ("met", "not shown", "broken")
 LIMITS = GateSettings().limits  # of a recipe that says nothing else
-GUESSED = 0.1  # share of a random mapping's unseen members that nobody answers right without having seen them
+GUESSED = 0.1  # a larger share of a random mapping's unseen members is not guessed: they were seen
 
 
 class Limit(NamedTuple):

@@ -20,7 +20,7 @@ from engram.support.text import nearest, visible
 from engram.support.untrusted import INDEX, missing_files, refuse_links, shards
 
 DEFAULT, SMOLLM2 = "smollm-135m", "smollm2-135m"
-MINUTES = 15  # that `make demo` takes with it, on two cores of a CPU
+MINUTES = 40  # its training took on a shared CPU: results/reference/smollm2-135m-q4_1/default-0/training.json
 REGISTRY: Mapping[str, str] = {
     "tiny": "",
     hub.SMOLLM2.name: "",
@@ -67,7 +67,7 @@ class Model:
 
     @functools.cached_property
     def files_sha256(self) -> str:
-        """SHA-256 of what is around the weights: configuration, tokenizer, chat template and rows of its own."""
+        """SHA-256 of what is around the weights: configuration, tokenizer, chat template and the model's own rows."""
         files = sorted(path for end in AROUND for path in self.path.glob(f"*.{end}"))
         return sha256_text("\n".join([*(f"{path.name} {sha256(path)}" for path in files), self.chat_template or ""]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -218,6 +219,28 @@ def test_a_hostile_header_is_refused_at_once(content: bytes, tmp_path: Path) -> 
     started = time.process_time()
     assert "not a whole GGUF file" in str(refusal(models.resolve, str(tmp_path / "a.gguf")))
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_files_are_refused_or_read(seed: int, stored: Path, tmp_path: Path) -> None:
+    """Bytes cut, flipped and replaced, most of them where the header's own numbers are."""
+    chance, whole, start = random.Random(seed), stored.read_bytes(), package.GGUFReader(stored).data_offset
+    for case in range(40):
+        content = bytearray(whole)
+        if case % 4 == 0:
+            del content[chance.choice((start, len(content))) * chance.randrange(1000) // 1000 :]
+        for _ in range(chance.choice((1, 1, 3, 30))):
+            at = chance.choice((64, 1500, start, len(whole))) - 1 - int(chance.random() ** 2 * 60)
+            width = chance.choice((1, 1, 4, 8))
+            content[at : at + width] = chance.choice((chance.randbytes(width), b"\xff" * width, bytes(width)))
+        (tmp_path / "a.gguf").write_bytes(content)
+        started, folder = time.process_time(), tmp_path / f"{case}"
+        folder.mkdir()
+        try:
+            gguf.convert(tmp_path / "a.gguf", folder, lambda: load_encoder(models.Model("a", folder)))  # noqa: B023
+        except EngramError as error:
+            assert error.where
+        assert time.process_time() - started < 10
 
 
 def test_a_header_without_end_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -165,7 +165,7 @@ def check_commands(case: Case, folder: Path) -> Any:
 
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
-    """No real model, no network, no film; and a cache of its own, where what the stand-in says of a model stays."""
+    """No real model, no network, no film; and its own cache, so that no real run reads the stand-in's."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, XDG_CACHE_HOME=_cache().name))
         for owner, name, value in (
