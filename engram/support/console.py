@@ -198,13 +198,13 @@ class TrainingBar:
         self.bar = Progress(*columns, console=self.console, transient=True)
         self.live = self.console.is_terminal
         self.pulse, self.said = Pulse(), 0.0
-        self.task = self.bar.add_task("training", total=None, text="loading the model")
+        self.task = self.bar.add_task("training", total=None, text="preparing the model")
 
     def __enter__(self) -> TrainingBar:
         if self.live:
             self.bar.start()
         else:
-            self.pulse.start("loading the model")
+            self.pulse.start("preparing the model")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -229,7 +229,7 @@ class TrainingBar:
         elif step % PLAIN_EVERY == 0 or step == self.total or time.monotonic() - self.said >= EVERY:
             self.console.print(f"step {step:4}/{self.total} · {text}")
             self.said = time.monotonic()
-            self.pulse.start(f"step {step + 1} of {self.total}")
+            self.pulse.start(f"step {min(step + 1, self.total)} of {self.total}")
 
     def validation(self, step: int, loss: float, recall: float) -> None:  # noqa: ARG002 (the protocol names it)
         """After a validation pass."""

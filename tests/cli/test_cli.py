@@ -114,7 +114,7 @@ def test_a_long_stage_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch, capsy
         time.sleep(0.3)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "answering"
-    for text in ("answering", "loading the model", "step 1 of 3"):
+    for text in ("answering", "preparing the model", "step 1 of 3"):
         assert sum(f"s: {text}" in line for line in lines) > 1
     time.sleep(0.2)
     assert capsys.readouterr().out == ""

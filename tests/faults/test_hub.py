@@ -99,10 +99,9 @@ def in_cache(home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", HUB_ID])
-def test_without_any_network_every_stage_works(name: str, tmp_path: Path) -> None:
+def test_without_any_network_every_stage_works(tmp_path: Path) -> None:
     in_cache(tmp_path / "hf")
-    stage = ["--backend", "mlx", "--model", name]
+    stage = ["--backend", "mlx", "--model", HUB_ID]
     settings = ["--set", "steps=1", "--set", "consistency_prompts=0", "--set", "max_new_tokens=2"]
     calls = [
         ["data", "--patterns", str(PACKAGE.parent / "patterns")],

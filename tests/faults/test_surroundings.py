@@ -68,14 +68,16 @@ SURROUNDINGS = {
     "an unknown user": Surroundings(
         {"HOME": None, "XDG_CACHE_HOME": None, "USER": None}, before=unknown_user, heavy=True
     ),
-    "no home": Surroundings({"HOME": None, "XDG_CACHE_HOME": None}),
-    "a home that can't be written": Surroundings({"HOME": os.devnull + "/home", "XDG_CACHE_HOME": None}),
-    "umask 077": Surroundings(before=lambda: os.umask(0o077)),
-    "a path with a blank and an umlaut": Surroundings(folder="Grüße und Öl", heavy=True),
-    "the C locale": Surroundings({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-    "latin-1": Surroundings({"PYTHONIOENCODING": "latin-1"}, heavy=True),
-    "three columns": Surroundings({"COLUMNS": "3"}),
-    "no terminal": Surroundings({"TERM": None}),
+    "a path with a blank and an umlaut, latin-1": Surroundings(
+        {"PYTHONIOENCODING": "latin-1"}, folder="Grüße und Öl", heavy=True
+    ),
+    "no home, umask 077": Surroundings({"HOME": None, "XDG_CACHE_HOME": None}, before=lambda: os.umask(0o077)),
+    "a home that can't be written, three columns": Surroundings(
+        {"HOME": os.devnull + "/home", "XDG_CACHE_HOME": None, "COLUMNS": "3"}
+    ),
+    "the C locale, no terminal": Surroundings(
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": None}
+    ),
     "a closed output": Surroundings(before=lambda: os.close(1)),
     "a pipe that closed": Surroundings(reads=False, codes=False),
 }
