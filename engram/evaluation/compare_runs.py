@@ -17,8 +17,7 @@ from engram.support.files import sha256
 from engram.support.statistics import wilson
 from engram.training import methods
 
-# must be the same for two runs to be comparable; also the model's weights, and the settings that both methods read:
-# two methods are compared on purpose, by their answers
+# of comparable runs; and the model's weights and bits. Two recipes or methods are compared on purpose, by their answers
 SAME = ("data", "scoring")
 SAME_MODEL = ("weights_sha256", "parameters")
 
@@ -73,7 +72,7 @@ def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
 def pair(one: Run, other: Run) -> dict[str, Any]:
     """Two runs against each other; `change` is the second minus the first, on the same questions."""
     refused = _refused(one, other)
-    names = {"runs": [one.name, other.name], "refused": refused}
+    names = {"runs": [one.name, other.name], "refused": refused, "settings": [] if refused else _settings(one, other)}
     if refused:
         return names | {"splits": None, "same_answers": None, "losses": None}
     tuned = [run.stages["tuned"] for run in (one, other)]
@@ -85,7 +84,7 @@ def pair(one: Run, other: Run) -> dict[str, Any]:
             for stage in STAGES
             for part, key in (("test", "answers"), ("general", "general"))
         },
-        "losses": _losses(one, other),
+        "losses": None if names["settings"] else _losses(one, other),
     }
 
 
@@ -104,16 +103,21 @@ def _refused(one: Run, other: Run) -> list[str]:
     lines = []
     for stage in STAGES:
         sides = [run.stages[stage] for run in (one, other)]
-        recipes = [side["recipe"] for side in sides]
-        if methods.of(recipes[0]) != methods.of(recipes[1]):  # without the settings that only one of them reads
-            shared = (recipes[0].keys() & recipes[1].keys()) - {"method"}
-            recipes = [{key: recipe[key] for key in shared} for recipe in recipes]
         known = [
-            {"model": {k: side["model"][k] for k in SAME_MODEL}, **{k: side[k] for k in SAME}, "recipe": recipe}
-            for side, recipe in zip(sides, recipes)
+            {"model": {k: side["model"][k] for k in SAME_MODEL}, "recipe": {"quantize": side["recipe"]["quantize"]}}
+            | {k: side[k] for k in SAME}
+            for side in sides
         ]
         lines += [*differing(known[0], known[1], known[0]), *differing_rows(*sides)]
     return list(dict.fromkeys(lines))
+
+
+def _settings(one: Run, other: Run) -> list[str]:
+    """The settings in which two recipes differ; of two methods without those that only one of them reads."""
+    recipes = [run.stages["tuned"]["recipe"] for run in (one, other)]
+    shared = (recipes[0].keys() & recipes[1].keys()) - {"method"}
+    left, right = ({"recipe": {key: recipe[key] for key in shared}} for recipe in recipes)
+    return differing(left, right, left)
 
 
 def _same(one: Run, other: Run, stage: str, part: str) -> dict[str, Any]:

@@ -137,8 +137,10 @@ def pair_table(pair: dict[str, Any]) -> Table:
 
 
 def pair_lines(pair: dict[str, Any]) -> list[str]:
-    """The share of same texts in two comparable runs, and the difference of their losses."""
-    lines = []
+    """In which settings two comparable runs differ, the share of same texts, and the difference of their losses."""
+    lines = (
+        ["settings that differ:", *(f"  {visible(line)}" for line in pair["settings"])] if pair.get("settings") else []
+    )
     for name, part in pair["same_answers"].items():
         stage, questions = name.split("_")
         share = f"{percent(part['share'])} {interval(part['ci95'])} of {part['n']}"

@@ -251,6 +251,5 @@ def training(log: dict[str, Any]) -> None:
 
 def ending(log: dict[str, Any]) -> str:
     """Why a training run ended and which adapter it kept; empty where the number of steps was fixed."""
-    if not (kept := log.get("kept")):
-        return ""
-    return f"kept the adapter after step {kept['step']} of at most {kept['of']}: {kept['reason']}"
+    kept = log.get("kept")
+    return f"kept the adapter after step {kept['step']} of at most {kept['of']}: {kept['reason']}" if kept else ""

@@ -15,6 +15,7 @@ from engram.cli import main
 from engram.evaluation import compare_runs
 from engram.evaluation.compare import STAGES, compare
 from engram.plan import documents
+from engram.show.demo import platforms
 from engram.support import schema
 
 ONE_LESS = [False, *MANY[1:]]
@@ -50,17 +51,22 @@ def test_two_methods_are_compared_by_their_answers_not_by_their_losses(folder: P
     edit(folder / "mlx" / "training.json", "recipe", "method", to="memory")
     compare(folder / "mlx")
     (pair,) = compare_runs.collect(folder)["pairs"]
-    assert (pair["refused"], pair["losses"]) == ([], None)
+    assert (pair["refused"], pair["settings"], pair["losses"]) == ([], [], None)
     assert (pair["splits"]["recall"]["fixed"], pair["splits"]["recall"]["broken"]) == (0, 1)
 
 
-def test_one_method_taught_in_two_ways_is_refused(folder: Path) -> None:
-    for backend, rate in (("cpu", 0.2), ("mlx", 0.3)):
-        for stage in STAGES:
-            for key, value in (("method", "memory"), ("memory_rate", rate)):
-                edit(folder / backend / f"{stage}.json", "recipe", key, to=value)
-        compare(folder / backend)
-    assert compare_runs.collect(folder)["pairs"][0]["refused"] == ["recipe.memory_rate: 0.2 and 0.3"]
+def test_two_recipes_are_compared_by_their_answers_and_their_settings_named(folder: Path) -> None:
+    for stage in STAGES:
+        edit(folder / "mlx" / f"{stage}.json", "recipe", "learning_rate", to=0.5)
+    compare(folder / "mlx")
+    (pair,) = compare_runs.collect(folder)["pairs"]
+    assert (pair["refused"], pair["losses"]) == ([], None)
+    assert pair["settings"] == ["recipe.learning_rate: 0.001 and 0.5"]
+    assert (pair["splits"]["recall"]["fixed"], pair["splits"]["recall"]["broken"]) == (0, 1)
+    shown = CliRunner().invoke(main, ["compare", "--across", "--results", str(folder)])
+    assert "settings that differ: recipe.learning_rate: 0.001 and 0.5 same answers" in " ".join(shown.output.split())
+    error = refusal(platforms.load, ["cpu", "mlx"], folder)  # a difference there would be taken for the backends'
+    assert error.problems == ("recipe.learning_rate: 0.001 and 0.5",)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +74,7 @@ def test_one_method_taught_in_two_ways_is_refused(folder: Path) -> None:
     [
         (("data", "manifest_sha256"), HASH["d"], f"data.manifest_sha256: '{HASH['c']}' and '{HASH['d']}'"),
         (("model", "weights_sha256"), HASH["d"], f"model.weights_sha256: '{HASH['a']}' and '{HASH['d']}'"),
-        (("recipe", "learning_rate"), 0.5, "recipe.learning_rate: 0.001 and 0.5"),
+        (("recipe", "quantize"), "4bit", "recipe.quantize: 'none' and '4bit'"),
         (("scoring", "max_new_tokens"), 64, "scoring.max_new_tokens: 32 and 64"),
         (("answers", 3, "prompt"), "x", "answers: not the same question and expected answer in 3-tell"),
         (("general", 5, "tokens"), 11, "general: not the same question and expected answer in text-1"),
@@ -80,7 +86,7 @@ def test_runs_of_different_things_are_refused(keys: tuple[Any, ...], value: Any,
     compare(folder / "mlx")
     document = compare_runs.collect(folder)
     assert document["pairs"][0] == {
-        "runs": ["cpu", "mlx"], "refused": [said], "splits": None, "same_answers": None, "losses": None
+        "runs": ["cpu", "mlx"], "refused": [said], "settings": [], "splits": None, "same_answers": None, "losses": None
     }  # fmt: skip
     shown = CliRunner().invoke(main, ["compare", "--across", "--results", str(folder)])
     assert shown.exit_code == 0 and said in " ".join(shown.output.split())

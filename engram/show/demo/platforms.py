@@ -48,7 +48,7 @@ def load(names: Sequence[str], folder: Path) -> Both:
     one, other = (read_run(folder / name) for name in names)
     pair = compare_runs.pair(one, other)
     fix = "make eval compare BACKEND=… with the same MODEL, RECIPE, SEED and PATTERNS"
-    refuse("these runs are not comparable", folder, pair["refused"], fix)
+    refuse("these runs are not comparable", folder, [*pair["refused"], *pair["settings"]], fix)
     rows = choose_rows(asked(one.stages["baseline"]), one.comparison["recipe"]["seed"])
     return Both((one, other), pair, rows)
 
