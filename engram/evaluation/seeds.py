@@ -61,7 +61,8 @@ def summarise(places: Sequence[Path]) -> dict[str, Any]:
     """The runs in these folders as one document; raises EngramError if they differ in more than the seed."""
     comparisons = [compare.stored(place) for place in places]
     recipes = [{key: value for key, value in one["recipe"].items() if key != "seed"} for one in comparisons]
-    alike = [one | {"recipe": recipe} for one, recipe in zip(comparisons, recipes)]
+    known = set.intersection(*({*one["model"]} for one in comparisons))  # older runs don't have every hash
+    alike = [one | {"recipe": r, "model": {k: one["model"][k] for k in known}} for one, r in zip(comparisons, recipes)]
     differing = [documents.differing(alike[0], one, (*SAME, "recipe")) for one in alike]
     unlike = [f"{place.name}: {line}" for place, lines in zip(places, differing) for line in lines]
     compare.refuse("these runs differ in more than the seed", places[0].parent, unlike, "make seeds SEEDS=…")

@@ -239,8 +239,7 @@ class TrainingBar:
 def training(log: dict[str, Any]) -> None:
     """Print the summary of a training run."""
     s, console = log["summary"], make_console()
-    first, last = (log["steps"][at]["loss"] for at in (0, -1))
-    console.print(f"loss {first:.3f} → {last:.3f}")
+    console.print("loss", " → ".join(f"{log['steps'][at]['loss']:.3f}" for at in (0, -1)))
     checked = "–" if s["validation_loss"] is None else f"{s['validation_loss']:.3f}"
     done = f"{s['steps']} steps, {s['rows']} rows in {s['train_seconds']:.1f} s"
     peak = f"peak memory {s['peak_memory_bytes'] / 2**20:.0f} MiB"

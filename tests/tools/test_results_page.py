@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from packs import refusal
@@ -23,12 +24,36 @@ def reference(folder: Path) -> Path:
     return folder
 
 
-def test_the_tables_hold_the_documents_figures(tmp_path: Path) -> None:
-    parts = results_page.parts(*[reference(tmp_path)] * 2)
-    assert "| `k/c` | **17/20** |" in parts["by-category"]
-    assert "| recall, % | 10.0 | 85.0 | +75.0 [+55.0, +90.0] over 20 patterns |" in parts["seeds"]
-    page = (PACKAGE.parent / "docs" / "results.md").read_text("utf-8")
-    assert all(part in make.fill(page, parts) for part in parts.values())
+SPREAD = {"n": 2, "mean": 0.5, "sd": 0.12, "min": 0.4, "max": 0.6}
+
+
+def run(seed: int, first: float) -> dict[str, Any]:
+    """What is read of a comparison: two rules of 20 unseen members, and the paired test against examples."""
+    rules = {name: {"n": 20, "after": {"exact": share}} for name, share in {"k/c": first, "k/d": 0.25}.items()}
+    against = {"recall": {"change": {"p_value": 0.02 * seed}}, "control": {"change": {"p_value": 1.0}}}
+    return {"recipe": {"seed": seed}, "categories": {"generalization": rules}, "few_shot": against}
+
+
+def test_each_target_stands_beside_what_was_measured() -> None:
+    summary = {
+        "splits": {name: {"after": SPREAD} for name in ("recall", "rewording", "control")},
+        "retention": {f"{kind}_{unit}": SPREAD for kind in ("text", "chat") for unit in ("nats", "kl")},
+        "training": {"train_seconds": {"mean": 600.0}},
+    }
+    runs = [run(1, 0.5), run(2, 1.0)]
+    found = results_page.targets_table(summary, runs)
+    for line in (
+        *("| recall, % | ≥ 99 | 50.0 ± 12 |", "| rules, mean over families, % | ≥ 85 | 50.0 |"),
+        *("| rules, the least family, % | ≥ 60 | 25.0 (`k/d`) |", "the largest p | < 0.001 | 0.04 |"),
+        *("| perplexity after / before, chat | ≤ 1.03 | 1.65 |", "| training, one core, minutes | ≤ 8 | 10 |"),
+    ):
+        assert line in found
+    assert "| `k/c` | 10/20 | 20/20 | 75.0 % |" in results_page.rules_table(runs)
+
+
+def test_the_tables_have_a_place_on_the_page() -> None:
+    parts = dict.fromkeys(("targets", "rules"), "a table\n")
+    assert make.fill((PACKAGE.parent / "docs" / "results.md").read_text("utf-8"), parts).count("\na table\n") == 2
 
 
 def test_the_pictures_are_svg_and_the_page_shows_each(tmp_path: Path) -> None:
@@ -41,7 +66,7 @@ def test_the_pictures_are_svg_and_the_page_shows_each(tmp_path: Path) -> None:
 
 
 def test_without_reference_runs_the_command_is_named(tmp_path: Path) -> None:
-    assert refusal(results_page.parts, tmp_path, tmp_path).fix == "make reference docs"
+    assert refusal(results_page.parts, tmp_path, ["default-0"]).fix == "make reference docs"
 
 
 def test_the_card_s_figures_are_those_of_its_documents() -> None:

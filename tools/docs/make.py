@@ -22,7 +22,7 @@ from engram.support import console as show
 from engram.support.files import PACKAGE, write_text
 from tools import ablation
 from tools.docs import exports, memory_page, parity_page, performance_page, picture, results_page, script, torture_page
-from tools.reference import BITS, IDIOMS, REFERENCE, RUNS, TINY
+from tools.reference import BITS, IDIOMS, REFERENCE, RUNS, SEEDS, TINY
 from tools.reference import ROOT as RUNS_OF
 
 LEAD = results_page.LEAD
@@ -77,7 +77,7 @@ def _rendered() -> dict[Path, str]:
                 **{"results": results_table(), "few-shot": few_shot_table()},
                 **{"ablation": results_page.ablation_table(ablation.PATH)},
                 **{"bits": results_page.bits_table(BITS, RUNS_OF / IDIOMS)},
-                **results_page.parts(REFERENCE, RUNS_OF / TINY),
+                **results_page.parts(REFERENCE, [*SEEDS]),
             },
         ),
         **results_page.pictures(REFERENCE, ROOT / "docs" / "img"),

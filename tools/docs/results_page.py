@@ -1,7 +1,10 @@
-"""The made parts of `docs/results.md`: the reference runs by category and over seeds, and their charts as files."""
+"""The made parts of `docs/results.md`: the reference runs over seeds, by rule, and their charts as files."""
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,60 @@ from tools.reference import Reference
 
 LEAD = "default-0"  # the run that is shown in detail
 MAKE = "make reference docs"
+AIMS = (("recall", 99), ("rewording", 95))  # in percent
 ASKED = ("recall", "rewording")  # of the ablation; of rules it shows the mean over families
 
 
-def parts(reference: Path, several: Path) -> dict[str, str]:
-    """The tables, by the name of their place; the seeds are those of the runs in `several`."""
-    comparison = documents.read(reference / LEAD / "comparison.json", "comparison", MAKE)
-    seeds = documents.read(several / "seeds.json", "seeds", MAKE)
-    return {"by-category": categories_table(comparison), "seeds": table(tables.seed_table(seeds))}
+def parts(place: Path, names: Sequence[str]) -> dict[str, str]:
+    """The tables over seeds, by the name of their place; `names` are the runs, `place` has their summary too."""
+    runs = [documents.read(place / name / "comparison.json", "comparison", MAKE) for name in names]
+    summary = documents.read(place / "seeds.json", "seeds", MAKE)
+    return {"targets": targets_table(summary, runs), "rules": rules_table(runs)}
+
+
+def targets_table(summary: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
+    """What the default recipe was to reach, and what it reaches over the seeds."""
+    splits, kept = summary["splits"], summary["retention"]
+    means = {name: statistics.fmean(shares) for name, shares in _rules(runs).items()}
+    least = min(means, key=means.__getitem__)
+    largest = max(part["change"]["p_value"] for run in runs for part in _against_examples(run))
+    worse = {kind: math.exp(kept[f"{kind}_nats"]["mean"]) for kind in GENERAL}
+    seconds = summary["training"]["train_seconds"]["mean"]
+    rows = [
+        *((f"{name}, %", f"≥ {aim}", show.mean_spread(splits[name]["after"], 100, "{:.1f}")) for name, aim in AIMS),
+        ("rules, mean over families, %", "≥ 85", f"{100 * statistics.fmean(means.values()):.1f}"),
+        ("rules, the least family, %", "≥ 60", f"{100 * means[least]:.1f} (`{least}`)"),
+        ("control, %", "chance: 0", show.mean_spread(splits["control"]["after"], 100, "{:.1f}")),
+        ("better than eight examples in the prompt, the largest p", "< 0.001", show.p_value(largest)),
+        *(
+            (f"KL from before, {kind}, nats", "≤ 0.05", show.mean_spread(kept[f"{kind}_kl"], 1, "{:.3f}"))
+            for kind in GENERAL
+        ),
+        *((f"perplexity after / before, {kind}", "≤ 1.03", f"{worse[kind]:.2f}") for kind in GENERAL),
+        ("training, one core, minutes", "≤ 8", f"{seconds / 60:.0f}"),
+    ]
+    return table(tables.Table(["", "target", f"{len(runs)} seeds"], [[*row] for row in rows]))
+
+
+def _against_examples(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was compared with examples in the prompt, the control left out: nothing is better there."""
+    return [part for split, part in run["few_shot"].items() if split != "control"]
+
+
+def _rules(runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Each rule's share of right answers to unseen members, in each run."""
+    families = [run["categories"]["generalization"] for run in runs]
+    return {name: [one[name]["after"]["exact"] for one in families] for name in families[0]}
+
+
+def rules_table(runs: Sequence[dict[str, Any]]) -> str:
+    """Unseen members that were right, for each rule and seed."""
+    found = tables.Table(["rule", *(f"seed {run['recipe']['seed']}" for run in runs), "mean"], [])
+    for name, shares in _rules(runs).items():
+        n = runs[0]["categories"]["generalization"][name]["n"]
+        cells = [f"{round(share * n)}/{n}" for share in shares]
+        found.rows.append([f"`{visible(name)}`", *cells, show.percent(statistics.fmean(shares))])
+    return table(found)
 
 
 def ablation_table(path: Path) -> str:
@@ -69,23 +118,6 @@ def pictures(reference: Path, folder: Path) -> dict[Path, str]:
             "Nats per answer token, training (line) and validation (circles)", curves
         )
     return {folder / name: text for name, text in found.items()}
-
-
-def categories_table(comparison: dict[str, Any]) -> str:
-    """Right answers of each category by split, after teaching; a shown gain in bold."""
-    splits: dict[str, Any] = comparison["categories"]
-    found = tables.Table(["category", *splits], [])
-    for name in dict.fromkeys(name for categories in splits.values() for name in categories):
-        cells = [_right(categories.get(name)) for categories in splits.values()]
-        found.rows.append([f"`{visible(name)}`", *cells])
-    return table(found)
-
-
-def _right(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    shown = f"{round(row['after']['exact'] * row['n'])}/{row['n']}"
-    return f"**{shown}**" if row["verdict"] == "gain" else shown
 
 
 def code(text: str, width: int = 90) -> str:
