@@ -53,7 +53,9 @@ BITS = {
     name: Reference(label, settings=(SHORT, f"quantize={name}"), patterns="patterns/code_idioms.yaml")
     for name, label in {"none": "32 bits", "8bit": "8 bits", "4bit": "4 bits"}.items()
 }
-ALL = {**RUNS, IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")}}
+TEAM = f"{SMOLLM2}/team"  # a pack as somebody brings it: thirty facts and two rules
+OF_TEAM = {"default": Reference("`default`", patterns=str(ROOT / TEAM / "team.yaml"))}
+ALL = {**RUNS, IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")}, TEAM: OF_TEAM}
 PLATFORMS = {TINY: {"mlx": "default-0", "cpu": "cpu-0"}, IDIOMS: {"mlx": "none", "cpu": "cpu"}}
 
 

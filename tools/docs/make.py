@@ -22,7 +22,7 @@ from engram.support import console as show
 from engram.support.files import PACKAGE, write_text
 from tools import ablation
 from tools.docs import exports, memory_page, parity_page, performance_page, picture, results_page, script, torture_page
-from tools.reference import BITS, IDIOMS, REFERENCE, RUNS, SEEDS, TINY
+from tools.reference import BITS, IDIOMS, REFERENCE, RUNS, SEEDS, TEAM, TINY
 from tools.reference import ROOT as RUNS_OF
 
 LEAD = results_page.LEAD
@@ -74,7 +74,7 @@ def _rendered() -> dict[Path, str]:
         results: fill(
             results.read_text("utf-8"),
             {
-                **{"results": results_table(), "few-shot": few_shot_table()},
+                **{"results": results_table(), "team": team_line()},
                 **{"ablation": results_page.ablation_table(ablation.PATH)},
                 **{"bits": results_page.bits_table(BITS, RUNS_OF / IDIOMS)},
                 **results_page.parts(REFERENCE, [*SEEDS]),
@@ -123,15 +123,15 @@ def _share(side: dict[str, Any], bold: bool = False) -> str:
     return f"{shown} {show.interval(side['ci95'])}"
 
 
-def few_shot_table() -> str:
-    """The lead run against its untaught model with examples in the prompt."""
-    found, rows = _reference(LEAD, "comparison"), []
-    for split, part in found["few_shot"].items():
-        change = part["change"]
-        apart = f"{tables.points(change['exact'])} {show.interval(change['ci95'], points=True)}"
-        shares = [_share(side) for side in (part["before"], found["tuned"][split])]
-        rows.append([split, str(change["n"]), *shares, apart, show.p_value(change["p_value"]), change["verdict"]])
-    return performance_page.table_of(["split", "n", "examples in the prompt", "taught", "points", "p", ""], rows)
+def team_line() -> str:
+    """What the pack of a team became."""
+    found = _reference("default", "comparison", RUNS_OF / TEAM)
+    sides = {split: found["tuned"][split] for split in SPLITS if split in found["improvement"]}
+    shares = [f"{split} {_share(side)} of {side['n']}" for split, side in sides.items()]
+    far = [f"{one['nats']:.3f} on {kind}" for kind, one in found["retention"]["kl"].items()]
+    trained = found["training"]
+    took = f"{trained['steps']} steps in {trained['train_seconds']:.0f} s on one core beside other work"
+    return f"{', '.join(shares)}; KL {', '.join(far)}; {took} (`results/reference/{TEAM}/`).\n"
 
 
 def _retention_cells(found: dict[str, Any]) -> list[str]:
