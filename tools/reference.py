@@ -54,9 +54,11 @@ BITS = {
     for name, label in {"none": "32 bits", "8bit": "8 bits", "4bit": "4 bits"}.items()
 }
 TEAM = f"{SMOLLM2}/team"  # a pack as somebody brings it: thirty facts and two rules
-OF_TEAM = {"default": Reference("`default`", patterns=str(ROOT / TEAM / "team.yaml"))}
+BROUGHT = Reference("`default`", patterns=str(ROOT / TEAM / "team.yaml"))
+OF_TEAM = {"default": BROUGHT, "old": BROUGHT._replace(label="the recipe before", recipe=str(ROOT / TEAM / "old.yaml"))}
 ALL = {**RUNS, IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")}, TEAM: OF_TEAM}
 PLATFORMS = {TINY: {"mlx": "default-0", "cpu": "cpu-0"}, IDIOMS: {"mlx": "none", "cpu": "cpu"}}
+RECIPES = {TEAM: {"old": "old", "default": "default"}}
 
 
 def run(of: str, name: str) -> None:
@@ -73,14 +75,15 @@ def run(of: str, name: str) -> None:
 
 
 def summaries(of: str) -> None:
-    """What several runs of a model say together, if they are all there: the seeds, and the two backends."""
-    place, platforms = ROOT / of, PLATFORMS.get(of, {})
+    """What several runs of a model say together, if they are all there: the seeds, two backends, two recipes."""
+    place, together = ROOT / of, {"platforms": PLATFORMS.get(of, {}), "recipes": RECIPES.get(of, {})}
     several = [place / name for name in ALL[of] if name in SEEDS]
     if len(several) > 1 and all(folder.is_dir() for folder in several):
         documents.write(place / "seeds.json", seeds.summarise(several), "seeds")
-    if platforms and all((place / name).is_dir() for name in platforms.values()):
-        runs = [compare_runs.read_run(place / folder, name) for name, folder in platforms.items()]
-        documents.write(place / "platforms.json", compare_runs.together(runs, {}), "comparisons")
+    for name, pair in together.items():
+        if pair and all((place / folder).is_dir() for folder in pair.values()):
+            runs = [compare_runs.read_run(place / folder, run) for run, folder in pair.items()]
+            documents.write(place / f"{name}.json", compare_runs.together(runs, {}), "comparisons")
 
 
 def main() -> None:

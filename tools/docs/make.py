@@ -131,7 +131,14 @@ def team_line() -> str:
     far = [f"{one['nats']:.3f} on {kind}" for kind, one in found["retention"]["kl"].items()]
     trained = found["training"]
     took = f"{trained['steps']} steps in {trained['train_seconds']:.0f} s on one core beside other work"
-    return f"{', '.join(shares)}; KL {', '.join(far)}; {took} (`results/reference/{TEAM}/`).\n"
+    (pair,) = documents.read(RUNS_OF / TEAM / "recipes.json", "comparisons", "make reference")["pairs"]
+    old = "; ".join(
+        f"{split} {tables.points(change['exact'])} points, p {show.p_value(change['p_value'])}"
+        for split, change in pair["splits"].items()
+        if change["n"]
+    )
+    compared = f"Against engram's recipe before (no replay rows, rank 8, half the rate): {old}"
+    return f"{', '.join(shares)}; KL {', '.join(far)}; {took}. {compared} (`results/reference/{TEAM}/`).\n"
 
 
 def _retention_cells(found: dict[str, Any]) -> list[str]:
