@@ -1,5 +1,5 @@
-"""The runs whose numbers the documentation reports: with SmolLM2 and with `tiny` three seeds of the default recipe and
-the recipe of the plan, and with `tiny` also what the default does without replay, and on the other backend.
+"""The runs whose numbers the documentation reports: the default recipe over three seeds, with SmolLM2 and with `tiny`;
+with `tiny` also what it does without replay, the recipe of the plan, and the other backend.
 
 `python -m tools.reference tiny default-0 seed-0` makes these two.
 """
@@ -37,13 +37,12 @@ class Reference(NamedTuple):
 
 
 SEEDS = {f"default-{seed}": Reference(f"`default`, seed {seed}", seed=seed) for seed in range(3)}
-PLAN = {"seed-0": Reference("`seed`, seed 0", "seed")}
-SHOTS = ("shots=8 least_steps=150",)  # as when the first was run; of so many rows no fewer steps
+SHOTS = ("shots=8 least_steps=150",)  # `least_steps` as in the first run: its rows need 309 anyway
 OF_SMOLLM2 = {name: run._replace(settings=SHOTS) for name, run in SEEDS.items()}
 OF_TINY = {
     **SEEDS,
     "no-replay-0": Reference("`default` without replay, seed 0", settings=("replay=0",)),
-    **PLAN,
+    "seed-0": Reference("`seed`, seed 0", "seed"),
     "cpu-0": Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu"),
 }
 RUNS = {SMOLLM2: OF_SMOLLM2, TINY: OF_TINY}
@@ -57,8 +56,11 @@ TEAM = f"{SMOLLM2}/team"  # a pack as somebody brings it: thirty facts and two r
 BROUGHT = Reference("`default`", patterns=str(ROOT / TEAM / "team.yaml"))
 OF_TEAM = {"default": BROUGHT, "old": BROUGHT._replace(label="the recipe before", recipe=str(ROOT / TEAM / "old.yaml"))}
 ALL = {**RUNS, IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")}, TEAM: OF_TEAM}
-PLATFORMS = {TINY: {"mlx": "default-0", "cpu": "cpu-0"}, IDIOMS: {"mlx": "none", "cpu": "cpu"}}
-RECIPES = {TEAM: {"old": "old", "default": "default"}}
+TOGETHER = {  # runs that are compared with each other: the document, and each run's folder
+    TINY: ("platforms", {"mlx": "default-0", "cpu": "cpu-0"}),
+    IDIOMS: ("platforms", {"mlx": "none", "cpu": "cpu"}),
+    TEAM: ("recipes", {"old": "old", "default": "default"}),
+}
 
 
 def run(of: str, name: str) -> None:
@@ -76,14 +78,13 @@ def run(of: str, name: str) -> None:
 
 def summaries(of: str) -> None:
     """What several runs of a model say together, if they are all there: the seeds, two backends, two recipes."""
-    place, together = ROOT / of, {"platforms": PLATFORMS.get(of, {}), "recipes": RECIPES.get(of, {})}
+    place, (document, folders) = ROOT / of, TOGETHER.get(of, ("", {}))
     several = [place / name for name in ALL[of] if name in SEEDS]
     if len(several) > 1 and all(folder.is_dir() for folder in several):
         documents.write(place / "seeds.json", seeds.summarise(several), "seeds")
-    for name, pair in together.items():
-        if pair and all((place / folder).is_dir() for folder in pair.values()):
-            runs = [compare_runs.read_run(place / folder, run) for run, folder in pair.items()]
-            documents.write(place / f"{name}.json", compare_runs.together(runs, {}), "comparisons")
+    if folders and all((place / name).is_dir() for name in folders.values()):
+        runs = [compare_runs.read_run(place / folder, name) for name, folder in folders.items()]
+        documents.write(place / f"{document}.json", compare_runs.together(runs, {}), "comparisons")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from engram.support.files import sha256
 from engram.support.statistics import wilson
 from engram.training import methods
 
-# of comparable runs; and the model's weights and bits. Two recipes or methods are compared on purpose, by their answers
+# equal in comparable runs, like the model's weights and bits; two recipes or methods are compared by their answers
 SAME = ("data", "scoring")
 SAME_MODEL = ("weights_sha256", "parameters")
 

@@ -69,6 +69,18 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_summed_up(places: list[P
     )  # fmt: skip
 
 
+def test_a_hash_that_an_older_run_lacks_is_no_difference_but_another_one_is(places: list[Path]) -> None:
+    for place, value in zip(places, (HASH["a"], HASH["d"])):
+        for stage in ("baseline", "tuned"):
+            edit(place / f"{stage}.json", "model", "files_sha256", to=value)
+    compare(places[1])
+    assert seeds.summarise(places)["seeds"] == [0, 1]
+    compare(places[0])
+    assert refusal(seeds.summarise, places).problems == (
+        f"1: model.files_sha256: '{HASH['a']}' and '{HASH['d']}'",
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_the_command_runs_what_is_missing_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "pack.yaml").write_text(PACK)

@@ -74,7 +74,7 @@ def _rendered() -> dict[Path, str]:
         results: fill(
             results.read_text("utf-8"),
             {
-                **{"results": results_table(), "team": team_line()},
+                **{"results": results_table(), "team": team_table()},
                 **{"ablation": results_page.ablation_table(ablation.PATH)},
                 **{"bits": results_page.bits_table(BITS, RUNS_OF / IDIOMS)},
                 **results_page.parts(REFERENCE, [*SEEDS]),
@@ -123,22 +123,20 @@ def _share(side: dict[str, Any], bold: bool = False) -> str:
     return f"{shown} {show.interval(side['ci95'])}"
 
 
-def team_line() -> str:
-    """What the pack of a team became."""
-    found = _reference("default", "comparison", RUNS_OF / TEAM)
-    sides = {split: found["tuned"][split] for split in SPLITS if split in found["improvement"]}
-    shares = [f"{split} {_share(side)} of {side['n']}" for split, side in sides.items()]
-    far = [f"{one['nats']:.3f} on {kind}" for kind, one in found["retention"]["kl"].items()]
-    trained = found["training"]
-    took = f"{trained['steps']} steps in {trained['train_seconds']:.0f} s on one core beside other work"
-    (pair,) = documents.read(RUNS_OF / TEAM / "recipes.json", "comparisons", "make reference")["pairs"]
-    old = "; ".join(
-        f"{split} {tables.points(change['exact'])} points, p {show.p_value(change['p_value'])}"
-        for split, change in pair["splits"].items()
-        if change["n"]
-    )
-    compared = f"Against engram's recipe before (no replay rows, rank 8, half the rate): {old}"
-    return f"{', '.join(shares)}; KL {', '.join(far)}; {took}. {compared} (`results/reference/{TEAM}/`).\n"
+def team_table() -> str:
+    """The pack of a team under two recipes: right answers, tested in pairs, and how far each model is from before."""
+    document = documents.read(RUNS_OF / TEAM / "recipes.json", "comparisons", "make reference")
+    (pair,) = document["pairs"]
+    sides, rows = [document["runs"][name] for name in pair["runs"]], []
+    for split, change in pair["splits"].items():
+        if change["n"]:
+            shares = [_share(side["tuned"][split]) for side in sides]
+            rows.append(
+                [split, str(change["n"]), *shares, tables.points(change["exact"]), show.p_value(change["p_value"])]
+            )
+    for kind in GENERAL:
+        rows.append([f"KL, {kind}", "", *(f"{side['retention']['kl'][kind]['nats']:.3f}" for side in sides), "", ""])
+    return performance_page.table_of(["", "n", *pair["runs"], "points", "p"], rows)
 
 
 def _retention_cells(found: dict[str, Any]) -> list[str]:

@@ -35,7 +35,10 @@ def targets_table(summary: dict[str, Any], runs: Sequence[dict[str, Any]]) -> st
     splits, kept = summary["splits"], summary["retention"]
     means = {name: statistics.fmean(shares) for name, shares in _rules(runs).items()}
     least = min(means, key=means.__getitem__)
-    largest = max(part["change"]["p_value"] for run in runs for part in _against_examples(run))
+    against = (
+        one for run in runs for split, one in run["few_shot"].items() if split != "control"
+    )  # nothing is better there
+    largest = max(one["change"]["p_value"] for one in against)
     worse = {kind: math.exp(kept[f"{kind}_nats"]["mean"]) for kind in GENERAL}
     seconds = summary["training"]["train_seconds"]["mean"]
     rows = [
@@ -52,11 +55,6 @@ def targets_table(summary: dict[str, Any], runs: Sequence[dict[str, Any]]) -> st
         ("training, one core, minutes", "≤ 8", f"{seconds / 60:.0f}"),
     ]
     return table(tables.Table(["", "target", f"{len(runs)} seeds"], [[*row] for row in rows]))
-
-
-def _against_examples(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was compared with examples in the prompt, the control left out: nothing is better there."""
-    return [part for split, part in run["few_shot"].items() if split != "control"]
 
 
 def _rules(runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
@@ -76,16 +74,17 @@ def rules_table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def ablation_table(path: Path) -> str:
-    """What each change to the recipe does: shares of right answers, and the paired test against the recipe itself."""
+    """What each change to the recipe does: shares of right answers, each with the paired test against the recipe."""
     runs = documents.read(path, "ablation", "python -m tools.ablation")["runs"]
-    found = tables.Table(["change", *ASKED, "rules, mean", "p", "KL, text", "KL, chat"], [])
+    heads = [head for name in (*ASKED, "rules, mean") for head in (name, "p")]
+    found = tables.Table(["change", *heads, "KL, text", "KL, chat"], [])
     for run in runs:
-        shares = [show.percent(run["splits"][kind]["exact"]) for kind in ASKED]
-        mean = sum(run["rules"].values()) / len(run["rules"])
-        p = "" if run is runs[0] else show.p_value(ablation.p_value(runs[0], run, "generalization"))
-        found.rows.append(
-            [run["label"], *shares, show.percent(mean), p, *(f"{run['kl'][kind]:.3f}" for kind in GENERAL)]
-        )
+        shares = [run["splits"][kind]["exact"] for kind in ASKED] + [statistics.fmean(run["rules"].values())]
+        cells = []
+        for kind, share in zip((*ASKED, "generalization"), shares, strict=True):
+            p = "" if run is runs[0] else show.p_value(ablation.p_value(runs[0], run, kind))
+            cells += [show.percent(share), p]
+        found.rows.append([run["label"], *cells, *(f"{run['kl'][kind]:.3f}" for kind in GENERAL)])
     return table(found)
 
 
