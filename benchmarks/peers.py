@@ -30,7 +30,8 @@ SPLITS = ("train", "valid", "test")
 LOOK = 0.5  # seconds between two looks at a peer
 
 # of every run of stock mlx_lm.lora here; the rest is what the sweep tries
-COMMON = {"train": True, "val_batches": 1, "steps_per_eval": 10**6, "steps_per_report": 25, "save_every": 25}
+EVERY = 25  # steps from one saved adapter to the next
+COMMON = {"train": True, "val_batches": 1, "steps_per_eval": 10**6, "steps_per_report": EVERY, "save_every": EVERY}
 
 
 def float32_copy(model: Model, folder: Path) -> Path:
@@ -115,12 +116,14 @@ def run(
     return log.read_text("utf-8", "replace")
 
 
-def apart(script: Path, order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def apart(
+    script: Path, order: Mapping[str, Any], folder: Path, env: Mapping[str, str] = {}, limit: float = 580
+) -> dict[str, Any]:
     """What one of a script's tasks, named in the order, gave in a process of its own; see `done`."""
     folder.mkdir(parents=True, exist_ok=True)
     result = folder / f"{order['task']}.json"
     result.unlink(missing_ok=True)
-    run([sys.executable, str(script), json.dumps(order), str(result)], {}, 580, folder / f"{order['task']}.log")
+    run([sys.executable, str(script), json.dumps(order), str(result)], env, limit, folder / f"{order['task']}.log")
     found: dict[str, Any] = json.loads(result.read_bytes())
     return found
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peers import apart, done, float32_copy, mlx_lora, openblas
+from peers import EVERY, apart, done, float32_copy, mlx_lora, openblas
 from recall import first_enough, recall
 
 from engram import backends
 from engram.models import adapters, safetensors_file
-from engram.models.model import resolve
+from engram.models.model import Model, resolve
 from engram.models.tokenizer import load_encoder
 from engram.plan import checkpoint, config
 from engram.plan.batches import Plan
@@ -31,34 +31,36 @@ RUNS: dict[str, dict[str, str]] = {  # the default recipe, and with a peer's row
     "default recipe": {},
     "taught rows alone": {"replay": "0"},
 }
-LIMIT = 300  # seconds that stock mlx_lm.lora may take
-FURTHER = 25  # steps beyond the one at which it had 95 % in the sweep
+ONE = {"OPENBLAS_NUM_THREADS": "1"}  # as the peer has
 
 
-def measure(data: Path, folder: Path, swept: Mapping[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    model: Model, data: Path, folder: Path, swept: Mapping[str, Any], note: Callable[[str], None], limit: float = 580
+) -> dict[str, Any]:
     """Time to 95 % recall: the default recipe, the same on a peer's rows, and stock `mlx_lm.lora` at its best.
 
-    Its best are the settings that the sweep found; it is run with them anew, so that all of them had one hour.
+    Its best are the settings that the sweep found; it is run with them anew, so that all of them had one hour. No run
+    may take more than `limit` seconds.
     """
     runs = {}
-    for number, (name, settings) in enumerate(RUNS.items()):
-        order = {"task": "whole", "data": str(data), "out": str(folder / f"engram-{number}"), "settings": settings}
-        runs[f"engram, {name}"] = apart(HERE, order, folder)
-        note(f"engram, {name}: {runs[f'engram, {name}']}")
     best = next(one for one in swept["candidates"] if one["name"] == swept["best"])
-    runs["stock mlx_lm.lora"] = _stock(data, folder, best)
+    every = best["settings"].get("save_every", EVERY)
+    for number, (name, settings) in enumerate(RUNS.items()):
+        order = {"task": "whole", "model": str(model.name), "data": str(data), "out": str(folder / f"engram-{number}")}
+        runs[f"engram, {name}"] = apart(HERE, order | {"settings": settings, "every": every}, folder, ONE, limit)
+        note(f"engram, {name}: {runs[f'engram, {name}']}")
+    runs["stock mlx_lm.lora"] = _stock(model, data, folder, best, (best["enough_step"] or best["steps"]) + every, limit)
     note(f"stock mlx_lm.lora: {runs['stock mlx_lm.lora']}")
     return {"settings": swept["best"], "runs": runs}
 
 
-def _stock(data: Path, folder: Path, best: Mapping[str, Any]) -> dict[str, Any]:
+def _stock(model: Model, data: Path, folder: Path, best: Mapping[str, Any], last: int, limit: float) -> dict[str, Any]:
     """Stock `mlx_lm.lora` with these settings of the sweep; ended soon after the step at which it had 95 % there.
 
     Where it has less this time, its seconds are those up to its end: less than it would need.
     """
-    model, last = resolve("tiny"), best["enough_step"] + FURTHER
     copy = float32_copy(model, folder / "float32")
-    saved = mlx_lora(best["settings"], copy, data, folder / "stock", openblas(), LIMIT, last)
+    saved = mlx_lora(best["settings"], copy, data, folder / "stock", openblas(), limit, last)
     return _found(saved, lambda adapter: recall(model, adapter, data))
 
 
@@ -76,7 +78,7 @@ def _whole(order: dict[str, Any]) -> dict[str, Any]:
 
     As for a peer, time begins when the trainer begins.
     """
-    model, data, out = resolve("tiny"), Path(order["data"]), Path(order["out"])
+    model, data, out = resolve(order["model"]), Path(order["data"]), Path(order["out"])
     settled = config.load_config("default", model.parameters, 0, order["settings"])
     own = replay.of(backends.Loaded("mlx", model), load_encoder(model)) if settled.replay else None
     plan = train.planned(model, settled, data, own)
@@ -94,7 +96,7 @@ def _whole(order: dict[str, Any]) -> dict[str, Any]:
 
     (out / "last").mkdir(parents=True, exist_ok=True)
     clock, steps = Clock(), len(plan.batches)
-    keeper = Copies(out / "checkpoint", {}, every=25)
+    keeper = Copies(out / "checkpoint", {}, every=order["every"])
     settled = dataclasses.replace(settled, validate_every=10**6)
     backends.get("mlx").train(model, Plan(plan.batches), settled, out / "last", clock, keeper)
     saved.append((steps, time.perf_counter() - clock.begun, out / "last"))

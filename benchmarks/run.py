@@ -38,6 +38,9 @@ from tools.docs.performance_page import BENCH, MAKE
 ROOT = Path(__file__).resolve().parent.parent
 
 
+REAL_LIMIT = 1500  # seconds of one training of the real model
+
+
 class Place(NamedTuple):
     """Where a part works: the data of the bundled patterns, a folder for itself, and the parts measured before."""
 
@@ -50,7 +53,15 @@ class Place(NamedTuple):
 def _race(place: Place) -> dict[str, Any]:
     if "sweep" not in place.known:
         raise EngramError("nothing to race against", where=MAKE, fix='make bench ARGS="--parts sweep"')
-    return race.measure(place.data, place.folder, place.known["sweep"]["result"], show.note)
+    return race.measure(resolve("tiny"), place.data, place.folder, place.known["sweep"]["result"], show.note)
+
+
+def _real(place: Place) -> dict[str, Any]:
+    """Sweep and race of the real model, which learns the bundled code idioms."""
+    model, data = resolve(scaling.LARGE), place.folder / "data"
+    _data_of("patterns/code_idioms.yaml", data)
+    swept = sweep.measure(model, data, place.folder, show.note, sweep.LARGE, REAL_LIMIT)
+    return swept | race.measure(model, data, place.folder, swept, show.note, REAL_LIMIT)
 
 
 def _overhead(place: Place) -> dict[str, Any]:
@@ -118,6 +129,7 @@ PARTS: dict[str, Callable[[Place], dict[str, Any]]] = {  # in the order of EVERY
     "data": _data,
     "planning": _planning,
     "sweep": _sweep,
+    "real": _real,
     "cores": _cores,
     "million": _million,
 }
@@ -154,7 +166,7 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
     commit = documents.provenance()["git_commit"]  # later the document itself is a changed file
     with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
         data = Path(folder) / "data"
-        subprocess.run([sys.executable, "-m", "engram.cli", "data", "--data", data], check=True, cwd=ROOT)
+        _data_of("patterns", data)
         for name in names:
             show.note(f"== {name}")
             started, load = time.monotonic(), os.getloadavg()[0]
@@ -174,6 +186,11 @@ def bench(names: Sequence[str], quick: bool) -> dict[str, Any]:
             if not quick:
                 documents.write(BENCH, document, "bench")
     return document
+
+
+def _data_of(patterns: str, data: Path) -> None:
+    command = [sys.executable, "-m", "engram.cli", "data", "--patterns", patterns, "--data", str(data)]
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
 def tell(targets: Sequence[Mapping[str, Any]]) -> list[str]:

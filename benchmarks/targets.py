@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 Parts = Mapping[str, Any]
 # the parts of every run, and those that run only by name: their results stay as they were measured
 EVERY_RUN = ("race", "overhead", "unsloth", "models", "evaluation", "startup", "data", "planning")
-BY_NAME = ("sweep", "cores", "million")
+BY_NAME = ("sweep", "real", "cores", "million")
 MINUTES = 15  # that the parts of every run may take together
 
 
@@ -78,6 +78,8 @@ TARGETS = [
         "race", "time to 95 % recall, the same rows, against stock mlx_lm.lora at its best", "×", True, 3, None, _race
     ),
     Target("race", "the same with the default recipe's replay rows", "×", True, 3, None, _default),
+    Target("real", "SmolLM2: time to 95 % recall, the same rows, against stock mlx_lm.lora", "×", True, 4, None, _race),
+    Target("real", "SmolLM2: the same with the default recipe's replay rows", "×", True, 4, None, _default),
     Target("overhead", "a real token over a bare loop on the same batches", "% more", False, 3, 30, _over("bare loop")),
     Target("overhead", "a real token over mlx-lm's own trainer", "% more", False, 3, 3, _over("mlx-lm's trainer")),
     Target(

@@ -125,6 +125,7 @@ def _cores(found: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, tuple[Any, ...]] = {
     "race": (_race, "race"),
+    "real": (_race, "real"),
     "profile": (_profile, "models"),
     "unsloth": (_unsloth, "unsloth"),
     "evaluation": (_evaluation, "evaluation"),
