@@ -9,12 +9,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from engram.evaluation import compare_runs, pipeline, seeds, tables
 from engram.models import model
-from engram.patterns.loading import find_files
+from engram.patterns.loading import find_files, load_patterns
 from engram.plan import config, documents
 from engram.support import console, locks
 from engram.support.errors import EngramError
@@ -34,17 +37,17 @@ class Reference(NamedTuple):
     backend: str = "mlx"
     settings: tuple[str, ...] = ()
     patterns: str | None = None
+    first: int = 0  # so many patterns, as facts: see `drawn`
 
 
 SEEDS = {f"default-{seed}": Reference(f"`default`, seed {seed}", seed=seed) for seed in range(3)}
 SHOTS = ("shots=8 least_steps=150",)  # `least_steps` as in the first run: its rows need 309 anyway
-OF_SMOLLM2 = {name: run._replace(settings=SHOTS) for name, run in SEEDS.items()}
-OF_TINY = {
-    **SEEDS,
-    "no-replay-0": Reference("`default` without replay, seed 0", settings=("replay=0",)),
+OTHERS = {
     "seed-0": Reference("`seed`, seed 0", "seed"),
     "cpu-0": Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu"),
 }
+OF_SMOLLM2 = {name: run._replace(settings=SHOTS) for name, run in SEEDS.items()}
+OF_TINY = {**SEEDS, "no-replay-0": Reference("`default` without replay, seed 0", settings=("replay=0",)), **OTHERS}
 RUNS = {SMOLLM2: OF_SMOLLM2, TINY: OF_TINY}
 IDIOMS = f"{SMOLLM2}/idioms"  # short runs of the real model: in fewer bits, and on the other backend
 SHORT = "steps=60 general_rows=10 latency_prompts=0 consistency_prompts=0"
@@ -55,7 +58,20 @@ BITS = {
 TEAM = f"{SMOLLM2}/team"  # a pack as somebody brings it: thirty facts and two rules
 BROUGHT = Reference("`default`", patterns=str(ROOT / TEAM / "team.yaml"))
 OF_TEAM = {"default": BROUGHT, "old": BROUGHT._replace(label="the recipe before", recipe=str(ROOT / TEAM / "old.yaml"))}
-ALL = {**RUNS, IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")}, TEAM: OF_TEAM}
+EVERYTHING = "patterns,acronyms,capitals,http,ports"
+BRIEF = "general_rows=10 latency_prompts=0 consistency_prompts=0"
+PACKS = {  # the same recipe on packs of any size
+    f"{of}/packs": {
+        str(size): Reference(f"`{of}`", settings=(BRIEF,), patterns=EVERYTHING, first=size) for size in sizes
+    }
+    for of, sizes in {TINY: (8, 60, 200, 1000), SMOLLM2: (8, 60)}.items()
+}
+ALL = {
+    **RUNS,
+    **PACKS,
+    IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")},
+    TEAM: OF_TEAM,
+}
 TOGETHER = {  # runs that are compared with each other: the document, and each run's folder
     TINY: ("platforms", {"mlx": "default-0", "cpu": "cpu-0"}),
     IDIOMS: ("platforms", {"mlx": "none", "cpu": "cpu"}),
@@ -70,10 +86,20 @@ def run(of: str, name: str) -> None:
     settled = config.load_config(wanted.recipe, taught.parameters, wanted.seed, config.parse_overrides(wanted.settings))
     with tempfile.TemporaryDirectory() as folder:
         files = find_files(wanted.patterns)
+        if wanted.first:
+            files = [drawn(files, wanted.first, Path(folder) / f"pack-{wanted.first}.yaml")]
         tables.comparison(pipeline.run(wanted.backend, taught, settled, files, Path(folder), console.note))
         for document, schema in pipeline.DOCUMENTS.items():
             made = documents.read(Path(folder) / f"{document}.json", schema, "make reference")
             documents.write(ROOT / of / name / f"{document}.json", made, schema)
+
+
+def drawn(files: Sequence[Path], count: int, path: Path) -> Path:
+    """A file of so many of these patterns, each as a fact, in the order of their ids: facts, then members of rules."""
+    chosen = sorted(load_patterns(files), key=lambda one: (one.rule is not None, one.id))[:count]
+    rows = [{"input": one.input, "output": one.output} | ({"also": [*one.also]} if one.also else {}) for one in chosen]
+    path.write_text(yaml.safe_dump({"name": "drawn", "examples": rows}, allow_unicode=True), "utf-8")
+    return path
 
 
 def summaries(of: str) -> None:
