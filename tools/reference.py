@@ -66,8 +66,10 @@ PACKS = {  # the same recipe on packs of any size
     }
     for of, sizes in {TINY: (8, 60, 200, 1000), SMOLLM2: (8, 60)}.items()
 }
+MEMORY = Reference("`METHOD=memory`, seed 0", settings=("method=memory",))
 ALL = {
     **RUNS,
+    SMOLLM2: OF_SMOLLM2 | OTHERS | {"memory-0": MEMORY},
     **PACKS,
     IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")},
     TEAM: OF_TEAM,
