@@ -276,7 +276,7 @@ def test_targets_take_the_worst_seed_and_decide_unless_they_are_reported_apart()
     def pair(recipe: str, far: float) -> dict[str, Any]:
         return {"recipe": recipe, "curves": compare.curves([1.0] * 200, [1.0] * 199 + [1 + far]), "answers": None}
 
-    rows = compare.targets([pair("default", 0.0), pair("parity", 0.0), pair("parity", 0.25)], decides=True)
+    rows = compare.targets([pair("default", 0.0), pair("parity", 0.0), pair("parity", 0.25)], True, {})
     assert {(row["recipe"], row["name"]): (row["measured"], row["met"]) for row in rows} == {
         ("default", "first_100"): (0.0, True),
         ("default", "first_200"): (0.0, True),
@@ -284,8 +284,10 @@ def test_targets_take_the_worst_seed_and_decide_unless_they_are_reported_apart()
         ("parity", "first_200"): (0.25, False),
     }
     assert campaign.exit_code({"targets": rows}) == 1 and campaign.exit_code({"targets": rows[:3]}) == 0
-    apart = compare.targets([pair("parity", 0.25)], decides=False)
+    apart = compare.targets([pair("parity", 0.25)], False, {})
     assert campaign.exit_code({"targets": apart}) == 0
+    far = [compare.targets([pair("parity", 0.25)], True, {"parity": noise})[0] for noise in (0.1, 0.05)]
+    assert [(row["name"], row["measured"], row["met"]) for row in far] == [("noise", 2.5, True), ("noise", 5.0, False)]
 
 
 def test_the_reference_meets_its_targets_and_names_tests_that_exist() -> None:

@@ -35,6 +35,8 @@ class Size:
     stop: int = 50
     prompts: int = -1
     quick: bool = False
+    model: str = "tiny"
+    patterns: str | None = None
 
 
 def quick() -> Size:
@@ -43,11 +45,16 @@ def quick() -> Size:
     return Size([0], 30, ["parity"], [], wanted, stop=15, prompts=32, quick=True)
 
 
+def real(model: str) -> Size:
+    """A few steps of a real model, which learns the code idioms, beside each backend's own noise."""
+    return Size([0], 30, ["default"], deviations=[], model=model, patterns="patterns/code_idioms.yaml")
+
+
 def run(backend: str, size: Size, root: Path, jobs: int) -> dict[str, Any]:
     """Everything; the document, not yet written. Raises EngramError where the matched runs did not come about."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     for seed in size.seeds:
-        files = find_files()
+        files = find_files(size.patterns)
         build.write_data(load_patterns(files), files, root / f"data-{seed}", seed)
     found = _all(_orders(backend, size, root), jobs)
     pairs = [_pair(found, root, recipe, seed) for recipe in size.recipes for seed in size.seeds]
@@ -56,6 +63,13 @@ def run(backend: str, size: Size, root: Path, jobs: int) -> dict[str, Any]:
     if backend == "cpu":
         missing.append({"part": "a GPU", "reason": "not run: BACKEND=cpu"})
     first = found[_name(*base, "mlx", "")]
+    controls = [
+        {"seed": seed, "name": name, "side": side, "what": CONTROLS[name]}
+        | {"curves": _against(found, (base[0], seed), side, name)}
+        for seed in size.seeds
+        for side, name in size.controls
+        if "reason" not in found[_name(base[0], seed, side, name)]
+    ]
     return {
         "schema_version": 1,
         "backend": backend,
@@ -63,21 +77,20 @@ def run(backend: str, size: Size, root: Path, jobs: int) -> dict[str, Any]:
         "model": first["model"],
         "recipes": {name: found[_name(name, size.seeds[0], "mlx", "")]["recipe"] for name in size.recipes},
         "pairs": pairs,
-        "controls": [
-            {"seed": seed, "name": name, "side": side, "what": CONTROLS[name]}
-            | {"curves": _against(found, (base[0], seed), side, name)}
-            for seed in size.seeds
-            for side, name in size.controls
-            if "reason" not in found[_name(base[0], seed, side, name)]
-        ],
+        "controls": controls,
         "deviations": [_deviation(found, base, deviation) for deviation in _chosen(found, size, base)],
         "half_precision": _half(found, base),
-        "targets": compare.targets(pairs, decides=backend == "cpu"),
+        "targets": compare.targets(pairs, backend == "cpu", {base[0]: noise(controls)} if controls else {}),
         "not_run": missing,
         "seconds": sum(made.get("seconds", 0.0) for made in found.values()),
         "load": load,
         "provenance": documents.provenance(),
     }
+
+
+def noise(controls: Sequence[dict[str, Any]]) -> float:
+    """The largest difference of one backend from itself, nats."""
+    return max(float(one["curves"]["largest"]) for one in controls)
 
 
 def exit_code(document: dict[str, Any]) -> int:
@@ -114,6 +127,7 @@ def tell(document: dict[str, Any]) -> None:
 
 
 NAMES = {
+    "noise": "losses over all steps, times the noise floor",
     "first_100": "losses over the first 100 steps, nats",
     "first_200": "losses over 200 steps, nats",
     "largest": "losses over all steps, nats",
@@ -138,7 +152,7 @@ def _orders(backend: str, size: Size, root: Path) -> dict[str, Order]:
         name = _name(recipe, seed, side, change)
         where = backend if side == "torch" else "mlx"
         data, folder = str(root / f"data-{seed}"), str(root / name)
-        orders[name] = Order(where, recipe, seed, size.steps, stop, change, prompts, data, folder)
+        orders[name] = Order(where, recipe, seed, size.steps, stop, change, prompts, data, folder, size.model)
 
     for seed in size.seeds:
         for recipe in size.recipes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from engram.models.adapters import MLX_WEIGHTS, PEFT_WEIGHTS
 from engram.support.statistics import wilson
 
 FIRST_100, FIRST_200, SAME_ANSWERS = 1e-4, 1e-3, 0.99  # nats, nats, share
+NOISE = 3.0  # times what one backend differs from itself by
 
 
 def curves(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
@@ -82,13 +83,22 @@ def pair(mlx: dict[str, Any], torch: dict[str, Any], folders: Sequence[Path]) ->
     }
 
 
-def targets(pairs: Sequence[dict[str, Any]], decides: bool) -> list[dict[str, Any]]:
-    """Every target for every recipe, with the worst of its seeds; `decides`: a miss is a failure of the command."""
+def targets(pairs: Sequence[dict[str, Any]], decides: bool, noise: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Every target for every recipe, with the worst of its seeds; `decides`: a miss is a failure of the command.
+
+    `noise` has, by recipe, how far one backend's losses move under a change that is none in exact arithmetic: the
+    backends may lie a few times as far apart. A recipe without it is held to limits in nats.
+    """
     rows = []
     for recipe in dict.fromkeys(pair["recipe"] for pair in pairs):
         mine = [pair for pair in pairs if pair["recipe"] == recipe]
         short = FIRST_100 if all(pair["curves"]["first_100"] is None for pair in mine) else FIRST_200
-        for name, limit in (("first_100", FIRST_100), ("first_200", FIRST_200), ("largest", short)):
+        limits: tuple[tuple[str, float], ...] = (("first_100", FIRST_100), ("first_200", FIRST_200), ("largest", short))
+        if recipe in noise:
+            times = max(pair["curves"]["largest"] for pair in mine) / noise[recipe]
+            rows.append(_target(recipe, "noise", NOISE, times, times <= NOISE, decides))
+            limits = ()
+        for name, limit in limits:
             found = [pair["curves"][name] for pair in mine if pair["curves"][name] is not None]
             whole = any(pair["curves"]["first_200"] is not None for pair in mine)
             if found and (name != "largest" or not whole):  # a shorter run is held to the limit of its last step

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from engram import backends
+from engram.models import model
 from engram.plan import documents
 from engram.support import console, locks
 from engram.support.errors import EngramError
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1", help="with commas between them")
     parser.add_argument("--steps", type=int, default=200, help="of the schedule; 0: the recipe's own number")
     parser.add_argument("--quick", action="store_true", help="one seed, 30 steps, three deviations")
+    parser.add_argument("--model", default="tiny", help="another one: 30 steps on the code idioms, beside the noise")
     parser.add_argument("--out", type=Path, help="folder of parity.json and parity.svg")
     parser.add_argument("--work", type=Path, help="keep the runs in this folder, and take those that are there")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or (Path(tempfile.gettempdir()) / "engram-parity" if arguments.quick else REFERENCE)
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     size = campaign.quick() if arguments.quick else campaign.Size(seeds, arguments.steps)
+    if arguments.model != "tiny":
+        size, out = campaign.real(arguments.model), arguments.out or REFERENCE / model.resolve(arguments.model).name
     name = "parity.json" if arguments.backend == "cpu" else "parity-cuda.json"
     with locks.held(out / name, "make parity"), tempfile.TemporaryDirectory() as folder:
         root = (arguments.work or Path(folder)).resolve()

@@ -45,6 +45,7 @@ class Order:
     prompts: int
     data: str
     folder: str
+    model: str = "tiny"
 
 
 def apart(order: Order, seconds: float) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def work(order: Order) -> None:
     """Train as ordered; the figures go to `figures.json`, the adapter to `adapter/`."""
     started = time.perf_counter()
     backend = backends.get(order.backend)  # before transformers, which Unsloth changes
-    chosen = model.resolve("tiny")
+    chosen = model.resolve(order.model)
     encoder = tokenizer.load_encoder(chosen)
     settled = recipe(order.recipe, chosen.parameters, order.seed)
     settled = dataclasses.replace(settled, steps=order.steps or settled.steps)
