@@ -5,7 +5,6 @@ Every run has a process of its own; both have the same rows, rank, layers and BL
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shutil
 import time
@@ -21,7 +20,6 @@ from engram.models import adapters, safetensors_file
 from engram.models.model import Model, resolve
 from engram.models.tokenizer import load_encoder
 from engram.plan import checkpoint, config
-from engram.plan.batches import Plan
 from engram.plan.checkpoint import Keeper
 from engram.training import replay, train
 from engram.training.processes import Silent
@@ -74,7 +72,7 @@ def _found(saved: list[tuple[int, float, Path]], ask: Callable[[Path], float]) -
 
 
 def _whole(order: dict[str, Any]) -> dict[str, Any]:
-    """The recipe from its first step to its last, with its checkpoints; the first of them with 95 % recall counts.
+    """The recipe until its own validation ends it, with its checkpoints; the first of them with 95 % recall counts.
 
     As for a peer, time begins when the trainer begins.
     """
@@ -95,11 +93,9 @@ def _whole(order: dict[str, Any]) -> dict[str, Any]:
             shutil.copy(self.path, out / f"{step}.checkpoint")
 
     (out / "last").mkdir(parents=True, exist_ok=True)
-    clock, steps = Clock(), len(plan.batches)
-    keeper = Copies(out / "checkpoint", {}, every=order["every"])
-    settled = dataclasses.replace(settled, validate_every=10**6)
-    backends.get("mlx").train(model, Plan(plan.batches), settled, out / "last", clock, keeper)
-    saved.append((steps, time.perf_counter() - clock.begun, out / "last"))
+    clock, keeper = Clock(), Copies(out / "checkpoint", {}, every=order["every"])
+    made = backends.get("mlx").train(model, plan, settled, out / "last", clock, keeper)
+    saved.append((len(made.losses), time.perf_counter() - clock.begun, out / "last"))
     for step, _, folder in saved[:-1]:
         _adapter_of(out / f"{step}.checkpoint", folder, out / "last")
     return _found(saved, lambda adapter: recall(model, adapter, data))

@@ -41,7 +41,6 @@ LARGE = {
         "cosine 2e-3, batch 16, 60 steps": _cosine(2e-3, 16, 60),
         "cosine 2e-3, batch 8, 80 steps": _cosine(2e-3, 8, 80),
         "cosine 1e-3, batch 4, 160 steps": _cosine(1e-3, 4, 160),
-        "constant 1e-3, batch 8, 80 steps": _constant(1e-3, 8, 80),
     }.items()
 }
 # as stock mlx-lm has them: 1,000 steps of batch 4, learning rate 1e-5, rank 8, scale 20; but 16 layers `tiny` has not
