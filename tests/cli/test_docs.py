@@ -56,6 +56,17 @@ def test_every_test_named_in_the_status_exists() -> None:
         assert (ROOT / name).is_file(), name
 
 
+def test_every_link_leads_to_a_file_and_a_heading() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", page.read_text("utf-8")):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), (page.name, link)
+            if anchor:
+                heads = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.M)
+                assert anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads], link
+
+
 def test_requirements_agree_with_the_project_file() -> None:
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     pins = dict(re.findall(r'"([a-z0-9-]+)==([0-9.]+)', project))
