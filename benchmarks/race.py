@@ -35,7 +35,7 @@ ONE = {"OPENBLAS_NUM_THREADS": "1"}  # as the peer has
 def measure(
     model: Model, data: Path, folder: Path, swept: Mapping[str, Any], note: Callable[[str], None], limit: float = 580
 ) -> dict[str, Any]:
-    """Time to 95 % recall: the default recipe, the same on a peer's rows, and stock `mlx_lm.lora` at its best.
+    """Time to 95 % recall: the default recipe, on a peer's rows too and with its settings, and stock `mlx_lm.lora`.
 
     Its best are the settings that the sweep found; it is run with them anew, so that all of them had one hour. No run
     may take more than `limit` seconds.
@@ -43,13 +43,23 @@ def measure(
     runs = {}
     best = next(one for one in swept["candidates"] if one["name"] == swept["best"])
     every = best["settings"].get("save_every", EVERY)
-    for number, (name, settings) in enumerate(RUNS.items()):
+    for number, (name, settings) in enumerate({**RUNS, "taught rows, the peer's settings": _as(best)}.items()):
         order = {"task": "whole", "model": str(model.name), "data": str(data), "out": str(folder / f"engram-{number}")}
         runs[f"engram, {name}"] = apart(HERE, order | {"settings": settings, "every": every}, folder, ONE, limit)
         note(f"engram, {name}: {runs[f'engram, {name}']}")
     runs["stock mlx_lm.lora"] = _stock(model, data, folder, best, (best["enough_step"] or best["steps"]) + every, limit)
     note(f"stock mlx_lm.lora: {runs['stock mlx_lm.lora']}")
     return {"settings": swept["best"], "runs": runs}
+
+
+def _as(best: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of a peer's best run, as those of a recipe."""
+    found = best["settings"]
+    rate, shape = found.get("learning_rate"), "constant"
+    if "lr_schedule" in found:
+        rate, shape = found["lr_schedule"]["arguments"][0], "cosine"
+    settings = {"batch_size": found["batch_size"], "learning_rate": rate, "schedule": shape, "steps": found["iters"]}
+    return {"replay": "0", **{name: str(value) for name, value in settings.items()}}
 
 
 def _stock(model: Model, data: Path, folder: Path, best: Mapping[str, Any], last: int, limit: float) -> dict[str, Any]:

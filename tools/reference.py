@@ -42,12 +42,16 @@ class Reference(NamedTuple):
 
 SEEDS = {f"default-{seed}": Reference(f"`default`, seed {seed}", seed=seed) for seed in range(3)}
 SHOTS = ("shots=8 least_steps=150",)  # `least_steps` as in the first run: its rows need 309 anyway
-OTHERS = {
-    "seed-0": Reference("`seed`, seed 0", "seed"),
-    "cpu-0": Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu"),
+PLAIN = Reference("`seed`, seed 0", "seed")
+OTHER = Reference("`default`, seed 0, `BACKEND=cpu`", backend="cpu")
+FEW = "general_rows=10"  # of text and of chat
+OF_SMOLLM2 = {
+    **{name: run._replace(settings=SHOTS) for name, run in SEEDS.items()},
+    **{"cpu-0": OTHER, "seed-0": PLAIN._replace(settings=(FEW,))},
+    "memory-0": Reference("`METHOD=memory`, seed 0", settings=(f"method=memory {FEW}",)),
 }
-OF_SMOLLM2 = {name: run._replace(settings=SHOTS) for name, run in SEEDS.items()}
-OF_TINY = {**SEEDS, "no-replay-0": Reference("`default` without replay, seed 0", settings=("replay=0",)), **OTHERS}
+UNREPLAYED = Reference("`default` without replay, seed 0", settings=("replay=0",))
+OF_TINY = {**SEEDS, "no-replay-0": UNREPLAYED, "seed-0": PLAIN, "cpu-0": OTHER}
 RUNS = {SMOLLM2: OF_SMOLLM2, TINY: OF_TINY}
 IDIOMS = f"{SMOLLM2}/idioms"  # short runs of the real model: in fewer bits, and on the other backend
 SHORT = "steps=60 general_rows=10 latency_prompts=0 consistency_prompts=0"
@@ -59,23 +63,21 @@ TEAM = f"{SMOLLM2}/team"  # a pack as somebody brings it: thirty facts and two r
 BROUGHT = Reference("`default`", patterns=str(ROOT / TEAM / "team.yaml"))
 OF_TEAM = {"default": BROUGHT, "old": BROUGHT._replace(label="the recipe before", recipe=str(ROOT / TEAM / "old.yaml"))}
 EVERYTHING = "patterns,acronyms,capitals,http,ports"
-BRIEF = "general_rows=10 latency_prompts=0 consistency_prompts=0"
+BRIEF = f"{FEW} latency_prompts=0 consistency_prompts=0"
 PACKS = {  # the same recipe on packs of any size
     f"{of}/packs": {
         str(size): Reference(f"`{of}`", settings=(BRIEF,), patterns=EVERYTHING, first=size) for size in sizes
     }
-    for of, sizes in {TINY: (8, 60, 200, 1000), SMOLLM2: (8, 60)}.items()
+    for of, sizes in {TINY: (8, 60, 200), SMOLLM2: (8,)}.items()
 }
-MEMORY = Reference("`METHOD=memory`, seed 0", settings=("method=memory",))
 ALL = {
     **RUNS,
-    SMOLLM2: OF_SMOLLM2 | OTHERS | {"memory-0": MEMORY},
     **PACKS,
     IDIOMS: {**BITS, "cpu": BITS["none"]._replace(label="`BACKEND=cpu`", backend="cpu")},
     TEAM: OF_TEAM,
 }
 TOGETHER = {  # runs that are compared with each other: the document, and each run's folder
-    TINY: ("platforms", {"mlx": "default-0", "cpu": "cpu-0"}),
+    SMOLLM2: ("platforms", {"mlx": "default-0", "cpu": "cpu-0"}),
     IDIOMS: ("platforms", {"mlx": "none", "cpu": "cpu"}),
     TEAM: ("recipes", {"old": "old", "default": "default"}),
 }

@@ -22,10 +22,11 @@ from engram.support import console as show
 from engram.support.files import PACKAGE, write_text
 from tools import ablation
 from tools.docs import exports, memory_page, parity_page, performance_page, picture, results_page, script, torture_page
-from tools.reference import BITS, IDIOMS, REFERENCE, RUNS, SEEDS, TEAM, TINY
+from tools.reference import ALL, BITS, IDIOMS, PACKS, REFERENCE, RUNS, SEEDS, SMOLLM2, TEAM, TINY
 from tools.reference import ROOT as RUNS_OF
 
 LEAD = results_page.LEAD
+RESULTS = {SMOLLM2: [*RUNS[SMOLLM2]], TINY: [LEAD, "seed-0", "cpu-0"]}  # runs that the table shows
 KEPT = ("perplexity, text", "perplexity, chat", "KL, text", "KL, chat")
 ROOT = PACKAGE.parent
 CHECKS = ROOT / "results" / "reference"
@@ -74,7 +75,7 @@ def _rendered() -> dict[Path, str]:
         results: fill(
             results.read_text("utf-8"),
             {
-                **{"results": results_table(), "team": team_table()},
+                **{"results": results_table(), "team": team_table(), "packs": packs_table()},
                 **{"ablation": results_page.ablation_table(ablation.PATH)},
                 **{"bits": results_page.bits_table(BITS, RUNS_OF / IDIOMS)},
                 **results_page.parts(REFERENCE, [*SEEDS]),
@@ -102,9 +103,9 @@ def fill(text: str, parts: dict[str, str]) -> str:
 def results_table() -> str:
     """Each reference run after its untaught model: exact answers by split, a shown gain in bold, and retention."""
     rows, asked = [], [set[int]() for _ in SPLITS]
-    for of, runs in RUNS.items():
-        for name, wanted in runs.items():
-            found = _reference(name, "comparison", RUNS_OF / of)
+    for of, names in RESULTS.items():
+        for name in names:
+            wanted, found = ALL[of][name], _reference(name, "comparison", RUNS_OF / of)
             if name == LEAD:
                 before = [show.number(found["retention"][kind]["before"]) for kind in GENERAL]
                 shares = [_share(found["baseline"][split]) for split in SPLITS]
@@ -139,6 +140,22 @@ def team_table() -> str:
     return performance_page.table_of(["", "n", *pair["runs"], "points", "p"], rows)
 
 
+def packs_table() -> str:
+    """The default recipe on packs of several sizes: what was learned, after how many steps, and what ended them."""
+    places = [RUNS_OF / of / size for of, runs in PACKS.items() for size in runs]
+    rows = []
+    for place in (*places, RUNS_OF / TEAM / "default", REFERENCE / LEAD):
+        found, log = (_reference("", document, place) for document in ("comparison", "training"))
+        taught = found["tuned"]["recall"]["n"]
+        shares = [show.percent(found["tuned"][split]["exact"]) for split in ("recall", "rewording")]
+        steps = f"{log['summary']['steps']} of {log['kept']['of']}"
+        right = show.percent(log["validation"][-1]["recall"])
+        cost = f"{log['summary']['train_seconds'] / 60:.1f}"
+        rows.append([f"`{log['model']['name']}`", f"{taught:,}", *shares, steps, right, cost])
+    heads = ["model", "taught", "recall", "rewording", "steps", "validation rows right", "minutes"]
+    return performance_page.table_of(heads, rows)
+
+
 def _retention_cells(found: dict[str, Any]) -> list[str]:
     kept = found["retention"]
     shown = [f"{show.number(kept[k]['before'])} → {show.number(kept[k]['after'])}" for k in ("text", "chat")]
@@ -160,11 +177,11 @@ def replay_table() -> str:
 
 def platforms_table() -> str:
     """The two backends on one machine, as `make compare` prints them."""
-    document = documents.read(RUNS_OF / TINY / "platforms.json", "comparisons", "make reference")
+    document = documents.read(REFERENCE / "platforms.json", "comparisons", "make reference")
     with contextlib.redirect_stdout(io.StringIO()) as out:
         tables.across(document)
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
-    return "From `results/reference/tiny/platforms.json`:\n\n```text\n" + "\n".join(lines) + "\n```\n"
+    return f"From `results/reference/{SMOLLM2}/platforms.json`:\n\n```text\n" + "\n".join(lines) + "\n```\n"
 
 
 def real_model() -> str:
@@ -176,17 +193,22 @@ def real_model() -> str:
         f"Over {apart['steps']} steps the losses differ by {apart['max']:.2g} nats at most, {apart['mean']:.2g} on "
         f"average. Before teaching {show.percent(before['share'])} of {before['n']} answers are the same, afterwards "
         f"{show.percent(after['share'])} {show.interval(after['ci95'])} (`{source.relative_to(ROOT)}`).\n"
-    )
+    ) + parity_page.real(REFERENCE / "parity.json")
 
 
 def runtime_line() -> str:
-    """What the first reference run took, and on what."""
+    """What the first reference run took, and on what; and how alike the other backend's model answers."""
     document = _reference(LEAD, "comparison")
     training, hardware = document["training"], document["provenance"]["hardware"]
     speed = f"{training['steps']} steps, {training['tokens_per_second']:,.0f} tokens/s"
     machine = f"{hardware['cores']} cores of {hardware['processor']}, no GPU"
     source = f"`results/reference/{REFERENCE.name}/default-0/training.json`"
-    return f"Training took {training['train_seconds']:.0f} s ({speed}) on {machine} ({source}).\n"
+    (pair,) = documents.read(REFERENCE / "platforms.json", "comparisons", "make reference")["pairs"]
+    same = pair["same_answers"]["tuned_test"]
+    return (
+        f"Training took {training['train_seconds']:.0f} s ({speed}) on {machine} ({source}). Taught by Unsloth instead "
+        f"(`BACKEND=cpu`), the model answers {show.percent(same['share'])} of {same['n']} questions alike.\n"
+    )
 
 
 def answers_table() -> str:

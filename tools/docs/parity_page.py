@@ -8,6 +8,7 @@ from typing import Any
 from engram.plan import documents
 from engram.support import console
 from tools.docs.performance_page import table_of
+from tools.parity import campaign
 from tools.parity.campaign import NAMES, shown
 
 
@@ -21,6 +22,20 @@ def parts(path: Path) -> dict[str, str]:
         "parity-defaults": _defaults(document),
         "parity-half": _half(document),
     }
+
+
+def real(path: Path) -> str:
+    """How far the backends are apart on a real model, beside how far each is from itself."""
+    document = documents.read(path, "parity", "make parity")
+    (pair,), (target, *_) = document["pairs"], document["targets"]
+    own = {side: campaign.noise([c for c in document["controls"] if c["side"] == side]) for side in ("mlx", "torch")}
+    same = pair["answers"]
+    return (
+        f"Over {pair['curves']['steps']} steps the losses differ by {shown(pair['curves']['largest'])} nats at most: "
+        f"{target['measured']:.2g} times the noise floor (limit {target['limit']:g}), since MLX moves by "
+        f"{shown(own['mlx'])} and Unsloth by {shown(own['torch'])}. {same['equal']} of {same['prompts']} answers are "
+        f"the same {console.interval(same['ci95'])}.\n"
+    )
 
 
 def _targets(document: dict[str, Any]) -> str:

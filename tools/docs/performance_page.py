@@ -63,6 +63,11 @@ def _race(found: Mapping[str, Any]) -> str:
         reached = "" if run["reached"] else " (not reached)"
         pace = f"{1000 * run['whole_seconds'] / run['whole_steps']:.0f}"
         rows.append([shown, str(run["steps"]), f"{run['seconds']:.0f}{reached}", pace])
+    for one in found.get("candidates", ()):
+        if one["name"] != found["settings"]:
+            pace = f"{1000 * one['seconds'] / one['steps']:.0f}"
+            enough = (str(one["enough_step"]), f"{one['enough_seconds']:.0f}") if one["enough_step"] else ("–", "–")
+            rows.append([f"stock mlx_lm.lora, {one['name']}", *enough, pace])
     return table_of(["run", "steps", "seconds", "ms a step"], rows)
 
 

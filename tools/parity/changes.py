@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -101,6 +103,39 @@ def _one_ulp(shared: Any, name: str, inputs: int, rank: int, seed: int) -> Any:
     return np.nextafter(shared(name, inputs, rank, seed), np.float32(np.inf))
 
 
+def _away(weights: Any) -> Any:
+    """Each weight one unit in the last place away, up or down."""
+    import numpy as np
+
+    up = np.random.default_rng(0).random(weights.shape) < 0.5
+    return np.nextafter(weights, np.where(up, np.inf, -np.inf).astype(np.float32))
+
+
+def _other_weights() -> Any:
+    """The model that training loads, on this process's backend, with other weights than its own by rounding."""
+    torch = "engram.backends.unsloth.backend" in sys.modules
+    name = "engram.backends.unsloth.backend.load_model" if torch else "engram.backends.mlx.model.load"
+    whole = pkgutil.resolve_name(name)
+
+    def load(*arguments: Any) -> Any:
+        loaded = whole(*arguments)
+        if torch:
+            import torch as library
+
+            with library.no_grad():
+                for weights in loaded.parameters():
+                    weights.copy_(library.from_numpy(_away(weights.numpy())))
+        else:
+            import mlx.core as mx
+            import numpy as np
+            from mlx.utils import tree_map
+
+            loaded.update(tree_map(lambda weights: mx.array(_away(np.array(weights))), loaded.parameters()))
+        return loaded
+
+    return mock.patch(name, load)
+
+
 def _half_mlx() -> Any:
     from engram.backends.mlx import model as mlx_model
 
@@ -129,6 +164,7 @@ _PATCHES: dict[str, Callable[[], Any]] = {
     "stock-sum": _stock_sum,
     "own-initial-adapter": lambda: _initial(_other_draw),
     "ulp": lambda: _initial(_one_ulp),
+    "weights": _other_weights,
     "bf16-mlx": _half_mlx,
     "bf16-torch": _half_torch,
 }

@@ -183,4 +183,5 @@ DEVIATIONS = (
 CONTROLS = {
     "ulp": "every weight of the initial adapter one unit in the last place larger",
     "reversed": "the rows of every batch in reverse order",
+    "weights": "every weight of the model one unit in the last place away",
 }
