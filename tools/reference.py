@@ -68,7 +68,7 @@ PACKS = {  # the same recipe on packs of any size
     f"{of}/packs": {
         str(size): Reference(f"`{of}`", settings=(BRIEF,), patterns=EVERYTHING, first=size) for size in sizes
     }
-    for of, sizes in {TINY: (8, 60, 200), SMOLLM2: (8,)}.items()
+    for of, sizes in {TINY: (8, 60, 200, 1000), SMOLLM2: (8,)}.items()
 }
 ALL = {
     **RUNS,
