@@ -1,5 +1,5 @@
-"""The runs whose numbers the documentation reports: the default recipe over three seeds, with SmolLM2 and with `tiny`;
-with `tiny` also what it does without replay, the recipe of the plan, and the other backend.
+"""The runs whose numbers the documentation reports: the default recipe over three seeds, the recipe of the plan and the
+other backend, with SmolLM2 and with `tiny`; and packs of several sizes, the memory, fewer bits, two recipes.
 
 `python -m tools.reference tiny default-0 seed-0` makes these two.
 """

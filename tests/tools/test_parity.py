@@ -37,7 +37,7 @@ from engram.plan.batches import Batch, Plan
 from engram.plan.config import Config, learning_rates
 from engram.support.files import PACKAGE
 from engram.training import replay, train
-from tools.parity import campaign, compare
+from tools.parity import campaign, changes, compare
 from tools.parity.deviations import DEVIATIONS
 from tools.parity.main import REFERENCE
 from tools.parity.run import recipe
@@ -288,6 +288,12 @@ def test_targets_take_the_worst_seed_and_decide_unless_they_are_reported_apart()
     assert campaign.exit_code({"targets": apart}) == 0
     far = [compare.targets([pair("parity", 0.25)], True, {"parity": noise})[0] for noise in (0.1, 0.05)]
     assert [(row["name"], row["measured"], row["met"]) for row in far] == [("noise", 2.5, True), ("noise", 5.0, False)]
+
+
+def test_weights_that_differ_by_rounding_are_one_unit_away_up_or_down() -> None:
+    weights = np.linspace(-2, 2, 1001, dtype=np.float32)
+    steps = np.abs(changes._away(weights) - weights) / np.spacing(np.abs(weights))
+    assert set(np.sign(changes._away(weights) - weights)) == {-1, 1} and ((steps == 1) | (steps == 0.5)).all()
 
 
 def test_the_reference_meets_its_targets_and_names_tests_that_exist() -> None:
