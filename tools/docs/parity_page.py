@@ -35,7 +35,8 @@ def real(path: Path) -> str:
         f"Over {pair['curves']['steps']} steps the losses differ by {shown(pair['curves']['largest'])} nats at most: "
         f"{target['measured']:.2g} times the noise floor (limit {target['limit']:g}), since MLX moves by "
         f"{shown(own['mlx'])} and Unsloth by {shown(own['torch'])} if every weight of the model is "
-        f"one unit in the last place away. That change was added after the run had missed the limit by the other two, which move the losses by "
+        "one unit in the last place away. "
+        f"That change was added after the run had missed the limit by the other two, which move the losses by "
         f"{shown(weaker)} at most: {pair['curves']['largest'] / weaker:.0f} times. "
         f"{same['equal']} of {same['prompts']} answers are the same {console.interval(same['ci95'])}.\n"
     )
